@@ -1,0 +1,52 @@
+# make quickstart | make test | make bench | make bench-gpu | make clean
+#
+# Every target does its own set-up in .venv, and does it again only when pyproject.toml or
+# constraints.txt changed. PYTHON names the interpreter to start from (3.11 to 3.13).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := $(BIN)/nanogpkant
+
+.PHONY: quickstart test bench bench-gpu lint clean
+
+quickstart: $(VENV)/.ready
+	$(RUN) prepare shakespeare_char
+	$(RUN) train quickstart_kan --overwrite
+	$(RUN) train quickstart_gpt --overwrite
+	@echo
+	@echo "What the KAN writes:"
+	$(RUN) sample runs/quickstart_kan --tokens 400
+	@echo
+	$(RUN) compare runs/quickstart_kan runs/quickstart_gpt --plot runs/quickstart.png
+
+test: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/layer.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/sample.py
+
+bench-gpu: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/gpu.py
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once, about a minute)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[shakespeare]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(INSTALL) -e '.[shakespeare,dev]'
+	@touch $@

@@ -1,0 +1,319 @@
+"""Run folders: what a run leaves on disk, saved whole or not at all, and verified when read.
+
+    runs/NAME/
+      config.yaml         the resolved configuration
+      environment.json    versions, device, command, revision, data fingerprint
+      metrics.jsonl       one JSON object a row
+      tokenizer.json
+      checkpoints/step-000250/   model.safetensors, training.pt, manifest.json
+      checkpoints/index.json     which is best, which is last
+      samples.txt
+
+A checkpoint is written to a temporary folder, flushed, and renamed; then the index is replaced;
+then checkpoints that nothing points to any more are removed. Killed between any two of these, the
+run goes on from the checkpoint that the index names.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nanogpkant.config import RunConfig, load_config, to_yaml
+from nanogpkant.data import CharTokenizer, load_tokenizer
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.files import (
+    fsync_folder,
+    read_json,
+    read_text,
+    sha256_of,
+    write_atomic,
+    write_json,
+    writing,
+)
+from nanogpkant.kan import KANLinear
+from nanogpkant.model import GPT
+
+WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def index_file(self) -> Path:
+        return self.checkpoints / "index.json"
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def index(self) -> dict[str, str]:
+        """{"best": NAME, "last": NAME}, either missing before the first such checkpoint.
+
+        Raises:
+            UserError: the index is not what this project writes.
+        """
+        if not self.index_file.exists():
+            return {}
+        index = read_json(self.index_file)
+        names = index.values() if isinstance(index, dict) else [None]
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise UserError(f"{self.index_file} does not name checkpoints: it was edited")
+        return index
+
+
+def open_run(path: Path) -> RunFolder:
+    """The run in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = RunFolder(path)
+    if not run.config_file.is_file():
+        raise UserError(f"{path} is not a run: it has no config.yaml; nanogpkant train makes one")
+    return run
+
+
+def create_run(
+    path: Path, config: RunConfig, environment: dict[str, Any], tokenizer: CharTokenizer
+) -> RunFolder:
+    """Make a run folder with all that is known before the first step, in one rename.
+
+    Raises:
+        UserError: the folder cannot be written.
+        UsageError: it exists.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists; --resume continues it, --overwrite replaces it")
+    draft = RunFolder(path.with_name(f".{path.name}.tmp"))
+    with writing(path):
+        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.checkpoints.mkdir(parents=True)
+        write_atomic(draft.config_file, to_yaml(config))
+        write_json(draft.environment_file, environment)
+        tokenizer.save(draft.tokenizer_file)
+        draft.metrics_file.touch()
+        draft.path.rename(path)
+        fsync_folder(path.parent)
+    return RunFolder(path)
+
+
+def remove_run(path: Path) -> None:
+    """Delete a run folder, and nothing that is not one.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if not path.exists():
+        return
+    if not RunFolder(path).config_file.is_file():
+        raise UsageError(
+            f"--overwrite: {path} is not a run folder; remove it yourself, or use --out"
+        )
+    with writing(path):
+        shutil.rmtree(path)
+
+
+def save_checkpoint(
+    run: RunFolder,
+    step: int,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    is_best: bool,
+    keep_every: int,
+) -> None:
+    """Save a checkpoint, point the index at it and remove those that are no longer wanted.
+
+    Args:
+        weights: the model's state.
+        training: all else that continuing needs: tensors, numbers, text, lists and dicts.
+        is_best: whether the index should call it the best so far; it is always the last.
+        keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
+
+    Raises:
+        UserError: it cannot be written, say on a full disk; earlier checkpoints are untouched.
+    """
+    folder = run.checkpoints / f"step-{step:06d}"
+    draft = run.checkpoints / f".{folder.name}.tmp"
+    with writing(folder):
+        try:
+            draft.mkdir(parents=True)
+            _write_files(draft, step, weights, training)
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        fsync_folder(run.checkpoints)
+    index = run.index() | {"last": folder.name} | ({"best": folder.name} if is_best else {})
+    write_json(run.index_file, index)
+    remove_stray_checkpoints(run, keep_every)
+
+
+def _write_files(
+    folder: Path, step: int, weights: dict[str, Tensor], training: dict[str, Any]
+) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    buffer = io.BytesIO()
+    torch.save(training, buffer)
+    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
+    write_atomic(folder / TRAINING, buffer.getvalue())
+    hashes = {name: sha256_of(folder / name) for name in (WEIGHTS, TRAINING)}
+    write_json(folder / MANIFEST, {"step": step, "sha256": hashes})
+
+
+def remove_stray_checkpoints(run: RunFolder, keep_every: int) -> None:
+    """Remove the checkpoints, whole or half-written, that nothing asks to keep."""
+    named = set(run.index().values())
+    for folder in run.checkpoints.glob("*step-*"):
+        step = folder.name.removeprefix("step-")
+        by_rule = keep_every and step.isdigit() and int(step) % keep_every == 0
+        if folder.is_dir() and folder.name not in named and not by_rule:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint. ``training`` is read only when asked for."""
+
+    folder: Path
+    step: int
+
+    def weights(self) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.folder / WEIGHTS)
+
+    def training(self) -> dict[str, Any]:
+        return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
+    """Find and verify a checkpoint.
+
+    Args:
+        which: "best", "last", or the name of a checkpoint's folder, such as step-000250.
+
+    Raises:
+        UserError: there is none, or a file of it is missing or not the one that was saved.
+    """
+    index = run.index()
+    if not index:
+        raise UserError(f"{run.path} has no checkpoint yet: it was stopped before the first one")
+    folder = run.checkpoints / index.get(which, which)
+    if not folder.is_dir():
+        have = ", ".join(sorted(p.name for p in run.checkpoints.glob("step-*")))
+        raise UserError(f"{run.path} has no checkpoint {which}; it has best, last, {have}")
+    manifest = read_json(folder / MANIFEST)
+    try:
+        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / MANIFEST} is not a checkpoint's manifest: altered") from error
+    for name in (WEIGHTS, TRAINING):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: the checkpoint is not whole")
+        if sha256_of(folder / name) != hashes.get(name):
+            remedy = "it was cut short or altered; use another checkpoint, or the original file"
+            raise UserError(f"{folder / name} does not match manifest.json: {remedy}")
+    return Checkpoint(folder, step)
+
+
+def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        UserError: a tensor is missing, extra, of another shape, or with values that are not finite.
+    """
+    weights, expected = checkpoint.weights(), model.state_dict()
+    where = checkpoint.folder / WEIGHTS
+    for name in sorted(weights.keys() ^ expected.keys()):
+        problem = "is missing from" if name in expected else "is not expected in"
+        raise UserError(f"{name} {problem} {where}: config.yaml describes another model")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, but config.yaml or tokenizer.json make it"
+            raise UserError(f"{name} in {where} is {shapes} {tuple(expected[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} in {where} holds values that are not finite; use another step")
+    model.load_state_dict(weights)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling, evaluating and interpreting start from."""
+
+    model: GPT
+    tokenizer: CharTokenizer
+    config: RunConfig
+    step: int
+
+
+def load_model(path: Path, which: str = "best", device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a run's model for inference, in evaluation mode.
+
+    Raises:
+        UserError: no such run or checkpoint, or one that is damaged or does not fit.
+    """
+    run = open_run(path)
+    config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
+    checkpoint = load_checkpoint(run, which)
+    model = GPT(config.model, tokenizer.vocab_size)
+    load_weights(model, checkpoint)
+    for module in model.modules():
+        if isinstance(module, KANLinear):
+            module.fold_scale()
+    return TrainedModel(model.to(device).eval(), tokenizer, config, checkpoint.step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last row that a kill cut short is left out.
+
+    Raises:
+        UserError: the file cannot be read, or another row is not JSON.
+    """
+    rows, lines = [], read_text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number} is not JSON: the file was damaged") from error
+    return rows
+
+
+def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a metrics.jsonl, atomically."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,317 @@
+"""The command line: one short function a verb, no logic. ``nanogpkant --help`` lists the verbs."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from nanogpkant.config import RunConfig, config_from, load_config, nearest, to_yaml
+from nanogpkant.console import bar, note
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.files import read_text
+from nanogpkant.presets import load_preset, preset_names
+
+# Heavy imports (torch takes a second) stand inside the verbs, so that --help and bad usage answer
+# at once.
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    # Text in and out is UTF-8, whatever the terminal's locale says.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8")
+    try:
+        return dispatch(arguments) or 0
+    except (UserError, argparse.ArgumentError, KeyboardInterrupt, BrokenPipeError) as error:
+        if debug:
+            raise
+        return explain(error)
+
+
+def explain(error: BaseException) -> int:
+    """Print an error as one line; returns its exit status."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        note("stopped")
+        return 1
+    note("error: " + " ".join(str(error).split()))
+    return error.exit_status if isinstance(error, UserError) else UsageError.exit_status
+
+
+def dispatch(arguments: list[str]) -> int | None:
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    if verb not in VERBS:
+        if verb is not None:
+            raise UsageError(f"unknown command {verb}: known are {', '.join(VERBS)}")
+        return print_verbs(arguments)
+    arguments.remove(verb)
+    return VERBS[verb](arguments)
+
+
+def print_verbs(arguments: list[str]) -> int:
+    from nanogpkant import __version__
+
+    if "--version" in arguments:
+        print(__version__)
+        return 0
+    print("usage: nanogpkant COMMAND [--help] [--debug]\n")
+    for verb, function in VERBS.items():
+        print(f"  {verb:<9} {function.__doc__}")
+    return 0 if "--help" in arguments or "-h" in arguments else UsageError.exit_status
+
+
+def parser_for(verb: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"nanogpkant {verb}", description=VERBS[verb].__doc__, exit_on_error=False
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    return parser
+
+
+def prepare(arguments: list[str]) -> None:
+    """Turn a text into token files that training reads."""
+    from nanogpkant.data import DATASETS, prepare
+
+    parser = parser_for("prepare")
+    known = "; ".join(f"{d.name}: {d.about}" for d in DATASETS.values())
+    parser.add_argument("dataset", help=f"a name of your own with --file, or one of: {known}")
+    parser.add_argument("--file", help="a UTF-8 text file to use instead (default: none)")
+    parser.add_argument("--dir", default="data", help="folder that datasets lie in")
+    options = parse(parser, arguments)
+    with bar(f"preparing {options.dataset}", "bytes") as progress:
+        file = None if options.file is None else Path(options.file)
+        folder = prepare(options.dataset, Path(options.dir), file, progress)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    report(options, {"folder": str(folder), **meta}, f"{options.dataset} is ready in {folder}")
+
+
+def train(arguments: list[str]) -> None:
+    """Train a preset, or an experiment described in a YAML file."""
+    parser = parser_for("train")
+    add = parser.add_argument
+    add("preset", help="name of a preset (see nanogpkant presets), or a path to a .yaml file")
+    add("--out", help="run folder (default: runs/PRESET)")
+    add("--resume", action="store_true", help="continue the run from its last checkpoint")
+    add("--overwrite", action="store_true", help="replace the run folder if there is one")
+    add("--print_config", action="store_true", help="print the resolved configuration and stop")
+    parser.add_class_arguments(RunConfig)
+    options = parse(parser, arguments)
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite ask for opposite things: give one of them")
+    name, base = load_preset(options.preset)
+    out = Path(options.out or Path("runs") / name)
+    if options.resume and (out / "config.yaml").is_file():
+        base = load_config(out / "config.yaml")
+    config = with_flags(parser, arguments, base)
+    if options.resume and (config.model, config.data) != (base.model, base.data):
+        raise UsageError(
+            "--resume: the model and data of a run cannot change; leave those flags out"
+        )
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+
+    from nanogpkant.train import evaluate_start, train
+
+    if config.train.eval_only:
+        result = evaluate_start(config, out, options.resume).as_dict()
+        report(options, {"split": "val", **result}, describe_evaluation(result))
+        return
+    summary = train(config, out, options.resume, options.overwrite)
+    words = f"best validation loss {summary['best_val_loss']:.4f} after {summary['step']} steps"
+    report(options, summary, f"{words}, {summary['seconds']:.0f} s; the run is in {out}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure loss, perplexity, bits per character and accuracy over a whole split."""
+    parser = parser_for("eval")
+    add_run_arguments(parser)
+    parser.add_argument("--split", default="val", choices=["train", "val"], help="text to predict")
+    parser.add_argument(
+        "--random_batches",
+        type=int,
+        default=0,
+        help="estimate from this many random batches, as the original did; 0 reads all of it",
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="sequences at a time")
+    parser.add_argument("--seed", type=int, default=1337, help="decides the random batches")
+    options = parse(parser, arguments)
+
+    from nanogpkant.evaluate import evaluate_run
+
+    result = evaluate_run(
+        Path(options.run),
+        options.checkpoint,
+        options.split,
+        options.device,
+        options.dtype,
+        options.batch_size,
+        options.random_batches,
+        options.seed,
+    ).as_dict()
+    report(options, {"split": options.split, **result}, describe_evaluation(result))
+
+
+def sample(arguments: list[str]) -> None:
+    """Let a trained model write."""
+    parser = parser_for("sample")
+    add_run_arguments(parser)
+    add = parser.add_argument
+    add("--prompt", help="text to continue (default: a new line)")
+    add("--prompt_file", help="UTF-8 file with the text to continue (default: none)")
+    add("--tokens", type=int, default=500, help="tokens to write")
+    add("--samples", type=int, default=1, help="texts to write at once")
+    add("--temperature", type=float, default=0.8, help="0 always takes the most likely token")
+    add("--top_k", type=int | None, help="draw from the k most likely tokens (default: all)")
+    add("--top_p", type=float | None, help="draw from the most likely ones of this total (0 to 1)")
+    add("--seed", type=int, default=1337, help="decides the draws")
+    add("--no_cache", action="store_true", help="recompute every token's whole context (slow)")
+    options = parse(parser, arguments)
+
+    from nanogpkant.generate import sample_run
+
+    result = sample_run(
+        Path(options.run),
+        options.checkpoint,
+        read_prompt(options),
+        options.device,
+        options.dtype,
+        samples=options.samples,
+        stream=None if options.json else write_now,
+        max_new_tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        use_cache=not options.no_cache,
+    )
+    report(options, result, f"{result['tokens_per_second']:.0f} tokens/s")
+
+
+def presets(arguments: list[str]) -> None:
+    """List the presets with their size."""
+    parser = parser_for("presets")
+    options = parse(parser, arguments)
+
+    from nanogpkant.counting import SHAKESPEARE_CHARACTERS, count
+
+    rows = []
+    for name in preset_names():
+        _, config = load_preset(name)
+        counted = count(config.model, SHAKESPEARE_CHARACTERS)
+        rows.append(
+            {
+                "name": name,
+                "about": config.about,
+                "parameters": counted.parameters,
+                "parameters_without_positions": counted.parameters_without_positions,
+                "flops_per_token": counted.flops_per_token,
+            }
+        )
+    lines = (f"{r['name']:<42} {r['parameters'] / 1e6:6.2f}M  {r['about']}" for r in rows)
+    report(options, rows, None)
+    if not options.json:
+        print("\n".join(lines))
+
+
+def compare(arguments: list[str]) -> None:
+    """Set finished runs side by side: a table, and a plot of their learning curves."""
+    parser = parser_for("compare")
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--plot", help="PNG file for the learning curves (default: no plot)")
+    options = parse(parser, arguments)
+
+    from nanogpkant.compare import compare_runs, plot_curves, table
+
+    rows = compare_runs([Path(run) for run in options.runs])
+    report(options, rows, None)
+    if not options.json:
+        print(table(rows))
+    if options.plot:
+        plot_curves([Path(run) for run in options.runs], Path(options.plot))
+        note(f"the learning curves are in {options.plot}")
+
+
+VERBS: dict[str, Callable[[list[str]], int | None]] = {
+    "prepare": prepare,
+    "train": train,
+    "eval": evaluate,
+    "sample": sample,
+    "compare": compare,
+    "presets": presets,
+}
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """The arguments of every verb that reads a trained run."""
+    parser.add_argument("run", help="run folder, such as runs/quickstart_kan")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a step-NNNNNN")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="of the matrix products; auto is what the device is fast at",
+    )
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parse, answering an unknown flag with the nearest one that there is."""
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            raise UsageError(f"unknown flag {flag}: {nearest(flag, known)}")
+    return parser.parse_args(arguments)
+
+
+def with_flags(parser: ArgumentParser, arguments: list[str], base: RunConfig) -> RunConfig:
+    """A configuration with the flags laid over it."""
+    parser.set_defaults(asdict(base))
+    values = parser.parse_args(arguments).as_dict()
+    return config_from({field.name: values[field.name] for field in fields(RunConfig)})
+
+
+def report(options: Namespace, value: Any, words: str | None) -> None:
+    """The result: as JSON on standard output, or in words on standard error."""
+    if options.json:
+        print(json.dumps(value, ensure_ascii=False))
+    elif words is not None:
+        note(words)
+
+
+def write_now(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def read_prompt(options: Namespace) -> str | None:
+    if options.prompt_file is None:
+        return options.prompt
+    if options.prompt is not None:
+        raise UsageError("--prompt and --prompt_file both give a prompt: leave one out")
+    return read_text(Path(options.prompt_file))
+
+
+def describe_evaluation(result: dict[str, float]) -> str:
+    return (
+        f"loss {result['loss']:.4f} nats, perplexity {result['perplexity']:.3f}, "
+        f"{result['bits_per_char']:.4f} bits/char, accuracy {result['accuracy']:.1%} "
+        f"over {result['tokens']:,} tokens"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

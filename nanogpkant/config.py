@@ -1,0 +1,344 @@
+"""RunConfig: everything that decides a run, as typed dataclasses that refuse what cannot work.
+
+The text under each field is its ``--help``. A configuration is data: it is read from YAML and from
+flags, written to the run folder as ``config.yaml``, and never executed.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from nanogpkant.errors import UsageError
+from nanogpkant.files import read_text, write_atomic
+
+Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
+SITES: tuple[Site, ...] = typing.get_args(Site)
+
+
+def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
+    """Raise the one-line error for a setting that can never work."""
+    raise UsageError(f"--{flag} {value}: {remedy}")
+
+
+def _at_least(section: str, config: Any, **minima: float) -> None:
+    for name, least in minima.items():
+        value = getattr(config, name)
+        if not (value >= least and math.isfinite(value)):
+            refuse(f"{section}.{name}", value, f"must be at least {least}")
+
+
+def _fraction(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            refuse(f"{section}.{name}", value, "must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class KANConfig:
+    """Which projections are KAN layers, and what those layers are."""
+
+    sites: list[Site] = field(default_factory=list)
+    """projections that are KAN: any of qkv, attn_out, mlp_in, mlp_out; none is the plain GPT"""
+    basis: Literal["bspline"] = "bspline"
+    """family of one-dimensional functions"""
+    grid_size: int = 5
+    """intervals of the spline grid"""
+    spline_order: int = 3
+    """degree of the spline pieces, 1 to 5; 3 is cubic"""
+    grid_range: tuple[float, float] = (-1.0, 1.0)
+    """first and last grid point, in units of the layer's input"""
+    base: Literal["silu", "gelu", "identity", "none"] = "silu"
+    """function added to every edge's spline, with a weight of its own"""
+    prenorm: Literal["none", "rms"] = "none"
+    """divide every input vector by its root mean square before the functions, or not"""
+    spline_scale: bool = False
+    """learn one more factor for every edge's spline, as efficient-kan does"""
+    init: Literal["variance_preserving", "original"] = "variance_preserving"
+    """how KAN weights start: unit variance in, unit variance out; or efficient-kan's way"""
+    backend: Literal["auto", "recompute", "reference"] = "auto"
+    """how the layer runs: recompute saves only its input; reference writes out every feature"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid_range", tuple(self.grid_range))
+        _at_least("model.kan", self, grid_size=1)
+        if not 1 <= self.spline_order <= 5:
+            refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
+        low, high = self.grid_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            value = f"[{low}, {high}]"
+            refuse("model.kan.grid_range", value, "the first number must be below the second")
+        if len(set(self.sites)) != len(self.sites):
+            refuse("model.kan.sites", self.sites, "names a site twice; name each once")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the GPT. With no KAN sites it is nanoGPT's plain model."""
+
+    n_layer: int = 6
+    """transformer blocks"""
+    n_head: int = 6
+    """attention heads a block"""
+    n_embd: int = 384
+    """width of the residual stream; a multiple of n_head"""
+    block_size: int = 256
+    """longest context, tokens"""
+    dropout: float = 0.2
+    """share of activations dropped in training, 0 to below 1"""
+    bias: bool = False
+    """biases in norms and projections, as GPT-2 has"""
+    init: Literal["gpt2", "fan_in"] = "gpt2"
+    """plain projections start as N(0, 0.02) (gpt2) or N(0, 1/sqrt(inputs)) (fan_in)"""
+    kan: KANConfig = field(default_factory=KANConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1)
+        _fraction("model", self, "dropout")
+        if self.n_embd % self.n_head:
+            fits = self.n_head * max(1, round(self.n_embd / self.n_head))
+            remedy = f"must be a multiple of --model.n_head {self.n_head}; {fits} would be"
+            refuse("model.n_embd", self.n_embd, remedy)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the model reads."""
+
+    dataset: str = "shakespeare_char"
+    """name of a dataset: see nanogpkant prepare --help"""
+    file: str | None = None
+    """a UTF-8 text file to use as that dataset, instead of the embedded or downloaded text"""
+    dir: str = "data"
+    """folder that prepared datasets lie in"""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and the learning-rate schedule."""
+
+    learning_rate: float = 1e-3
+    """highest learning rate, reached after the warm-up"""
+    min_lr: float = 1e-4
+    """learning rate at the end of the decay"""
+    warmup_iters: int = 100
+    """iterations of linear warm-up"""
+    decay_lr: bool = True
+    """lower the rate along a cosine after the warm-up; otherwise keep it"""
+    lr_decay_iters: int | None = None
+    """iteration at which min_lr is reached; null is train.max_iters"""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient"""
+    beta2: float = 0.99
+    """AdamW's decay of the mean squared gradient"""
+    weight_decay: float = 0.1
+    """decay of plain weight matrices; norms, biases and embeddings are never decayed"""
+    kan_weight_decay: float | None = None
+    """decay of KAN weights; null is weight_decay"""
+    grad_clip: float = 1.0
+    """largest norm of the whole gradient; 0 switches clipping off"""
+
+    def __post_init__(self) -> None:
+        _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
+        _at_least("optim", self, grad_clip=0)
+        _fraction("optim", self, "beta1", "beta2")
+        if self.kan_weight_decay is not None:
+            _at_least("optim", self, kan_weight_decay=0)
+        if self.decay_lr and self.min_lr > self.learning_rate:
+            remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
+            refuse("optim.min_lr", self.min_lr, remedy)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how much at a time, what is written when, and on what it runs."""
+
+    max_iters: int = 5000
+    """optimiser steps"""
+    batch_size: int = 64
+    """sequences in one forward and backward pass"""
+    grad_accum_steps: int = 1
+    """passes summed into one optimiser step"""
+    eval_interval: int = 250
+    """steps between evaluations on the whole validation split; a checkpoint goes with each"""
+    eval_only: bool = False
+    """evaluate the starting model and stop"""
+    always_save: bool = True
+    """keep a checkpoint of the last evaluation, to resume from, even where it is not the best"""
+    keep_every: int = 0
+    """also keep the checkpoint of every this many steps; 0 keeps only the best and the last"""
+    log_interval: int = 10
+    """steps between rows of training loss in metrics.jsonl"""
+    sample_tokens: int = 500
+    """tokens written to samples.txt when training ends; 0 for none"""
+    init_from: str = "scratch"
+    """scratch, or a run folder whose best weights training starts from"""
+    seed: int = 1337
+    """decides the initial weights, the batches and the dropout"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """of the matrix products; auto is bfloat16 where the device is measured to be fast at it"""
+    compile: bool = False
+    """compile the model with torch.compile where a compiler is at hand"""
+
+    def __post_init__(self) -> None:
+        _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
+        _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0, seed=0)
+        if self.keep_every % self.eval_interval:
+            remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
+            refuse("train.keep_every", self.keep_every, remedy)
+        if self.dtype == "float16" and not self.device.startswith(("cuda", "auto")):
+            refuse("train.dtype", self.dtype, "works on CUDA alone; use bfloat16 or float32")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl, which is always written."""
+
+    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = field(default_factory=list)
+    """live trackers; wandb runs offline unless an account is set up"""
+    project: str = "nanogpkant"
+    """name of the project in the trackers"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole experiment."""
+
+    about: str = ""
+    """one line that says what this experiment is"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        decay_end = self.optim.lr_decay_iters
+        decay_end = self.train.max_iters if decay_end is None else decay_end
+        if self.optim.decay_lr and self.optim.warmup_iters >= decay_end:
+            remedy = f"must be below the end of the decay, {decay_end} iterations; try"
+            remedy = f"{remedy} --optim.warmup_iters {decay_end // 10}"
+            refuse("optim.warmup_iters", self.optim.warmup_iters, remedy)
+
+
+def with_changes(config: Any, **changes: Any) -> Any:
+    """A copy of a config dataclass with dotted fields replaced: ``{"model.n_layer": 4}``."""
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        value = with_changes(getattr(config, head), **{rest: value}) if rest else value
+        config = dataclasses.replace(config, **{head: value})
+    return config
+
+
+def field_names(config_class: type, prefix: str = "") -> list[str]:
+    """Every key of a configuration, dotted: ``model.kan.grid_size``."""
+    names = []
+    for f in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(f.type):
+            names += field_names(f.type, f"{prefix}{f.name}.")
+        else:
+            names.append(prefix + f.name)
+    return names
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint for a key that does not exist: the most similar one that does."""
+    short = {name.rpartition(".")[2].lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        last_part = key.rpartition(".")[2].lstrip("-")
+        near = [short[n] for n in difflib.get_close_matches(last_part, short, n=1, cutoff=0.6)]
+    return f"did you mean {near[0]}?" if near else "--help lists those that exist"
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML that ``load_config`` reads back to an equal one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    write_atomic(path, to_yaml(config))
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a whole experiment from a YAML file; fields that it leaves out take their defaults.
+
+    Raises:
+        UserError: the file cannot be read.
+        UsageError: it is not YAML, or has a key or value that no configuration has.
+    """
+    try:
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not a YAML file: {reason}") from error
+    try:
+        return config_from({} if values is None else values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def config_from(values: Any) -> RunConfig:
+    """Build a whole experiment from nested keys and values, as YAML gives them.
+
+    Raises:
+        UsageError: an unknown key, or a value that cannot work.
+    """
+    return _build(RunConfig, values, "")
+
+
+def _build(config_class: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        where = prefix.rstrip(".") or "the file"
+        raise UsageError(f"{where} must hold keys and values, not {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            hint = nearest(f"{prefix}{key}", field_names(RunConfig))
+            raise UsageError(f"unknown key {prefix}{key}: {hint}")
+        expected = fields[key].type
+        if dataclasses.is_dataclass(expected):
+            arguments[key] = _build(expected, value, f"{prefix}{key}.")
+        else:
+            arguments[key] = _checked(expected, value, prefix + key)
+    return config_class(**arguments)
+
+
+def _checked(expected: Any, value: Any, key: str) -> Any:
+    """``value`` as the type that a field declares; an int is a float where one is asked."""
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _checked(inner[0], value, key)
+    if origin is Literal and value in inner:
+        return value
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        if origin is list:
+            return [_checked(inner[0], item, key) for item in value]
+        if len(value) == len(inner):
+            return tuple(map(_checked, inner, value, [key] * len(inner)))
+    if expected is float and not isinstance(value, bool):
+        try:
+            return float(value)  # PyYAML reads 1e-3 as text
+        except (TypeError, ValueError):
+            pass
+    if isinstance(expected, type) and type(value) is expected:
+        return value
+    wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
+    wanted = getattr(expected, "__name__", wanted) if origin is None else wanted
+    raise UsageError(f"--{key} {value!r}: must be {wanted}")

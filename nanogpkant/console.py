@@ -1,0 +1,103 @@
+"""What a person at the terminal sees and presses. All of it is on standard error."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+
+
+def note(message: str) -> None:
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    console.print(f"note: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+class StepProgress:
+    """A bar of training steps with loss, learning rate, tokens a second and time left.
+
+    Where standard error is not a terminal there is no bar, only a line for each evaluation.
+    """
+
+    def __init__(self, step: int, max_iters: int) -> None:
+        self._values = {"loss": "", "lr": "", "rate": "", "val_loss": "", "doing": "training"}
+        self._progress = Progress(
+            TextColumn("{task.fields[doing]:<10}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}{task.fields[val_loss]}{task.fields[lr]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", completed=step, total=max_iters, **self._values)
+
+    def __enter__(self) -> "StepProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, doing: str = "training") -> None:
+        self._progress.update(self._task, completed=step, doing=doing)
+
+    def show_training(self, loss: float, lr: float, tokens_per_second: float) -> None:
+        rate = f"{tokens_per_second:,.0f} tokens/s"
+        self._progress.update(self._task, loss=f"loss {loss:.3f}", lr=f" lr {lr:.1e}", rate=rate)
+
+    def show_validation(self, step: int, loss: float, perplexity: float, seconds: float) -> None:
+        self._progress.update(self._task, val_loss=f" val {loss:.3f}")
+        words = f"validation loss {loss:.4f}, perplexity {perplexity:.2f}, {seconds:.0f} s trained"
+        self._progress.console.print(f"step {step:>6}  {words}", markup=False)
+
+
+@contextmanager
+def bar(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one pass over something, as a function of (done, total)."""
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    progress = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class Interrupt:
+    """Turns the first Ctrl-C (or SIGTERM) into a polite request; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        note("stopping after this step; press Ctrl-C again to stop without saving")

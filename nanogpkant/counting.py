@@ -1,0 +1,55 @@
+"""Parameters and FLOPs of a configuration, without building the model.
+
+FLOPs are those of the matrix products (a multiply and an add are two), attention's included over
+the full block; a KAN projection with M features an input costs M times the plain one. Training
+costs three times the forward pass: the backward pass has two products for each one forward.
+"""
+
+from dataclasses import dataclass
+
+from nanogpkant.config import SITES, ModelConfig, Site
+from nanogpkant.kan.basis import feature_count
+from nanogpkant.projection import SITE_SHAPES, make_basis
+
+SHAKESPEARE_CHARACTERS = 65  # the vocabulary that presets are counted with
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a model holds and what a token costs."""
+
+    parameters: int
+    """all learned numbers"""
+    parameters_without_positions: int
+    """the same without position embeddings: nanoGPT's and the original nanoGPKANT's count"""
+    forward_flops_per_token: int
+    """FLOPs of one forward pass at full block, per token"""
+
+    @property
+    def flops_per_token(self) -> int:
+        """FLOPs of one training step (forward and backward), per token."""
+        return 3 * self.forward_flops_per_token
+
+
+def count(config: ModelConfig, vocab_size: int) -> Count:
+    """Count a model by arithmetic."""
+    width, layers = config.n_embd, config.n_layer
+    sites = [_count_site(site, config) for site in SITES]
+    norm = width * (1 + config.bias)
+    block = 2 * norm + sum(parameters for parameters, _ in sites)
+    positions = config.block_size * width
+    parameters = vocab_size * width + positions + layers * block + norm
+    attention = 2 * 2 * config.block_size * width  # queries with keys, then weights with values
+    products = sum(flops for _, flops in sites)
+    forward = layers * (products + attention) + 2 * vocab_size * width
+    return Count(parameters, parameters - positions, forward)
+
+
+def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:
+    """Parameters, and forward FLOPs a token, of one projection."""
+    wide_in, wide_out = SITE_SHAPES[site]
+    n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
+    kan = config.kan
+    features = feature_count(make_basis(kan), kan.base) if site in kan.sites else 1
+    per_edge = features + (kan.spline_scale and site in kan.sites)
+    return per_edge * n_in * n_out + config.bias * n_out, 2 * features * n_in * n_out

@@ -1,0 +1,13 @@
+"""Errors meant for a person: one line that names what is wrong and what would be right."""
+
+
+class UserError(Exception):
+    """Something the person running the program can mend. Printed as one line; exit status 1."""
+
+    exit_status = 1
+
+
+class UsageError(UserError):
+    """A flag, key or value that can never work. Raised before anything is loaded; exit status 2."""
+
+    exit_status = 2

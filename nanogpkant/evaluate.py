@@ -1,0 +1,147 @@
+"""Loss, perplexity, bits per character and accuracy over a whole split."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogpkant.checkpoint import load_model
+from nanogpkant.console import bar
+from nanogpkant.data import Batches, TokenData, blocks, ensure
+from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.model import GPT
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text."""
+
+    loss: float
+    """mean cross-entropy, nats per token"""
+    accuracy: float
+    """share of tokens that were the most likely one"""
+    tokens: int
+    """predictions made"""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): the number of equally likely tokens with the same uncertainty."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_char(self) -> float:
+        """loss in bits, where a token is a character."""
+        return self.loss / math.log(2)
+
+    def as_dict(self) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_char": self.bits_per_char,
+            "accuracy": self.accuracy,
+            "tokens": self.tokens,
+        }
+
+
+def evaluate(
+    model: GPT,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict every token of a split once, from up to ``block_size - 1`` tokens before it.
+
+    The split is read in consecutive windows of ``block_size``, so each of its len - 1 next-token
+    predictions is made exactly once, always the same way: nothing is drawn at random.
+
+    Args:
+        model: put into evaluation mode for the while; its device and autocast are the caller's.
+        tokens: (len,) token ids.
+        batch_size: windows evaluated at a time.
+        progress: called with (predictions made, predictions in all).
+    """
+    batches = blocks(tokens, model.config.block_size, batch_size)
+    return _score(model, batches, len(tokens) - 1, progress)
+
+
+def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
+    """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
+    drawn = Batches(tokens, model.config.block_size, batch_size, seed)
+    total = iters * batch_size * model.config.block_size
+    return _score(model, map(drawn.batch, range(iters)), total, None)
+
+
+def evaluate_run(
+    path: Path,
+    which: str,
+    split: str,
+    device_name: str,
+    dtype_name: str,
+    batch_size: int,
+    random_batches: int,
+    seed: int,
+) -> Evaluation:
+    """Evaluate a run's checkpoint on the data that it was trained on.
+
+    Args:
+        path, which: the run folder and its checkpoint.
+        split: "train" or "val".
+        device_name, dtype_name: what it runs on.
+        batch_size: sequences at a time.
+        random_batches: 0 reads the whole split; more estimates from that many random batches.
+        seed: decides the random batches.
+
+    Raises:
+        UserError: no such run, checkpoint or data, or data other than the run's.
+        UsageError: a setting out of its range.
+    """
+    if batch_size < 1:
+        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    if random_batches < 0:
+        raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
+    device = resolve_device(device_name)
+    dtype = DTYPES[resolve_dtype(dtype_name, device)]
+    trained = load_model(path, which, device)
+    options = trained.config.data
+    file = None if options.file is None else Path(options.file)
+    data = TokenData.open(ensure(options.dataset, Path(options.dir), file))
+    if data.tokenizer != trained.tokenizer:
+        remedy = "restore the data that the run was trained on"
+        raise UserError(f"{options.dataset} has another vocabulary than {path}: {remedy}")
+    tokens = data.split(split)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        if random_batches:
+            return estimate(trained.model, tokens, batch_size, random_batches, seed)
+        with bar("evaluating", "tokens") as progress:
+            return evaluate(trained.model, tokens, batch_size, progress)
+
+
+@torch.no_grad()
+def _score(
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total: int,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
+    device = model.tokens.weight.device
+    was_training = model.training
+    model.eval()
+    sums, done = [], 0
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        logits = model(x).float().flatten(0, 1)
+        loss = F.cross_entropy(logits, y.flatten(), reduction="sum")
+        sums.append(torch.stack([loss, (logits.argmax(-1) == y.flatten()).sum()]))
+        done += y.numel()
+        if progress is not None:
+            progress(done, total)
+    model.train(was_training)
+    # Batches are summed in float64 on the CPU: some devices have none.
+    loss, correct = torch.stack(sums).cpu().double().sum(0).tolist()
+    return Evaluation(loss / done, correct / done, done)

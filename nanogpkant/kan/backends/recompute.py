@@ -1,0 +1,68 @@
+"""Work through the rows in chunks and save only x: the features of the whole batch never exist.
+
+The reference keeps M features of every input of every row until the backward pass, which is what
+made KAN language models run out of memory. Here a chunk's features are made, used and dropped while
+they are still in the cache, and made again in the backward pass, where they cost less than reading
+them back would.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nanogpkant.kan.basis import Basis, expand_features, feature_count, features_derivative
+
+# Features in a chunk. On a CPU a chunk and its temporaries stay within the L2 cache (2^19 float32
+# values are 2 MiB; twice as many is measurably slower). A GPU wants enough rows to fill it.
+CHUNK_FEATURES = {"cpu": 2**19}
+CHUNK_FEATURES_GPU = 2**25
+
+
+def forward(x: Tensor, weight: Tensor, basis: Basis, base: str, dtype: torch.dtype) -> Tensor:
+    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
+    return _Recompute.apply(x, weight, basis, base, dtype)
+
+
+class _Recompute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, basis, base, dtype):
+        ctx.save_for_backward(x, weight)
+        ctx.basis, ctx.base, ctx.dtype = basis, base, dtype
+        packed = weight.flatten(1).to(dtype).T  # (M * n, out)
+        y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+        for rows in _chunks(x, feature_count(basis, base)):
+            features = expand_features(x[rows], basis, base).flatten(1).to(dtype)
+            torch.mm(features, packed, out=y[rows])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, weight = ctx.saved_tensors
+        basis, base, dtype = ctx.basis, ctx.base, ctx.dtype
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        grad_y = grad_y.to(dtype)
+        packed = weight.flatten(1).to(dtype)  # (out, M * n)
+        grad_x = torch.empty_like(x) if needs_x else None
+        # Chunks are summed in float32 or wider, whatever they were multiplied in.
+        wide = torch.promote_types(dtype, torch.float32)
+        grad_weight = torch.zeros(packed.shape, dtype=wide, device=x.device)
+        for rows in _chunks(x, feature_count(basis, base)):
+            if needs_weight:
+                features = expand_features(x[rows], basis, base).flatten(1).to(dtype)
+                grad_weight += grad_y[rows].T @ features
+            if needs_x:
+                slope = features_derivative(x[rows], basis, base)  # (chunk, M, n)
+                slope *= (grad_y[rows] @ packed).view(slope.shape)
+                grad_x[rows] = slope.sum(-2)
+        grad_weight = grad_weight.view(weight.shape).to(weight.dtype) if needs_weight else None
+        return grad_x, grad_weight, None, None, None
+
+
+def _chunks(x: Tensor, features_per_input: int) -> Iterator[slice]:
+    rows, n = x.shape
+    limit = CHUNK_FEATURES.get(x.device.type, CHUNK_FEATURES_GPU)
+    chunk = max(1, limit // max(1, n * features_per_input))
+    return (slice(start, start + chunk) for start in range(0, rows, chunk))

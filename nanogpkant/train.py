@@ -1,0 +1,375 @@
+"""Training: ``train`` sets a run up, ``fit`` is the loop.
+
+Everything random in a step is a function of the seed and the step's number: the batch is drawn from
+(seed, number) and torch is reseeded from (seed, step) for dropout. So a run that is killed and
+resumed repeats the uninterrupted one bit for bit, and evaluating more often changes nothing.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from nanogpkant.checkpoint import (
+    RunFolder,
+    create_run,
+    load_checkpoint,
+    load_model,
+    load_weights,
+    open_run,
+    read_metrics,
+    remove_run,
+    remove_stray_checkpoints,
+    save_checkpoint,
+    write_metrics,
+)
+from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.console import Interrupt, StepProgress, note, warn
+from nanogpkant.data import Batches, TokenData, check_length, ensure, load_tokenizer
+from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dtype, synchronize
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.evaluate import Evaluation, evaluate
+from nanogpkant.files import read_json, write_atomic, writing
+from nanogpkant.generate import generate, start_of_text
+from nanogpkant.model import GPT
+from nanogpkant.nonfinite import first_nonfinite
+from nanogpkant.optim import learning_rate_at, make_optimizer
+
+
+@dataclass
+class State:
+    """Where a run stands. Saved with every checkpoint."""
+
+    step: int = 0
+    """optimiser steps done"""
+    seconds: float = 0.0
+    """time spent in training steps, over all resumptions; evaluating and saving left out"""
+    best_val_loss: float = math.inf
+    val_loss: float = math.inf
+    """of the latest evaluation"""
+
+
+@dataclass
+class Session:
+    """A run being trained."""
+
+    config: RunConfig
+    run: RunFolder
+    data: TokenData
+    device: torch.device
+    accelerator: Accelerator
+    model: GPT
+    wrapped: torch.nn.Module
+    """the model as accelerate wraps it: what the training step calls"""
+    optimizer: torch.optim.Optimizer
+    state: State
+    batches: Batches
+
+
+def train(
+    config: RunConfig, out: Path, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Train a model as configured, into a run folder.
+
+    Args:
+        config: the experiment; with ``resume``, the run's own, with any changes made to it.
+        out: the run folder.
+        resume: continue the run from its last checkpoint, bit for bit on a CPU.
+        overwrite: replace the run folder if there is one.
+
+    Returns:
+        {"run", "step", "best_val_loss", "val_loss", "seconds", "peak_memory_bytes", "finished"}.
+
+    Raises:
+        UserError: bad data, a damaged checkpoint, a full disk, a loss that is not finite.
+        UsageError: settings that cannot work, or a run folder that exists.
+    """
+    if out.exists() and not (resume or overwrite):
+        raise UsageError(f"{out} exists; --resume continues it, --overwrite replaces it")
+    config, device, accelerator, data = open_all(config, out)
+    model = make_model(config, data)
+    optimizer = make_optimizer(model.to(device), config.optim)
+    if resume:
+        run, state = continue_run(config, out, data, model, optimizer)
+    else:
+        if overwrite:
+            remove_run(out)
+        environment = describe(device) | {"data_fingerprint": data.fingerprint}
+        run, state = create_run(out, config, environment, data.tokenizer), State()
+    if config.train.compile:
+        compile_or_explain(model, data, config, device, accelerator)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    start_trackers(accelerator, config, run)
+    batches = Batches(
+        data.train, config.model.block_size, config.train.batch_size, config.train.seed
+    )
+    fit(Session(config, run, data, device, accelerator, model, wrapped, optimizer, state, batches))
+    accelerator.end_training()
+
+    finished = state.step >= config.train.max_iters
+    if not finished:
+        note(f"stopped at step {state.step}; add --resume to the same command to continue")
+    elif config.train.sample_tokens:
+        write_samples(run, config.train.sample_tokens, config.train.seed, device)
+    return {
+        "run": str(out),
+        **asdict(state),
+        "seconds": round(state.seconds, 3),
+        "peak_memory_bytes": peak_memory(device),
+        "finished": finished,
+    }
+
+
+def fit(s: Session) -> None:
+    """The loop: step, log, evaluate, save, until the last step or Ctrl-C."""
+    options, state = s.config.train, s.state
+    tokens_per_step = options.batch_size * options.grad_accum_steps * s.config.model.block_size
+    logged_step, logged_seconds = state.step, state.seconds
+
+    with StepProgress(state.step, options.max_iters) as progress, Interrupt() as interrupt:
+        if state.step == 0:
+            validate(s, progress)
+        while state.step < options.max_iters and not interrupt.asked:
+            is_last = state.step + 1 == options.max_iters
+            is_logged = is_last or (state.step + 1) % options.log_interval == 0
+
+            started = time.perf_counter()
+            row = train_step(s, is_logged)
+            if is_logged:
+                synchronize(s.device)
+            state.seconds += time.perf_counter() - started
+            state.step += 1
+            progress.update(state.step)
+
+            if is_logged:
+                steps, seconds = state.step - logged_step, state.seconds - logged_seconds
+                row["tokens_per_second"] = round(steps * tokens_per_step / seconds, 1)
+                logged_step, logged_seconds = state.step, state.seconds
+                log(s, "train", row)
+                progress.show_training(row["loss"], row["lr"], row["tokens_per_second"])
+
+            is_evaluated = is_last or state.step % options.eval_interval == 0
+            is_best = is_evaluated and validate(s, progress)
+            wanted = is_best or is_last or (is_evaluated and options.always_save)
+            if wanted or interrupt.asked:
+                progress.update(state.step, doing="saving")
+                training = asdict(state) | {"optimizer": s.optimizer.state_dict()}
+                weights = s.model.state_dict()
+                save_checkpoint(s.run, state.step, weights, training, is_best, options.keep_every)
+
+
+def train_step(s: Session, is_logged: bool) -> dict[str, float]:
+    """One optimiser step; returns its row for metrics.jsonl, or {} where that is not wanted."""
+    options, step = s.config.train, s.state.step
+    lr = learning_rate_at(step, s.config.optim, options.max_iters)
+    for group in s.optimizer.param_groups:
+        group["lr"] = lr
+    torch.manual_seed((options.seed << 32) + step)  # for dropout
+
+    loss = torch.zeros((), device=s.device)
+    for micro in range(options.grad_accum_steps):
+        x, y = s.batches.batch(step * options.grad_accum_steps + micro, s.device)  # (B, T) each
+        part = s.wrapped(x, y) / options.grad_accum_steps
+        s.accelerator.backward(part)
+        loss += part.detach()
+    # A limit of infinity clips nothing and still measures the norm.
+    limit = s.config.optim.grad_clip or math.inf
+    grad_norm = s.accelerator.clip_grad_norm_(s.model.parameters(), limit)
+    # Reading a number from a GPU waits for it, so there the check goes with the log.
+    if is_logged or s.device.type == "cpu":
+        check_finite(s, float(loss), float(grad_norm), x, y)
+    s.optimizer.step()
+    s.optimizer.zero_grad(set_to_none=True)
+    if not is_logged:
+        return {}
+    memory = peak_memory(s.device)
+    return {"loss": float(loss), "lr": lr, "grad_norm": float(grad_norm), "memory_bytes": memory}
+
+
+def validate(s: Session, progress: StepProgress) -> bool:
+    """Evaluate on the whole validation split and log it; returns whether it is the best so far."""
+    state = s.state
+    progress.update(state.step, doing="evaluating")
+    result = evaluate(s.model, s.data.val, s.config.train.batch_size)
+    if not math.isfinite(result.loss):
+        x, y = s.batches.batch(0, s.device)
+        raise not_finite(s, f"the validation loss is {result.loss}", x, y)
+    is_best = result.loss < state.best_val_loss
+    state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
+    log(s, "val", result.as_dict() | {"memory_bytes": peak_memory(s.device)})
+    progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
+    return is_best
+
+
+def evaluate_start(config: RunConfig, out: Path, resume: bool = False) -> Evaluation:
+    """For ``train.eval_only``: how good the model is that training would start from.
+
+    Nothing is written. With ``resume`` that model is the last checkpoint of the run in ``out``.
+    """
+    config, device, accelerator, data = open_all(config, out)
+    model = make_model(config, data)
+    if resume:
+        load_weights(model, load_checkpoint(open_run(out), "last"))
+    model = accelerator.prepare(model.to(device))
+    return evaluate(model, data.val, config.train.batch_size)
+
+
+def open_all(
+    config: RunConfig, out: Path
+) -> tuple[RunConfig, torch.device, Accelerator, TokenData]:
+    """Find the device, the dtype and the data; returns the config with the dtype filled in."""
+    device = resolve_device(config.train.device)
+    dtype = resolve_dtype(config.train.dtype, device)
+    config = with_changes(config, **{"train.dtype": dtype})
+    accelerator = make_accelerator(config, device, out)
+    file = None if config.data.file is None else Path(config.data.file)
+    data = TokenData.open(ensure(config.data.dataset, Path(config.data.dir), file))
+    check_length(data.train, config.model.block_size, "train")
+    check_length(data.val, 1, "val")
+    return config, device, accelerator, data
+
+
+def make_accelerator(config: RunConfig, device: torch.device, out: Path) -> Accelerator:
+    """accelerate's handle on device, mixed precision and trackers.
+
+    Raises:
+        UserError: a tracker's library is not installed.
+        UsageError: started as more than one process.
+    """
+    trackers = config.tracking.trackers
+    for tracker in trackers:
+        if importlib.util.find_spec(tracker) is None:
+            remedy = "is not installed; pip install 'nanogpkant[track]'"
+            raise UserError(f"--tracking.trackers {tracker}: {remedy}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("started as several processes, but training runs in one process so far")
+    # accelerate keeps one state for the whole program; a second run in it may want another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.train.dtype]
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=list(trackers) or None,
+        project_dir=str(out),
+    )
+
+
+def start_trackers(accelerator: Accelerator, config: RunConfig, run: RunFolder) -> None:
+    """Open the trackers that the configuration names; W&B stays offline without an account."""
+    if not config.tracking.trackers:
+        return
+    os.environ.setdefault("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline")
+    flat = {
+        f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
+        for section, values in asdict(config).items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+    wandb = {"name": run.path.name, "dir": str(run.path)}
+    accelerator.init_trackers(config.tracking.project, flat, {"wandb": wandb})
+
+
+def make_model(config: RunConfig, data: TokenData) -> GPT:
+    """The model that training starts from: fresh weights, or those of ``train.init_from``."""
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model, data.vocab_size)
+    if config.train.init_from != "scratch":
+        source = open_run(Path(config.train.init_from))
+        if load_tokenizer(source.tokenizer_file) != data.tokenizer:
+            remedy = "its vocabulary is not that of --data.dataset; train from scratch"
+            raise UserError(f"--train.init_from {source.path}: {remedy}")
+        load_weights(model, load_checkpoint(source, "best"))
+    return model
+
+
+def continue_run(
+    config: RunConfig, out: Path, data: TokenData, model: GPT, optimizer: torch.optim.Optimizer
+) -> tuple[RunFolder, State]:
+    """Put a run's last checkpoint into model and optimiser; without one, start it again.
+
+    What was logged after that checkpoint is taken off metrics.jsonl: it will be logged again.
+
+    Raises:
+        UserError: no such run, a damaged checkpoint, or other data than the run began with.
+    """
+    run = open_run(out)
+    began_with = read_json(run.environment_file).get("data_fingerprint")
+    if began_with != data.fingerprint:
+        remedy = "restore that data, or start a new run with --out"
+        raise UserError(f"{out} was trained on other data than {config.data.dataset}: {remedy}")
+    state = State()
+    if run.index():
+        checkpoint = load_checkpoint(run, "last")
+        load_weights(model, checkpoint)
+        training = checkpoint.training()
+        optimizer.load_state_dict(training.pop("optimizer"))
+        state = State(**training)
+    remove_stray_checkpoints(run, config.train.keep_every)
+    rows = read_metrics(run.metrics_file)
+    kept = [row for row in rows if row["step"] <= state.step] if state.step else []
+    write_metrics(run.metrics_file, kept)
+    save_config(config, run.config_file)
+    note(f"resuming {out} at step {state.step}")
+    return run, state
+
+
+def compile_or_explain(
+    model: GPT, data: TokenData, config: RunConfig, device: torch.device, accelerator: Accelerator
+) -> None:
+    """Compile the model in place, or say in one line why that does not work here and go on."""
+    batches = Batches(data.train, config.model.block_size, config.train.batch_size, seed=0)
+    model.compile()
+    try:
+        with accelerator.autocast():
+            model(*batches.batch(0, device)).backward()
+    except Exception as error:  # whatever the compiler raises, training can do without it
+        reason = " ".join(str(error).split())[:200]
+        warn(f"--train.compile: going on without it, torch.compile failed here: {reason}")
+        model._compiled_call_impl = None
+    model.zero_grad(set_to_none=True)
+
+
+def check_finite(s: Session, loss: float, grad_norm: float, x: Tensor, y: Tensor) -> None:
+    """Stop on a loss or a gradient that is not finite, before it reaches the weights."""
+    if not math.isfinite(loss):
+        raise not_finite(s, f"the loss is {loss}", x, y)
+    # float16 overflows now and then; its gradient scaler skips such a step.
+    if not math.isfinite(grad_norm) and s.config.train.dtype != "float16":
+        raise not_finite(s, f"the gradient's norm is {grad_norm}", x, y)
+
+
+def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
+    """The error for a run that went wrong, with where it began and what is left."""
+    last = s.run.index().get("last")
+    left = f"the last good checkpoint is {s.run.checkpoints / last}" if last else "none was saved"
+    where = first_nonfinite(s.model, x, y)
+    remedy = "try a lower --optim.learning_rate or --train.dtype float32"
+    return UserError(f"step {s.state.step + 1}: {what}, first in {where}; {left}; {remedy}")
+
+
+def log(s: Session, split: str, values: dict[str, float]) -> None:
+    """Add a row to metrics.jsonl and to the trackers."""
+    row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
+    with writing(s.run.metrics_file), open(s.run.metrics_file, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    s.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=s.state.step)
+
+
+def write_samples(run: RunFolder, tokens: int, seed: int, device: torch.device) -> None:
+    """Let the run's best model write a text of its own, into samples.txt."""
+    trained = load_model(run.path, "best", device)
+    start = trained.tokenizer.encode(start_of_text(trained.tokenizer))
+    prompt = torch.as_tensor(start.astype("int64"), device=device)[None]
+    ids = [int(token) for token in generate(trained.model, prompt, tokens, seed=seed)]
+    write_atomic(run.samples_file, trained.tokenizer.decode(ids) + "\n")

@@ -1,0 +1,438 @@
+import hashlib
+import http.client
+import io
+import json
+import os
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nanogpkant.data import DATASETS, CharTokenizer, TokenData, corpus, ensure, prepare
+from nanogpkant.errors import UsageError, UserError
+
+TEXT = "Äpfel, 梨 und 🍒; " * 100
+CANONICAL_URL = DATASETS["tinyshakespeare_char"].url
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a test reached for the network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    return file
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {f.name: (f.read_bytes(), f.stat().st_mtime_ns) for f in folder.iterdir()}
+
+
+def decoded(folder: Path) -> str:
+    data = TokenData.open(folder)
+    data.verify()
+    return data.tokenizer.decode(data.train) + data.tokenizer.decode(data.val)
+
+
+# --- a text of one's own
+
+
+def test_prepare_a_file(text_file, data_dir):
+    folder = prepare("fruit", data_dir, text_file)
+    assert folder == data_dir / "fruit"
+    assert decoded(folder) == TEXT
+    assert sorted(content(folder)) == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    assert meta == {
+        "format": 1,
+        "dataset": "fruit",
+        "source": str(text_file),
+        "source_sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
+        "dtype": "uint16",
+        "train_tokens": int(0.9 * len(TEXT)),
+        "val_tokens": len(TEXT) - int(0.9 * len(TEXT)),
+        "vocab_size": len(set(TEXT)),
+        "fingerprint": TokenData.open(folder).fingerprint,
+    }
+    assert [path.name for path in data_dir.iterdir()] == ["fruit"]
+
+
+def test_token_files_are_raw_little_endian_ids(text_file, data_dir):
+    folder = prepare("fruit", data_dir, text_file)
+    ids = CharTokenizer.from_text([TEXT]).encode(TEXT[: int(0.9 * len(TEXT))])
+    assert np.array_equal(np.fromfile(folder / "train.bin", dtype="<u2"), ids)
+
+
+def test_wide_vocabularies_take_four_bytes(tmp_path, data_dir):
+    text = "".join(chr(code) for code in range(0x10000, 0x20001))
+    file = tmp_path / "wide.txt"
+    file.write_text(text, encoding="utf-8")
+    folder = prepare("wide", data_dir, file)
+    assert TokenData.open(folder).train.dtype == np.dtype("<u4")
+    assert decoded(folder) == text
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=2), chunk=st.integers(1, 9))
+def test_any_text_cut_anywhere(tmp_path_factory, monkeypatch, text, chunk):
+    tmp_path = tmp_path_factory.mktemp("any")
+    monkeypatch.setattr(corpus, "CHUNK_BYTES", chunk)  # so that characters are cut in two
+    (tmp_path / "any.txt").write_bytes(text.encode())
+    assert decoded(prepare("any", tmp_path, tmp_path / "any.txt")) == text
+
+
+def test_equal_texts_have_equal_fingerprints_whatever_the_chunks(text_file, data_dir, monkeypatch):
+    first = TokenData.open(prepare("first", data_dir, text_file)).fingerprint
+    monkeypatch.setattr(corpus, "CHUNK_BYTES", 7)
+    assert TokenData.open(prepare("second", data_dir, text_file)).fingerprint == first
+    text_file.write_text(TEXT + "!", encoding="utf-8")
+    assert TokenData.open(prepare("third", data_dir, text_file)).fingerprint != first
+
+
+def test_progress_runs_to_the_end(text_file, data_dir, monkeypatch):
+    monkeypatch.setattr(corpus, "CHUNK_BYTES", 100)
+    seen = []
+    prepare("fruit", data_dir, text_file, lambda done, total: seen.append((done, total)))
+    total = 2 * len(TEXT.encode())
+    assert {t for _, t in seen} == {total}
+    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
+    assert seen[-1] == (total, total)
+    assert len(seen) > 20
+
+
+def test_prepared_once(text_file, data_dir):
+    folder = prepare("fruit", data_dir, text_file)
+    before = content(folder)
+    assert prepare("fruit", data_dir, text_file) == folder
+    assert content(folder) == before
+
+
+def test_another_text_under_the_same_name(text_file, data_dir):
+    before = content(prepare("fruit", data_dir, text_file))
+    text_file.write_text("another text", encoding="utf-8")
+    with pytest.raises(UserError, match="already holds another text under that name: choose"):
+        prepare("fruit", data_dir, text_file)
+    assert content(data_dir / "fruit") == before
+
+
+def test_prepare_notices_damage(text_file, data_dir):
+    folder = prepare("fruit", data_dir, text_file)
+    (folder / "train.bin").write_bytes(bytes((folder / "train.bin").stat().st_size))
+    with pytest.raises(UserError, match=r"damaged .*fingerprint.* remove that folder"):
+        prepare("fruit", data_dir, text_file)
+    (folder / "meta.json").unlink()
+    with pytest.raises(UserError, match=r"damaged \(it has no meta.json\)"):
+        prepare("fruit", data_dir, text_file)
+
+
+# --- texts and places that will not do
+
+
+def test_empty_file(text_file, data_dir):
+    text_file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"text\.txt is empty"):
+        prepare("fruit", data_dir, text_file)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
+@pytest.mark.parametrize(
+    ("raw", "offset"),
+    [(b"caf\xe9!", 3), (b"\xff\xfet\0", 0), ("né".encode() + b"\xe6\xa2", 3), (b"ab\xf0\x9f(", 2)],
+)
+def test_not_utf8(text_file, data_dir, monkeypatch, chunk, raw, offset):
+    monkeypatch.setattr(corpus, "CHUNK_BYTES", chunk)
+    text_file.write_bytes(raw)
+    with pytest.raises(UserError, match=rf"text\.txt is not UTF-8 text: .* at byte {offset};"):
+        prepare("fruit", data_dir, text_file)
+    assert not data_dir.exists()
+
+
+def test_missing_file_and_folder_for_a_file(tmp_path, data_dir):
+    with pytest.raises(UserError, match=r"--file .*none\.txt does not exist: name a UTF-8"):
+        prepare("fruit", data_dir, tmp_path / "none.txt")
+    with pytest.raises(UserError, match=r"--file .* is not a regular file: name a UTF-8"):
+        prepare("fruit", data_dir, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["", "below"])
+def test_data_dir_that_cannot_be_made(tmp_path, text_file, where):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(UserError, match=r"cannot write .*fruit: "):
+        prepare("fruit", tmp_path / "file" / where, text_file)
+
+
+def test_a_file_that_changes_while_it_is_read(text_file, data_dir):
+    def grow(done, total):
+        if done == total:
+            with open(text_file, "a", encoding="utf-8") as file:
+                file.write("Ä")
+
+    with pytest.raises(UserError, match=r"text\.txt changed while it was read"):
+        prepare("fruit", data_dir, text_file, grow)
+    assert list(data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../fruit", "a/b", "-x", ".hidden", "a b", "a\n"])
+def test_names_that_cannot_be_folders(text_file, data_dir, name):
+    with pytest.raises(UsageError, match="cannot name a folder"):
+        prepare(name, data_dir, text_file)
+    with pytest.raises(UsageError, match="cannot name a folder"):
+        ensure(name, data_dir)
+
+
+def test_unknown_names_suggest_the_nearest(data_dir):
+    with pytest.raises(UsageError, match="'shakespear_char': did you mean shakespeare_char;"):
+        prepare("shakespear_char", data_dir)
+    with pytest.raises(UsageError, match=r"'xyz': the known ones are shakespeare_char, .*--file"):
+        ensure("xyz", data_dir)
+
+
+def test_embedded_names_take_no_file(text_file, data_dir):
+    with pytest.raises(UsageError, match="shakespeare_char is embedded and takes no file"):
+        prepare("shakespeare_char", data_dir, text_file)
+
+
+# --- interrupted and simultaneous runs
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nanogpkant.data import corpus
+corpus.CHUNK_BYTES = 100
+share, data_dir, file = float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+def kill(done, total):
+    if done >= share * total:
+        os.kill(os.getpid(), signal.SIGKILL)
+corpus.prepare("fruit", data_dir, file, kill)
+"""
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from nanogpkant.data import prepare
+from nanogpkant.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    prepare("fruit", Path(sys.argv[1]), Path(sys.argv[2]))
+except UserError as error:
+    print(error)
+"""
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-P", "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_while_writing(text_file, data_dir):
+    assert run(KILLED, 0.9, data_dir, text_file).returncode == -signal.SIGKILL
+    (leftover,) = data_dir.iterdir()
+    assert leftover.name.startswith(".fruit.")
+    assert not (data_dir / "fruit").exists()
+    assert decoded(prepare("fruit", data_dir, text_file)) == TEXT
+    assert leftover.exists()  # it might be another process still at work
+    shutil.rmtree(data_dir / "fruit")
+    os.utime(leftover, (0, 0))
+    prepare("fruit", data_dir, text_file)
+    assert [path.name for path in data_dir.iterdir()] == ["fruit"]
+
+
+def test_full_disk(text_file, data_dir):
+    pytest.importorskip("resource")
+    result = run(FULL_DISK, data_dir, text_file)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"cannot write {data_dir / 'fruit'}: ")
+    assert "free some space" in result.stdout
+    assert list(data_dir.iterdir()) == []
+
+
+def test_a_failing_rename_leaves_nothing(text_file, data_dir, monkeypatch):
+    def fail(self, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match=r"cannot write .*fruit: Permission denied"):
+        prepare("fruit", data_dir, text_file)
+    assert list(data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_another_process_is_first(text_file, tmp_path, data_dir, monkeypatch, same):
+    other_text = TEXT if same else "another text"
+    (tmp_path / "other.txt").write_text(other_text, encoding="utf-8")
+    other = prepare("fruit", tmp_path / "elsewhere", tmp_path / "other.txt")
+    build = corpus._build
+
+    def build_late(*arguments):
+        build(*arguments)
+        shutil.copytree(other, data_dir / "fruit")
+
+    monkeypatch.setattr(corpus, "_build", build_late)
+    if same:
+        prepare("fruit", data_dir, text_file)
+    else:
+        with pytest.raises(UserError, match="already holds another text"):
+            prepare("fruit", data_dir, text_file)
+    assert decoded(data_dir / "fruit") == other_text
+    assert [path.name for path in data_dir.iterdir()] == ["fruit"]
+
+
+# --- embedded datasets
+
+
+def test_shakespeare_char(data_dir):
+    folder = prepare("shakespeare_char", data_dir)
+    data = TokenData.open(folder)
+    assert data.vocab_size == 65
+    assert data.tokenizer == CharTokenizer("\n !$&',-.3:;?" + string.ascii_letters)
+    assert len(data.train) + len(data.val) == len(decoded(folder)) > 1_100_000
+    before = content(folder)
+    assert prepare("shakespeare_char", data_dir) == folder
+    assert content(folder) == before
+
+
+def test_shakespeare_char_has_the_canonical_vocabulary(canonical):
+    assert CharTokenizer(DATASETS["shakespeare_char"].characters) == CharTokenizer(
+        sorted(set(canonical))
+    )
+
+
+def test_shakespeare_all_char(data_dir):
+    data = TokenData.open(prepare("shakespeare_all_char", data_dir))
+    assert len(data.train) > 4_000_000
+    assert data.tokenizer.decode(data.train[:9]) == "THESEUS:\n"
+
+
+def test_every_dataset_has_its_line():
+    for name, dataset in DATASETS.items():
+        assert dataset.name == name
+        assert dataset.about
+        assert "\n" not in dataset.about
+        assert dataset.needs_network == (dataset.embedded is None)
+
+
+# --- downloads
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """Let ``urlopen`` answer with what is appended here: bytes, or an error to raise."""
+    answers = []
+
+    def urlopen(url, timeout):
+        assert url == CANONICAL_URL
+        assert timeout > 0
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return io.BytesIO(answer)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    return answers
+
+
+@pytest.fixture
+def short_original(monkeypatch) -> bytes:
+    """Stands in for the canonical text, which may not be at hand."""
+    original = TEXT.encode()
+    dataset = replace(DATASETS["tinyshakespeare_char"], sha256=hashlib.sha256(original).hexdigest())
+    monkeypatch.setitem(DATASETS, dataset.name, dataset)
+    return original
+
+
+def test_download(downloads, short_original, data_dir):
+    downloads.append(short_original)
+    folder = prepare("tinyshakespeare_char", data_dir)
+    assert decoded(folder) == TEXT
+    assert json.loads((folder / "meta.json").read_text())["source"] == CANONICAL_URL
+    assert downloads == []
+    assert prepare("tinyshakespeare_char", data_dir) == folder  # without a second download
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        urllib.error.HTTPError(CANONICAL_URL, 404, "Not Found", None, None),
+        urllib.error.URLError("no route to host"),
+        TimeoutError("timed out"),
+        http.client.IncompleteRead(b"abc", 1_115_391),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_download_fails(downloads, data_dir, failure):
+    downloads.append(failure)
+    with pytest.raises(
+        UserError, match=r"cannot download https.*try again, .*--file PATH"
+    ) as error:
+        prepare("tinyshakespeare_char", data_dir)
+    assert "\n" not in str(error.value)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:500], lambda b: b.replace(b"und", b"and")])
+def test_download_of_another_text(downloads, short_original, data_dir, change):
+    downloads.append(change(short_original))
+    with pytest.raises(UserError, match="is not the text of tinyshakespeare_char: its sha256"):
+        prepare("tinyshakespeare_char", data_dir)
+    assert not data_dir.exists()
+
+
+def test_a_file_must_be_the_original_too(text_file, data_dir):
+    with pytest.raises(UserError, match=r"text\.txt is not the text of tinyshakespeare_char"):
+        prepare("tinyshakespeare_char", data_dir, text_file)
+    assert not data_dir.exists()
+
+
+def test_the_canonical_file(canonical_file, canonical, data_dir):
+    folder = prepare("tinyshakespeare_char", data_dir, canonical_file)
+    data = TokenData.open(folder)
+    assert (len(data.train), len(data.val)) == (1_003_854, 111_540)
+    assert data.vocab_size == 65
+    assert decoded(folder) == canonical
+    assert prepare("tinyshakespeare_char", data_dir) == folder  # known by its hash
+
+
+# --- ensure
+
+
+def test_ensure_prepares_what_needs_no_network(data_dir, text_file):
+    assert TokenData.open(ensure("shakespeare_char", data_dir)).vocab_size == 65
+    assert decoded(ensure("fruit", data_dir, text_file)) == TEXT
+
+
+def test_ensure_does_not_download(data_dir):
+    with pytest.raises(UserError, match="nanogpkant prepare tinyshakespeare_char --file PATH"):
+        ensure("tinyshakespeare_char", data_dir)
+    assert not data_dir.exists()
+
+
+def test_ensure_takes_what_is_prepared(data_dir, text_file, downloads, short_original):
+    downloads.append(short_original)
+    folder = prepare("tinyshakespeare_char", data_dir)
+    assert ensure("tinyshakespeare_char", data_dir) == folder
+    own = prepare("fruit", data_dir, text_file)
+    text_file.unlink()
+    assert ensure("fruit", data_dir) == own
