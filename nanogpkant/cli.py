@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -47,8 +48,20 @@ def explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         note("stopped")
         return 1
-    note("error: " + " ".join(str(error).split()))
+    note("error: " + in_plain_words(str(error)))
     return error.exit_status if isinstance(error, UserError) else UsageError.exit_status
+
+
+def in_plain_words(message: str) -> str:
+    """An error as one line; jsonargparse's about a value's type as the flag, the value, the rule."""
+    message = " ".join(message.split())
+    found = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', message)
+    if found is None:
+        return message
+    key, expected, value = found.groups()
+    expected = re.sub(r"<class '(.+?)'>", r"\1", expected.replace("typing.", ""))
+    expected = re.sub(r"Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
+    return f"--{key} {value}: must be {expected}"
 
 
 def dispatch(arguments: list[str]) -> int | None:
@@ -106,7 +119,8 @@ def train(arguments: list[str]) -> None:
     add("--out", help="run folder (default: runs/PRESET)")
     add("--resume", action="store_true", help="continue the run from its last checkpoint")
     add("--overwrite", action="store_true", help="replace the run folder if there is one")
-    add("--print_config", action="store_true", help="print the resolved configuration and stop")
+    # jsonargparse rewrites --print_config to --print_config=, so it has to take a value.
+    add("--print_config", nargs="?", help="print the resolved configuration and stop")
     parser.add_class_arguments(RunConfig)
     options = parse(parser, arguments)
     if options.resume and options.overwrite:
@@ -120,7 +134,7 @@ def train(arguments: list[str]) -> None:
         raise UsageError(
             "--resume: the model and data of a run cannot change; leave those flags out"
         )
-    if options.print_config:
+    if options.print_config is not None:
         print(to_yaml(config), end="")
         return
 

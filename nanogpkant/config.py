@@ -240,13 +240,12 @@ def with_changes(config: Any, **changes: Any) -> Any:
 
 
 def field_names(config_class: type, prefix: str = "") -> list[str]:
-    """Every key of a configuration, dotted: ``model.kan.grid_size``."""
+    """Every key of a configuration, dotted: ``model``, ``model.kan``, ``model.kan.grid_size``."""
     names = []
     for f in dataclasses.fields(config_class):
+        names.append(prefix + f.name)
         if dataclasses.is_dataclass(f.type):
             names += field_names(f.type, f"{prefix}{f.name}.")
-        else:
-            names.append(prefix + f.name)
     return names
 
 

@@ -65,12 +65,13 @@ def sample_run(
     decode = trained.tokenizer.decode
     prompt = start_of_text(trained.tokenizer) if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
+    drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
     tokens = []
     if stream and samples == 1:
         stream(prompt)
     started = time.perf_counter()
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for token in generate(trained.model, ids.repeat(samples, 1), **settings):
+        for token in drawn:
             tokens.append(token)
             if stream and samples == 1:
                 stream(decode(token.tolist()))
@@ -131,12 +132,16 @@ def generate(
     random = torch.Generator(device=prompt.device).manual_seed(seed)
     weight = model.tokens.weight
     cache = Cache(model.config, prompt.shape[0], weight.device, weight.dtype) if use_cache else None
-    text = prompt
-    for _ in range(max_new_tokens):
-        logits = next_logits(model, text, cache)
-        token = draw(logits, temperature, top_k, top_p, random)
-        text = torch.cat([text, token[:, None]], dim=1)
-        yield token
+
+    def tokens() -> Iterator[Tensor]:
+        text = prompt
+        for _ in range(max_new_tokens):
+            logits = next_logits(model, text, cache)
+            token = draw(logits, temperature, top_k, top_p, random)
+            text = torch.cat([text, token[:, None]], dim=1)
+            yield token
+
+    return tokens()  # a generator of its own, so that bad settings are refused at the call
 
 
 def draw(

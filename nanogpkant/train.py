@@ -234,7 +234,7 @@ def open_all(
     file = None if config.data.file is None else Path(config.data.file)
     data = TokenData.open(ensure(config.data.dataset, Path(config.data.dir), file))
     check_length(data.train, config.model.block_size, "train")
-    check_length(data.val, 1, "val")
+    check_length(data.val, config.model.block_size, "val")
     return config, device, accelerator, data
 
 

@@ -89,7 +89,7 @@ class KANLinear(nn.Module):
         # The curve of every edge is drawn with mean zero over x ~ N(0, 1). Features such as
         # B-splines are never negative: without this, most of an output would not depend on x.
         mean, second = gaussian_moments(self.basis, self.base)
-        centred = torch.eye(len(mean), dtype=mean.dtype) - torch.outer(mean, mean) / (mean @ mean)
+        centred = torch.diag(torch.ones_like(mean)) - torch.outer(mean, mean) / (mean @ mean)
         # Weights s * centred @ N(0, I) give an output of variance n * s^2 * trace(...).
         variance = torch.trace(centred @ second @ centred).item()
         self.weight.normal_(std=1 / math.sqrt(self.in_features * variance))
@@ -102,8 +102,7 @@ class KANLinear(nn.Module):
     def _reset_original(self) -> None:
         """efficient-kan's start: curves near zero, scaled by a factor of about 1/sqrt(n)."""
         basis, bound = self.basis, 1 / math.sqrt(self.in_features)
-        low, high = basis.grid_range
-        grid = torch.linspace(low, high, basis.grid_size + 1, dtype=torch.float64)
+        grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
         values = basis.expand(grid)  # (K, grid_size + 1): every function at every grid point
         # Each curve takes small random values at the grid points; the coefficients are the
         # smallest ones that give them.

@@ -1,0 +1,93 @@
+"""Fixtures for all tests: a fixed random stream, tiny models, and poisoned memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpkant.cli import main
+from nanogpkant.config import KANConfig, ModelConfig, with_changes
+from nanogpkant.model import GPT
+
+
+@pytest.fixture(autouse=True)
+def _fixed_random_stream() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def nan_buffers() -> Iterator[None]:
+    """Uninitialised memory holds NaN, by torch's own switch, so that reading it shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., ModelConfig]:
+    """Make a small ModelConfig: KAN sites first, then dotted changes, ``**{"kan.base": ...}``."""
+
+    def make(sites: Iterable[str] = (), **changes: object) -> ModelConfig:
+        kan = KANConfig(sites=list(sites), grid_size=3)
+        config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=8, dropout=0.0, kan=kan)
+        return with_changes(config, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt(tiny_config: Callable[..., ModelConfig]) -> Callable[..., GPT]:
+    """Make a small GPT of 11 tokens, in float64 so that only real differences show."""
+
+    def make(sites: Iterable[str] = (), **changes: object) -> GPT:
+        return GPT(tiny_config(sites, **changes), vocab_size=11).double()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text of one's own: 6,000 characters, 20 of them different."""
+    file = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    file.write_text("Speak, friend, and enter.\nI hear you.\n" * 158, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file of an experiment that trains in about a second: a KAN, with dropout."""
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "tiny.yaml").write_text(
+        f"""\
+about: a test
+model:
+  n_layer: 2
+  n_head: 2
+  n_embd: 16
+  block_size: 16
+  dropout: 0.2
+  kan: {{sites: [mlp_in, mlp_out], grid_size: 2, spline_scale: true}}
+data: {{dataset: corpus, file: '{corpus}', dir: '{folder / "data"}'}}
+optim: {{learning_rate: 1e-2, min_lr: 1e-3, warmup_iters: 2}}
+train:
+  max_iters: 12
+  batch_size: 4
+  eval_interval: 4
+  log_interval: 1
+  sample_tokens: 20
+  device: cpu
+  dtype: float32
+""",
+        encoding="utf-8",
+    )
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run of that experiment. Not to be changed: copy it first."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", str(tiny_experiment), "--out", str(out)]) == 0
+    return out

@@ -1,0 +1,306 @@
+"""The command line: what each verb prints, and the one line that bad input gets."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpkant.checkpoint import read_metrics
+from nanogpkant.cli import VERBS, main
+from nanogpkant.presets import preset_names
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str, status: int) -> str:
+    """Run a command that must fail with this status and exactly one line."""
+    assert main(list(arguments)) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+BAD_SETTINGS = [
+    (["--model.n_embd", "100"], "multiple of --model.n_head 6; 102 would be"),
+    (["--model.kan.grid_size", "0"], "--model.kan.grid_size 0"),
+    (["--model.kan.spline_order", "6"], "must be 1 to 5"),
+    (["--model.kan.grid_range", "[1, -1]"], "--model.kan.grid_range [1.0, -1.0]"),
+    (["--model.kan.sites", "[mlp_in, mlp_in]"], "twice"),
+    (["--model.kan.sites", "[everything]"], "--model.kan.sites"),
+    (["--model.n_layer", "0"], "--model.n_layer 0"),
+    (["--model.dropout", "1"], "below 1"),
+    (["--model.dropout", "nan"], "--model.dropout nan"),
+    (["--optim.learning_rate", "-1"], "--optim.learning_rate -1"),
+    (["--optim.min_lr", "1"], "--optim.learning_rate"),
+    (["--optim.warmup_iters", "5000"], "--optim.warmup_iters 500"),
+    (["--train.max_iters", "0"], "--train.max_iters 0"),
+    (["--train.max_iters", "abc"], "train.max_iters"),
+    (["--train.dtype", "float8"], "train.dtype"),
+    (["--train.dtype", "float16", "--train.device", "cpu"], "float16"),
+    (["--train.device", "toaster"], "must be auto, cpu, cuda"),
+    (["--train.keep_every", "100"], "multiple of --train.eval_interval 250"),
+    (["--model.n_embdd", "3"], "did you mean --model.n_embd?"),
+    (["--n_embd", "3"], "did you mean --model.n_embd?"),
+    (["--data.dataset", "shakespear_char"], "did you mean shakespeare_char"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_SETTINGS, ids=lambda v: "".join(v)[:40])
+def test_impossible_settings_are_refused_before_anything_is_loaded(flags, words, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train", "shakespeare_char_micro", "--out", str(out), "--data.dir", str(tmp_path)]
+    assert words in error_line(capsys, *command, *flags, status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {n_layr: 2}", "unknown key model.n_layr: did you mean model.n_layer?"),
+        ("modell: {n_layer: 2}", "did you mean model?"),
+        ("model: 3", "model must hold keys and values"),
+        ("- 1", "must hold keys and values"),
+        ("model: {n_layer: two}", "--model.n_layer 'two': must be int"),
+        ("model: {n_layer: }", "--model.n_layer None: must be int"),
+        ("model: {n_layer: true}", "must be int"),
+        ("model: {kan: {sites: mlp_in}}", "--model.kan.sites"),
+        ("model: {kan: {grid_range: [1]}}", "--model.kan.grid_range"),
+        ("model: {init: xavier}", "must be one of gpt2, fan_in"),
+        ("a: [", "not a YAML file"),
+        ("model: {n_embd: 7, n_head: 2}", "multiple of --model.n_head"),
+        ("!!python/object/apply:os.system ['touch hacked']", "not a YAML file"),
+    ],
+)
+def test_a_bad_yaml_file_is_named(text, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    line = error_line(capsys, "train", "mine.yaml", status=2)
+    assert "mine.yaml" in line
+    assert words in line
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_unknown_names_suggest_the_nearest(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean quickstart_kan?" in error_line(capsys, "train", "quickstart-kan", status=2)
+    assert "does not exist" in error_line(capsys, "train", "mine.yaml", status=2)
+    assert "known are prepare, train" in error_line(capsys, "trian", status=2)
+    assert "unknown dataset" in error_line(capsys, "prepare", "moby_dick", status=2)
+    assert "preset" in error_line(capsys, "train", status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"too short for a block of sixteen", "--model.block_size"),
+        (b"caf\xe9 " * 500, "not UTF-8"),
+    ],
+)
+def test_bad_texts(content, words, tiny_experiment, tmp_path, capsys):
+    (tmp_path / "text.txt").write_bytes(content)
+    flags = ["--data.dataset", "mine", "--data.file", str(tmp_path / "text.txt")]
+    flags += ["--data.dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=1)
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_is_not_there(tiny_experiment, tmp_path, capsys):
+    flags = ["--data.dataset", "mine", "--data.file", "nowhere.txt", "--out", str(tmp_path / "run")]
+    assert "nowhere.txt" in error_line(capsys, "train", str(tiny_experiment), *flags, status=1)
+
+
+def test_a_dataset_from_the_network_is_not_fetched_unasked(tiny_experiment, tmp_path, capsys):
+    flags = ["--data.dataset", "tinyshakespeare_char", "--data.file", "null"]
+    flags += ["--data.dir", str(tmp_path), "--out", str(tmp_path / "run")]
+    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=1)
+    assert "nanogpkant prepare tinyshakespeare_char" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_device_that_is_not_there(device, tiny_experiment, tiny_run, tmp_path, capsys):
+    flags = ["--train.device", device, "--out", str(tmp_path / "run")]
+    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=2)
+    assert f"device {device}: this machine has none" in line
+    assert "none" in error_line(capsys, "sample", str(tiny_run), "--device", device, status=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written(tiny_experiment, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    out = str(tmp_path / "file" / "run")
+    assert "cannot write" in error_line(
+        capsys, "train", str(tiny_experiment), "--out", out, status=1
+    )
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"
+
+
+def test_a_full_disk_stops_training_and_loses_nothing(tiny_experiment, tiny_run, tmp_path):
+    """No file may grow past what a checkpoint of twice the width needs: as on a full disk."""
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    before = {p: p.read_bytes() for p in copy.rglob("step-*/*")}
+    done = subprocess.run(
+        [sys.executable, "-m", "nanogpkant.cli", "train", str(tiny_experiment), "--out", str(copy)]
+        + ["--resume", "--train.max_iters", "16"],
+        capture_output=True,
+        encoding="utf-8",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        check=False,
+    )
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: cannot write")
+    assert "step-000016" in line
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not list(copy.rglob("*.tmp*"))
+    command = ["train", str(tiny_experiment), "--out", str(copy), "--resume"]
+    assert main([*command, "--train.max_iters", "16"]) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_defaults(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    if verb not in ("presets", "compare"):
+        assert "default: " in text
+
+
+def test_help_comes_without_loading_torch():
+    code = "import sys; from nanogpkant.cli import main; main(['train', '--help'])"
+    check = f"try:\n  {code}\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{check}"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_verbs_are_listed(capsys):
+    assert main([]) == 2
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+
+
+def test_presets_are_listed_and_print_their_configuration(capsys):
+    assert main(["presets", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == preset_names()
+    for name, row in rows.items():
+        assert row["about"]
+        assert main(["train", name, "--print_config"]) == 0
+        assert f"about: {row['about'][:20]}" in capsys.readouterr().out
+    assert (
+        round(rows["shakespeare_char_micro_kan"]["parameters_without_positions"] / 1e6, 2) == 8.86
+    )
+    assert main(["presets"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_print_config_shows_the_flags_and_reads_back(tmp_path, capsys):
+    flags = ["--model.n_layer", "3", "--optim.learning_rate", "3e-4", "--print_config"]
+    assert main(["train", "quickstart_kan", *flags]) == 0
+    text = capsys.readouterr().out
+    assert "n_layer: 3" in text
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    assert main(["train", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_eval_says_what_training_said(tiny_run, capsys):
+    assert main(["eval", str(tiny_run), "--json", "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["split", "loss", "perplexity", "bits_per_char", "accuracy", "tokens"]
+    rows = [r for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
+    assert result["loss"] == pytest.approx(min(r["loss"] for r in rows), rel=1e-6)
+    assert main(["eval", str(tiny_run), "--split", "train", "--random_batches", "3"]) == 0
+    assert "nats" in capsys.readouterr().err
+
+
+def test_sample_writes_json_or_streams(tiny_run, tmp_path, capsys):
+    command = ["sample", str(tiny_run), "--tokens", "30", "--device", "cpu", "--seed", "3"]
+    assert main([*command, "--prompt", "Speak", "--json", "--samples", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["prompt"] == "Speak"
+    assert [len(text) for text in result["samples"]] == [30, 30]
+    assert main([*command, "--prompt", "Speak"]) == 0
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("Speak")
+    assert len(streamed) == len("Speak") + 30 + 1
+    (tmp_path / "prompt.txt").write_text("Speak", encoding="utf-8")
+    assert main([*command, "--prompt_file", str(tmp_path / "prompt.txt")]) == 0
+    assert capsys.readouterr().out == streamed
+    assert main([*command, "--prompt", "Speak", "--no_cache"]) == 0
+    assert capsys.readouterr().out == streamed
+    assert main([*command, "--samples", "2"]) == 0
+    assert capsys.readouterr().out.count("---") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "status"),
+    [
+        (["--prompt", "Grüße"], "ü", 1),
+        (["--prompt", ""], "--prompt is empty", 2),
+        (["--prompt", "a", "--prompt_file", "b"], "leave one out", 2),
+        (["--prompt_file", "nowhere.txt"], "nowhere.txt", 1),
+        (["--temperature", "-1"], "--temperature -1", 2),
+        (["--top_k", "0"], "--top_k 0", 2),
+        (["--top_p", "1.5"], "--top_p 1.5", 2),
+        (["--tokens", "0"], "--tokens 0", 2),
+        (["--samples", "0"], "--samples 0", 2),
+        (["--checkpoint", "step-000005"], "no checkpoint step-000005", 1),
+        (["--dtype", "float16", "--device", "cpu"], "float16", 2),
+        (["--temprature", "1"], "did you mean --temperature?", 2),
+    ],
+)
+def test_bad_sampling_settings(tiny_run, capsys, flags, words, status):
+    assert words in error_line(capsys, "sample", str(tiny_run), *flags, status=status)
+
+
+@pytest.mark.parametrize("flags", [["--batch_size", "0"], ["--random_batches", "-1"]])
+def test_bad_evaluation_settings(tiny_run, capsys, flags):
+    assert flags[0] in error_line(capsys, "eval", str(tiny_run), *flags, status=2)
+
+
+def test_prepare_reports_what_it_made(corpus, tmp_path, capsys):
+    command = ["prepare", "mine", "--file", str(corpus), "--dir", str(tmp_path), "--json"]
+    assert main(command) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["train_tokens"] + made["val_tokens"] == len(corpus.read_text(encoding="utf-8"))
+    assert Path(made["folder"]) == tmp_path / "mine"
+
+
+def test_debug_gives_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="is not a run"):
+        main(["eval", str(tmp_path), "--debug"])
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m nanogpkant.cli presets | true",
+        shell=True,
+        capture_output=True,
+        executable="/bin/bash" if Path("/bin/bash").exists() else None,
+    )
+    assert b"Traceback" not in done.stderr
+
+
+def test_text_is_utf8_whatever_the_locale_says(tiny_run):
+    env = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "nanogpkant.cli", "sample", str(tiny_run), "--prompt", "ü"],
+        capture_output=True,
+        env=env,
+    )
+    assert "ü" in done.stderr.decode("utf-8")

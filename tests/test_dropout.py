@@ -1,0 +1,87 @@
+"""Dropout against torch's own: how often, how much, and when."""
+
+import pytest
+import torch
+from scipy import stats
+
+from nanogpkant.dropout import LEVELS, Dropout, keep_mask
+
+RATES = (0.001, 0.1, 0.2, 0.5, 0.9, 0.999)
+SHAPES = [(), (1,), (3,), (5, 7), (2, 0, 3), (0,), (3, 1, 5)]
+
+
+@pytest.mark.parametrize("p", RATES)
+def test_share_of_zeros_is_p(p: float) -> None:
+    draws = 300_001  # not a whole number of 64-bit words
+    dropped = draws - int(keep_mask(torch.Size([draws]), p).sum())
+    assert stats.binomtest(dropped, draws, round(p * LEVELS) / LEVELS).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_each_quarter_of_a_random_word_is_fair_and_independent_of_the_next(position: int) -> None:
+    kept = keep_mask(torch.Size([100_000, 4]), 0.3)
+    assert stats.binomtest(int(kept[:, position].sum()), 100_000, 0.7).pvalue > 1e-3
+    here, next_one = kept[:, position].numpy(), kept[:, (position + 1) % 4].numpy()
+    assert stats.chi2_contingency(stats.contingency.crosstab(here, next_one).count).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_are_zero_or_scaled_up(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.float64)
+    y = Dropout(0.25)(x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    torch.testing.assert_close(y, torch.where(y == 0, 0.0, x / 0.75))
+
+
+def test_possible_values_are_torchs() -> None:
+    x = torch.full((10_000,), 2.0)
+    own, torchs = Dropout(0.2)(x), torch.nn.Dropout(0.2)(x)
+    assert torch.equal(own.unique(), torchs.unique())
+
+
+@pytest.mark.parametrize("p", RATES[1:-1])
+def test_the_mean_is_kept(p: float) -> None:
+    y = Dropout(p)(torch.ones(200_000))
+    standard_error = (p / (1 - p) / 200_000) ** 0.5
+    assert abs(y.mean().item() - 1) < 4 * standard_error
+
+
+def test_values_are_dropped_alike_whatever_the_strides() -> None:
+    x = torch.randn(6, 5)
+    torch.manual_seed(1)
+    plain = Dropout(0.5)(x)
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(0.5)(x.T.contiguous().T), plain)
+
+
+def test_a_seed_decides_the_mask() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return keep_mask(torch.Size([1000]), 0.5)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert not torch.equal(draw(1), keep_mask(torch.Size([1000]), 0.5))  # the stream moves on
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_evaluation_changes_and_draws_nothing(p: float) -> None:
+    x, state = torch.randn(100), torch.get_rng_state()
+    assert Dropout(p).eval()(x) is x
+    assert Dropout(0.0)(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_gradient_goes_through_the_same_mask() -> None:
+    x = torch.ones(1000, dtype=torch.float64, requires_grad=True)
+    y = Dropout(0.3)(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y.detach())  # at ones the output is the mask / (1 - p)
+    assert gradient.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+
+
+def test_inputs_are_not_written_to() -> None:
+    x = torch.ones(100)
+    Dropout(0.5)(x)
+    assert (x == 1).all()

@@ -1,0 +1,331 @@
+"""Training: exact resumption, being killed, Ctrl-C, values that stop being finite, trackers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpkant import train as train_module
+from nanogpkant.checkpoint import load_checkpoint, open_run, read_metrics
+from nanogpkant.cli import main
+from nanogpkant.config import load_config
+from nanogpkant.model import GPT
+
+TIMES = ("seconds", "tokens_per_second", "memory_bytes")
+
+
+def rows_without_times(run: Path) -> list[dict]:
+    rows = read_metrics(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same losses and the same final weights and optimiser state, bit for bit."""
+    assert rows_without_times(run) == rows_without_times(other)
+    ours, theirs = (load_checkpoint(open_run(path), "last") for path in (run, other))
+    assert ours.step == theirs.step
+    torch.testing.assert_close(ours.weights(), theirs.weights(), rtol=0, atol=0)
+    a, b = ours.training(), theirs.training()
+    torch.testing.assert_close(a["optimizer"]["state"], b["optimizer"]["state"], rtol=0, atol=0)
+
+
+def test_a_run_folder_holds_what_the_design_says(tiny_run: Path):
+    assert {p.name for p in tiny_run.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "tokenizer.json",
+        "checkpoints",
+        "samples.txt",
+    }
+    environment = json.loads((tiny_run / "environment.json").read_text(encoding="utf-8"))
+    assert environment["versions"]["torch"] == torch.__version__
+    assert len(environment["data_fingerprint"]) == 64
+    assert len((tiny_run / "samples.txt").read_text(encoding="utf-8")) == 21
+    rows = read_metrics(tiny_run / "metrics.jsonl")
+    assert [r["step"] for r in rows if r["split"] == "val"] == [0, 4, 8, 12]
+    assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 13))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3  # it learned
+    assert (tiny_run / "checkpoints/step-000012/manifest.json").is_file()
+
+
+def test_the_same_configuration_repeats_the_run(tiny_run: Path, tmp_path: Path):
+    again = tmp_path / "again"
+    assert main(["train", str(tiny_run / "config.yaml"), "--out", str(again)]) == 0
+    assert_same_run(tiny_run, again)
+
+
+def test_evaluating_more_often_changes_nothing(tiny_run, tiny_experiment, tmp_path):
+    out = tmp_path / "often"
+    flags = ["--train.eval_interval", "1", "--out", str(out)]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    losses = [r["loss"] for r in rows_without_times(out) if r["split"] == "train"]
+    expected = [r["loss"] for r in rows_without_times(tiny_run) if r["split"] == "train"]
+    assert losses == expected
+
+
+def test_gradient_accumulation_is_a_larger_batch(tiny_experiment: Path, tmp_path: Path):
+    """Two half batches make the gradient of their union: compared against autograd directly."""
+    flags = ["--train.grad_accum_steps", "2", "--train.max_iters", "1", "--model.dropout", "0"]
+    flags += ["--optim.warmup_iters", "0", "--optim.grad_clip", "0", "--out", str(tmp_path / "r")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    row = next(r for r in rows_without_times(tmp_path / "r") if r["split"] == "train")
+
+    config, _, _, data = train_module.open_all(
+        load_config(tmp_path / "r" / "config.yaml"), tmp_path
+    )
+    model = train_module.make_model(config, data)
+    batches = train_module.Batches(data.train, 16, 4, config.train.seed)
+    x, y = (torch.cat(pair) for pair in zip(batches.batch(0), batches.batch(1), strict=True))
+    loss = model(x, y)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm(p.grad for p in model.parameters())
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_training_lowers_the_rate_as_the_schedule_says(tiny_run: Path):
+    rates = [r["lr"] for r in rows_without_times(tiny_run) if r["split"] == "train"]
+    assert 0 < rates[0] < rates[1] < rates[2] == max(rates) == pytest.approx(1e-2)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def start(experiment: Path, out: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "nanogpkant.cli", "train", str(experiment), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *flags], stderr=subprocess.PIPE, encoding="utf-8", env=os.environ
+    )
+
+
+def wait_for_rows(out: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "metrics.jsonl").exists() and len(read_metrics(out / "metrics.jsonl")) >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no {count} rows: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("rows_before_the_kill", [2, 9, 14])
+def test_killed_at_any_instant_a_run_resumes_exactly(
+    tiny_experiment: Path, tmp_path: Path, rows_before_the_kill: int
+):
+    flags = [
+        "--train.max_iters",
+        "60",
+        "--train.eval_interval",
+        "4",
+        "--optim.lr_decay_iters",
+        "60",
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["train", str(tiny_experiment), "--out", str(whole), *flags]) == 0
+    process = start(tiny_experiment, killed, *flags)
+    wait_for_rows(killed, rows_before_the_kill, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert main(["train", str(tiny_experiment), "--out", str(killed), "--resume"]) == 0
+    assert_same_run(whole, killed)
+
+
+def test_ctrl_c_saves_and_the_run_resumes_exactly(tiny_experiment: Path, tmp_path: Path):
+    flags = ["--train.max_iters", "40", "--train.eval_interval", "40"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(["train", str(tiny_experiment), "--out", str(whole), *flags]) == 0
+    process = start(tiny_experiment, stopped, *flags)
+    wait_for_rows(stopped, 4, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "--resume" in errors
+    step = load_checkpoint(open_run(stopped), "last").step
+    assert 3 <= step < 40
+    assert main(["train", str(tiny_experiment), "--out", str(stopped), "--resume"]) == 0
+    assert_same_run(whole, stopped)
+
+
+def test_a_finished_run_can_be_extended(tiny_run: Path, tiny_experiment: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    flags = ["--resume", "--train.max_iters", "14", "--out", str(copy)]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    assert load_checkpoint(open_run(copy), "last").step == 14
+    steps = [r["step"] for r in read_metrics(copy / "metrics.jsonl") if r["split"] == "train"]
+    assert steps == list(range(1, 15))
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume", "--overwrite"]])
+def test_a_run_that_exists_is_left_alone(tiny_run, tiny_experiment, flags, capsys):
+    before = {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*")}
+    assert main(["train", str(tiny_experiment), "--out", str(tiny_run), *flags]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*")} == before
+
+
+def test_overwrite_replaces_runs_and_nothing_else(tiny_run, tiny_experiment, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    (copy / "samples.txt").write_text("old", encoding="utf-8")
+    flags = ["--overwrite", "--train.max_iters", "3", "--out"]
+    assert main(["train", str(tiny_experiment), *flags, str(copy)]) == 0
+    assert load_checkpoint(open_run(copy), "last").step == 3
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter.txt").write_text("years of work", encoding="utf-8")
+    assert main(["train", str(tiny_experiment), *flags, str(precious)]) == 2
+    assert "not a run folder" in capsys.readouterr().err
+    assert (precious / "chapter.txt").exists()
+
+
+def test_a_changed_model_or_data_cannot_be_resumed(tiny_run, tiny_experiment, capsys):
+    command = ["train", str(tiny_experiment), "--out", str(tiny_run), "--resume"]
+    assert main([*command, "--model.n_layer", "3"]) == 2
+    assert "cannot change" in capsys.readouterr().err
+
+
+def test_other_data_under_the_same_name_is_noticed(tiny_run, tiny_experiment, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    environment = json.loads((copy / "environment.json").read_text(encoding="utf-8"))
+    environment["data_fingerprint"] = "0" * 64
+    (copy / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    assert main(["train", str(tiny_experiment), "--out", str(copy), "--resume"]) == 1
+    assert "other data" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_experiment, tmp_path, monkeypatch, capsys):
+    """From step 6 on a layer gives NaN: the message has the step, the layer and what is left."""
+    forward, calls = GPT.forward, []
+
+    def sabotaged(self, *args, **kwargs):
+        if self.training:
+            calls.append(1)
+        if len(calls) == 6:
+            with torch.no_grad():
+                self.blocks[1].mlp.into.weight[0, 0, 0] = torch.nan
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(GPT, "forward", sabotaged)
+    assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r")]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "step 6: the loss is nan" in message
+    assert "blocks.1.mlp.into.weight" in message
+    assert "step-000004" in message
+    assert "--optim.learning_rate" in message
+    load_checkpoint(open_run(tmp_path / "r"), "last")  # and it is whole
+
+
+def test_retention_keeps_best_last_and_every_n(tiny_experiment: Path, tmp_path: Path):
+    flags = ["--train.keep_every", "8", "--train.max_iters", "20", "--out", str(tmp_path / "r")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    run = open_run(tmp_path / "r")
+    kept = {p.name for p in run.checkpoints.glob("step-*")}
+    assert kept == {"step-000008", "step-000016", *run.index().values()}
+    assert run.index()["last"] == "step-000020"
+
+
+def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.6, 2.7])
+
+    class Result:
+        perplexity = 1.0
+
+        def __init__(self, loss):
+            self.loss = loss
+
+        def as_dict(self):
+            return {"loss": self.loss}
+
+    monkeypatch.setattr(train_module, "evaluate", lambda *_: Result(next(losses)))
+    saved = []
+    monkeypatch.setattr(
+        train_module,
+        "save_checkpoint",
+        lambda run, step, w, t, best, keep: saved.append((step, best)),
+    )
+    flags = [
+        "--train.always_save",
+        "false",
+        "--train.max_iters",
+        "16",
+        "--train.sample_tokens",
+        "0",
+    ]
+    assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "r")]) == 0
+    assert saved == [(4, True), (16, False)]  # the best one, and where to go on from
+
+
+def test_init_from_starts_with_another_runs_weights(tiny_run, tiny_experiment, tmp_path, capsys):
+    flags = ["--train.init_from", str(tiny_run), "--train.eval_only", "true", "--json"]
+    assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "x")]) == 0
+    loss = json.loads(capsys.readouterr().out)["loss"]
+    best = min(r["loss"] for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val")
+    assert loss == pytest.approx(best, rel=1e-6)
+    assert not (tmp_path / "x").exists()
+
+
+def test_compile_or_a_word_why_not(tiny_experiment, tmp_path, monkeypatch, capsys):
+    """Where the compiler fails, training goes on without it and says so in one line."""
+
+    def broken(self, *args, **kwargs):
+        self._compiled_call_impl = lambda *a, **k: (_ for _ in ()).throw(
+            RuntimeError("no compiler")
+        )
+
+    monkeypatch.setattr(GPT, "compile", broken)
+    flags = ["--train.compile", "true", "--train.max_iters", "3", "--out", str(tmp_path / "r")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    errors = capsys.readouterr().err
+    assert "going on without it" in errors
+    assert "no compiler" in errors
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, capsys):
+    flags = ["--train.compile", "true", "--model.dropout", "0", "--out", str(tmp_path / "compiled")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    assert "going on without it" not in capsys.readouterr().err
+    flags = ["--model.dropout", "0", "--out", str(tmp_path / "eager")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    compiled, eager = (
+        [r["loss"] for r in rows_without_times(tmp_path / name)] for name in ("compiled", "eager")
+    )
+    assert compiled == pytest.approx(eager, rel=1e-3)
+
+
+def test_tensorboard_gets_the_metrics(tiny_experiment: Path, tmp_path: Path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "r"
+    flags = ["--tracking.trackers", "[tensorboard]", "--train.max_iters", "4", "--out", str(out)]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    folder = next(
+        p.parent for p in out.rglob("events.out.tfevents*") if p.parent.name == "nanogpkant"
+    )
+    accumulator = events.EventAccumulator(str(folder)).Reload()
+    logged = [(e.step, e.value) for e in accumulator.Scalars("val/loss")]
+    rows = [r for r in read_metrics(out / "metrics.jsonl") if r["split"] == "val"]
+    assert [step for step, _ in logged] == [r["step"] for r in rows]
+    assert [value for _, value in logged] == pytest.approx([r["loss"] for r in rows])
+
+
+def test_a_tracker_that_is_not_installed_is_named(tiny_experiment, tmp_path, monkeypatch, capsys):
+    find = train_module.importlib.util.find_spec
+    missing = lambda name, *a: None if name == "trackio" else find(name, *a)  # noqa: E731
+    monkeypatch.setattr(train_module.importlib.util, "find_spec", missing)
+    flags = ["--tracking.trackers", "[trackio]", "--out", str(tmp_path / "r")]
+    assert main(["train", str(tiny_experiment), *flags]) == 1
+    assert "pip install 'nanogpkant[track]'" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r")]) == 2
+    assert "one process" in capsys.readouterr().err
