@@ -1,4 +1,4 @@
-# make quickstart | make test | make bench | make bench-gpu | make clean
+# make quickstart | make test | make bench | make bench-gpu | make lint | make clean
 #
 # Every target does its own set-up in .venv, and does it again only when pyproject.toml or
 # constraints.txt changed. PYTHON names the interpreter to start from (3.11 to 3.13).
@@ -27,12 +27,12 @@ test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.ready-dev
-	$(BIN)/python benchmarks/layer.py
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/sample.py
+	$(BIN)/python benchmarks/layer.py $(BENCH)
+	$(BIN)/python benchmarks/step.py $(BENCH)
+	$(BIN)/python benchmarks/sample.py $(BENCH)
 
-bench-gpu: $(VENV)/.ready-dev
-	$(BIN)/python benchmarks/gpu.py
+bench-gpu:
+	$(MAKE) bench BENCH="--device cuda --repeats 20"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .

@@ -52,16 +52,23 @@ def explain(error: BaseException) -> int:
     return error.exit_status if isinstance(error, UserError) else UsageError.exit_status
 
 
+# What jsonargparse says of a value of the wrong type: key, expected types, value.
+TYPE_ERRORS = (
+    r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
+    r'Parser key "(.+?)": Does not validate .+? Subtypes: \[(.+?)\] .+ Given value: (.*)',
+)
+
+
 def in_plain_words(message: str) -> str:
-    """An error as one line; jsonargparse's about a value's type as the flag, the value, the rule."""
+    """An error as one line; one about a value's type as the flag, the value and the rule."""
     message = " ".join(message.split())
-    found = re.fullmatch(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', message)
-    if found is None:
-        return message
-    key, expected, value = found.groups()
-    expected = re.sub(r"<class '(.+?)'>", r"\1", expected.replace("typing.", ""))
-    expected = re.sub(r"Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
-    return f"--{key} {value}: must be {expected}"
+    for pattern in TYPE_ERRORS:
+        if found := re.fullmatch(pattern, message):
+            key, expected, value = found.groups()
+            expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
+            expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
+            return f"--{key} {value}: must be {expected}"
+    return message
 
 
 def dispatch(arguments: list[str]) -> int | None:

@@ -108,4 +108,4 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _written(column: Column, row: dict[str, Any]) -> str:
     value = row[column.key]
-    return column.form.format(value if isinstance(value, str) else value * column.scale)
+    return column.form.format(value if column.scale == 1 else value * column.scale)

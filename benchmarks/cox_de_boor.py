@@ -1,0 +1,39 @@
+"""The slow way to a KAN layer, as efficient-kan and the original nanoGPKANT went it.
+
+Written here from the formulas, for comparison alone: a grid of its own for every input, the
+Cox-de Boor recursion one torch operation at a time over all rows, and two matrix products.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogpkant.kan import KANLinear
+
+
+class CoxDeBoorLinear(nn.Module):
+    """The same function as a given KANLinear (uniform B-splines, silu base), made the slow way."""
+
+    def __init__(self, layer: KANLinear) -> None:
+        super().__init__()
+        self.order = layer.basis.order
+        knots = torch.tensor(layer.basis.knots, device=layer.weight.device)
+        self.register_buffer("grid", knots.expand(layer.in_features, -1).contiguous())
+        weight = layer.effective_weight().detach()  # (out, M, n)
+        self.base_weight = nn.Parameter(weight[:, 0].clone())  # (out, n)
+        self.spline_weight = nn.Parameter(weight[:, 1:].transpose(1, 2).contiguous())  # (out, n, K)
+
+    def b_splines(self, x: Tensor) -> Tensor:
+        """(rows, n) -> (rows, n, K), by recursion over the order."""
+        x, grid = x.unsqueeze(-1), self.grid
+        bases = ((x >= grid[:, :-1]) & (x < grid[:, 1:])).to(x.dtype)
+        for k in range(1, self.order + 1):
+            left = (x - grid[:, : -(k + 1)]) / (grid[:, k:-1] - grid[:, : -(k + 1)])
+            right = (grid[:, k + 1 :] - x) / (grid[:, k + 1 :] - grid[:, 1:-k])
+            bases = left * bases[..., :-1] + right * bases[..., 1:]
+        return bases
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n) -> (rows, out)."""
+        base = F.linear(F.silu(x), self.base_weight)
+        return base + F.linear(self.b_splines(x).flatten(1), self.spline_weight.flatten(1))
