@@ -158,7 +158,7 @@ def draw(
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         ordered, order = logits.sort(descending=True)
         share = ordered.softmax(-1)
         # A token goes when those before it already reach top_p; the first always stays.

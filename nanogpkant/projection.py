@@ -5,6 +5,7 @@ import math
 from torch import nn
 
 from nanogpkant.config import KANConfig, ModelConfig, Site
+from nanogpkant.errors import UsageError
 from nanogpkant.kan import BASES, KANLinear
 from nanogpkant.kan.basis import Basis
 
@@ -22,18 +23,10 @@ def make_basis(kan: KANConfig) -> Basis:
     return BASES[kan.basis](kan.grid_size, kan.spline_order, kan.grid_range)
 
 
-def make_linear(site: Site, config: ModelConfig) -> nn.Module:
-    """The initialised projection of a site: (..., in) -> (..., out).
-
-    Projections that write into the residual stream start 1/sqrt(2 * n_layer) times smaller, KAN or
-    not, so that the stream keeps its variance with depth (GPT-2, Radford et al. 2019).
-    """
-    wide_in, wide_out = SITE_SHAPES[site]
-    n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
-    shrink = 1 / math.sqrt(2 * config.n_layer) if site in RESIDUAL_SITES else 1.0
-    if site in config.kan.sites:
-        kan = config.kan
-        layer = KANLinear(
+def _make_kan(n_in: int, n_out: int, config: ModelConfig) -> KANLinear:
+    kan = config.kan
+    try:
+        return KANLinear(
             n_in,
             n_out,
             make_basis(kan),
@@ -44,6 +37,21 @@ def make_linear(site: Site, config: ModelConfig) -> nn.Module:
             init=kan.init,
             backend=kan.backend,
         )
+    except ValueError as error:  # a combination that the configuration's own checks let pass
+        raise UsageError(f"--model.kan: {error}") from error
+
+
+def make_linear(site: Site, config: ModelConfig) -> nn.Module:
+    """The initialised projection of a site: (..., in) -> (..., out).
+
+    Projections that write into the residual stream start 1/sqrt(2 * n_layer) times smaller, KAN or
+    not, so that the stream keeps its variance with depth (GPT-2, Radford et al. 2019).
+    """
+    wide_in, wide_out = SITE_SHAPES[site]
+    n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
+    shrink = 1 / math.sqrt(2 * config.n_layer) if site in RESIDUAL_SITES else 1.0
+    if site in config.kan.sites:
+        layer = _make_kan(n_in, n_out, config)
         layer.scale_output(shrink)
         return layer
     linear = nn.Linear(n_in, n_out, bias=config.bias)

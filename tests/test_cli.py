@@ -32,6 +32,7 @@ BAD_SETTINGS = [
     (["--model.kan.spline_order", "6"], "must be 1 to 5"),
     (["--model.kan.grid_range", "[1, -1]"], "--model.kan.grid_range [1.0, -1.0]"),
     (["--model.kan.sites", "[mlp_in, mlp_in]"], "twice"),
+    (["--model.kan.sites", "[mlp_in]", "--model.kan.grid_range", "[20, 30]"], "out of reach"),
     (["--model.kan.sites", "[everything]"], "--model.kan.sites"),
     (["--model.n_layer", "0"], "--model.n_layer 0"),
     (["--model.dropout", "1"], "below 1"),

@@ -1,6 +1,7 @@
 """Sampling: windows, the cache, and draws against Hugging Face's filters."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_window(length: int, block_size: int) -> None:
 def test_the_window_moves_by_half_blocks(block_size: int) -> None:
     """Between moves a cache stays valid: all but one token in half a block come from it."""
     starts = [window_start(length, block_size) for length in range(1, 10 * block_size)]
-    moves = sum(a != b for a, b in zip(starts, starts[1:], strict=False))
+    moves = sum(a != b for a, b in pairwise(starts))
     assert moves <= math.ceil(9 * block_size / max(1, block_size // 2))
 
 

@@ -92,6 +92,9 @@ class KANLinear(nn.Module):
         centred = torch.diag(torch.ones_like(mean)) - torch.outer(mean, mean) / (mean @ mean)
         # Weights s * centred @ N(0, I) give an output of variance n * s^2 * trace(...).
         variance = torch.trace(centred @ second @ centred).item()
+        if variance < 1e-9:
+            grid = f"the grid {self.basis.grid_range} is out of reach of inputs of unit variance"
+            raise ValueError(f'{grid}; move it, or use init="original"')
         self.weight.normal_(std=1 / math.sqrt(self.in_features * variance))
         weight = torch.einsum("lm,omi->oli", centred.to(self.weight), self.weight)
         self.weight.copy_(weight)

@@ -1,5 +1,6 @@
 """KANLinear: what it computes, how it starts, and how it works with the rest of torch."""
 
+import gc
 import math
 import os
 import shutil
@@ -284,6 +285,10 @@ def _distributed_gradient(rank: int, folder: Path) -> None:
     wrapped = nn.parallel.DistributedDataParallel(layer)
     wrapped(x.chunk(2)[rank]).square().mean().backward()
     torch.save([p.grad for p in layer.parameters()], folder / f"gradients-{rank}.pt")
+    # Before the process group: the last to hold it joins gloo's threads, which may want the
+    # interpreter lock that a wrapper's destructor holds, and nobody would move again.
+    del wrapped
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 
