@@ -154,6 +154,9 @@ class OptimConfig:
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
+        if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
+            remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
+            refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)
 
 
 @dataclass(frozen=True)
@@ -220,14 +223,6 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-    def __post_init__(self) -> None:
-        decay_end = self.optim.lr_decay_iters
-        decay_end = self.train.max_iters if decay_end is None else decay_end
-        if self.optim.decay_lr and self.optim.warmup_iters >= decay_end:
-            remedy = f"must be below the end of the decay, {decay_end} iterations; try"
-            remedy = f"{remedy} --optim.warmup_iters {decay_end // 10}"
-            refuse("optim.warmup_iters", self.optim.warmup_iters, remedy)
 
 
 def with_changes(config: Any, **changes: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a run runs on: the device, the dtype that is fast there, memory, and a record of it all."""
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -91,10 +92,12 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
+    if sys.platform == "linux":  # getrusage would count what the parent process held, too
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) * 1024
     import resource  # POSIX only
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def learning_rate_at(step: int, config: OptimConfig, max_iters: int) -> float:
     if not config.decay_lr:
         return config.learning_rate
     end = max_iters if config.lr_decay_iters is None else config.lr_decay_iters
-    progress = min(1.0, (step - config.warmup_iters) / (end - config.warmup_iters))
+    if step >= end:
+        return config.min_lr
+    progress = (step - config.warmup_iters) / (end - config.warmup_iters)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + cosine * (config.learning_rate - config.min_lr)

@@ -32,14 +32,13 @@ BAD_SETTINGS = [
     (["--model.kan.spline_order", "6"], "must be 1 to 5"),
     (["--model.kan.grid_range", "[1, -1]"], "--model.kan.grid_range [1.0, -1.0]"),
     (["--model.kan.sites", "[mlp_in, mlp_in]"], "twice"),
-    (["--model.kan.sites", "[mlp_in]", "--model.kan.grid_range", "[20, 30]"], "out of reach"),
     (["--model.kan.sites", "[everything]"], "--model.kan.sites"),
     (["--model.n_layer", "0"], "--model.n_layer 0"),
     (["--model.dropout", "1"], "below 1"),
     (["--model.dropout", "nan"], "--model.dropout nan"),
     (["--optim.learning_rate", "-1"], "--optim.learning_rate -1"),
     (["--optim.min_lr", "1"], "--optim.learning_rate"),
-    (["--optim.warmup_iters", "5000"], "--optim.warmup_iters 500"),
+    (["--optim.lr_decay_iters", "100"], "above --optim.warmup_iters 100"),
     (["--train.max_iters", "0"], "--train.max_iters 0"),
     (["--train.max_iters", "abc"], "--train.max_iters abc: must be int"),
     (["--optim.kan_weight_decay", "x"], "--optim.kan_weight_decay x: must be float or null"),
@@ -59,6 +58,13 @@ def test_impossible_settings_are_refused_before_anything_is_loaded(flags, words,
     command = ["train", "shakespeare_char_micro", "--out", str(out), "--data.dir", str(tmp_path)]
     assert words in error_line(capsys, *command, *flags, status=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_that_no_input_reaches(tiny_experiment, tmp_path, capsys):
+    flags = ["--model.kan.grid_range", "[20, 30]", "--out", str(tmp_path / "run")]
+    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=2)
+    assert "out of reach" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_changes_reach_nested_fields_and_are_checked():
         (lambda: OptimConfig(weight_decay=math.nan), "weight_decay nan"),
         (lambda: OptimConfig(kan_weight_decay=-1.0), "kan_weight_decay"),
         (lambda: TrainConfig(seed=-1), "seed -1"),
-        (lambda: RunConfig(optim=OptimConfig(lr_decay_iters=50)), "warmup_iters 5"),
+        (lambda: OptimConfig(lr_decay_iters=50), "above --optim.warmup_iters 100"),
     ],
 )
 def test_what_cannot_work_is_refused_in_python_too(make, words):
