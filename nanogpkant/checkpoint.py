@@ -26,8 +26,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nanogpkant.config import RunConfig, load_config, to_yaml
-from nanogpkant.data import CharTokenizer, load_tokenizer
+from nanogpkant.config import DataConfig, RunConfig, load_config, to_yaml
+from nanogpkant.console import bar
+from nanogpkant.data import CharTokenizer, TokenData, ensure, load_tokenizer
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import (
     fsync_folder,
@@ -78,9 +79,6 @@ class RunFolder:
     def index_file(self) -> Path:
         return self.checkpoints / "index.json"
 
-    def exists(self) -> bool:
-        return self.path.exists()
-
     def index(self) -> dict[str, str]:
         """{"best": NAME, "last": NAME}, either missing before the first such checkpoint.
 
@@ -88,12 +86,34 @@ class RunFolder:
             UserError: the index is not what this project writes.
         """
         if not self.index_file.exists():
-            return {}
+            return self._index_of_first_checkpoint()
         index = read_json(self.index_file)
         names = index.values() if isinstance(index, dict) else [None]
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError(f"{self.index_file} does not name checkpoints: it was edited")
         return index
+
+    def _index_of_first_checkpoint(self) -> dict[str, str]:
+        """Killed between its first checkpoint and the index, a run has only the former."""
+        folders = sorted(path.name for path in self.checkpoints.glob("step-*"))
+        if len(folders) > 1:
+            remedy = 'put it back, or write {"last": "' + folders[-1] + '"} into it'
+            raise UserError(
+                f"{self.index_file} is missing beside {len(folders)} checkpoints: {remedy}"
+            )
+        return {"last": folders[0]} if folders else {}
+
+    def data_fingerprint(self) -> str:
+        """Identifies the data that the run was trained on.
+
+        Raises:
+            UserError: environment.json does not say.
+        """
+        environment = read_json(self.environment_file)
+        fingerprint = environment.get("data_fingerprint") if isinstance(environment, dict) else None
+        if not isinstance(fingerprint, str):
+            raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
+        return fingerprint
 
 
 def open_run(path: Path) -> RunFolder:
@@ -144,8 +164,11 @@ def remove_run(path: Path) -> None:
         raise UsageError(
             f"--overwrite: {path} is not a run folder; remove it yourself, or use --out"
         )
+    doomed = path.with_name(f".{path.name}.removed")
     with writing(path):
-        shutil.rmtree(path)
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)  # killed from here on, no half run is left under its name
+        shutil.rmtree(doomed)
 
 
 def save_checkpoint(
@@ -169,16 +192,18 @@ def save_checkpoint(
     """
     folder = run.checkpoints / f"step-{step:06d}"
     draft = run.checkpoints / f".{folder.name}.tmp"
+    index = run.index() | {"last": folder.name} | ({"best": folder.name} if is_best else {})
     with writing(folder):
         try:
             draft.mkdir(parents=True)
             _write_files(draft, step, weights, training)
+            if folder.exists():  # left by a kill before the index named it
+                shutil.rmtree(folder)
             draft.rename(folder)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         fsync_folder(run.checkpoints)
-    index = run.index() | {"last": folder.name} | ({"best": folder.name} if is_best else {})
     write_json(run.index_file, index)
     remove_stray_checkpoints(run, keep_every)
 
@@ -224,7 +249,8 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     """Find and verify a checkpoint.
 
     Args:
-        which: "best", "last", or the name of a checkpoint's folder, such as step-000250.
+        which: "best", "last", or the name of a checkpoint's folder, such as step-000250. A run that
+            was stopped before an evaluation could call one the best gives its last.
 
     Raises:
         UserError: there is none, or a file of it is missing or not the one that was saved.
@@ -232,10 +258,11 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     index = run.index()
     if not index:
         raise UserError(f"{run.path} has no checkpoint yet: it was stopped before the first one")
-    folder = run.checkpoints / index.get(which, which)
-    if not folder.is_dir():
-        have = ", ".join(sorted(p.name for p in run.checkpoints.glob("step-*")))
-        raise UserError(f"{run.path} has no checkpoint {which}; it has best, last, {have}")
+    name = index["last"] if which == "best" and "best" not in index else index.get(which, which)
+    folder = run.checkpoints / name
+    if Path(name).name != name or not folder.is_dir():
+        have = ", ".join([*index, *sorted(p.name for p in run.checkpoints.glob("step-*"))])
+        raise UserError(f"{run.path} has no checkpoint {which}; it has {have}")
     manifest = read_json(folder / MANIFEST)
     try:
         step, hashes = int(manifest["step"]), dict(manifest["sha256"])
@@ -297,6 +324,29 @@ def load_model(path: Path, which: str = "best", device: torch.device | str = "cp
     return TrainedModel(model.to(device).eval(), tokenizer, config, checkpoint.step)
 
 
+def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
+    """The data that a run was trained on; the text that it was made from may be gone.
+
+    Raises:
+        UserError: it is missing, damaged, or no longer the same.
+    """
+    folder = Path(options.dir) / options.dataset
+    if not folder.exists():
+        folder = prepare_data(options)
+    data = TokenData.open(folder)
+    if data.fingerprint != run.data_fingerprint():
+        remedy = "restore that data, or train a new run on this"
+        raise UserError(f"{run.path} was trained on other data than {folder} holds: {remedy}")
+    return data
+
+
+def prepare_data(options: DataConfig) -> Path:
+    """The folder of a configuration's dataset, prepared first where that needs no network."""
+    file = None if options.file is None else Path(options.file)
+    with bar(f"preparing {options.dataset}", "bytes") as progress:
+        return ensure(options.dataset, Path(options.dir), file, progress)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; a last row that a kill cut short is left out.
 
@@ -306,11 +356,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows, lines = [], read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number} is not JSON: the file was damaged") from error
+        if not isinstance(row, dict) or not {"step", "split"} <= row.keys():
+            raise UserError(f"{path}, line {number} is not a row of metrics: the file was edited")
+        rows.append(row)
     return rows
 
 

@@ -24,6 +24,10 @@ from nanogpkant.presets import load_preset, preset_names
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+# What torch says where a tensor does not fit.
+TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 bad usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -31,13 +35,19 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     # Text in and out is UTF-8, whatever the terminal's locale says.
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8")
+        if stream is not None:  # closed by whoever started us
+            stream.reconfigure(encoding="utf-8")
     try:
         return dispatch(arguments) or 0
-    except (UserError, argparse.ArgumentError, KeyboardInterrupt, BrokenPipeError) as error:
+    except (UserError, argparse.ArgumentError, KeyboardInterrupt, OSError) as error:
         if debug:
             raise
         return explain(error)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or TOO_LARGE.search(str(error))):
+            raise
+        note("error: out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
+        return UserError.exit_status
 
 
 def explain(error: BaseException) -> int:
@@ -49,6 +59,8 @@ def explain(error: BaseException) -> int:
         note("stopped")
         return 1
     note("error: " + in_plain_words(str(error)))
+    if isinstance(error, OSError):
+        return UserError.exit_status
     return error.exit_status if isinstance(error, UserError) else UsageError.exit_status
 
 
@@ -152,7 +164,8 @@ def train(arguments: list[str]) -> None:
         report(options, {"split": "val", **result}, describe_evaluation(result))
         return
     summary = train(config, out, options.resume, options.overwrite)
-    words = f"best validation loss {summary['best_val_loss']:.4f} after {summary['step']} steps"
+    loss = summary["best_val_loss"] or summary["val_loss"]
+    words = f"best validation loss {loss:.4f} after {summary['step']} steps"
     report(options, summary, f"{words}, {summary['seconds']:.0f} s; the run is in {out}")
 
 

@@ -27,6 +27,12 @@ def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
     raise UsageError(f"--{flag} {value}: {remedy}")
 
 
+def check_seed(seed: int, flag: str = "seed") -> None:
+    """Refuse a seed that some random stream cannot take."""
+    if not 0 <= seed < 2**31:
+        refuse(flag, seed, "must be 0 to 2147483647")
+
+
 def _at_least(section: str, config: Any, **minima: float) -> None:
     for name, least in minima.items():
         value = getattr(config, name)
@@ -72,7 +78,7 @@ class KANConfig:
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
         low, high = self.grid_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not (math.isfinite(high - low) and low < high):
             value = f"[{low}, {high}]"
             refuse("model.kan.grid_range", value, "the first number must be below the second")
         if len(set(self.sites)) != len(self.sites):
@@ -194,7 +200,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
-        _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0, seed=0)
+        _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
+        check_seed(self.seed, "train.seed")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
             refuse("train.keep_every", self.keep_every, remedy)
@@ -278,7 +285,7 @@ def load_config(path: Path) -> RunConfig:
     """
     try:
         values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is not a YAML file: {reason}") from error
     try:

@@ -18,7 +18,7 @@ from nanogpkant.errors import UsageError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, flag: str = "--train.device") -> torch.device:
     """The device that a name stands for; "auto" is CUDA, else MPS, else the CPU.
 
     Raises:
@@ -33,27 +33,27 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--train.device {name}: must be auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"{flag} {name}: must be auto, cpu, cuda, cuda:N or mps")
     present = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }[device.type]
     if not present:
-        raise UsageError(f"--train.device {name}: this machine has none; use --train.device cpu")
+        raise UsageError(f"{flag} {name}: this machine has none; use {flag} cpu")
     if (device.index or 0) >= present:
-        raise UsageError(f"--train.device {name}: this machine has {present}, counted from 0")
+        raise UsageError(f"{flag} {name}: this machine has {present}, counted from 0")
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> str:
+def resolve_dtype(name: str, device: torch.device, flag: str = "--train.dtype") -> str:
     """The dtype that "auto" stands for on a device: bfloat16 where it is fast, else float32.
 
     Raises:
         UsageError: float16 off CUDA, where nothing scales its gradients.
     """
     if name == "float16" and device.type != "cuda":
-        raise UsageError(f"--train.dtype float16: not on {device.type}; use bfloat16 or float32")
+        raise UsageError(f"{flag} float16: not on {device.type}; use bfloat16 or float32")
     if name != "auto":
         return name
     if device.type == "cuda":

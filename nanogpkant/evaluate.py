@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpkant.checkpoint import load_model
+from nanogpkant.checkpoint import load_model, open_run, open_run_data
+from nanogpkant.config import check_seed
 from nanogpkant.console import bar
-from nanogpkant.data import Batches, TokenData, blocks, ensure
+from nanogpkant.data import Batches, blocks, check_length
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.model import GPT
@@ -105,16 +106,16 @@ def evaluate_run(
         raise UsageError(f"--batch_size {batch_size}: must be at least 1")
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
-    device = resolve_device(device_name)
-    dtype = DTYPES[resolve_dtype(dtype_name, device)]
+    check_seed(seed)
+    device = resolve_device(device_name, "--device")
+    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
     trained = load_model(path, which, device)
-    options = trained.config.data
-    file = None if options.file is None else Path(options.file)
-    data = TokenData.open(ensure(options.dataset, Path(options.dir), file))
+    data = open_run_data(open_run(path), trained.config.data)
     if data.tokenizer != trained.tokenizer:
         remedy = "restore the data that the run was trained on"
-        raise UserError(f"{options.dataset} has another vocabulary than {path}: {remedy}")
+        raise UserError(f"{data.folder} has another vocabulary than {path}: {remedy}")
     tokens = data.split(split)
+    check_length(tokens, trained.config.model.block_size, split)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         if random_batches:
             return estimate(trained.model, tokens, batch_size, random_batches, seed)

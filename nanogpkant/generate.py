@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.checkpoint import load_model
+from nanogpkant.config import check_seed
 from nanogpkant.data import CharTokenizer
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError
@@ -59,8 +60,8 @@ def sample_run(
     """
     if samples < 1:
         raise UsageError(f"--samples {samples}: must be at least 1")
-    device = resolve_device(device_name)
-    dtype = DTYPES[resolve_dtype(dtype_name, device)]
+    device = resolve_device(device_name, "--device")
+    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
     trained = load_model(path, which, device)
     decode = trained.tokenizer.decode
     prompt = start_of_text(trained.tokenizer) if prompt is None else prompt
@@ -129,6 +130,7 @@ def generate(
         UsageError: a setting out of its range, or an empty prompt.
     """
     _check(prompt, max_new_tokens, temperature, top_k, top_p)
+    check_seed(seed)
     random = torch.Generator(device=prompt.device).manual_seed(seed)
     weight = model.tokens.weight
     cache = Cache(model.config, prompt.shape[0], weight.device, weight.dtype) if use_cache else None
@@ -154,7 +156,8 @@ def draw(
     """Draw one token a row: (B, V) logits -> (B,) ids."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    # The largest becomes 0 first, so that no temperature is too low to divide by.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

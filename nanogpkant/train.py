@@ -26,6 +26,8 @@ from nanogpkant.checkpoint import (
     load_model,
     load_weights,
     open_run,
+    open_run_data,
+    prepare_data,
     read_metrics,
     remove_run,
     remove_stray_checkpoints,
@@ -34,11 +36,11 @@ from nanogpkant.checkpoint import (
 )
 from nanogpkant.config import RunConfig, save_config, with_changes
 from nanogpkant.console import Interrupt, StepProgress, note, warn
-from nanogpkant.data import Batches, TokenData, check_length, ensure, load_tokenizer
+from nanogpkant.data import Batches, TokenData, check_length, load_tokenizer
 from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dtype, synchronize
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.evaluate import Evaluation, evaluate
-from nanogpkant.files import read_json, write_atomic, writing
+from nanogpkant.files import write_atomic, writing
 from nanogpkant.generate import generate, start_of_text
 from nanogpkant.model import GPT
 from nanogpkant.nonfinite import first_nonfinite
@@ -95,11 +97,11 @@ def train(
     """
     if out.exists() and not (resume or overwrite):
         raise UsageError(f"{out} exists; --resume continues it, --overwrite replaces it")
-    config, device, accelerator, data = open_all(config, out)
-    model = make_model(config, data)
+    config, device, accelerator, data = open_all(config, out, resume)
+    model = make_model(config, data, out if resume else None)
     optimizer = make_optimizer(model.to(device), config.optim)
     if resume:
-        run, state = continue_run(config, out, data, model, optimizer)
+        run, state = continue_run(config, out, model, optimizer)
     else:
         if overwrite:
             remove_run(out)
@@ -122,7 +124,9 @@ def train(
         write_samples(run, config.train.sample_tokens, config.train.seed, device)
     return {
         "run": str(out),
-        **asdict(state),
+        "step": state.step,
+        "best_val_loss": state.best_val_loss if state.best_val_loss < math.inf else None,
+        "val_loss": state.val_loss,
         "seconds": round(state.seconds, 3),
         "peak_memory_bytes": peak_memory(device),
         "finished": finished,
@@ -138,13 +142,15 @@ def fit(s: Session) -> None:
     with StepProgress(state.step, options.max_iters) as progress, Interrupt() as interrupt:
         if state.step == 0:
             validate(s, progress)
+            state.best_val_loss = math.inf  # the start is no checkpoint, so it cannot be the best
         while state.step < options.max_iters and not interrupt.asked:
             is_last = state.step + 1 == options.max_iters
             is_logged = is_last or (state.step + 1) % options.log_interval == 0
 
             started = time.perf_counter()
             row = train_step(s, is_logged)
-            if is_logged:
+            is_evaluated = is_last or (state.step + 1) % options.eval_interval == 0
+            if is_logged or is_evaluated:
                 synchronize(s.device)
             state.seconds += time.perf_counter() - started
             state.step += 1
@@ -157,14 +163,12 @@ def fit(s: Session) -> None:
                 log(s, "train", row)
                 progress.show_training(row["loss"], row["lr"], row["tokens_per_second"])
 
-            is_evaluated = is_last or state.step % options.eval_interval == 0
             is_best = is_evaluated and validate(s, progress)
-            wanted = is_best or is_last or (is_evaluated and options.always_save)
+            is_kept = options.keep_every > 0 and state.step % options.keep_every == 0
+            wanted = is_best or is_last or is_kept or (is_evaluated and options.always_save)
             if wanted or interrupt.asked:
                 progress.update(state.step, doing="saving")
-                training = asdict(state) | {"optimizer": s.optimizer.state_dict()}
-                weights = s.model.state_dict()
-                save_checkpoint(s.run, state.step, weights, training, is_best, options.keep_every)
+                save(s, is_best)
 
 
 def train_step(s: Session, is_logged: bool) -> dict[str, float]:
@@ -210,13 +214,23 @@ def validate(s: Session, progress: StepProgress) -> bool:
     return is_best
 
 
+def save(s: Session, is_best: bool) -> None:
+    """Save a checkpoint of where the run stands, unless its weights have gone bad unnoticed."""
+    weights = s.model.state_dict()
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise not_finite(s, "a weight is not finite", *s.batches.batch(0, s.device))
+    training = asdict(s.state) | {"optimizer": s.optimizer.state_dict()}
+    keep_every = s.config.train.keep_every
+    save_checkpoint(s.run, s.state.step, weights, training, is_best, keep_every)
+
+
 def evaluate_start(config: RunConfig, out: Path, resume: bool = False) -> Evaluation:
     """For ``train.eval_only``: how good the model is that training would start from.
 
     Nothing is written. With ``resume`` that model is the last checkpoint of the run in ``out``.
     """
-    config, device, accelerator, data = open_all(config, out)
-    model = make_model(config, data)
+    config, device, accelerator, data = open_all(config, out, resume)
+    model = make_model(config, data, out if resume else None)
     if resume:
         load_weights(model, load_checkpoint(open_run(out), "last"))
     model = accelerator.prepare(model.to(device))
@@ -224,15 +238,17 @@ def evaluate_start(config: RunConfig, out: Path, resume: bool = False) -> Evalua
 
 
 def open_all(
-    config: RunConfig, out: Path
+    config: RunConfig, out: Path, resume: bool = False
 ) -> tuple[RunConfig, torch.device, Accelerator, TokenData]:
     """Find the device, the dtype and the data; returns the config with the dtype filled in."""
     device = resolve_device(config.train.device)
     dtype = resolve_dtype(config.train.dtype, device)
     config = with_changes(config, **{"train.dtype": dtype})
     accelerator = make_accelerator(config, device, out)
-    file = None if config.data.file is None else Path(config.data.file)
-    data = TokenData.open(ensure(config.data.dataset, Path(config.data.dir), file))
+    if resume:
+        data = open_run_data(open_run(out), config.data)
+    else:
+        data = TokenData.open(prepare_data(config.data))
     check_length(data.train, config.model.block_size, "train")
     check_length(data.val, config.model.block_size, "val")
     return config, device, accelerator, data
@@ -280,42 +296,53 @@ def start_trackers(accelerator: Accelerator, config: RunConfig, run: RunFolder) 
     accelerator.init_trackers(config.tracking.project, flat, {"wandb": wandb})
 
 
-def make_model(config: RunConfig, data: TokenData) -> GPT:
-    """The model that training starts from: fresh weights, or those of ``train.init_from``."""
+def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) -> GPT:
+    """The model that training starts from: fresh weights, or those of ``train.init_from``.
+
+    The latter are not needed to resume a run that has a checkpoint of its own.
+    """
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
-    if config.train.init_from != "scratch":
+    has_own_weights = resumed is not None and open_run(resumed).index()
+    if config.train.init_from != "scratch" and not has_own_weights:
         source = open_run(Path(config.train.init_from))
         if load_tokenizer(source.tokenizer_file) != data.tokenizer:
             remedy = "its vocabulary is not that of --data.dataset; train from scratch"
             raise UserError(f"--train.init_from {source.path}: {remedy}")
-        load_weights(model, load_checkpoint(source, "best"))
+        try:
+            load_weights(model, load_checkpoint(source, "best"))
+        except UserError as error:
+            raise UserError(
+                f"--train.init_from {source.path} with this --model: {error}"
+            ) from error
     return model
 
 
 def continue_run(
-    config: RunConfig, out: Path, data: TokenData, model: GPT, optimizer: torch.optim.Optimizer
+    config: RunConfig, out: Path, model: GPT, optimizer: torch.optim.Optimizer
 ) -> tuple[RunFolder, State]:
     """Put a run's last checkpoint into model and optimiser; without one, start it again.
 
     What was logged after that checkpoint is taken off metrics.jsonl: it will be logged again.
 
     Raises:
-        UserError: no such run, a damaged checkpoint, or other data than the run began with.
+        UserError: no such run, or a damaged checkpoint.
     """
     run = open_run(out)
-    began_with = read_json(run.environment_file).get("data_fingerprint")
-    if began_with != data.fingerprint:
-        remedy = "restore that data, or start a new run with --out"
-        raise UserError(f"{out} was trained on other data than {config.data.dataset}: {remedy}")
     state = State()
     if run.index():
         checkpoint = load_checkpoint(run, "last")
         load_weights(model, checkpoint)
         training = checkpoint.training()
+        configured = [(g["weight_decay"], g["betas"]) for g in optimizer.param_groups]
         optimizer.load_state_dict(training.pop("optimizer"))
+        for group, (weight_decay, betas) in zip(optimizer.param_groups, configured, strict=True):
+            group.update(weight_decay=weight_decay, betas=betas)  # as now asked for, not as saved
         state = State(**training)
     remove_stray_checkpoints(run, config.train.keep_every)
+    if not run.metrics_file.exists():
+        warn(f"{run.metrics_file} is gone: going on with an empty one")
+        write_metrics(run.metrics_file, [])
     rows = read_metrics(run.metrics_file)
     kept = [row for row in rows if row["step"] <= state.step] if state.step else []
     write_metrics(run.metrics_file, kept)

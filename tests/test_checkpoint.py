@@ -164,7 +164,8 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint(run: Path, monkeypatch,
     assert not list(run.rglob("*.tmp*"))
 
 
-def test_killed_between_the_rename_and_the_index(run: Path, tiny_experiment, monkeypatch):
+@pytest.mark.parametrize("keep_every", [0, 4])
+def test_killed_between_the_rename_and_the_index(run, tiny_experiment, monkeypatch, keep_every):
     """A whole checkpoint that the index does not name yet is set aside, and made again."""
     before = last(run)
     real_write_json = ckpt.write_json
@@ -176,6 +177,7 @@ def test_killed_between_the_rename_and_the_index(run: Path, tiny_experiment, mon
 
     monkeypatch.setattr(ckpt, "write_json", killed)
     flags = ["--resume", "--train.max_iters", "16", "--out", str(run)]
+    flags += ["--train.keep_every", str(keep_every)]
     assert main(["train", str(tiny_experiment), *flags]) == 1
     assert (run / "checkpoints" / "step-000016").is_dir()
     monkeypatch.undo()
@@ -201,3 +203,38 @@ def test_loading_folds_the_spline_scale(tiny_run: Path):
     assert not any("spline_scale" in name for name, _ in trained.model.named_parameters())
     rows = [r for r in ckpt.read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
     assert trained.step == min(rows, key=lambda r: r["loss"])["step"]
+
+
+def test_an_index_that_is_gone_costs_no_checkpoint(run: Path, tiny_experiment, capsys):
+    """One checkpoint without an index is a kill at the first save; several are left alone."""
+    flags = ["--resume", "--train.max_iters", "16", "--out", str(run)]
+    (run / "checkpoints" / "index.json").unlink()
+    shutil.copytree(run / "checkpoints" / "step-000012", run / "checkpoints" / "step-000008")
+    assert main(["train", str(tiny_experiment), *flags]) == 1
+    assert "index.json is missing" in capsys.readouterr().err
+    assert (run / "checkpoints" / "step-000012").is_dir()
+    shutil.rmtree(run / "checkpoints" / "step-000008")
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    assert last(run).name == "step-000016"
+
+
+def test_a_run_without_a_best_gives_its_last(run: Path):
+    (run / "checkpoints" / "index.json").write_text('{"last": "step-000012"}', encoding="utf-8")
+    assert load_checkpoint(open_run(run), "best").step == 12
+
+
+def test_metrics_that_are_gone_or_edited(run: Path, tiny_experiment, capsys):
+    flags = ["--resume", "--train.max_iters", "14", "--out", str(run)]
+    (run / "metrics.jsonl").write_text("5\n", encoding="utf-8")
+    assert main(["train", str(tiny_experiment), *flags]) == 1
+    assert "line 1 is not a row" in capsys.readouterr().err
+    (run / "metrics.jsonl").unlink()
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    assert ckpt.read_metrics(run / "metrics.jsonl")[0]["step"] == 13
+
+
+def test_eval_notices_other_data(run: Path, capsys):
+    (run / "environment.json").write_text('{"data_fingerprint": "x"}', encoding="utf-8")
+    assert "other data" in error_of(run, capsys)
+    (run / "environment.json").write_text("[]", encoding="utf-8")
+    assert "data_fingerprint" in error_of(run, capsys)

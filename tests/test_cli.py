@@ -45,6 +45,8 @@ BAD_SETTINGS = [
     (["--train.dtype", "float8"], "train.dtype"),
     (["--train.dtype", "float16", "--train.device", "cpu"], "float16"),
     (["--train.device", "toaster"], "must be auto, cpu, cuda"),
+    (["--train.seed", "5000000000"], "--train.seed 5000000000"),
+    (["--model.kan.grid_range", "[-1e308, 1e308]"], "--model.kan.grid_range"),
     (["--train.keep_every", "100"], "multiple of --train.eval_interval 250"),
     (["--model.n_embdd", "3"], "did you mean --model.n_embd?"),
     (["--n_embd", "3"], "did you mean --model.n_embd?"),
@@ -58,6 +60,12 @@ def test_impossible_settings_are_refused_before_anything_is_loaded(flags, words,
     command = ["train", "shakespeare_char_micro", "--out", str(out), "--data.dir", str(tmp_path)]
     assert words in error_line(capsys, *command, *flags, status=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_no_memory_holds(tiny_experiment, tmp_path, capsys):
+    flags = ["--model.n_embd", "6000000000000", "--out", str(tmp_path / "run")]
+    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=1)
+    assert "out of memory: lower --train.batch_size" in line
 
 
 def test_a_grid_that_no_input_reaches(tiny_experiment, tmp_path, capsys):
@@ -81,6 +89,7 @@ def test_a_grid_that_no_input_reaches(tiny_experiment, tmp_path, capsys):
         ("model: {kan: {grid_range: [1]}}", "--model.kan.grid_range"),
         ("model: {init: xavier}", "must be one of gpt2, fan_in"),
         ("a: [", "not a YAML file"),
+        ("about: 2024-13-45", "not a YAML file"),
         ("model: {n_embd: 7, n_head: 2}", "multiple of --model.n_head"),
         ("!!python/object/apply:os.system ['touch hacked']", "not a YAML file"),
     ],
@@ -265,6 +274,8 @@ def test_sample_writes_json_or_streams(tiny_run, tmp_path, capsys):
         (["--top_k", "0"], "--top_k 0", 2),
         (["--top_p", "1.5"], "--top_p 1.5", 2),
         (["--tokens", "0"], "--tokens 0", 2),
+        (["--seed", "99999999999999999999"], "--seed", 2),
+        (["--checkpoint", "../.."], "no checkpoint ../..", 1),
         (["--samples", "0"], "--samples 0", 2),
         (["--checkpoint", "step-000005"], "no checkpoint step-000005", 1),
         (["--dtype", "float16", "--device", "cpu"], "float16", 2),
@@ -278,6 +289,21 @@ def test_bad_sampling_settings(tiny_run, capsys, flags, words, status):
 @pytest.mark.parametrize("flags", [["--batch_size", "0"], ["--random_batches", "-1"]])
 def test_bad_evaluation_settings(tiny_run, capsys, flags):
     assert flags[0] in error_line(capsys, "eval", str(tiny_run), *flags, status=2)
+
+
+def test_any_temperature_above_zero_can_be_divided_by(tiny_run):
+    assert main(["sample", str(tiny_run), "--tokens", "5", "--temperature", "1e-45"]) == 0
+
+
+def test_a_plot_is_a_png(tiny_run, tmp_path, capsys):
+    command = ["compare", str(tiny_run), "--plot", str(tmp_path / "plot.xyz")]
+    assert main(command) == 2
+    assert "ends in .png" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_system_takes(tiny_experiment, tmp_path, capsys):
+    out = str(tmp_path / ("x" * 300))
+    assert "xxx" in error_line(capsys, "train", str(tiny_experiment), "--out", out, status=1)
 
 
 def test_prepare_reports_what_it_made(corpus, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from nanogpkant.checkpoint import load_model, read_metrics
 from nanogpkant.cli import main
-from nanogpkant.compare.table import compare_runs, markdown, table
+from nanogpkant.compare.table import compare_runs, table
 
 
 @pytest.fixture
@@ -30,13 +30,12 @@ def test_the_rows_are_what_the_runs_say(tiny_run, other_run):
     assert row["parameters"] == counted + 2 * 2 * 16 * 64
 
 
-def test_the_tables_hold_every_run_and_column(tiny_run, other_run):
+def test_the_table_holds_every_run_and_column(tiny_run, other_run):
     rows = compare_runs([tiny_run, other_run])
-    for text in (table(rows), markdown(rows)):
-        assert "tiny" in text
-        assert "other" in text
-        assert f"{rows[0]['best_val_loss']:.4f}" in text
-    assert len({line.count("|") for line in markdown(rows).splitlines()}) == 1
+    text = table(rows)
+    assert "tiny" in text
+    assert "other" in text
+    assert text.count(f"{rows[0]['best_val_loss']:.4f}") >= 2
 
 
 def test_compare_prints_json_or_a_table_and_plots(tiny_run, other_run, tmp_path, capsys):

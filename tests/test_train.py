@@ -327,3 +327,51 @@ def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch, c
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r")]) == 2
     assert "one process" in capsys.readouterr().err
+
+
+def test_a_run_that_never_improves_is_still_whole(tiny_experiment, tmp_path, capsys):
+    """With no learning the start is never beaten, and no checkpoint of it exists: last is best."""
+    flags = ["--optim.learning_rate", "0", "--optim.min_lr", "0", "--out", str(tmp_path / "r")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    assert main(["sample", str(tmp_path / "r"), "--tokens", "3"]) == 0
+
+
+def test_resume_takes_new_optimiser_settings(tiny_run, tiny_experiment, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_run, copy)
+    flags = ["--optim.weight_decay", "0.7", "--optim.beta2", "0.5", "--train.max_iters", "13"]
+    assert main(["train", str(tiny_experiment), "--resume", "--out", str(copy), *flags]) == 0
+    groups = load_checkpoint(open_run(copy), "last").training()["optimizer"]["param_groups"]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.7, 0.7]
+    assert all(group["betas"] == (0.9, 0.5) for group in groups)
+
+
+def test_a_run_outlives_what_it_was_made_from(tiny_run, tiny_experiment, corpus, tmp_path, capsys):
+    """The run that it started from, and the text file, may go: it has weights and tokens."""
+    parent, text = tmp_path / "parent", tmp_path / "text.txt"
+    shutil.copytree(tiny_run, parent)
+    shutil.copy(corpus, text)
+    data = ["--data.dataset", "text", "--data.file", str(text), "--data.dir", str(tmp_path / "d")]
+    out = ["--out", str(tmp_path / "r")]
+    flags = ["--train.init_from", str(parent), *data, *out]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    shutil.rmtree(parent)
+    text.unlink()
+    resume = ["--resume", "--train.max_iters", "14"]
+    assert main(["train", str(tiny_experiment), *resume, *out]) == 0
+    assert main(["eval", str(tmp_path / "r")]) == 0
+
+
+def test_keep_every_holds_without_always_save(tiny_experiment, tmp_path):
+    flags = [
+        "--train.always_save",
+        "false",
+        "--train.keep_every",
+        "4",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    flags += ["--optim.learning_rate", "0", "--optim.min_lr", "0"]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    kept = {p.name for p in (tmp_path / "r" / "checkpoints").glob("step-*")}
+    assert kept == {"step-000004", "step-000008", "step-000012"}

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nanogpkant.checkpoint import open_run, read_metrics
+from nanogpkant.errors import UsageError
 from nanogpkant.files import writing
 
 
@@ -13,7 +14,10 @@ def plot_curves(paths: list[Path], out: Path) -> None:
 
     Raises:
         UserError: a folder that is not a run, or a file that cannot be written.
+        UsageError: the file is not called .png.
     """
+    if out.suffix != ".png":
+        raise UsageError(f"--plot {out}: name a file that ends in .png")
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for path in paths:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nanogpkant.checkpoint import open_run, read_metrics
@@ -14,7 +15,6 @@ from nanogpkant.console import warn
 from nanogpkant.counting import count
 from nanogpkant.data import load_tokenizer
 from nanogpkant.errors import UserError
-from nanogpkant.files import read_json
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _row(path: Path) -> dict[str, Any]:
         "seconds": last["seconds"],
         "tokens_per_second": tokens / last["seconds"] if last["seconds"] else 0.0,
         "peak_memory_bytes": max(row["memory_bytes"] for row in metrics),
-        "data_fingerprint": read_json(run.environment_file).get("data_fingerprint"),
+        "data_fingerprint": run.data_fingerprint(),
     }
 
 
@@ -91,19 +91,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     grid = Table(box=None, pad_edge=False)
     grid.add_column("")
     for row in rows:
-        grid.add_column(row["run"], justify="right")
+        grid.add_column(escape(row["run"]), justify="right")
     for column in COLUMNS[1:]:
         grid.add_row(column.heading, *(_written(column, row) for row in rows))
     console = Console(file=io.StringIO(), width=40 + 40 * len(rows))
     console.print(grid)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, a run a line."""
-    lines = [[column.heading for column in COLUMNS], ["---"] * len(COLUMNS)]
-    lines += [[_written(column, row) for column in COLUMNS] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _written(column: Column, row: dict[str, Any]) -> str:
