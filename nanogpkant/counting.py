@@ -5,11 +5,11 @@ the full block; a KAN projection with M features an input costs M times the plai
 costs three times the forward pass: the backward pass has two products for each one forward.
 """
 
+import math
 from dataclasses import dataclass
 
 from nanogpkant.config import SITES, ModelConfig, Site
-from nanogpkant.kan.basis import feature_count
-from nanogpkant.projection import SITE_SHAPES, make_basis
+from nanogpkant.projection import SITE_SHAPES, features_at
 
 SHAKESPEARE_CHARACTERS = 65  # the vocabulary that presets are counted with
 
@@ -50,6 +50,9 @@ def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:
     wide_in, wide_out = SITE_SHAPES[site]
     n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
     kan = config.kan
-    features = feature_count(make_basis(kan), kan.base) if site in kan.sites else 1
-    per_edge = features + (kan.spline_scale and site in kan.sites)
-    return per_edge * n_in * n_out + config.bias * n_out, 2 * features * n_in * n_out
+    if site not in kan.sites:
+        return n_in * n_out + config.bias * n_out, 2 * n_in * n_out
+    features = features_at(site, kan)
+    shared = math.prod(features.coefficient_shape or (0,))
+    parameters = (features.size + kan.spline_scale) * n_in * n_out + config.bias * n_out + shared
+    return parameters, 2 * features.size * n_in * n_out

@@ -10,22 +10,38 @@ from nanogpkant.kan import KANLinear
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
-    """Split the parameters by weight decay: plain matrices, KAN weights, and everything else.
+    """Split the parameters by weight decay and learning rate.
 
+    Four groups: plain matrices, KAN weights, functions that KAN edges share, and everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
-    weight that is, and decaying both would decay their product twice.
+    weight that is, and decaying both would decay their product twice. ``lr_factor`` is what the
+    scheduled learning rate is multiplied by.
     """
+    layers = [m for m in model.modules() if isinstance(m, KANLinear)]
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    kan = [m.weight for m in model.modules() if isinstance(m, KANLinear)]
-    decayed = {id(p) for p in matrices + kan}
-    others = [p for p in model.parameters() if id(p) not in decayed]
+    kan = [layer.weight for layer in layers]
+    functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
+    grouped = {id(p) for p in matrices + kan + functions}
+    others = [p for p in model.parameters() if id(p) not in grouped]
     kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay
+
+    def group(params: list, weight_decay: float, rate: float | None = None) -> dict:
+        factor = 1.0 if rate is None or not config.learning_rate else rate / config.learning_rate
+        return {"params": params, "weight_decay": weight_decay, "lr_factor": factor}
+
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": kan, "weight_decay": kan_decay},
-        {"params": others, "weight_decay": 0.0},
+        group(matrices, config.weight_decay),
+        group(kan, kan_decay, config.kan_learning_rate),
+        group(functions, config.function_weight_decay, config.function_learning_rate),
+        group(others, 0.0),
     ]
-    return [group for group in groups if group["params"]]
+    return [each for each in groups if each["params"]]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its multiple of the scheduled rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -6,8 +6,9 @@ from torch import nn
 
 from nanogpkant.config import KANConfig, ModelConfig, Site
 from nanogpkant.errors import UsageError
-from nanogpkant.kan import BASES, KANLinear
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear, Rational
 from nanogpkant.kan.basis import Basis
+from nanogpkant.kan.shared import share
 
 # How many inputs and outputs a projection has, in units of n_embd.
 SITE_SHAPES: dict[Site, tuple[int, int]] = {
@@ -19,22 +20,47 @@ SITE_SHAPES: dict[Site, tuple[int, int]] = {
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
 
 
-def make_basis(kan: KANConfig) -> Basis:
-    return BASES[kan.basis](kan.grid_size, kan.spline_order, kan.grid_range)
+def make_basis(kan: KANConfig) -> Basis | Rational:
+    """What the functions of a KAN layer are made of."""
+    bases = {
+        "bspline": lambda: BSpline(
+            kan.grid_size, kan.spline_order, kan.grid_range, outside=kan.outside
+        ),
+        "hat": lambda: BSpline(kan.grid_size, 1, kan.grid_range, outside=kan.outside),
+        "rbf": lambda: RBF(kan.grid_size, kan.grid_range),
+        "chebyshev": lambda: Chebyshev(kan.degree),
+        "fourier": lambda: Fourier(kan.degree),
+        "rational": lambda: Rational(kan.degree),
+    }
+    return bases[kan.basis]()
 
 
-def _make_kan(n_in: int, n_out: int, config: ModelConfig) -> KANLinear:
+def base_at(site: Site, kan: KANConfig) -> str:
+    """The base function of a site's edges."""
+    if kan.base == "gpt":
+        return "gelu" if site == "mlp_out" else "identity"
+    return kan.base
+
+
+def features_at(site: Site, kan: KANConfig) -> Features:
+    """The features of a site's inputs, where it is KAN."""
+    return Features(share(make_basis(kan), kan.share), base_at(site, kan))
+
+
+def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLinear:
     kan = config.kan
     try:
         return KANLinear(
             n_in,
             n_out,
             make_basis(kan),
-            base=kan.base,
+            base=base_at(site, kan),
             bias=config.bias,
+            share=kan.share,
             prenorm=kan.prenorm,
             spline_scale=kan.spline_scale,
             init=kan.init,
+            dropout=kan.dropout,
             backend=kan.backend,
         )
     except ValueError as error:  # a combination that the configuration's own checks let pass
@@ -51,7 +77,7 @@ def make_linear(site: Site, config: ModelConfig) -> nn.Module:
     n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
     shrink = 1 / math.sqrt(2 * config.n_layer) if site in RESIDUAL_SITES else 1.0
     if site in config.kan.sites:
-        layer = _make_kan(n_in, n_out, config)
+        layer = _make_kan(site, n_in, n_out, config)
         layer.scale_output(shrink)
         return layer
     linear = nn.Linear(n_in, n_out, bias=config.bias)

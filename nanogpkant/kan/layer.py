@@ -1,59 +1,70 @@
 """KANLinear: the module that owns a KAN layer's parameters, in place of ``nn.Linear``."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.kan.basis import (
-    BASE_FUNCTIONS,
-    Basis,
-    BSpline,
-    expand_features,
-    feature_count,
-    gaussian_moments,
-)
+from nanogpkant.kan.basis import Basis
+from nanogpkant.kan.bspline import BSpline
+from nanogpkant.kan.features import Features
 from nanogpkant.kan.functional import kan_linear
+from nanogpkant.kan.grid import GridChange, refine, update_grid
+from nanogpkant.kan.shared import Rational
+from nanogpkant.kan.shared import share as shared
+
+INITS = ("variance_preserving", "whitened", "original")
 
 
 class KANLinear(nn.Module):
     """A Kolmogorov-Arnold layer: every input reaches every output through a learned function.
 
-    ``weight`` is (out_features, M, in_features): for every edge, the coefficient of the base
-    function (first, where there is one) and of each function of the basis. The packed matrix of the
-    layer's one product is ``weight.flatten(1)``, without a copy.
+    ``weight`` is (out_features, M, in_features): for every edge, the coefficient of each feature of
+    its input, the base function's first (where there is one). The packed matrix of the layer's one
+    product is ``weight.flatten(1)``, without a copy. ``coefficients`` (functions, groups, numbers)
+    are those of shared functions, where there are any.
 
     Args:
         in_features: n, the size of the last dimension of the input.
         out_features: size of the last dimension of the output.
-        basis: the features of an input, cubic B-splines with 5 intervals on [-1, 1] by default.
+        basis: the functions of an edge, cubic B-splines with 5 intervals on [-1, 1] by default.
         base: base function of every edge: "silu", "gelu", "identity" or "none".
         bias: learn a constant for every output.
+        share: "edge" gives every edge functions of its own; "group:G" and "atoms:K" share few
+            learned ones between edges: see ``shared``.
         prenorm: "rms" divides every input vector by its root mean square first, without parameters,
             so that the inputs meet the grid at unit scale; "none" takes them as they come.
         spline_scale: learn one more factor for every edge's spline, as efficient-kan does.
-        init: "variance_preserving" (unit-variance inputs give unit-variance outputs) or "original"
+        init: "variance_preserving" (unit-variance inputs give unit-variance outputs), "whitened"
+            (that, and all shapes of curve that the basis has are equally likely) or "original"
             (that of efficient-kan, which the original nanoGPKANT trained with; B-splines only).
+        dropout: share of inputs whose features are all dropped in training, 0 to below 1. The
+            features of a dropped input are zero, not those of an input of zero.
         backend: see ``kan_linear``.
 
     Raises:
-        ValueError: sizes below 1, or an unknown base, prenorm or init.
+        ValueError: sizes below 1, an unknown base, share, prenorm or init, or what cannot go
+            together.
 
     Source: Liu et al. (arXiv 2404.19756); the packed form and ``spline_scale`` follow the
-    efficient-kan project (github.com/Blealtan/efficient-kan).
+    efficient-kan project (github.com/Blealtan/efficient-kan), and dropping features rather than
+    inputs follows DropKAN (arXiv 2407.13044).
     """
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        basis: Basis | None = None,
+        basis: Basis | Rational | None = None,
         base: str = "silu",
         bias: bool = False,
+        share: str = "edge",
         prenorm: str = "none",
         spline_scale: bool = False,
         init: str = "variance_preserving",
+        dropout: float = 0.0,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -61,47 +72,79 @@ class KANLinear(nn.Module):
         super().__init__()
         if in_features < 1 or out_features < 1:
             raise ValueError(f"a layer from {in_features} to {out_features} has no edges")
-        if base not in BASE_FUNCTIONS:
-            raise ValueError(f"base is {base!r}; known are {', '.join(BASE_FUNCTIONS)}")
         if prenorm not in ("none", "rms"):
             raise ValueError(f"prenorm is {prenorm!r}; known are none, rms")
-        if init not in ("variance_preserving", "original"):
-            raise ValueError(f"init is {init!r}; known are variance_preserving, original")
+        if init not in INITS:
+            raise ValueError(f"init is {init!r}; known are {', '.join(INITS)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
+        basis = shared(BSpline() if basis is None else basis, share)
         self.in_features, self.out_features = in_features, out_features
-        self.basis = BSpline() if basis is None else basis
-        self.base, self.prenorm, self.init, self.backend = base, prenorm, init, backend
+        self.features = Features(basis, base)
+        self.prenorm, self.init, self.backend = prenorm, init, backend
+        self.dropout = dropout
+        if self.features.is_learned:
+            if in_features % basis.groups:
+                raise ValueError(f"{in_features} inputs do not split into {basis.groups} groups")
+            if spline_scale:
+                raise ValueError("spline_scale is for functions of an edge's own, not shared ones")
+        if init == "original" and not isinstance(basis, BSpline):
+            raise ValueError('init="original" is for B-splines of an edge\'s own')
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.weight = parameter(out_features, feature_count(self.basis, base), in_features)
+        self.weight = parameter(out_features, self.features.size, in_features)
+        shape = self.features.coefficient_shape
+        self.coefficients = parameter(*shape) if shape else None
         self.spline_scale = parameter(out_features, in_features) if spline_scale else None
         self.bias = parameter(out_features) if bias else None
         self.reset_parameters()
+
+    @property
+    def basis(self) -> Basis:
+        """The functions of an edge, without the base function."""
+        return self.features.basis
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the parameters anew, from torch's global random stream."""
         if self.bias is not None:
             self.bias.zero_()
+        if self.coefficients is not None:
+            self.coefficients.copy_(self.features.start())
         if self.init == "original":
             return self._reset_original()
-        # The curve of every edge is drawn with mean zero over x ~ N(0, 1). Features such as
-        # B-splines are never negative: without this, a fifth of an output's mean square would be a
-        # constant that does not depend on x (measured for the default basis).
-        mean, second = gaussian_moments(self.basis, self.base)
-        centred = torch.diag(torch.ones_like(mean)) - torch.outer(mean, mean) / (mean @ mean)
-        # Weights s * centred @ N(0, I) give an output of variance n * s^2 * trace(...).
-        variance = torch.trace(centred @ second @ centred).item()
-        if variance < 1e-9:
-            grid = f"the grid {self.basis.grid_range} is out of reach of inputs of unit variance"
-            raise ValueError(f'{grid}; move it, or use init="original"')
+        mix, variance = self._mixing()
         self.weight.normal_(std=1 / math.sqrt(self.in_features * variance))
-        weight = torch.einsum("lm,omi->oli", centred.to(self.weight), self.weight)
-        self.weight.copy_(weight)
+        self.weight.copy_(torch.einsum("lm,oli->omi", mix.to(self.weight), self.weight))
         if self.spline_scale is not None:
             self.spline_scale.fill_(1.0)
         return None
+
+    def _mixing(self) -> tuple[Tensor, float]:
+        """How independent numbers become an edge's coefficients, and the variance of its curve.
+
+        Returns (M, M), by which a row of M standard normal numbers is multiplied, and the mean
+        square over x ~ N(0, 1) of the curve that this gives.
+        """
+        mean, second = self.features.gaussian_moments()
+        mix = torch.diag(torch.ones_like(mean))
+        if not self.features.is_learned:
+            # The curve of every edge is drawn with mean zero. Features such as B-splines are never
+            # negative: without this, a fifth of an output's mean square would be a constant that
+            # does not depend on x (measured for the default basis).
+            mix -= torch.outer(mean, mean) / (mean @ mean).clamp(min=1e-12)
+        if self.init == "whitened":
+            # Along the eigenvectors of the curves' covariance all shapes are drawn equally large,
+            # but for those below a hundredth of the largest variance: they would need huge weights.
+            values, vectors = torch.linalg.eigh(mix @ second @ mix)
+            mix = vectors * (values + 0.01 * values.max()).rsqrt() @ vectors.T @ mix
+        variance = torch.trace(mix @ second @ mix.T).item()
+        if not variance > 1e-9:
+            what = f"the functions {self.basis} are out of reach of inputs of unit variance"
+            raise ValueError(f'{what}; move their range, or use init="original"')
+        return mix, variance
 
     def _reset_original(self) -> None:
         """efficient-kan's start: curves near zero, scaled by a factor of about 1/sqrt(n)."""
@@ -116,7 +159,7 @@ class KANLinear(nn.Module):
         self.weight[:, -basis.size :] = torch.matmul(to_coefficients, noise)
         if self.spline_scale is not None:
             self.spline_scale.uniform_(-bound, bound)
-        if self.base != "none":
+        if self.features.has_base:
             self.weight[:, 0].uniform_(-bound, bound)
 
     def effective_weight(self) -> Tensor:
@@ -142,12 +185,22 @@ class KANLinear(nn.Module):
         """Multiply the function of every edge by ``factor``."""
         self.weight.mul_(factor)
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> the same: what the functions see of an input."""
+        return F.rms_norm(x, (self.in_features,)) if self.prenorm == "rms" else x
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if self.prenorm == "rms":
-            x = F.rms_norm(x, (self.in_features,))
+        x = self.normalise(x)
+        keep = F.dropout(torch.ones_like(x), self.dropout) if self._drops else None
         weight = self.effective_weight()
-        return kan_linear(x, weight, self.basis, self.base, self.bias, self.backend)
+        return kan_linear(
+            x, weight, self.features, self.bias, self.coefficients, keep, self.backend
+        )
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
 
     def edges(self, x: Tensor) -> Tensor:
         """The curve of every edge: phi_ij at the given points, bias left out.
@@ -160,13 +213,21 @@ class KANLinear(nn.Module):
             (points, out_features, in_features).
         """
         columns = x.unsqueeze(-1) if x.dim() == 1 else x
-        features = expand_features(columns, self.basis, self.base)  # (points, M, 1 or n)
-        features = features.expand(-1, -1, self.in_features)
+        columns = columns.expand(-1, self.in_features)
+        features = self.features.expand(columns, self.coefficients)  # (points, M, n)
         return torch.einsum("pmi,omi->poi", features, self.effective_weight().to(features.dtype))
+
+    def update_grid(self, samples: Tensor, **options: Any) -> GridChange:
+        """Let the spline grid follow the inputs: see ``nanogpkant.kan.grid.update_grid``."""
+        return update_grid(self, samples, **options)
+
+    def refine(self, grid_size: int, optimizer: torch.optim.Optimizer | None = None) -> GridChange:
+        """Split every interval of the spline grid: see ``nanogpkant.kan.grid.refine``."""
+        return refine(self, grid_size, optimizer)
 
     def extra_repr(self) -> str:
         return (
-            f"{self.in_features}, {self.out_features}, basis={self.basis}, base={self.base!r}, "
-            f"prenorm={self.prenorm!r}, "
+            f"{self.in_features}, {self.out_features}, basis={self.basis}, "
+            f"base={self.features.base!r}, prenorm={self.prenorm!r}, "
             f"bias={self.bias is not None}, spline_scale={self.spline_scale is not None}"
         )

@@ -4,69 +4,208 @@ The reference keeps M features of every input of every row until the backward pa
 made KAN language models run out of memory. Here a chunk's features are made, used and dropped while
 they are still in the cache, and made again in the backward pass, where they cost less than reading
 them back would.
+
+Two element-wise steps surround the matrix products: making a chunk's features, and pulling their
+gradient back to the inputs. ``_steps`` picks the fastest way to do them that works here: compiled C
+for B-splines on a CPU, loops made by torch.compile for other bases, or torch's own operations.
 """
 
-from collections.abc import Iterator
+import logging
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis, expand_features, feature_count, features_derivative
+from nanogpkant.kan.backends import native
+from nanogpkant.kan.features import Features
 
-# Features in a chunk: few enough to stay near the cores (2^20 float32 values are 4 MiB), and enough
-# that torch's cost for each operation does not count. Half as many are as fast, a quarter are not.
-# A GPU wants enough rows to fill it.
-CHUNK_FEATURES = {"cpu": 2**20}
+log = logging.getLogger(__name__)
+
+# Features in a chunk: as many as make the product run at its full rate and still fit in the last
+# cache beside the weight (2^22 bfloat16 values are 8 MiB). Done by torch's own operations, each of
+# a dozen intermediate results has that size in float32, so fewer are faster. A GPU wants to be
+# filled.
+CHUNK_FEATURES = 2**22
+CHUNK_FEATURES_EAGER = 2**19
 CHUNK_FEATURES_GPU = 2**25
 
 
-# Traced, the loop over chunks is unrolled: 95 s of compiling for a 192 x 192 layer on 4,096 rows.
-@torch.compiler.disable
-def forward(x: Tensor, weight: Tensor, basis: Basis, base: str, dtype: torch.dtype) -> Tensor:
+class Steps(NamedTuple):
+    """The element-wise work on a chunk, and its size."""
+
+    expand: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
+    """(out (rows, M, n), x (rows, n), coefficients, keep): write x's features into out"""
+    pull_back: Callable[..., Tensor | None]
+    """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
+    grad_x and return that of the coefficients"""
+    rows: int
+    """in a chunk"""
+
+
+def unsupported(device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot run: it always can."""
+    return None
+
+
+@torch.no_grad()
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    features: Features,
+    coefficients: Tensor | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
-    return _Recompute.apply(x, weight, basis, base, dtype)
+    x = x.detach()  # so that steps are compiled once, with or without gradients
+    packed = weight.flatten(1).to(dtype).T  # (M * n, out)
+    y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+    steps = _steps(x, features, dtype)
+    for rows, expanded in _chunks(x, features, steps, dtype):
+        kept = None if keep is None else keep[rows]
+        steps.expand(expanded, x[rows], coefficients, kept)
+        torch.mm(expanded.flatten(1), packed, out=y[rows])
+    return y
 
 
-class _Recompute(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, basis, base, dtype):
-        ctx.save_for_backward(x, weight)
-        ctx.basis, ctx.base, ctx.dtype = basis, base, dtype
-        packed = weight.flatten(1).to(dtype).T  # (M * n, out)
-        y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
-        for rows in _chunks(x, feature_count(basis, base)):
-            features = expand_features(x[rows], basis, base).flatten(1).to(dtype)
-            torch.mm(features, packed, out=y[rows])
-        return y
+@torch.no_grad()
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    features: Features,
+    coefficients: Tensor | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+    needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, of the weight and of the coefficients, those that are needed.
 
-    @staticmethod
-    def backward(ctx, grad_y):
-        # once_differentiable would not do: a penalty on the gradient would then change nothing.
-        if torch.is_grad_enabled():  # create_graph=True
-            raise RuntimeError('a derivative of the gradient needs backend="reference"')
-        x, weight = ctx.saved_tensors
-        basis, base, dtype = ctx.basis, ctx.base, ctx.dtype
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
-        grad_y = grad_y.to(dtype)
-        packed = weight.flatten(1).to(dtype)  # (out, M * n)
-        grad_x = torch.empty_like(x) if needs_x else None
-        # Chunks are summed in float32 or wider, whatever they were multiplied in.
-        wide = torch.promote_types(dtype, torch.float32)
-        grad_weight = torch.zeros(packed.shape, dtype=wide, device=x.device)
-        for rows in _chunks(x, feature_count(basis, base)):
-            if needs_weight:
-                features = expand_features(x[rows], basis, base).flatten(1).to(dtype)
-                grad_weight += grad_y[rows].T @ features
-            if needs_x:
-                slope = features_derivative(x[rows], basis, base)  # (chunk, M, n)
-                slope *= (grad_y[rows] @ packed).view(slope.shape)
-                grad_x[rows] = slope.sum(-2)
-        grad_weight = grad_weight.view(weight.shape).to(weight.dtype) if needs_weight else None
-        return grad_x, grad_weight, None, None, None
+    The coefficients' comes with that of x.
+    """
+    x, grad_y = x.detach(), grad_y.to(dtype)
+    packed = weight.flatten(1).to(dtype)  # (out, M * n)
+    # Chunks are summed in float32 or wider, whatever they were multiplied in.
+    wide = torch.promote_types(dtype, torch.float32)
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
+    grad_weight = packed.new_zeros(packed.shape, dtype=wide) if needs_weight else None
+    product = packed.new_empty(packed.shape) if needs_weight and dtype != wide else None
+    grad_coefficients = None if coefficients is None else coefficients.new_zeros(coefficients.shape)
+    steps = _steps(x, features, dtype)
+    for rows, buffer in _chunks(x, features, steps, dtype):  # (chunk, M, n)
+        kept = None if keep is None else keep[rows]
+        if needs_weight:
+            steps.expand(buffer, x[rows], coefficients, kept)
+            _add_product(grad_weight, grad_y[rows].T, buffer.flatten(1), product)
+        if needs_x:
+            torch.mm(grad_y[rows], packed, out=buffer.flatten(1))
+            part = steps.pull_back(buffer, x[rows], coefficients, kept, grad_x[rows])
+            if part is not None:
+                grad_coefficients += part
+    grad_weight = grad_weight.view(weight.shape).to(weight.dtype) if needs_weight else None
+    return grad_x, grad_weight, grad_coefficients
 
 
-def _chunks(x: Tensor, features_per_input: int) -> Iterator[slice]:
-    rows, n = x.shape
-    limit = CHUNK_FEATURES.get(x.device.type, CHUNK_FEATURES_GPU)
-    chunk = max(1, limit // max(1, n * features_per_input))
-    return (slice(start, start + chunk) for start in range(0, rows, chunk))
+def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) -> None:
+    """total += a @ b, by way of ``product`` where a and b are of a narrower type."""
+    if product is None:
+        total.addmm_(a, b)
+    else:
+        total += torch.mm(a, b, out=product)
+
+
+def _chunks(
+    x: Tensor, features: Features, steps: Steps, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """The rows in chunks, each with room for its features (chunk, M, n): the same room for all."""
+    rows = x.shape[0]
+    chunk = max(1, min(rows, steps.rows))
+    room = x.new_empty(chunk, features.size, x.shape[1], dtype=dtype)
+    for start in range(0, rows, chunk):
+        yield slice(start, start + chunk), room[: rows - start]
+
+
+def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
+    """The fastest way to do the element-wise steps."""
+    n = x.shape[1]
+    if x.device.type != "cpu":
+        return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
+    if x.numel() * features.size < CHUNK_FEATURES_EAGER:
+        return _eager_steps(features, n)  # as small as one token: not worth a compiler's time
+    if native.unsupported(features, dtype) is None:
+        return _native_steps(features, n)
+    return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
+
+
+def _rows(limit: int, features: Features, n: int) -> int:
+    """How many rows of n inputs have at most this many features; 1 at least."""
+    return max(1, limit // max(1, features.size * n))
+
+
+@cache
+def _eager_steps(features: Features, n: int) -> Steps:
+    """By torch's own operations."""
+
+    def expand(out, x, coefficients, keep):
+        expanded = features.expand(x, coefficients)
+        out.copy_(expanded if keep is None else expanded.mul_(keep.unsqueeze(-2)))
+
+    def pull_back(grad, x, coefficients, keep, grad_x):
+        grad = grad if keep is None else grad * keep.unsqueeze(-2)
+        result, grad_coefficients = features.pull_back(grad, x, coefficients)
+        grad_x.copy_(result)
+        return grad_coefficients
+
+    return Steps(expand, pull_back, _rows(CHUNK_FEATURES_EAGER, features, n))
+
+
+@cache
+def _native_steps(features: Features, n: int) -> Steps:
+    """Compiled C."""
+
+    def expand(out, x, coefficients, keep):
+        native.expand(features, x.float().contiguous(), out)
+        if keep is not None:
+            out *= keep.unsqueeze(-2)
+
+    def pull_back(grad, x, coefficients, keep, grad_x):
+        in_place = grad_x.dtype == torch.float32
+        result = grad_x if in_place else torch.empty_like(grad_x, dtype=torch.float32)
+        native.pull_back(features, x.float().contiguous(), grad, result)
+        if keep is not None:
+            result *= keep
+        if not in_place:
+            grad_x.copy_(result)
+
+    return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n))
+
+
+@cache
+def _compiled_steps(features: Features, n: int, limit: int) -> Steps:
+    """One loop for each step, made by torch.compile; torch's own operations where that fails."""
+    # For one number of rows, a power of two so that batches of tokens are often whole chunks.
+    # (Code for any number of rows was measured 10 times slower: it is not vectorised.)
+    rows = 2 ** int(math.log2(_rows(limit, features, n)))
+    eager = _eager_steps(features, n)
+    return Steps(_Compiled(eager.expand, rows), _Compiled(eager.pull_back, rows), rows)
+
+
+class _Compiled:
+    """A step compiled for chunks of one size; other chunks, and all if that fails, run as it is."""
+
+    def __init__(self, step: Callable, rows: int) -> None:
+        self.step, self.rows = step, rows
+        self.compiled = torch.compile(step, dynamic=False, fullgraph=True)
+
+    def __call__(self, chunk: Tensor, *arguments: Tensor | None) -> Any:
+        if len(chunk) == self.rows and self.compiled is not None:
+            try:
+                return self.compiled(chunk, *arguments)
+            except Exception as error:  # whatever a compiler raises, this can do without it
+                log.info("going on without torch.compile: %s", error)
+                self.compiled = None
+        return self.step(chunk, *arguments)

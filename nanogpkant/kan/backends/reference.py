@@ -3,10 +3,19 @@
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis, expand_features
+from nanogpkant.kan.features import Features
 
 
-def forward(x: Tensor, weight: Tensor, basis: Basis, base: str, dtype: torch.dtype) -> Tensor:
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    features: Features,
+    coefficients: Tensor | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
-    features = expand_features(x, basis, base).flatten(-2)  # (rows, M * n)
-    return features.to(dtype) @ weight.flatten(1).to(dtype).T
+    expanded = features.expand(x, coefficients)  # (rows, M, n)
+    if keep is not None:
+        expanded = expanded * keep.unsqueeze(-2)
+    return expanded.flatten(-2).to(dtype) @ weight.flatten(1).to(dtype).T

@@ -1,0 +1,439 @@
+"""One kernel for each product of a layer of uniform B-splines: features never leave the chip.
+
+The kernels walk over tiles of the packed product and make the features of a tile in registers,
+right before they are multiplied, so that memory holds x and the weight alone. Products accumulate
+in float32. Nothing is added by atomics, so a call repeated with the same blocks repeats its bits.
+
+What sets the block sizes: a cubic B-spline takes about 12 instructions, which an H100's SM runs at
+128 lanes a clock, and each of its products is one of 2,048 multiply-adds a clock. A feature that is
+used for 16 * 12, or about 200, outputs thus costs as much time as its products. Outputs come in
+blocks of up to 256 for this reason wherever a feature is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nanogpkant.kan.features import Features
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # there are platforms without; what is below is then defined but never run
+    triton = None
+else:
+    # Read once, here, as triton.jit does: the kernels run on the CPU, slowly, for tests.
+    INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+# Blocks of rows, outputs and inputs, warps, and stages of the loads: what fits into the registers
+# and the shared memory of an H100. The last two of each are for few rows, and for float32 without
+# tensor cores.
+FORWARD_BLOCKS = [
+    (128, 256, 64, 8, 3), (128, 256, 32, 8, 4), (64, 256, 32, 4, 4), (128, 128, 64, 8, 3),
+    (64, 64, 16, 8, 3), (16, 32, 64, 4, 4),
+]  # fmt: skip
+GRAD_X_BLOCKS = [
+    (128, 64, 128, 8, 3), (64, 64, 128, 4, 3), (128, 64, 64, 8, 3), (64, 64, 64, 4, 3),
+    (64, 16, 64, 4, 3), (16, 64, 32, 4, 4),
+]  # fmt: skip
+GRAD_WEIGHT_BLOCKS = [
+    (64, 256, 128, 8, 2), (32, 256, 128, 8, 3), (32, 256, 64, 4, 4), (64, 128, 64, 4, 3),
+    (32, 64, 32, 4, 3), (16, 64, 64, 4, 3),
+]  # fmt: skip
+
+
+def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
+    """Why these kernels cannot run a layer, or None if they can."""
+    if triton is None:
+        return "triton is not installed"
+    if not INTERPRETED.value:
+        if x_device.type != "cuda":
+            return f"triton has no kernels for the device {x_device.type}"
+        if torch.cuda.get_device_capability(x_device) < (8, 0):
+            return "the GPU is older than NVIDIA's Ampere"
+    basis = features.basis
+    if type(basis).__name__ != "BSpline":
+        return f"the basis is {type(basis).__name__}, not BSpline"
+    if basis.grid is not None:
+        return "the grid is not uniform"
+    if not 1 <= basis.order <= 5:
+        return f"the order is {basis.order}, not 1 to 5"
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"the dtype is {str(dtype).removeprefix('torch.')}, not float32 or half of it"
+    return None
+
+
+class _Constants(NamedTuple):
+    """What a kernel is compiled for: plain values, as results of tuning are written as JSON."""
+
+    base: str
+    order: int
+    grid_size: int
+    size: int  # M
+    first: int  # the first feature that is a spline: 1, or 0 without a base function
+    low: float
+    high: float
+    per_unit: float  # intervals in a unit of the input
+    linear: bool  # outside the grid the features go on in straight lines
+    inset: float  # how many intervals from an end of the grid they take their slopes
+    precision: str | None  # of float32 products
+
+
+def _constants(features: Features, dtype: torch.dtype) -> _Constants:
+    basis, (low, high) = features.basis, features.basis.grid_range
+    per_unit = basis.grid_size / (high - low)
+    linear = basis.outside == "linear"
+    inset = 0.5 if basis.order == 1 else 0.0  # the slopes of order 1 jump at the end
+    # torch.backends.cuda.matmul.allow_tf32 sets this too.
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return _Constants(
+        features.base, basis.order, basis.grid_size, features.size, features.size - basis.size,
+        low, high, per_unit, linear, inset, precision if dtype == torch.float32 else None,
+    )  # fmt: skip
+
+
+def _jit(function: Callable) -> Callable:
+    return triton.jit(function) if triton else function
+
+
+def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
+    """Jit a kernel and run it with the fastest of these blocks, found once for every shape."""
+    if triton is None:
+        return lambda kernel: kernel
+    if INTERPRETED:
+        blocks = [(16, 16, 16, 1, 1)]
+    configs = [
+        triton.Config({"BR": br, "BO": bo, "BI": bi}, num_warps=warps, num_stages=stages)
+        for br, bo, bi, warps, stages in blocks
+    ]
+    tune = triton.autotune(
+        configs,
+        key=["n", "out", "rows_bucket", "c"],  # and, by itself, the dtypes
+        prune_configs_by={"early_config_prune": _worth_trying},
+        cache_results=True,
+    )
+    return lambda kernel: tune(triton.jit(kernel))
+
+
+def _worth_trying(configs: list, arguments: dict[str, Any], **_: Any) -> list:
+    """Leave out blocks with more empty rows than full ones, and those that would not fit."""
+    rows, c = arguments["rows"], arguments["c"]
+    configs = [config for config in configs if config.kwargs["BR"] <= max(16, 2 * rows)]
+    if c.precision == "ieee":  # without tensor cores, operands take registers
+        configs = [config for config in configs if math.prod(config.kwargs.values()) <= 2**16]
+    return configs
+
+
+# Features. c is a _Constants, x a tile of any shape.
+
+
+@_jit
+def _relu(x):
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@_jit
+def _power(x, exponent: tl.constexpr):
+    result = x
+    for _ in tl.static_range(1, exponent):
+        result *= x
+    return result
+
+
+@_jit
+def _folded(r, order: tl.constexpr, power: tl.constexpr):
+    """The truncated powers of bspline._cardinal at the distance r from the centre of a B-spline.
+
+    With power = order they are its value, with power = order - 1 its slope towards the centre.
+    Far outside, infinities too, every term is zero; a NaN stays a NaN.
+    """
+    half: tl.constexpr = (order + 1) / 2
+    total = _power(_relu(half - r), power)
+    if order > 1:
+        total -= (order + 1) * _power(_relu(half - 1 - r), power)
+    if order > 3:
+        total += (order + 1) * order / 2 * _power(_relu(half - 2 - r), power)
+    factorial: tl.constexpr = (1, 1, 2, 6, 24, 120)[power]
+    return total * (1 / factorial)
+
+
+@_jit
+def _slope(s, order: tl.constexpr):
+    """A B-spline's slope at s intervals from its centre; from the right at a knot of order 1."""
+    if order == 1:
+        step = tl.where(s < 0, 1.0, -1.0)
+        return tl.where((s < -1) | (s >= 1), 0.0, tl.where(s == s, step, s))
+    return tl.where(s < 0, 1.0, -1.0) * _folded(tl.abs(s), order, order - 1)
+
+
+@_jit
+def _spline(x, k, c: tl.constexpr):
+    at_low = (c.order - 1) / 2 - k  # where the grid begins, in intervals from the spline's centre
+    if not c.linear:
+        return _folded(tl.abs((x - c.low) * c.per_unit + at_low), c.order, c.order)
+    inside = tl.clamp(x, c.low, c.high, propagate_nan=tl.PropagateNan.ALL)
+    slope_low = _slope(at_low + c.inset, c.order)
+    slope_high = _slope(at_low + c.grid_size - c.inset, c.order)
+    beyond = (x - inside) * c.per_unit
+    value = _folded(tl.abs((inside - c.low) * c.per_unit + at_low), c.order, c.order)
+    return value + tl.where(beyond < 0, slope_low, slope_high) * beyond
+
+
+@_jit
+def _spline_derivative(x, k, c: tl.constexpr):
+    if c.linear:
+        inset = c.inset / c.per_unit
+        x = tl.clamp(x, c.low + inset, c.high - inset, propagate_nan=tl.PropagateNan.ALL)
+    return _slope((x - c.low) * c.per_unit + ((c.order - 1) / 2 - k), c.order) * c.per_unit
+
+
+@_jit
+def _base(x, c: tl.constexpr):
+    if c.base == "silu":
+        x *= tl.sigmoid(x)
+    if c.base == "gelu":
+        x *= 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+    return x
+
+
+@_jit
+def _base_derivative(x, c: tl.constexpr):
+    if c.base == "silu":
+        gate = tl.sigmoid(x)
+        return gate * (1 + x * (1 - gate))
+    if c.base == "gelu":
+        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+        return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476) + x * density
+    return tl.full(x.shape, 1.0, tl.float32)
+
+
+@_jit
+def _feature(x, m, c: tl.constexpr):
+    """Feature m, known only at run time: unrolled, 9 features' weights would fill shared memory."""
+    if c.base == "none":
+        value = _spline(x, m, c)
+    elif m == 0:
+        value = _base(x, c)
+    else:
+        value = _spline(x, m - 1, c)
+    return value
+
+
+# Kernels. BR, BO and BI are the blocks of rows, outputs and inputs.
+
+
+@_jit
+def _load(matrix, row, rows, column, columns, stride, BR: tl.constexpr, BC: tl.constexpr):
+    """The tile (BR, BC) at (row, column) of a matrix (rows, columns), zeros beyond its ends."""
+    r, k = tl.arange(0, BR), column + tl.arange(0, BC)
+    mask = (row + r < rows)[:, None] & (k < columns)[None, :]
+    # Offsets within a tile fit into 32 bits; its start may not.
+    start = matrix + tl.cast(row, tl.int64) * stride
+    return tl.load(start + r[:, None] * stride + k[None, :], mask, other=0.0)
+
+
+@_jit
+def _store(matrix, tile, row, rows, column, columns, stride):
+    r, k = tl.arange(0, tile.shape[0]), column + tl.arange(0, tile.shape[1])
+    mask = (row + r < rows)[:, None] & (k < columns)[None, :]
+    start = matrix + tl.cast(row, tl.int64) * stride
+    tl.store(start + r[:, None] * stride + k[None, :], tile, mask)
+
+
+@_jit
+def _dot(a, b, total, c: tl.constexpr):
+    if INTERPRETED:  # numpy has no bfloat16
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=c.precision)
+
+
+@_jit
+def _block_pair(rows, BR: tl.constexpr, columns, BC: tl.constexpr):
+    """Where this program's tile starts. Programs that run together cover a near-square of tiles, so
+    that most of what one reads, another has brought into the L2 cache."""
+    across = tl.cdiv(columns, BC)
+    program = tl.program_id(0)
+    i, j = tl.swizzle2d(program // across, program % across, tl.cdiv(rows, BR), across, 8)
+    return i * BR, j * BC
+
+
+@_tuned(FORWARD_BLOCKS)
+def _forward_kernel(
+    x, weight, keep, y, rows, n, out, rows_bucket,
+    c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """y (BR, BO) = sum_m feature_m of x (BR, n) @ weight_m.T (n, BO)."""
+    row, o = _block_pair(rows, BR, out, BO)
+    total = tl.zeros((BR, BO), tl.float32)
+    x_tile = tl.zeros((BR, BI), tl.float32)
+    keep_tile = tl.zeros((BR, BI), tl.float32)
+    # One loop over inputs and features: the loads of a nest of two would run dry between blocks of
+    # inputs, and what could be worked out before the inner loop would fill the registers.
+    for step in range(tl.cdiv(n, BI) * c.size):
+        i, m = step // c.size * BI, step % c.size
+        if m == 0:
+            x_tile = _load(x, row, rows, i, n, n, BR, BI).to(tl.float32)
+            if keep is not None:
+                keep_tile = _load(keep, row, rows, i, n, n, BR, BI).to(tl.float32)
+        feature = _feature(x_tile, m, c)
+        if keep is not None:
+            feature *= keep_tile
+        w = _load(weight + m * n, o, out, i, n, c.size * n, BO, BI)
+        total = _dot(feature.to(w.dtype), tl.trans(w), total, c)
+    _store(y, total, row, rows, o, out, out)
+
+
+@_jit
+def _grad_feature(
+    grad_y, weight, row, rows, i, n, out,
+    c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """grad_y (BR, out) @ weight (out, BI) of one feature."""
+    total = tl.zeros((BR, BI), tl.float32)
+    for o in range(0, out, BO):
+        g = _load(grad_y, row, rows, o, out, out, BR, BO)
+        w = _load(weight, o, out, i, n, c.size * n, BO, BI)
+        total = _dot(g, w, total, c)
+    return total
+
+
+@_tuned(GRAD_X_BLOCKS)
+def _grad_x_kernel(
+    grad_y, x, weight, keep, grad_x, rows, n, out, rows_bucket,
+    c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """grad_x (BR, BI) = sum_m (grad_y (BR, out) @ weight_m (out, BI)) * feature_m' of x."""
+    row, i = _block_pair(rows, BR, n, BI)
+    x_tile = _load(x, row, rows, i, n, n, BR, BI).to(tl.float32)
+    total = tl.zeros((BR, BI), tl.float32)
+    if c.base != "none":
+        gradient = _grad_feature(grad_y, weight, row, rows, i, n, out, c, BR, BO, BI)
+        total += gradient * _base_derivative(x_tile, c)
+    for k in range(c.size - c.first):
+        w = weight + (c.first + k) * n
+        gradient = _grad_feature(grad_y, w, row, rows, i, n, out, c, BR, BO, BI)
+        total += gradient * _spline_derivative(x_tile, k, c)
+    if keep is not None:
+        total *= _load(keep, row, rows, i, n, n, BR, BI).to(tl.float32)
+    _store(grad_x, total, row, rows, i, n, n)
+
+
+@_tuned(GRAD_WEIGHT_BLOCKS)
+def _grad_weight_kernel(
+    grad_y, x, keep, grad_weight, rows, n, out, rows_per_split, rows_bucket,
+    c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """grad_weight[split] (BO, m, BI) = grad_y.T (BO, rows of the split) @ feature_m of x."""
+    # The programs of all features of a tile are neighbours: they read the same x and grad_y.
+    m, tile = tl.program_id(0) % c.size, tl.program_id(0) // c.size
+    i, o = tile % tl.cdiv(n, BI) * BI, tile // tl.cdiv(n, BI) * BO
+    first = tl.program_id(1) * rows_per_split
+    last = tl.minimum(first + rows_per_split, rows)
+    total = tl.zeros((BI, BO), tl.float32)
+    for row in range(first, last, BR):
+        feature = _feature(_load(x, row, last, i, n, n, BR, BI).to(tl.float32), m, c)
+        if keep is not None:
+            feature *= _load(keep, row, last, i, n, n, BR, BI).to(tl.float32)
+        g = _load(grad_y, row, last, o, out, out, BR, BO)
+        # On the left, features stay in registers and the product need not be waited for.
+        total = _dot(tl.trans(feature.to(g.dtype)), g, total, c)
+    grad_weight += tl.cast(tl.program_id(1), tl.int64) * out * c.size * n + m * n
+    _store(grad_weight, tl.trans(total), o, out, i, n, c.size * n)
+
+
+def forward(
+    x: Tensor, weight: Tensor, features: Features, coefficients: None, keep: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``.
+
+    ``keep`` (rows, n) multiplies all features of an input. No features with coefficients can run.
+    """
+    (rows, n), out = x.shape, weight.shape[0]
+    y = x.new_empty(rows, out, dtype=dtype)
+    _launch(
+        _forward_kernel,
+        lambda b: (triton.cdiv(rows, b["BR"]) * triton.cdiv(out, b["BO"]),),
+        (x, weight.to(dtype), keep, y),
+        (rows, n, out),
+        _constants(features, dtype),
+    )
+    return y
+
+
+def backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, features: Features, coefficients: None,
+    keep: Tensor | None, dtype: torch.dtype, needs_x: bool, needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
+    """Gradients of x and of the weight, those that are needed, and none of the coefficients."""
+    (rows, n), (out, size, _) = x.shape, weight.shape
+    c, grad_y, grad_x, grad_weight = _constants(features, dtype), grad_y.to(dtype), None, None
+    if needs_x:
+        grad_x = x.new_empty(rows, n)
+        _launch(
+            _grad_x_kernel,
+            lambda b: (triton.cdiv(rows, b["BR"]) * triton.cdiv(n, b["BI"]),),
+            (grad_y, x, weight.to(dtype), keep, grad_x),
+            (rows, n, out),
+            c,
+        )
+    if needs_weight:
+        splits = _splits(rows, out, size, n, _processors(x.device))
+        # Each split writes a gradient of its own; then they are added in a fixed order.
+        partial = torch.float32 if splits > 1 else weight.dtype
+        new = weight.new_empty if rows else weight.new_zeros
+        parts = new(splits, out, size, n, dtype=partial)
+        _launch(
+            _grad_weight_kernel,
+            lambda b: (size * triton.cdiv(out, b["BO"]) * triton.cdiv(n, b["BI"]), splits),
+            (grad_y, x, keep, parts),
+            (rows, n, out, triton.cdiv(rows, splits)),
+            c,
+        )
+        grad_weight = parts[0] if splits == 1 else parts.sum(0).to(weight.dtype)
+    return grad_x, grad_weight, None
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
+def _splits(rows: int, out: int, size: int, n: int, processors: int) -> int:
+    """Among how many programs to share the rows of each tile of the weight's gradient.
+
+    More of them leave fewer processors idle in the last wave. But each is one more copy of the
+    gradient to write and read, which takes as long as to multiply about 5 rows (4 TFLOP/s of a
+    processor, 3 TB/s of memory). The copies stay below 4 tiles of float32 for each processor.
+    """
+    tiles = size * triton.cdiv(out, 256) * triton.cdiv(n, 128)
+    limit = max(1, min(4 * processors // tiles, rows // 128))
+
+    def cost(splits: int) -> float:
+        waves = triton.cdiv(tiles * splits, processors)
+        return rows * waves / splits + 5 * tiles * splits
+
+    return min(range(1, limit + 1), key=cost)
+
+
+def _launch(
+    kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]],
+    tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...], c: _Constants,
+) -> None:  # fmt: skip
+    """Run a kernel, unless there are no rows, of which sizes[0] is the number."""
+    if (rows := sizes[0]) == 0:
+        return
+    # Copies of strided tensors cost little: none is larger than x, grad_y or the weight.
+    tensors = [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
+    with torch.cuda.device_of(tensors[0]):
+        # Tuned anew for every power of two of the rows, which are what varies.
+        kernel[grid](*tensors, *sizes, rows.bit_length(), c, enable_fp_fusion=True)

@@ -1,0 +1,177 @@
+"""Features: everything that a layer makes of an input, base function and basis together."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogpkant.kan.basis import RBF, Basis, Chebyshev, Fourier, wide
+from nanogpkant.kan.bspline import BSpline
+from nanogpkant.kan.shared import Rational, Shared
+
+
+def _silu_derivative(x: Tensor) -> Tensor:
+    gate = torch.sigmoid(x)
+    return gate * (1 + x * (1 - gate))
+
+
+def _gelu_derivative(x: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+
+
+# The base function of an edge: name -> (function, derivative). "none" leaves the basis alone.
+BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None] = {
+    "silu": (F.silu, _silu_derivative),
+    "gelu": (F.gelu, _gelu_derivative),
+    "identity": (lambda x: x, torch.ones_like),
+    "none": None,
+}
+
+# Bases by name, as specs and configurations call them.
+BASES: dict[str, type] = {
+    "bspline": BSpline,
+    "rbf": RBF,
+    "chebyshev": Chebyshev,
+    "fourier": Fourier,
+    "rational": Rational,
+    "shared": Shared,
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The M packed features of every input of a layer.
+
+    With a fixed basis they are the base function (where there is one), then the functions of the
+    basis. With shared functions they are those functions, the base function added to the first;
+    they are learned then, and everything below takes their ``coefficients``.
+
+    Args:
+        basis: a fixed basis or ``Shared`` functions.
+        base: name of the base function, a key of ``BASE_FUNCTIONS``.
+
+    Raises:
+        ValueError: an unknown base, or a basis that there is none of.
+    """
+
+    basis: Basis | Shared
+    base: str = "silu"
+    spec: str = field(init=False, repr=False, compare=False)
+    """this value as JSON text, which ``from_spec`` reads back to an equal one"""
+
+    def __post_init__(self) -> None:
+        if self.base not in BASE_FUNCTIONS:
+            raise ValueError(f"base is {self.base!r}; known are {', '.join(BASE_FUNCTIONS)}")
+        if not isinstance(self.basis, Basis | Shared):
+            raise ValueError(f"{self.basis!r} is not a basis that an edge can have of its own")
+        spec = json.dumps({"base": self.base, "basis": _plain(self.basis)})
+        object.__setattr__(self, "spec", spec)
+
+    @property
+    def is_learned(self) -> bool:
+        return isinstance(self.basis, Shared)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the first feature is the base function alone."""
+        return self.base != "none" and not self.is_learned
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return self.basis.size + self.has_base
+
+    @property
+    def coefficient_shape(self) -> tuple[int, int, int] | None:
+        """(functions, groups, numbers) of the learned coefficients, if there are any."""
+        return self.basis.coefficient_shape if self.is_learned else None
+
+    def start(self) -> Tensor | None:
+        """What the learned coefficients start at, if there are any."""
+        return self.basis.start(self.base != "none") if self.is_learned else None
+
+    def expand(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        """(..., n) -> (..., M, n), in float32 or wider."""
+        function = BASE_FUNCTIONS[self.base]
+        if not self.is_learned:
+            return _prepend(x, self.basis.expand(x), function and function[0])
+        functions = self.basis.expand(x, coefficients)
+        if function is None:
+            return functions
+        first = functions[..., :1, :] + function[0](wide(x)).unsqueeze(-2)
+        return torch.cat([first, functions[..., 1:, :]], dim=-2)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """(..., n) -> (..., M, n): the derivative of fixed features."""
+        function = BASE_FUNCTIONS[self.base]
+        return _prepend(x, self.basis.derivative(x), function and function[1])
+
+    def pull_back(
+        self, grad: Tensor, x: Tensor, coefficients: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradient of the features -> gradients of the input and of the coefficients.
+
+        (rows, M, n) and (rows, n) -> (rows, n), and (functions, groups, numbers) or None.
+        """
+        if not self.is_learned:
+            return (self.derivative(x) * grad).sum(-2), None
+        features, vjp = torch.func.vjp(self.expand, wide(x), coefficients)
+        return vjp(grad.to(features.dtype))
+
+    @staticmethod
+    @cache
+    def from_spec(spec: str) -> "Features":
+        """
+        Raises:
+            ValueError: text that no features have.
+        """
+        try:
+            values = json.loads(spec)
+            return Features(_basis(values["basis"]), values["base"])
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no basis has the description {spec!r}") from error
+
+    @cache  # noqa: B019 - few values, and small
+    def gaussian_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (M,) and second moments (M, M) of an input's features for x ~ N(0, 1), in float64.
+
+        Learned ones as they start. By a fine trapezoid, which kinks do not disturb. On the CPU
+        whatever torch's default device is, because the cache outlives it.
+        """
+        x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
+        density = torch.exp(-0.5 * x * x)
+        density /= density.sum()
+        if self.is_learned:  # all groups start alike: take one input of the first
+            inputs = x[:, None].expand(-1, self.basis.groups)
+            features = self.expand(inputs, self.start().to(x))[..., 0].T
+        else:
+            features = self.expand(x)  # (M, points)
+        return features @ density, (features * density) @ features.T
+
+
+def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if function is None:
+        return expanded
+    return torch.cat([function(x.to(expanded.dtype)).unsqueeze(-2), expanded], dim=-2)
+
+
+def _plain(basis: Basis | Rational | Shared) -> dict:
+    name = next(name for name, kind in BASES.items() if type(basis) is kind)
+    values = {f.name: getattr(basis, f.name) for f in dataclasses.fields(basis)}
+    if "family" in values:
+        values["family"] = _plain(values["family"])
+    return {"name": name, **values}
+
+
+def _basis(values: dict) -> Basis | Rational | Shared:
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    if "family" in values:
+        values["family"] = _basis(values["family"])
+    return BASES[values.pop("name")](**values)

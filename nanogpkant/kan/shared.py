@@ -1,0 +1,175 @@
+"""Functions shared between edges: learned with the layer, few of them, used by many edges.
+
+Where every edge has a function of its own, its shape costs M numbers an edge. Here an edge only
+weighs functions that whole groups of inputs share, and the shapes cost next to nothing:
+
+- ``group:G``: phi_ij(x) = w_ij * psi_g(x), one learned function for each of G groups of inputs; and
+- ``atoms:K``: phi_ij(x) = sum_k a_ijk * psi_k(x), K learned functions for the whole layer.
+
+Both are M functions for each of G groups, M = 1 or G = 1. Their learned numbers are the layer's
+``coefficients``, (M, G, P) with P numbers a function.
+
+Source: groups are the GR-KAN of Yang & Wang, *Kolmogorov-Arnold Transformer* (arXiv 2409.10594).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogpkant.kan.basis import Basis, wide
+
+
+@dataclass(frozen=True)
+class Rational:
+    """Quotients P(x) / Q(x) with Q(x) = 1 + |b_1 x + b_2 x^2 + ...|, which is never zero.
+
+    A family that is not linear in its numbers, so it can only be shared.
+
+    Args:
+        degree: of P; Q's is one lower, so that P / Q grows like a line.
+
+    Raises:
+        ValueError: a degree below 1.
+
+    Source: the safe Pade unit of Molina et al. (arXiv 1907.06732), in the form of the Kolmogorov-
+    Arnold Transformer: the absolute value is around the whole sum.
+    """
+
+    degree: int = 5
+
+    def __post_init__(self) -> None:
+        if self.degree < 1:
+            raise ValueError(f"degree is {self.degree}; it must be at least 1")
+
+    @property
+    def numbers(self) -> int:
+        """P: degree + 1 coefficients of the numerator, then those of the denominator."""
+        return 2 * self.degree
+
+    def combine(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """(..., G, n / G) and (M, G, 1, numbers) -> (..., M, G, n / G)."""
+        limit = 1e30 ** (1 / self.degree)  # the highest power of a larger x would be infinite
+        x = x.clamp(-limit, limit).unsqueeze(-3)
+        above, below = coefficients[..., : self.degree + 1], coefficients[..., self.degree + 1 :]
+        numerator = _horner(x, above)
+        return numerator / (1 + (x * _horner(x, below)).abs()) if below.shape[-1] else numerator
+
+    def start(self, index: int) -> Tensor:
+        """(numbers,): function 0 starts at zero, function k at x^k over an even denominator."""
+        numbers = torch.zeros(self.numbers, device="cpu")
+        if index > 0:
+            numbers[min(index + 1, self.degree)] = 1.0
+            numbers[self.degree + 1 :][-1:] = 1.0
+        return numbers
+
+    line = 1  # which number is the coefficient of x
+
+
+def _horner(x: Tensor, coefficients: Tensor) -> Tensor:
+    """The polynomial with these coefficients, the last dimension, at x."""
+    total = coefficients[..., -1]
+    for power in range(coefficients.shape[-1] - 2, -1, -1):
+        total = total * x + coefficients[..., power]
+    return total
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Sums of a line and the functions of a fixed basis, with learned coefficients."""
+
+    basis: Basis
+
+    @property
+    def numbers(self) -> int:
+        """P: the coefficient of x, then one for each function of the basis."""
+        return 1 + self.basis.size
+
+    def combine(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """(..., G, n / G) and (M, G, 1, numbers) -> (..., M, G, n / G)."""
+        total = x.unsqueeze(-3) * coefficients[..., 0]
+        values = self.basis.expand(x.flatten(-2)).unflatten(-1, x.shape[-2:])  # (..., size, G, n/G)
+        for k in range(self.basis.size):
+            total = total + values[..., k : k + 1, :, :] * coefficients[..., k + 1]
+        return total
+
+    def start(self, index: int) -> Tensor:
+        """(numbers,): function 0 starts at zero, function k at the k-th of the basis."""
+        numbers = torch.zeros(self.numbers, device="cpu")
+        if index > 0:
+            numbers[1 + min(index, self.basis.size - 1)] = 1.0
+        return numbers
+
+    line = 0  # which number is the coefficient of x
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Learned functions that groups of inputs share, as a basis whose features are learned.
+
+    Args:
+        family: what the functions are made of: a fixed basis (and a line), or ``Rational``.
+        functions: M, how many functions every input gets.
+        groups: G, how many groups of neighbouring inputs have functions of their own.
+
+    Raises:
+        ValueError: fewer than one function or group.
+    """
+
+    family: Basis | Rational
+    functions: int = 1
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.functions < 1 or self.groups < 1:
+            raise ValueError(f"{self.functions} functions of {self.groups} groups: both must be 1+")
+
+    @property
+    def size(self) -> int:
+        return self.functions
+
+    @property
+    def _form(self) -> Rational | Combination:
+        return self.family if isinstance(self.family, Rational) else Combination(self.family)
+
+    @property
+    def coefficient_shape(self) -> tuple[int, int, int]:
+        """(M, G, P)."""
+        return self.functions, self.groups, self._form.numbers
+
+    def start(self, with_base: bool) -> Tensor:
+        """(M, G, P): what the coefficients start at.
+
+        The first function is the base function exactly (to which it adds zero), or x where there is
+        none; each further one starts as another member of the family, so that they differ.
+        """
+        starts = torch.stack([self._form.start(index) for index in range(self.functions)])
+        if not with_base:
+            starts[0, self._form.line] = 1.0
+        return starts[:, None].repeat(1, self.groups, 1)
+
+    def expand(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """(..., n) and (M, G, P) -> (..., M, n)."""
+        x = wide(x).unflatten(-1, (self.groups, -1))
+        return self._form.combine(x, coefficients.to(x.dtype).unsqueeze(-2)).flatten(-2)
+
+
+def share(basis: Basis | Rational, how: str) -> Basis | Shared:
+    """The basis of a layer whose functions are shared as ``how`` says.
+
+    Args:
+        basis: what the functions are made of.
+        how: "edge" (every edge has its own), "group:G" or "atoms:K".
+
+    Raises:
+        ValueError: another text, or a family that cannot be an edge's own.
+    """
+    kind, _, number = how.partition(":")
+    if kind == "edge" and not number:
+        if isinstance(basis, Rational):
+            raise ValueError('rational functions cannot be an edge\'s own; share="group:8"')
+        return basis
+    if kind not in ("group", "atoms") or not number.isascii() or not number.isdigit():
+        raise ValueError(f"share is {how!r}; it must be edge, group:G or atoms:K")
+    count = int(number)
+    return Shared(basis, groups=count) if kind == "group" else Shared(basis, functions=count)

@@ -1,0 +1,158 @@
+"""What tests of the library share: every kind of features, and a problem to run them on."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanogpkant.kan import (
+    RBF,
+    BSpline,
+    Chebyshev,
+    Features,
+    Fourier,
+    Rational,
+    Shared,
+    functional,
+    kan_linear,
+)
+from nanogpkant.kan.backends import native, recompute
+
+# Every basis, order and base, and what is shared of each form. 3 groups, as problems have 3 inputs.
+FEATURES = [
+    Features(BSpline()),
+    Features(BSpline(3, 1, (-2.0, 2.0)), "gelu"),
+    Features(BSpline(4, 2, (-0.1, 0.7), outside="linear"), "identity"),
+    Features(BSpline(2, 1, (-0.5, 1.5), outside="linear"), "none"),
+    Features(BSpline(2, 5, (0.0, 1.0)), "none"),
+    Features(BSpline(1, 4, (-2.0, 1.0)), "silu"),
+    Features(BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)), "silu"),
+    Features(BSpline(order=3, grid=(-1.0, -0.3, 0.1, 2.0), outside="linear"), "gelu"),
+    Features(RBF(), "silu"),
+    Features(Chebyshev(4), "identity"),
+    Features(Chebyshev(1), "none"),
+    Features(Fourier(2), "gelu"),
+    Features(Shared(Rational(), groups=3), "gelu"),
+    Features(Shared(Rational(3), functions=4), "none"),
+    Features(Shared(Rational(1), functions=2), "silu"),
+    Features(Shared(BSpline(3, 2), groups=3), "silu"),
+    Features(Shared(RBF(3), functions=2, groups=3), "none"),
+]
+
+
+@pytest.fixture(params=FEATURES, ids=repr)
+def features(request: pytest.FixtureRequest) -> Features:
+    """One after the other, all of FEATURES."""
+    return request.param
+
+
+@dataclasses.dataclass
+class Problem:
+    """What ``kan_linear`` is called with; coefficients, bias and keep are left out where None."""
+
+    features: Features
+    x: Tensor  # (..., n)
+    weight: Tensor  # (out, M, n)
+    upstream: Tensor  # (..., out), the gradient of the output
+    coefficients: Tensor | None = None
+    bias: Tensor | None = None
+    keep: Tensor | None = None
+
+    def forward(self, backend: str) -> Tensor:
+        return kan_linear(
+            self.x, self.weight, self.features, self.bias, self.coefficients, self.keep, backend
+        )
+
+    def leaves(self) -> list[Tensor]:
+        leaves = (self.x, self.weight, self.coefficients, self.bias)
+        return [leaf for leaf in leaves if leaf is not None]
+
+    def run(self, backend: str) -> list[Tensor]:
+        """The output, then the gradients of x, the weight, the coefficients and the bias."""
+        y = self.forward(backend)
+        return [y, *torch.autograd.grad(y, self.leaves(), self.upstream.to(y))]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Problem":
+        """Another problem, of leaves and the rest changed."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tensors = {name: change(v.detach()) for name, v in values.items() if torch.is_tensor(v)}
+        for name in tensors.keys() - {"upstream", "keep"}:
+            tensors[name].requires_grad_()
+        return dataclasses.replace(self, **tensors)
+
+
+@pytest.fixture
+def problem() -> Callable[..., Problem]:
+    """Make a problem; x has values at knots and far outside, but for 1st orders' kinks."""
+
+    def make(
+        features: Features,
+        shape: tuple[int, ...] = (7,),
+        n: int = 3,
+        out: int = 4,
+        dtype: torch.dtype = torch.float64,
+        keep: bool = False,
+    ) -> Problem:
+        x = 2 * torch.randn(*shape, n, dtype=torch.float64)
+        special = torch.tensor([*special_points(features.basis), -40.0, 40.0], dtype=x.dtype)
+        count = min(x.numel() // 2, len(special))
+        x.view(-1)[:count] = special[torch.randperm(len(special))[:count]]
+        coefficients = None
+        if features.is_learned:
+            coefficients = features.start().double()
+            coefficients += 0.1 * torch.randn_like(coefficients)
+        weight = torch.randn(out, features.size, n, dtype=torch.float64)
+        kept = torch.randint(0, 3, x.shape) / 2.0 if keep else None
+        upstream, bias = torch.randn(*shape, out), torch.randn(out)
+        whole = Problem(features, x, weight, upstream, coefficients, bias, kept)
+        return whole.map(lambda tensor: tensor.to(dtype))
+
+    return make
+
+
+def special_points(basis: object) -> tuple[float, ...]:
+    """Knots and centres, where formulas change or peak."""
+    basis = getattr(basis, "family", basis)
+    if not isinstance(basis, BSpline):
+        return *getattr(basis, "grid_range", ()), 0.0
+    # At a kink the slopes of either side are right.
+    return basis.knots if basis.order > 1 else ()
+
+
+@pytest.fixture
+def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let recompute work in chunks of so many rows, by its eager, native or compiled steps."""
+
+    def use(rows: int, kind: str = "eager") -> None:
+        def steps(x: Tensor, features: Features, dtype: torch.dtype) -> recompute.Steps:
+            if kind == "compiled":
+                return recompute._compiled_steps(
+                    features, n := x.shape[1], rows * features.size * n
+                )
+            make = {"eager": recompute._eager_steps, "native": recompute._native_steps}[kind]
+            return make(features, x.shape[1])._replace(rows=rows)
+
+        monkeypatch.setattr(recompute, "_steps", steps)
+
+    return use
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Nothing that was found out about this machine before the test, or in it, is remembered."""
+    remembered = (functional._log_once, native._library, recompute._compiled_steps)
+    for function in remembered:
+        function.cache_clear()
+    yield
+    for function in remembered:
+        function.cache_clear()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """All that the library has logged in the test."""
+    caplog.set_level(logging.INFO, "nanogpkant.kan")
+    return lambda: caplog.text

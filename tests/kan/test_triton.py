@@ -1,0 +1,308 @@
+"""The triton backend against the reference: on a GPU where there is one, else interpreted.
+
+triton settles when it is imported whether it interprets kernels, and under its interpreter every
+layer of the other tests would run there. So without a GPU, test_under_the_interpreter runs this
+file in a process of its own.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanogpkant.kan import BSpline, Features
+from nanogpkant.kan.backends import triton as backend
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CANNOT_RUN = backend.unsupported(torch.device(DEVICE), Features(BSpline()), torch.float32)
+kernels = pytest.mark.skipif(CANNOT_RUN is not None, reason="see test_under_the_interpreter")
+
+CUBIC = BSpline()
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+BASES = [
+    *(BSpline(5, order) for order in (1, 2, 3, 4, 5)),
+    *(BSpline(2, order, (-0.5, 1.5), outside="linear") for order in (1, 2, 3, 4, 5)),
+    BSpline(1, 3),
+    BSpline(8, 2, (0.0, 3.0)),
+]
+
+
+@pytest.mark.skipif(CANNOT_RUN is None, reason="the tests below run in this process")
+def test_under_the_interpreter() -> None:
+    others = "not (without_triton or compiles)"  # they need no interpreter
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", others, __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@dataclasses.dataclass
+class Problem:
+    """What the backend is called with, and how."""
+
+    features: Features
+    x: Tensor  # (rows, n)
+    weight: Tensor  # (out, M, n)
+    upstream: Tensor  # (rows, out)
+    keep: Tensor | None = None  # (rows, n)
+    dtype: torch.dtype = torch.float32
+
+    def run(self, needs_x: bool = True, needs_weight: bool = True) -> list[Tensor | None]:
+        """y and the gradients of x and weight."""
+        shared = (self.x, self.weight, self.features, None, self.keep, self.dtype)
+        y = backend.forward(*shared)
+        gradients = backend.backward(self.upstream, *shared, needs_x, needs_weight)
+        assert gradients[2] is None
+        return [y, *gradients[:2]]
+
+    def expected(self) -> list[Tensor]:
+        """The same in float64, by autograd through all features written out."""
+        x, weight = (leaf.detach().double().requires_grad_() for leaf in (self.x, self.weight))
+        features = self.features.expand(x)  # (rows, M, n)
+        if self.keep is not None:
+            features = features * self.keep.double().unsqueeze(1)
+        y = features.flatten(1) @ weight.flatten(1).T
+        return [y.detach(), *torch.autograd.grad(y, (x, weight), self.upstream.double())]
+
+
+def problem(
+    basis: BSpline = CUBIC, base: str = "silu", rows: int = 5, n: int = 3, out: int = 4
+) -> Problem:
+    features = Features(basis, base)
+    x = 2 * torch.randn(rows, n)
+    weight, upstream = torch.randn(out, features.size, n), torch.randn(rows, out)
+    return Problem(features, *(tensor.to(DEVICE) for tensor in (x, weight, upstream)))
+
+
+def assert_equal(results: list[Tensor], expected: list[Tensor], tolerance: float = 2e-6) -> None:
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.shape == wanted.shape
+        difference = (result.double() - wanted.double()).norm()
+        assert difference <= tolerance * wanted.double().norm() + 1e-12
+
+
+@kernels
+@pytest.mark.parametrize("basis", BASES, ids=repr)
+def test_equals_the_reference(basis: BSpline) -> None:
+    case = problem(basis, rows=19)
+    assert_equal(case.run(), case.expected())
+
+
+@kernels
+@pytest.mark.parametrize("outside", ["zero", "linear"])
+@pytest.mark.parametrize("base", ["gelu", "identity", "none"])
+def test_base_functions(base: str, outside: str) -> None:
+    case = problem(BSpline(outside=outside), base)
+    assert_equal(case.run(), case.expected())
+
+
+@kernels
+@pytest.mark.usefixtures("nan_buffers")
+@pytest.mark.parametrize("shape", [(1, 1, 1), (17, 3, 33), (2, 35, 1), (33, 16, 16)], ids=str)
+def test_odd_shapes_with_dropout(shape: tuple[int, int, int]) -> None:
+    rows, n, out = shape
+    case = problem(BSpline(2, 2), rows=rows, n=n, out=out)
+    case.keep = (torch.rand_like(case.x) < 0.8) / 0.8
+    assert_equal(case.run(), case.expected())
+
+
+@kernels
+@pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes(dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
+    case = problem(rows=40)
+    case.x = case.x.to(weight_dtype)
+    case.weight = case.weight.to(weight_dtype)
+    case.upstream = case.upstream.to(dtype)
+    case.dtype = dtype
+    results, expected = case.run(), case.expected()
+    assert [result.dtype for result in results] == [dtype, weight_dtype, weight_dtype]
+    # The interpreter cuts bfloat16 off rather than round it: up to 1/128 each, of two factors.
+    assert_equal(results, expected, 2e-6 if {dtype, weight_dtype} == {torch.float32} else 0.012)
+
+
+@kernels
+def test_a_batch_without_rows() -> None:
+    case = problem(rows=0)
+    y, grad_x, grad_weight = case.run()
+    assert y.shape == (0, 4)
+    assert grad_x.shape == (0, 3)
+    assert torch.equal(grad_weight, torch.zeros_like(case.weight))
+
+
+@kernels
+@pytest.mark.parametrize("outside", ["zero", "linear"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_at_knots(order: int, outside: str) -> None:
+    """Knots that float32 holds exactly. At a corner the slope is the derivative's: the right's."""
+    basis = BSpline(4, order, outside=outside)
+    points = torch.tensor([*basis.knots, -100.0, 100.0, 1e6])
+    case = problem(basis, rows=len(points), n=1)
+    case.x = points.unsqueeze(1).to(DEVICE)
+    expected = case.expected()
+    slopes = case.features.derivative(case.x.double()).squeeze(-1)  # (points, M)
+    gradient = case.upstream.double() @ case.weight.double().squeeze(-1)  # (points, M)
+    expected[1] = (slopes * gradient).sum(1, keepdim=True)
+    assert_equal(case.run(), expected)
+
+
+@kernels
+@pytest.mark.parametrize("order", [1, 3])
+def test_far_outside_is_zero(order: int) -> None:
+    case = problem(BSpline(order=order), "none", rows=6)
+    case.x[:] = torch.tensor([1e30, -1e30, 3e38, -3e38, torch.inf, -torch.inf]).unsqueeze(1)
+    for result in case.run():
+        assert (result == 0).all()
+
+
+@kernels
+@pytest.mark.parametrize("base", ["silu", "none"])
+@pytest.mark.parametrize("order", [1, 3])
+def test_nan_stays_in_its_row(order: int, base: str) -> None:
+    case = problem(BSpline(order=order), base, rows=18)
+    clean = case.run()
+    case.x[7, 1] = torch.nan
+    y, grad_x, grad_weight = case.run()
+    assert y[7].isnan().all()
+    assert grad_x[7, 1].isnan()
+    assert grad_weight[:, :, 1].isnan().all()
+    others = torch.arange(18, device=DEVICE) != 7
+    assert torch.equal(y[others], clean[0][others])
+    assert torch.equal(grad_x[others], clean[1][others])
+    assert torch.equal(grad_weight[:, :, [0, 2]], clean[2][:, :, [0, 2]])
+
+
+def within_nan(tensor: Tensor) -> Tensor:
+    """The same values as a strided view into a larger tensor of NaN."""
+    around = torch.full([size + 2 for size in tensor.shape[::-1]], torch.nan, device=DEVICE)
+    view = around[tuple(slice(1, -1) for _ in tensor.shape)].permute(*range(tensor.dim())[::-1])
+    return view.copy_(tensor)
+
+
+@kernels
+@pytest.mark.usefixtures("nan_buffers")
+def test_strides_and_neighbours_do_not_matter() -> None:
+    case = problem(rows=17)
+    case.keep = torch.full_like(case.x, 1.25)
+    plain = case.run()
+    for name in ("x", "weight", "upstream", "keep"):
+        setattr(case, name, within_nan(getattr(case, name)))
+        assert not getattr(case, name).is_contiguous()
+    for result, wanted in zip(case.run(), plain, strict=True):
+        assert torch.equal(result, wanted)
+    case.upstream = torch.ones(1, 1, device=DEVICE).expand(17, 4)  # what y.sum() sends back
+    assert_equal(case.run(), case.expected())
+
+
+@kernels
+def test_sharing_out_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = problem(rows=37)  # shares of 19 rows and 18
+    monkeypatch.setattr(backend, "_splits", lambda *_: 2)
+    results = case.run()
+    assert_equal(results, case.expected())
+    for again, first in zip(case.run(), results, strict=True):
+        assert torch.equal(again, first)
+
+
+@kernels
+def test_only_what_is_needed() -> None:
+    case = problem()
+    y, grad_x, grad_weight = case.run()
+    for needs_x, needs_weight in [(True, False), (False, True), (False, False)]:
+        wanted = [y, grad_x if needs_x else None, grad_weight if needs_weight else None]
+        for result, value in zip(case.run(needs_x, needs_weight), wanted, strict=True):
+            assert (result is None) if value is None else torch.equal(result, value)
+
+
+def test_splits_fill_the_processors_and_stay_small() -> None:
+    for rows, out, size, n in [(16384, 1536, 9, 384), (65536, 3072, 9, 768), (100, 8, 9, 8)]:
+        splits = backend._splits(rows, out, size, n, 132)
+        tiles = size * -(-out // 256) * -(-n // 128)
+        assert 1 <= splits <= max(1, rows // 128)
+        assert splits == 1 or splits * tiles <= 4 * 132
+    assert backend._splits(16384, 64, 9, 64, 132) > 4  # 9 tiles alone would leave most idle
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"basis": SimpleNamespace()}, "SimpleNamespace"),
+        ({"basis": BSpline(grid=(0.0, 1.0, 3.0))}, "uniform"),
+        ({"dtype": torch.float64}, "float64"),
+        ({"device": torch.device("meta")}, "meta"),
+        ({"triton": None}, "not installed"),
+    ],
+    ids=str,
+)
+def test_says_what_is_unsupported(
+    changes: dict, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "INTERPRETED", SimpleNamespace(value="device" not in changes))
+    monkeypatch.setattr(backend, "triton", changes.get("triton", backend.triton))
+    features = SimpleNamespace(basis=changes.get("basis", BSpline()), base="silu")
+    device, dtype = changes.get("device", torch.device(DEVICE)), changes.get("dtype", torch.float32)
+    assert reason in backend.unsupported(device, features, dtype)
+
+
+def test_the_module_does_without_triton() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch; "
+        "from nanogpkant.kan.backends import triton; "
+        "assert 'not installed' in triton.unsupported(torch.device('cpu'), None, torch.float32)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+COMPILE = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from nanogpkant.kan import BSpline, Features
+from nanogpkant.kan.backends import triton as backend
+
+def compile(kernel, blocks, dtype):
+    kernel, (br, bo, bi, warps, stages) = kernel.fn, blocks
+    kind = torch.float32 if dtype == "fp32" else torch.bfloat16
+    c = backend._constants(Features(BSpline()), kind)
+    constants = {"keep": None, "c": c, "BR": br, "BO": bo, "BI": bi}
+    constants = {name: constants[name] for name in kernel.arg_names if name in constants}
+    pointers = {"x": "*fp32", "grad_x": "*fp32", "grad_weight": "*fp32"}
+    pointers |= {name: "*" + dtype for name in ("weight", "y", "grad_y")}
+    signature = {name: pointers.get(name, "i32") for name in kernel.arg_names}
+    signature |= {name: "constexpr" for name in constants}
+    aligned = [*pointers, "n", "out"]
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names) if name in aligned
+    }
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert compiled.metadata.shared <= 227 * 1024, compiled.metadata.shared
+    assert dtype == "fp32" or br < 64 or "wgmma" in compiled.asm["ptx"]
+
+for kernel, blocks in (
+    (backend._forward_kernel, backend.FORWARD_BLOCKS),
+    (backend._grad_x_kernel, backend.GRAD_X_BLOCKS),
+    (backend._grad_weight_kernel, backend.GRAD_WEIGHT_BLOCKS),
+):
+    compile(kernel, blocks[0], "bf16")
+    compile(kernel, blocks[-2], "fp32")
+"""
+
+
+def test_compiles_for_a_gpu_that_is_not_there(tmp_path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
+    )
+    if "ptxas" in run.stderr and "Cannot find" in run.stderr:
+        pytest.skip("this triton comes without ptxas")
+    assert run.returncode == 0, run.stderr
