@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpkant.config import DataConfig, RunConfig, load_config, to_yaml
 from nanogpkant.console import bar
@@ -40,9 +41,12 @@ from nanogpkant.files import (
     writing,
 )
 from nanogpkant.kan import KANLinear
+from nanogpkant.kan.features import Features
+from nanogpkant.kan.grid import set_features
 from nanogpkant.model import GPT
 
 WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ def save_checkpoint(
     training: dict[str, Any],
     is_best: bool,
     keep_every: int,
+    features: dict[str, str] | None = None,
 ) -> None:
     """Save a checkpoint, point the index at it and remove those that are no longer wanted.
 
@@ -186,6 +191,7 @@ def save_checkpoint(
         training: all else that continuing needs: tensors, numbers, text, lists and dicts.
         is_best: whether the index should call it the best so far; it is always the last.
         keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
+        features: what ``features_of`` says of the model.
 
     Raises:
         UserError: it cannot be written, say on a full disk; earlier checkpoints are untouched.
@@ -196,7 +202,7 @@ def save_checkpoint(
     with writing(folder):
         try:
             draft.mkdir(parents=True)
-            _write_files(draft, step, weights, training)
+            _write_files(draft, step, weights, training, features or {})
             if folder.exists():  # left by a kill before the index named it
                 shutil.rmtree(folder)
             draft.rename(folder)
@@ -208,14 +214,25 @@ def save_checkpoint(
     remove_stray_checkpoints(run, keep_every)
 
 
+def features_of(model: nn.Module) -> dict[str, str]:
+    """The features of every KAN layer, by name, as text: grids change in training."""
+    modules = model.named_modules()
+    return {name: m.features.spec for name, m in modules if isinstance(m, KANLinear)}
+
+
 def _write_files(
-    folder: Path, step: int, weights: dict[str, Tensor], training: dict[str, Any]
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    features: dict[str, str],
 ) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     buffer = io.BytesIO()
     torch.save(training, buffer)
     # Made in memory and written by ourselves, so that a full disk is one plain OSError.
-    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
+    metadata = {"format": "pt", FEATURES: json.dumps(features)}
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))
     write_atomic(folder / TRAINING, buffer.getvalue())
     hashes = {name: sha256_of(folder / name) for name in (WEIGHTS, TRAINING)}
     write_json(folder / MANIFEST, {"step": step, "sha256": hashes})
@@ -240,6 +257,20 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         return safetensors.torch.load_file(self.folder / WEIGHTS)
+
+    def features(self) -> dict[str, Features]:
+        """The features of every KAN layer; {} in a file that does not say.
+
+        Raises:
+            UserError: they are no features.
+        """
+        with safetensors.safe_open(self.folder / WEIGHTS, "pt") as file:
+            specs = (file.metadata() or {}).get(FEATURES, "{}")
+        try:
+            return {name: Features.from_spec(spec) for name, spec in json.loads(specs).items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            problem = f"{FEATURES} in {self.folder / WEIGHTS} describes no KAN layers"
+            raise UserError(f"{problem}: {error}") from error
 
     def training(self) -> dict[str, Any]:
         return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
@@ -278,13 +309,20 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
 
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model.
+    """Put a checkpoint's weights into a model, and the grids that they belong to.
 
     Raises:
         UserError: a tensor is missing, extra, of another shape, or with values that are not finite.
     """
+    saved, where = checkpoint.features(), checkpoint.folder / WEIGHTS
+    for name, module in model.named_modules():
+        if isinstance(module, KANLinear) and name in saved:
+            try:
+                set_features(module, saved[name])
+            except ValueError as error:
+                problem = f"{name} in {where}: config.yaml describes another model"
+                raise UserError(f"{problem}: {error}") from error
     weights, expected = checkpoint.weights(), model.state_dict()
-    where = checkpoint.folder / WEIGHTS
     for name in sorted(weights.keys() ^ expected.keys()):
         problem = "is missing from" if name in expected else "is not expected in"
         raise UserError(f"{name} {problem} {where}: config.yaml describes another model")

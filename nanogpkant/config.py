@@ -7,6 +7,7 @@ flags, written to the run folder as ``config.yaml``, and never executed.
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, field
@@ -53,28 +54,46 @@ class KANConfig:
 
     sites: list[Site] = field(default_factory=list)
     """projections that are KAN: any of qkv, attn_out, mlp_in, mlp_out; none is the plain GPT"""
-    basis: Literal["bspline"] = "bspline"
-    """family of one-dimensional functions"""
+    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier", "rational"] = "bspline"
+    """family of one-dimensional functions; hat is piecewise linear; rational has to be shared"""
+    share: str = "edge"
+    """edge: every edge has functions of its own; group:G: each of G groups of inputs shares one
+    learned function; atoms:K: the whole layer shares K learned functions"""
     grid_size: int = 5
-    """intervals of the spline grid"""
+    """intervals of the grid of bspline, hat and rbf"""
     spline_order: int = 3
-    """degree of the spline pieces, 1 to 5; 3 is cubic"""
+    """degree of the pieces of bspline, 1 to 5; 3 is cubic"""
+    degree: int = 3
+    """highest degree of chebyshev and rational, highest frequency of fourier"""
     grid_range: tuple[float, float] = (-1.0, 1.0)
     """first and last grid point, in units of the layer's input"""
-    base: Literal["silu", "gelu", "identity", "none"] = "silu"
-    """function added to every edge's spline, with a weight of its own"""
+    outside: Literal["zero", "linear"] = "zero"
+    """beyond the grid bspline and hat run out and are zero, or go on in straight lines"""
+    base: Literal["silu", "gelu", "identity", "none", "gpt"] = "silu"
+    """function added to every edge's own, with a weight of its own, or to the first shared one;
+    gpt is what a plain GPT has there: gelu before mlp_out, identity elsewhere"""
     prenorm: Literal["none", "rms"] = "none"
     """divide every input vector by its root mean square before the functions, or not"""
     spline_scale: bool = False
     """learn one more factor for every edge's spline, as efficient-kan does"""
-    init: Literal["variance_preserving", "original"] = "variance_preserving"
-    """how KAN weights start: unit variance in, unit variance out; or efficient-kan's way"""
-    backend: Literal["auto", "recompute", "reference"] = "auto"
-    """how the layer runs: recompute saves only its input; reference writes out every feature"""
+    init: Literal["variance_preserving", "whitened", "original"] = "variance_preserving"
+    """how KAN weights start: unit variance in, unit variance out; that with all shapes of curve
+    equally likely (whitened); or efficient-kan's way"""
+    dropout: float = 0.0
+    """share of a KAN layer's inputs whose functions are all dropped in training, 0 to below 1"""
+    backend: Literal["auto", "triton", "recompute", "reference"] = "auto"
+    """how the layer runs: triton is for GPUs, recompute saves only the layer's input, reference
+    writes out every feature; auto is the best that can run"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid_range", tuple(self.grid_range))
-        _at_least("model.kan", self, grid_size=1)
+        _at_least("model.kan", self, grid_size=1, degree=1)
+        _fraction("model.kan", self, "dropout")
+        if not re.fullmatch(r"edge|(group|atoms):[1-9]\d*", self.share):
+            remedy = "must be edge, group:G or atoms:K, such as group:8"
+            refuse("model.kan.share", self.share, remedy)
+        if self.basis == "rational" and self.share == "edge":
+            refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
         low, high = self.grid_range
@@ -146,8 +165,14 @@ class OptimConfig:
     """AdamW's decay of the mean squared gradient"""
     weight_decay: float = 0.1
     """decay of plain weight matrices; norms, biases and embeddings are never decayed"""
+    kan_learning_rate: float | None = None
+    """highest learning rate of KAN weights, on the same schedule; null is learning_rate"""
     kan_weight_decay: float | None = None
     """decay of KAN weights; null is weight_decay"""
+    function_learning_rate: float | None = None
+    """highest learning rate of the functions that KAN edges share; null is learning_rate"""
+    function_weight_decay: float = 0.0
+    """decay of the functions that KAN edges share, towards the base function"""
     grad_clip: float = 1.0
     """largest norm of the whole gradient; 0 switches clipping off"""
 
@@ -155,14 +180,59 @@ class OptimConfig:
         _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
         _at_least("optim", self, grad_clip=0)
         _fraction("optim", self, "beta1", "beta2")
-        if self.kan_weight_decay is not None:
-            _at_least("optim", self, kan_weight_decay=0)
+        _at_least("optim", self, function_weight_decay=0)
+        for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
+            if getattr(self, name) is not None:
+                _at_least("optim", self, **{name: 0})
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
         if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
             remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
             refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """When the spline grids of KAN layers change in training; the functions stay as they are."""
+
+    update_every: int = 0
+    """steps between updates, which let every layer's grid follow its inputs; 0 is never"""
+    until: int | None = None
+    """last step at which grids are updated; null is train.max_iters"""
+    max_size: int = 64
+    """intervals beyond which an update lets no grid grow"""
+    refine_at: dict[int, int] = field(default_factory=dict)
+    """after which steps grids become finer: {1000: 10} gives them, after 1000 steps, the spacing of
+    10 intervals over model.kan.grid_range; each a multiple of the one before"""
+
+    def __post_init__(self) -> None:
+        _at_least("grid", self, update_every=0, max_size=1)
+        if self.until is not None:
+            _at_least("grid", self, until=0)
+        object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
+        for step in self.refine_at:
+            if step < 1:
+                refuse("grid.refine_at", self.refine_at, f"step {step} must be at least 1")
+
+    def updates_at(self, step: int) -> bool:
+        """Whether grids follow their inputs after this many steps."""
+        due = self.update_every > 0 and step > 0 and step % self.update_every == 0
+        return due and (self.until is None or step <= self.until)
+
+    def changes_at(self, step: int) -> bool:
+        """Whether anything happens to grids after this many steps."""
+        return self.updates_at(step) or step in self.refine_at
+
+    def splits_at(self, step: int, grid_size: int) -> int:
+        """Into how many parts every interval is split after this many steps; 1 leaves it whole.
+
+        ``grid_size`` is that of the model's configuration.
+        """
+        if step not in self.refine_at:
+            return 1
+        earlier = [size for at, size in self.refine_at.items() if at < step]
+        return self.refine_at[step] // (earlier[-1] if earlier else grid_size)
 
 
 @dataclass(frozen=True)
@@ -229,7 +299,23 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        kan, grid = self.model.kan, self.grid
+        flag = "update_every" if grid.update_every else "refine_at"
+        value = getattr(grid, flag)
+        if value and not kan.sites:
+            refuse(f"grid.{flag}", value, "there is no grid without --model.kan.sites")
+        if value and kan.basis not in ("bspline", "hat"):
+            refuse(f"grid.{flag}", value, f"--model.kan.basis {kan.basis} has no grid of splines")
+        size = kan.grid_size
+        for finer in grid.refine_at.values():
+            if finer <= size or finer % size:
+                remedy = f"{finer} must be a multiple of the {size} before it, such as {2 * size}"
+                refuse("grid.refine_at", grid.refine_at, remedy)
+            size = finer
 
 
 def with_changes(config: Any, **changes: Any) -> Any:
@@ -333,6 +419,9 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
             return [_checked(inner[0], item, key) for item in value]
         if len(value) == len(inner):
             return tuple(map(_checked, inner, value, [key] * len(inner)))
+    if origin is dict and isinstance(value, dict):
+        pairs = ((_checked(inner[0], k, key), _checked(inner[1], v, key)) for k, v in value.items())
+        return dict(pairs)
     if expected is float and not isinstance(value, bool):
         try:
             return float(value)  # PyYAML reads 1e-3 as text

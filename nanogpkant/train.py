@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from nanogpkant.checkpoint import (
     RunFolder,
     create_run,
+    features_of,
     load_checkpoint,
     load_model,
     load_weights,
@@ -34,17 +35,18 @@ from nanogpkant.checkpoint import (
     save_checkpoint,
     write_metrics,
 )
-from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.console import Interrupt, StepProgress, note, warn
-from nanogpkant.data import Batches, TokenData, check_length, load_tokenizer
+from nanogpkant.data import Batches, TokenData, blocks, check_length, load_tokenizer
 from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dtype, synchronize
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.evaluate import Evaluation, evaluate
 from nanogpkant.files import write_atomic, writing
 from nanogpkant.generate import generate, start_of_text
+from nanogpkant.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.model import GPT
 from nanogpkant.nonfinite import first_nonfinite
-from nanogpkant.optim import learning_rate_at, make_optimizer
+from nanogpkant.optim import learning_rate_at, make_optimizer, set_learning_rate
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Session:
     optimizer: torch.optim.Optimizer
     state: State
     batches: Batches
+    warned: set[str] = field(default_factory=set)
+    """which misfits of grids were warned of"""
 
 
 def train(
@@ -149,11 +153,13 @@ def fit(s: Session) -> None:
 
             started = time.perf_counter()
             row = train_step(s, is_logged)
-            is_evaluated = is_last or (state.step + 1) % options.eval_interval == 0
+            state.step += 1
+            if s.config.grid.changes_at(state.step):
+                change(s)
+            is_evaluated = is_last or state.step % options.eval_interval == 0
             if is_logged or is_evaluated:
                 synchronize(s.device)
             state.seconds += time.perf_counter() - started
-            state.step += 1
             progress.update(state.step)
 
             if is_logged:
@@ -175,8 +181,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     """One optimiser step; returns its row for metrics.jsonl, or {} where that is not wanted."""
     options, step = s.config.train, s.state.step
     lr = learning_rate_at(step, s.config.optim, options.max_iters)
-    for group in s.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(s.optimizer, lr)
     torch.manual_seed((options.seed << 32) + step)  # for dropout
 
     loss = torch.zeros((), device=s.device)
@@ -199,6 +204,16 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     return {"loss": float(loss), "lr": lr, "grad_norm": float(grad_norm), "memory_bytes": memory}
 
 
+def change(s: Session) -> None:
+    """Let the grids follow the inputs of the next batch, or make them finer, and log it."""
+    x, y = s.batches.batch(s.state.step * s.config.train.grad_accum_steps, s.device)
+    try:
+        row = change_grids(s.model, s.optimizer, x, s.config, s.state.step)
+    except ValueError as error:  # the run has gone bad since it was last looked at
+        raise not_finite(s, str(error), x, y) from error
+    log(s, "grid_change", row)
+
+
 def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the whole validation split and log it; returns whether it is the best so far."""
     state = s.state
@@ -210,8 +225,18 @@ def validate(s: Session, progress: StepProgress) -> bool:
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
     log(s, "val", result.as_dict() | {"memory_bytes": peak_memory(s.device)})
+    look_at_grids(s)
     progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
     return is_best
+
+
+def look_at_grids(s: Session) -> None:
+    """Log how well the grids fit their inputs, on the first batch of the validation split."""
+    x, _ = next(blocks(s.data.val, s.config.model.block_size, s.config.train.batch_size))
+    if row := grid_health(s.model, x.to(s.device)):
+        log(s, "grid", row)
+        if s.state.step:  # before it has learned, a model says little about its inputs
+            warn_of_grids(row, s.warned)
 
 
 def save(s: Session, is_best: bool) -> None:
@@ -221,7 +246,8 @@ def save(s: Session, is_best: bool) -> None:
         raise not_finite(s, "a weight is not finite", *s.batches.batch(0, s.device))
     training = asdict(s.state) | {"optimizer": s.optimizer.state_dict()}
     keep_every = s.config.train.keep_every
-    save_checkpoint(s.run, s.state.step, weights, training, is_best, keep_every)
+    features = features_of(s.model)
+    save_checkpoint(s.run, s.state.step, weights, training, is_best, keep_every, features)
 
 
 def evaluate_start(config: RunConfig, out: Path, resume: bool = False) -> Evaluation:
@@ -309,6 +335,7 @@ def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) 
         if load_tokenizer(source.tokenizer_file) != data.tokenizer:
             remedy = "its vocabulary is not that of --data.dataset; train from scratch"
             raise UserError(f"--train.init_from {source.path}: {remedy}")
+        check_same_functions(config, source)
         try:
             load_weights(model, load_checkpoint(source, "best"))
         except UserError as error:
@@ -316,6 +343,19 @@ def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) 
                 f"--train.init_from {source.path} with this --model: {error}"
             ) from error
     return model
+
+
+def check_same_functions(config: RunConfig, source: RunFolder) -> None:
+    """Refuse to start from a run whose KAN layers mean other functions: its grids come with it.
+
+    Raises:
+        UserError: a setting of ``model.kan`` that the run's differs in.
+    """
+    ours, theirs = asdict(config.model.kan), asdict(load_config(source.config_file).model.kan)
+    for name, value in theirs.items() if ours["sites"] else ():
+        if value != ours[name] and name not in ("backend", "init", "dropout"):
+            remedy = f"it was trained with --model.kan.{name} {value}; give that too"
+            raise UserError(f"--train.init_from {source.path}: {remedy}")
 
 
 def continue_run(
@@ -334,10 +374,11 @@ def continue_run(
         checkpoint = load_checkpoint(run, "last")
         load_weights(model, checkpoint)
         training = checkpoint.training()
-        configured = [(g["weight_decay"], g["betas"]) for g in optimizer.param_groups]
+        kept = ("weight_decay", "betas", "lr_factor")  # as now asked for, not as saved
+        configured = [{key: group[key] for key in kept} for group in optimizer.param_groups]
         optimizer.load_state_dict(training.pop("optimizer"))
-        for group, (weight_decay, betas) in zip(optimizer.param_groups, configured, strict=True):
-            group.update(weight_decay=weight_decay, betas=betas)  # as now asked for, not as saved
+        for group, settings in zip(optimizer.param_groups, configured, strict=True):
+            group.update(settings)
         state = State(**training)
     remove_stray_checkpoints(run, config.train.keep_every)
     if not run.metrics_file.exists():
@@ -385,12 +426,23 @@ def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
     return UserError(f"step {s.state.step + 1}: {what}, first in {where}; {left}; {remedy}")
 
 
-def log(s: Session, split: str, values: dict[str, float]) -> None:
-    """Add a row to metrics.jsonl and to the trackers."""
+def log(s: Session, split: str, values: dict[str, Any]) -> None:
+    """Add a row to metrics.jsonl, and its numbers to the trackers."""
     row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
     with writing(s.run.metrics_file), open(s.run.metrics_file, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    s.accelerator.log({f"{split}/{k}": v for k, v in values.items()}, step=s.state.step)
+    s.accelerator.log(numbers_in(values, split), step=s.state.step)
+
+
+def numbers_in(values: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The numbers of nested dicts, by path: {"grid/layers/NAME/dead": 0.1}."""
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= numbers_in(value, f"{prefix}/{key}")
+        elif not isinstance(value, str):
+            flat[f"{prefix}/{key}"] = value
+    return flat
 
 
 def write_samples(run: RunFolder, tokens: int, seed: int, device: torch.device) -> None:

@@ -52,7 +52,8 @@ def test_a_run_folder_holds_what_the_design_says(tiny_run: Path):
     rows = read_metrics(tiny_run / "metrics.jsonl")
     assert [r["step"] for r in rows if r["split"] == "val"] == [0, 4, 8, 12]
     assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 13))
-    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3  # it learned
+    losses = [r["loss"] for r in rows if "loss" in r]
+    assert losses[-1] < losses[0] - 0.3  # it learned
     assert (tiny_run / "checkpoints/step-000012/manifest.json").is_file()
 
 
@@ -248,7 +249,7 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
     monkeypatch.setattr(
         train_module,
         "save_checkpoint",
-        lambda run, step, w, t, best, keep: saved.append((step, best)),
+        lambda run, step, w, t, best, *_: saved.append((step, best)),
     )
     flags = [
         "--train.always_save",
@@ -295,7 +296,8 @@ def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, cap
     flags = ["--model.dropout", "0", "--out", str(tmp_path / "eager")]
     assert main(["train", str(tiny_experiment), *flags]) == 0
     compiled, eager = (
-        [r["loss"] for r in rows_without_times(tmp_path / name)] for name in ("compiled", "eager")
+        [r["loss"] for r in rows_without_times(tmp_path / name) if "loss" in r]
+        for name in ("compiled", "eager")
     )
     assert compiled == pytest.approx(eager, rel=1e-3)
 

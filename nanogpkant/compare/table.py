@@ -68,11 +68,14 @@ def _row(path: Path) -> dict[str, Any]:
     tokens = last["step"] * config.train.batch_size * config.train.grad_accum_steps
     tokens *= config.model.block_size
     counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
+    # Grids that changed: a coefficient more is a multiply and an add more, in each of 3 products.
+    changes = [row["parameters"] for row in metrics if row["split"] == "grid_change"]
+    added = changes[-1] - counted.parameters if changes else 0
     return {
         "run": path.name,
-        "parameters": counted.parameters,
-        "parameters_without_positions": counted.parameters_without_positions,
-        "flops_per_token": counted.flops_per_token,
+        "parameters": counted.parameters + added,
+        "parameters_without_positions": counted.parameters_without_positions + added,
+        "flops_per_token": counted.flops_per_token + 6 * added,
         "step": last["step"],
         "best_val_loss": best["loss"],
         "val_loss": last["loss"],
@@ -81,7 +84,7 @@ def _row(path: Path) -> dict[str, Any]:
         "accuracy": best["accuracy"],
         "seconds": last["seconds"],
         "tokens_per_second": tokens / last["seconds"] if last["seconds"] else 0.0,
-        "peak_memory_bytes": max(row["memory_bytes"] for row in metrics),
+        "peak_memory_bytes": max(row.get("memory_bytes", 0) for row in metrics),
         "data_fingerprint": run.data_fingerprint(),
     }
 
