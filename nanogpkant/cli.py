@@ -80,7 +80,7 @@ def in_plain_words(message: str) -> str:
             expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
             expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
             return f"--{key} {value}: must be {expected}"
-    return message
+    return re.sub(r'^Parser key "(.+?)": ', r"--\1: ", message)
 
 
 def dispatch(arguments: list[str]) -> int | None:
@@ -279,12 +279,31 @@ def compare(arguments: list[str]) -> None:
         note(f"the learning curves are in {options.plot}")
 
 
+def bench(arguments: list[str]) -> None:
+    """Time a layer, training steps or sampling, against rivals and the least it could cost."""
+    from nanogpkant.bench.flags import KINDS, add_flags
+
+    parser = parser_for("bench")
+    add_flags(parser, next((a for a in arguments if a in KINDS), None))
+    options = parse(parser, arguments)
+
+    from nanogpkant.bench import run
+
+    found = run(options.what, options)
+    report(options, found.as_dict(), None)
+    if not options.json:
+        print(found.markdown(), end="")
+    if found.wrong:
+        raise UserError(f"a gate was not passed: {found.wrong[0]}")
+
+
 VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "prepare": prepare,
     "train": train,
     "eval": evaluate,
     "sample": sample,
     "compare": compare,
+    "bench": bench,
     "presets": presets,
 }
 

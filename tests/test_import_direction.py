@@ -23,11 +23,12 @@ LAYERS = [
     ["model"],
     ["counting", "optim", "nonfinite", "device"],
     ["data"],
-    ["checkpoint"],
+    ["checkpoint", "grids"],
     ["generate", "evaluate"],
     ["presets"],
     ["train"],
     ["compare"],
+    ["bench"],
     ["cli"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}

@@ -12,7 +12,7 @@ from nanogpkant.kan import KANLinear
 
 
 class CoxDeBoorLinear(nn.Module):
-    """The same function as a given KANLinear (uniform B-splines, silu base), made the slow way."""
+    """The same function as a given KANLinear (B-splines, silu base), made the slow way."""
 
     def __init__(self, layer: KANLinear) -> None:
         super().__init__()
@@ -34,6 +34,8 @@ class CoxDeBoorLinear(nn.Module):
         return bases
 
     def forward(self, x: Tensor) -> Tensor:
-        """(rows, n) -> (rows, out)."""
-        base = F.linear(F.silu(x), self.base_weight)
-        return base + F.linear(self.b_splines(x).flatten(1), self.spline_weight.flatten(1))
+        """(..., n) -> (..., out)."""
+        rows = x.reshape(-1, x.shape[-1])
+        base = F.linear(F.silu(rows), self.base_weight)
+        y = base + F.linear(self.b_splines(rows).flatten(1), self.spline_weight.flatten(1))
+        return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,149 @@
+"""Problem: one layer to be run forward and backward, and what that costs at the very least."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear
+
+Basis = BSpline | RBF | Chebyshev | Fourier
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def basis_named(name: str, grid_size: int) -> Basis:
+    """A basis of ``grid_size + 3`` functions, as many as cubic B-splines of that grid have."""
+    count = grid_size + 3
+    return {
+        "bspline": BSpline(grid_size),
+        "hat": BSpline(count - 1, order=1),
+        "rbf": RBF(count - 1),
+        "chebyshev": Chebyshev(count),
+        "fourier": Fourier(count // 2),
+    }[name]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A shape, a dtype, a device and a basis. Small and plain, so that it goes to a child."""
+
+    inputs: int
+    outputs: int
+    rows: int
+    dtype: str = "fp32"
+    device: str = "cpu"
+    basis: Basis = field(default_factory=BSpline)
+
+    @property
+    def shape(self) -> str:
+        return f"{self.inputs} -> {self.outputs}"
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} x {self.shape}, {self.dtype}"
+
+    def layer(self, backend: str = "auto") -> KANLinear:
+        """The same weights at every call."""
+        torch.manual_seed(0)
+        return KANLinear(self.inputs, self.outputs, self.basis, backend=backend, device=self.device)
+
+    @property
+    def packed(self) -> int:
+        """M * n, the width of the one matrix product that the layer is."""
+        return self.features.size * self.inputs
+
+    @property
+    def features(self) -> Features:
+        """What the layer makes of an input, the base function included."""
+        return Features(self.basis)
+
+    def x(self) -> Tensor:
+        """(rows, inputs), N(0, 1), in float32: numbers that the problem's dtype has too.
+
+        Else a contender that takes its inputs in that dtype would be judged by their rounding.
+        """
+        return self._normal(1, self.inputs)
+
+    def grad(self) -> Tensor:
+        """(rows, outputs): the gradient that the backward pass begins with."""
+        return self._normal(2, self.outputs)
+
+    def _normal(self, seed: int, width: int) -> Tensor:
+        random = torch.Generator(device=self.device).manual_seed(seed)
+        drawn = torch.randn(self.rows, width, generator=random, device=self.device)
+        return drawn.to(DTYPES[self.dtype]).float()
+
+    @property
+    def flops(self) -> int:
+        """Of the three products: forward, weight gradient and input gradient."""
+        return 3 * 2 * self.rows * self.packed * self.outputs
+
+    @property
+    def least_bytes(self) -> int:
+        """What has to be read and written if every tensor passes main memory once a pass.
+
+        Forward reads x and the weight and writes y; backward reads x, the weight and y's gradient,
+        and writes the gradients of x and the weight. Activations in the problem's dtype, weights in
+        float32.
+        """
+        number = DTYPES[self.dtype].itemsize
+        activations = self.rows * (3 * self.inputs + 2 * self.outputs) * number
+        return activations + 3 * self.packed * self.outputs * 4
+
+
+class Trial:
+    """A layer and the tensors of a problem. Calling it runs forward and backward."""
+
+    def __init__(self, problem: Problem, module: nn.Module, pure: bool = False) -> None:
+        """``pure``: weights and inputs are in the dtype too; else in float32, with autocast."""
+        dtype = DTYPES[problem.dtype]
+        self.module = module.to(dtype) if pure else module
+        self.x = problem.x().to(dtype if pure else torch.float32).requires_grad_()
+        self.grad = problem.grad().to(dtype)
+        self.dtype, self.autocast = dtype, dtype != torch.float32 and not pure
+
+    def __call__(self) -> None:
+        self.run(self.grad)
+
+    def run(self, grad: Tensor) -> Tensor:
+        """Forward and backward from this gradient; returns the output."""
+        self.drop_gradients()
+        with torch.autocast(self.x.device.type, self.dtype, enabled=self.autocast):
+            y = self.module(self.x)
+        y.backward(grad.to(y.dtype))
+        return y.detach()
+
+    def drop_gradients(self) -> None:
+        self.module.zero_grad(set_to_none=True)
+        self.x.grad = None
+
+
+def three_products(problem: Problem) -> Callable[[], None]:
+    """The matrix products of a layer and nothing else, on features that are already there."""
+    dtype, device = DTYPES[problem.dtype], problem.device
+    features = torch.randn(problem.rows, problem.packed, device=device).to(dtype)
+    weight = torch.randn(problem.outputs, problem.packed, device=device).to(dtype)
+    grad = problem.grad().to(dtype)
+    y = torch.empty_like(grad)
+    grad_features, grad_weight = torch.empty_like(features), torch.empty_like(weight)
+
+    def task() -> None:
+        torch.mm(features, weight.T, out=y)
+        torch.mm(grad.T, features, out=grad_weight)
+        torch.mm(grad, weight, out=grad_features)
+
+    return task
+
+
+def packed_linear(problem: Problem) -> Trial:
+    """nn.Linear of the same FLOPs, on packed features that are already there."""
+    wide = Problem(problem.packed, problem.outputs, problem.rows, problem.dtype, problem.device)
+    return Trial(wide, nn.Linear(wide.inputs, wide.outputs, bias=False, device=problem.device))
+
+
+def plain_linear(problem: Problem) -> Trial:
+    """nn.Linear of the same inputs and outputs: what a plain GPT pays."""
+    return Trial(
+        problem, nn.Linear(problem.inputs, problem.outputs, bias=False, device=problem.device)
+    )

@@ -1,0 +1,43 @@
+"""Benchmarks without the waiting: no processes of their own, no compiler, made-up rates and peaks.
+
+``test_memory`` and ``test_timing`` have the real ones.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from nanogpkant.bench import gpu, measure, step, timing
+from nanogpkant.bench.flags import add_flags
+from nanogpkant.cli import parser_for
+
+
+@pytest.fixture
+def flags() -> Callable[..., Namespace]:
+    """Make the options of ``bench KIND`` from a few flags."""
+
+    def make(kind: str, *arguments: str) -> Namespace:
+        parser = parser_for("bench")
+        add_flags(parser, kind)
+        return parser.parse_args([kind, *arguments])
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def here(function: Callable[..., Any], *values: Any, limit: float = 0.0) -> Any:
+        return function(*values)
+
+    for module in (gpu, measure, step):
+        monkeypatch.setattr(module, "in_a_child", here)
+    for module in (measure, step):
+        monkeypatch.setattr(module, "rates", lambda dtype, device: (1e9, 1e9))
+        monkeypatch.setattr(module, "extra_peak", lambda task, device: task() or 1)
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
