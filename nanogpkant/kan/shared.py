@@ -47,10 +47,14 @@ class Rational:
         """P: degree + 1 coefficients of the numerator, then those of the denominator."""
         return 2 * self.degree
 
+    @property
+    def limit(self) -> float:
+        """The largest |x| that P and Q are taken at: the powers of a larger one may be infinite."""
+        return 1e30 ** (1 / self.degree)
+
     def combine(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """(..., G, n / G) and (M, G, 1, numbers) -> (..., M, G, n / G)."""
-        limit = 1e30 ** (1 / self.degree)  # the highest power of a larger x would be infinite
-        x = x.clamp(-limit, limit).unsqueeze(-3)
+        x = x.clamp(-self.limit, self.limit).unsqueeze(-3)
         above, below = coefficients[..., : self.degree + 1], coefficients[..., self.degree + 1 :]
         numerator = _horner(x, above)
         return numerator / (1 + (x * _horner(x, below)).abs()) if below.shape[-1] else numerator

@@ -143,7 +143,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """Nothing that was found out about this machine before the test, or in it, is remembered."""
-    remembered = (functional._log_once, native._library, recompute._compiled_steps)
+    remembered = (functional._log_once, native._compiled, recompute._compiled_steps)
     for function in remembered:
         function.cache_clear()
     yield

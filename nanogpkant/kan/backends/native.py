@@ -1,7 +1,7 @@
-"""bspline.c, compiled for this very CPU when first needed: the fastest way to uniform B-splines.
+"""bspline.c and shared.c, compiled for this very CPU when first needed: nothing is faster there.
 
-Compiling takes a quarter of a second and happens once a process and kind of spline; nothing is kept
-on disk, so no other machine ever runs code made for this one.
+Compiling takes a quarter of a second and happens once a process and kind of features; nothing is
+kept on disk, so no other machine ever runs code made for this one.
 """
 
 import ctypes
@@ -18,89 +18,131 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nanogpkant.kan.basis import Basis, Chebyshev
 from nanogpkant.kan.bspline import TERMS, BSpline
 from nanogpkant.kan.features import Features
+from nanogpkant.kan.shared import Rational, Shared
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("bspline.c")
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
+SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV"}
 
 
 def unsupported(features: Features, dtype: torch.dtype) -> str | None:
     """Why there is no compiled code for features in a dtype, or None if there is."""
-    if not isinstance(features.basis, BSpline) or features.basis.grid is not None:
-        return "only B-splines on uniform grids are compiled"
     if dtype not in NUMBERS:
         return f"only features in float32 and bfloat16 are compiled, not {dtype}"
-    if _library(features.basis.order, features.basis.outside, features.base, dtype) is None:
+    if _macros(features.basis) is None:
+        return "only B-splines on uniform grids and shared polynomials are compiled"
+    if _library(features, dtype) is None:
         return "there is no C compiler that works"
     return None
 
 
-def expand(features: Features, x: Tensor, out: Tensor) -> None:
+def expand(features: Features, x: Tensor, coefficients: Tensor | None, out: Tensor) -> None:
     """(rows, n) in float32 -> (rows, M, n) in ``out``; both contiguous."""
-    library, grid = _library_and_grid(features, out.dtype)
-    library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *grid)
+    library = _library(features, out.dtype)
+    if coefficients is None:
+        library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *_grid(features.basis))
+        return
+    own = _for_every_input(coefficients, x.shape[1])
+    library.expand(x.data_ptr(), own.data_ptr(), out.data_ptr(), *x.shape, len(own))
 
 
-def pull_back(features: Features, x: Tensor, grad: Tensor, grad_x: Tensor) -> None:
-    """Gradient of the features (rows, M, n) -> that of x (rows, n) in float32; all contiguous."""
-    library, grid = _library_and_grid(features, grad.dtype)
-    library.pull_back(x.data_ptr(), grad.data_ptr(), grad_x.data_ptr(), *x.shape, *grid)
+def pull_back(
+    features: Features, x: Tensor, coefficients: Tensor | None, grad: Tensor, grad_x: Tensor
+) -> Tensor | None:
+    """Gradient of the features (rows, M, n) -> that of x (rows, n) in float32; all contiguous.
+
+    Returns that of the coefficients.
+    """
+    library = _library(features, grad.dtype)
+    if coefficients is None:
+        pointers = x.data_ptr(), grad.data_ptr(), grad_x.data_ptr()
+        library.pull_back(*pointers, *x.shape, *_grid(features.basis))
+        return None
+    own = _for_every_input(coefficients, x.shape[1])  # (functions, numbers, n)
+    sums = own.new_empty(torch.get_num_threads(), *own.shape)
+    tensors = (x, own, grad, grad_x, sums)
+    library.pull_back(*(t.data_ptr() for t in tensors), len(sums), *x.shape, len(own))
+    return sums.sum(0).unflatten(-1, (features.basis.groups, -1)).sum(-1).transpose(1, 2)
 
 
-def _library_and_grid(
-    features: Features, dtype: torch.dtype
-) -> tuple[ctypes.CDLL, tuple[int, float, float]]:
-    """The code, and its last arguments: intervals, first knot and intervals per unit of x."""
-    basis = features.basis
+def _for_every_input(coefficients: Tensor, n: int) -> Tensor:
+    """(functions, groups, numbers) -> (functions, numbers, n) in float32, every group's repeated."""
+    of_groups = coefficients.float().transpose(1, 2)
+    return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
+
+
+def _grid(basis: BSpline) -> tuple[int, float, float]:
+    """Intervals, first knot and intervals per unit of x."""
     low, high = basis.grid_range
-    grid = basis.grid_size, basis.knots[0], basis.grid_size / (high - low)
-    return _library(basis.order, basis.outside, features.base, dtype), grid
+    return basis.grid_size, basis.knots[0], basis.grid_size / (high - low)
 
 
-@cache
-def _library(order: int, outside: str, base: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The two functions for one kind of features, or None where they cannot be compiled."""
-    terms = TERMS[order]
-    macros = {
-        "BASE": base.upper(),
-        "ORDER": order,
-        "TERMS": len(terms),
-        "REACH": _array(reach for reach, _ in terms),
-        "FACTOR": _array(factor for _, factor in terms),
-        "LINEAR": int(outside == "linear"),
-        "NUMBER": NUMBERS[dtype],
-    }
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
-        return None
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return _compile(compiler, macros, Path(folder))
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s does not compile %s: %s", compiler, SOURCE.name, error)
-        return None
+def _macros(basis: Basis | Shared) -> dict[str, object] | None:
+    """What the C file of a basis is compiled with; the grid's size and place are arguments."""
+    if isinstance(basis, BSpline) and basis.grid is None:
+        terms = TERMS[basis.order]
+        return {
+            "ORDER": basis.order,
+            "TERMS": len(terms),
+            "REACH": _array(reach for reach, _ in terms),
+            "FACTOR": _array(factor for _, factor in terms),
+            "LINEAR": int(basis.outside == "linear"),
+        }
+    if isinstance(basis, Shared) and type(basis.family) in SHARED:
+        family = basis.family
+        limit = family.limit if isinstance(family, Rational) else 0.0
+        return {"FAMILY": SHARED[type(family)], "DEGREE": family.degree, "LIMIT": f"{limit}f"}
+    return None
 
 
 def _array(numbers: Iterable[float]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-def _compile(compiler: str, macros: dict[str, object], folder: Path) -> ctypes.CDLL:
+def _library(features: Features, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The two functions for one kind of features, or None where they cannot be compiled."""
+    macros = {**_macros(features.basis), "BASE": features.base.upper(), "NUMBER": NUMBERS[dtype]}
+    return _compiled("shared.c" if features.is_learned else "bspline.c", frozenset(macros.items()))
+
+
+@cache
+def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            return _load(compiler, source, macros, Path(folder))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s does not compile %s: %s", compiler, source, error)
+        return None
+
+
+def _load(
+    compiler: str, source: str, macros: frozenset[tuple[str, object]], folder: Path
+) -> ctypes.CDLL:
     flags = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
-    defines = [f"-D{name}={value}" for name, value in macros.items()]
+    defines = [f"-D{name}={value}" for name, value in macros]
 
     def run(*arguments: str) -> None:
         subprocess.run([compiler, *arguments], check=True, capture_output=True, timeout=60)
 
-    run(*flags, *defines, "-fopenmp", "-c", str(SOURCE), "-o", str(folder / "bspline.o"))
+    path = str(Path(__file__).with_name(source))
+    run(*flags, *defines, "-fopenmp", "-c", path, "-o", str(folder / "object.o"))
     # Linked without OpenMP's library: its functions are found in the one that torch has loaded, so
     # that both share one set of threads. (Two sets would wait for work on each other's cores.)
-    run("-shared", str(folder / "bspline.o"), "-o", str(folder / "bspline.so"))
-    library = ctypes.CDLL(str(folder / "bspline.so"))
-    sizes = (c_long, c_long, c_int, c_float, c_float)
-    library.expand.argtypes = (c_void_p, c_void_p, *sizes)
-    library.pull_back.argtypes = (c_void_p, c_void_p, c_void_p, *sizes)
+    run("-shared", str(folder / "object.o"), "-o", str(folder / "library.so"))
+    library = ctypes.CDLL(str(folder / "library.so"))
+    pointers, sizes = (c_void_p,) * 2, (c_long, c_long)
+    if source == "bspline.c":
+        grid = (c_int, c_float, c_float)
+        library.expand.argtypes = (*pointers, *sizes, *grid)
+        library.pull_back.argtypes = (*pointers, c_void_p, *sizes, *grid)
+    else:
+        library.expand.argtypes = (*pointers, c_void_p, *sizes, c_long)
+        library.pull_back.argtypes = (*pointers, *pointers, c_void_p, c_long, *sizes, c_long)
     return library

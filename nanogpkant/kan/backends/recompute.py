@@ -7,7 +7,7 @@ them back would.
 
 Two element-wise steps surround the matrix products: making a chunk's features, and pulling their
 gradient back to the inputs. ``_steps`` picks the fastest way to do them that works here: compiled C
-for B-splines on a CPU, loops made by torch.compile for other bases, or torch's own operations.
+for some features on a CPU, loops made by torch.compile for others, or torch's own operations.
 """
 
 import logging
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 CHUNK_FEATURES = 2**22
 CHUNK_FEATURES_EAGER = 2**19
 CHUNK_FEATURES_GPU = 2**25
+# Features in a batch that compiling pays for: C takes a quarter of a second, torch ten seconds.
+WORTH_COMPILING = {"c": 2**16, "torch": 2**19}
 
 
 class Steps(NamedTuple):
@@ -130,15 +132,15 @@ def _chunks(
 
 
 def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
-    """The fastest way to do the element-wise steps."""
-    n = x.shape[1]
+    """The fastest way to do the element-wise steps; small work is not worth a compiler's time."""
+    n, count = x.shape[1], x.numel() * features.size
     if x.device.type != "cpu":
         return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
-    if x.numel() * features.size < CHUNK_FEATURES_EAGER:
-        return _eager_steps(features, n)  # as small as one token: not worth a compiler's time
-    if native.unsupported(features, dtype) is None:
+    if count >= WORTH_COMPILING["c"] and native.unsupported(features, dtype) is None:
         return _native_steps(features, n)
-    return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
+    if count >= WORTH_COMPILING["torch"]:
+        return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
+    return _eager_steps(features, n)
 
 
 def _rows(limit: int, features: Features, n: int) -> int:
@@ -168,18 +170,22 @@ def _native_steps(features: Features, n: int) -> Steps:
     """Compiled C."""
 
     def expand(out, x, coefficients, keep):
-        native.expand(features, x.float().contiguous(), out)
+        native.expand(features, x.float().contiguous(), coefficients, out)
         if keep is not None:
             out *= keep.unsqueeze(-2)
 
     def pull_back(grad, x, coefficients, keep, grad_x):
         in_place = grad_x.dtype == torch.float32
         result = grad_x if in_place else torch.empty_like(grad_x, dtype=torch.float32)
-        native.pull_back(features, x.float().contiguous(), grad, result)
-        if keep is not None:
+        if keep is not None and features.is_learned:
+            grad *= keep.unsqueeze(-2)
+        x = x.float().contiguous()
+        grad_coefficients = native.pull_back(features, x, coefficients, grad, result)
+        if keep is not None and not features.is_learned:  # the same, with less to multiply
             result *= keep
         if not in_place:
             grad_x.copy_(result)
+        return grad_coefficients
 
     return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n))
 

@@ -1,0 +1,131 @@
+/* Functions that groups of inputs share, and their gradients, as loops that a compiler vectorises.
+
+   The specification is kan/shared.py: psi(x) = P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
+   Chebyshev polynomials of tanh(x); the first function has the base function added. Here every
+   input has coefficients of its own, those of its group repeated: then the loops need not care
+   where a group ends. native.py defines, beside the macros of numbers.h:
+
+   FAMILY   RATIONAL or CHEBYSHEV
+   DEGREE   of the polynomials
+   LIMIT    the largest |x| that a rational function is taken at
+*/
+#include "numbers.h"
+
+enum { RATIONAL, CHEBYSHEV };
+#define COEFFICIENTS (FAMILY == RATIONAL ? 2 * DEGREE : DEGREE + 1) /* of a function */
+
+/* What both families are polynomials of. */
+static inline float inner(float x) {
+    if (FAMILY == RATIONAL) return clamp(x, -LIMIT, LIMIT);
+    float e = exponential(-2 * (x < 0 ? -x : x)), tanh = (1 - e) / (1 + e);
+    return x < 0 ? -tanh : tanh;
+}
+static inline float inner_slope(float x, float u) {
+    if (FAMILY == RATIONAL) return x < -LIMIT || x > LIMIT ? 0 : 1;
+    return 1 - u * u;
+}
+
+/* psi at x, u = inner(x); its coefficients c lie n apart. */
+static inline float value(float x, float u, const float *c, long n) {
+    if (FAMILY == CHEBYSHEV) {
+        float before = 1, term = u, total = c[0] * x + c[n] * u;
+        for (int k = 2; k <= DEGREE; k++) {
+            float next = 2 * u * term - before;
+            before = term, term = next;
+            total += c[k * n] * term;
+        }
+        return total;
+    }
+    float above = 0, below = 0;
+    for (int k = DEGREE; k >= 0; k--) above = above * u + c[k * n];
+    for (int k = 2 * DEGREE - 1; k > DEGREE; k--) below = (below + c[k * n]) * u;
+    return above / (1 + (below < 0 ? -below : below));
+}
+
+/* Its slope; adds ``grad`` times the derivative by each coefficient to ``sums``, n apart as well. */
+static inline float slope(float x, float u, const float *c, long n, float grad, float *sums) {
+    if (FAMILY == CHEBYSHEV) {
+        /* T_k' = k U_k-1, U the polynomials of the second kind. */
+        float before = 1, term = u, second_before = 0, second = 1, total = c[n];
+        sums[0] += grad * x;
+        sums[n] += grad * u;
+        for (int k = 2; k <= DEGREE; k++) {
+            float next = 2 * u * term - before, second_next = 2 * u * second - second_before;
+            before = term, term = next;
+            second_before = second, second = second_next;
+            sums[k * n] += grad * term;
+            total += k * second * c[k * n];
+        }
+        return c[0] + total * inner_slope(x, u);
+    }
+    float above = 0, above_slope = 0, below = 0, below_slope = 0;
+    for (int k = DEGREE; k >= 0; k--) {
+        above_slope = above_slope * u + above;
+        above = above * u + c[k * n];
+    }
+    for (int k = 2 * DEGREE - 1; k > DEGREE; k--) {
+        below_slope = below_slope * u + below + c[k * n];
+        below = (below + c[k * n]) * u;
+    }
+    float sign = (below > 0) - (below < 0), share = 1 / (1 + sign * below);
+    float by_above = grad * share, by_below = -by_above * above * share * sign;
+    for (int k = 0; k <= DEGREE; k++, by_above *= u) sums[k * n] += by_above;
+    for (int k = DEGREE + 1; k < 2 * DEGREE; k++) sums[k * n] += by_below *= u;
+    return (above_slope - above * share * sign * below_slope) * share * inner_slope(x, u);
+}
+
+/* x (rows, n), coefficients (functions, COEFFICIENTS, n) -> features (rows, functions, n). */
+void expand(const float *x, const float *restrict coefficients, NUMBER *restrict features,
+            long rows, long n, long functions) {
+    #pragma omp parallel for
+    for (long row = 0; row < rows; row++) {
+        float u[BLOCK], values[BLOCK];
+        for (long first = 0; first < n; first += BLOCK) {
+            int count = n - first < BLOCK ? n - first : BLOCK;
+            const float *from = x + row * n + first;
+            for (int i = 0; i < count; i++) u[i] = inner(from[i]);
+            for (long m = 0; m < functions; m++) {
+                const float *c = coefficients + m * COEFFICIENTS * n + first;
+                for (int i = 0; i < count; i++) values[i] = value(from[i], u[i], c + i, n);
+                if (BASE != NONE && m == 0)
+                    for (int i = 0; i < count; i++) values[i] += base(from[i]);
+                STORE(features + (row * functions + m) * n + first, values, count);
+            }
+        }
+    }
+}
+
+/* The gradient of the features, shaped as above -> that of x, and that of the coefficients in
+   ``parts`` sums (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
+void pull_back(const float *x, const float *restrict coefficients, const NUMBER *restrict grad,
+               float *restrict grad_x, float *restrict sums, long parts, long rows, long n,
+               long functions) {
+    #pragma omp parallel for
+    for (long part = 0; part < parts; part++) {
+        float *own = sums + part * functions * COEFFICIENTS * n;
+        for (long i = 0; i < functions * COEFFICIENTS * n; i++) own[i] = 0;
+        for (long row = rows * part / parts; row < rows * (part + 1) / parts; row++) {
+            float u[BLOCK], total[BLOCK];
+            for (long first = 0; first < n; first += BLOCK) {
+                int count = n - first < BLOCK ? n - first : BLOCK;
+                const float *from = x + row * n + first;
+                const NUMBER *g = grad + row * functions * n + first;
+                #pragma omp simd
+                for (int i = 0; i < count; i++) {
+                    u[i] = inner(from[i]);
+                    total[i] = BASE == NONE ? 0 : base_slope(from[i]) * LOAD(g + i);
+                }
+                for (long m = 0; m < functions; m++) {
+                    long at = m * COEFFICIENTS * n + first;
+                    #pragma omp simd
+                    for (int i = 0; i < count; i++) {
+                        float grad_i = LOAD(g + m * n + i);
+                        total[i] += grad_i * slope(from[i], u[i], coefficients + at + i, n, grad_i,
+                                                   own + at + i);
+                    }
+                }
+                for (int i = 0; i < count; i++) grad_x[row * n + first + i] = total[i];
+            }
+        }
+    }
+}
