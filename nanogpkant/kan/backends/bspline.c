@@ -38,10 +38,10 @@ static inline float slope(float d) {
    how far beyond the grid x itself is. */
 struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
 
-static inline void locate(struct where *at, const float *x, int count, int intervals, float start,
-                          float per_unit) {
+static inline void locate(struct where *at, const INPUT *x, int count, int intervals,
+                          float start, float per_unit) {
     for (int i = 0; i < count; i++) {
-        float position = (x[i] - start) * per_unit;
+        float position = (LOAD_INPUT(x + i) - start) * per_unit;
         if (LINEAR) {
             float last = ORDER + intervals;
             at->value[i] = clamp(position, ORDER, last);
@@ -57,7 +57,7 @@ static inline void locate(struct where *at, const float *x, int count, int inter
 #define FIRST (BASE != NONE) /* which feature is the first spline */
 
 /* x (rows, n) -> features (rows, FIRST + intervals + ORDER, n). */
-void expand(const float *x, NUMBER *features, long rows, long n, int intervals, float start,
+void expand(const INPUT *x, FEATURE *features, long rows, long n, int intervals, float start,
             float per_unit) {
     int splines = intervals + ORDER;
     #pragma omp parallel for
@@ -66,11 +66,11 @@ void expand(const float *x, NUMBER *features, long rows, long n, int intervals, 
         float values[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
-            const float *from = x + row * n + first;
-            NUMBER *to = features + row * (FIRST + splines) * n + first;
+            const INPUT *from = x + row * n + first;
+            FEATURE *to = features + row * (FIRST + splines) * n + first;
             if (BASE != NONE) {
-                for (int i = 0; i < count; i++) values[i] = base(from[i]);
-                STORE(to, values, count);
+                for (int i = 0; i < count; i++) values[i] = base(LOAD_INPUT(from + i));
+                STORE_FEATURES(to, values, count);
                 to += n;
             }
             locate(&at, from, count, intervals, start, per_unit);
@@ -81,15 +81,15 @@ void expand(const float *x, NUMBER *features, long rows, long n, int intervals, 
                     if (LINEAR) b += slope(at.slope[i] - middle) * at.beyond[i];
                     values[i] = b;
                 }
-                STORE(to, values, count);
+                STORE_FEATURES(to, values, count);
             }
         }
     }
 }
 
 /* x and the gradient of its features, shaped as above -> the gradient of x (rows, n). */
-void pull_back(const float *x, const NUMBER *grad, float *grad_x, long rows, long n, int intervals,
-               float start, float per_unit) {
+void pull_back(const INPUT *x, const FEATURE *grad, INPUT *grad_x, long rows, long n,
+               int intervals, float start, float per_unit) {
     int splines = intervals + ORDER;
     #pragma omp parallel for
     for (long row = 0; row < rows; row++) {
@@ -97,20 +97,23 @@ void pull_back(const float *x, const NUMBER *grad, float *grad_x, long rows, lon
         float total[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
-            const float *inputs = x + row * n + first;
-            const NUMBER *base_grad = grad + row * (FIRST + splines) * n + first;
-            const NUMBER *from = base_grad + FIRST * n;
-            float *to = grad_x + row * n + first;
+            const INPUT *inputs = x + row * n + first;
+            const FEATURE *base_grad = grad + row * (FIRST + splines) * n + first;
+            const FEATURE *from = base_grad + FIRST * n;
             locate(&at, inputs, count, intervals, start, per_unit);
             for (int i = 0; i < count; i++) total[i] = 0;
             for (int k = 0; k < splines; k++, from += n) {
                 float middle = k + (ORDER + 1) / 2.0f;
                 for (int i = 0; i < count; i++)
-                    total[i] += slope(at.slope[i] - middle) * LOAD(from + i);
+                    total[i] += slope(at.slope[i] - middle) * LOAD_FEATURE(from + i);
             }
-            for (int i = 0; i < count; i++) to[i] = total[i] * per_unit;
-            if (BASE != NONE)
-                for (int i = 0; i < count; i++) to[i] += base_slope(inputs[i]) * LOAD(base_grad + i);
+            #pragma omp simd /* without, gcc balks at the branches of GELU's slope */
+            for (int i = 0; i < count; i++) {
+                total[i] *= per_unit;
+                if (BASE != NONE)
+                    total[i] += base_slope(LOAD_INPUT(inputs + i)) * LOAD_FEATURE(base_grad + i);
+            }
+            STORE_INPUTS(grad_x + row * n + first, total, count);
         }
     }
 }

@@ -29,20 +29,20 @@ NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV"}
 
 
-def unsupported(features: Features, dtype: torch.dtype) -> str | None:
-    """Why there is no compiled code for features in a dtype, or None if there is."""
-    if dtype not in NUMBERS:
-        return f"only features in float32 and bfloat16 are compiled, not {dtype}"
+def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> str | None:
+    """Why there is no compiled code for inputs and features of these dtypes; None if there is."""
+    if inputs not in NUMBERS or dtype not in NUMBERS:
+        return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
     if _macros(features.basis) is None:
         return "only B-splines on uniform grids and shared polynomials are compiled"
-    if _library(features, dtype) is None:
+    if _library(features, inputs, dtype) is None:
         return "there is no C compiler that works"
     return None
 
 
 def expand(features: Features, x: Tensor, coefficients: Tensor | None, out: Tensor) -> None:
-    """(rows, n) in float32 -> (rows, M, n) in ``out``; both contiguous."""
-    library = _library(features, out.dtype)
+    """(rows, n) -> (rows, M, n) in ``out``; both contiguous."""
+    library = _library(features, x.dtype, out.dtype)
     if coefficients is None:
         library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *_grid(features.basis))
         return
@@ -53,11 +53,11 @@ def expand(features: Features, x: Tensor, coefficients: Tensor | None, out: Tens
 def pull_back(
     features: Features, x: Tensor, coefficients: Tensor | None, grad: Tensor, grad_x: Tensor
 ) -> Tensor | None:
-    """Gradient of the features (rows, M, n) -> that of x (rows, n) in float32; all contiguous.
+    """Gradient of the features (rows, M, n) -> that of x in ``grad_x``; all contiguous.
 
-    Returns that of the coefficients.
+    x and its gradient are of one dtype. Returns the gradient of the coefficients.
     """
-    library = _library(features, grad.dtype)
+    library = _library(features, x.dtype, grad.dtype)
     if coefficients is None:
         pointers = x.data_ptr(), grad.data_ptr(), grad_x.data_ptr()
         library.pull_back(*pointers, *x.shape, *_grid(features.basis))
@@ -70,7 +70,7 @@ def pull_back(
 
 
 def _for_every_input(coefficients: Tensor, n: int) -> Tensor:
-    """(functions, groups, numbers) -> (functions, numbers, n) in float32, every group's repeated."""
+    """(functions, groups, numbers) -> (functions, numbers, n), in float32: repeated in groups."""
     of_groups = coefficients.float().transpose(1, 2)
     return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
 
@@ -103,9 +103,10 @@ def _array(numbers: Iterable[float]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-def _library(features: Features, dtype: torch.dtype) -> ctypes.CDLL | None:
+def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The two functions for one kind of features, or None where they cannot be compiled."""
-    macros = {**_macros(features.basis), "BASE": features.base.upper(), "NUMBER": NUMBERS[dtype]}
+    types = {"INPUT": NUMBERS[inputs], "FEATURE": NUMBERS[dtype]}
+    macros = {"BASE": features.base.upper(), **types, **_macros(features.basis)}
     return _compiled("shared.c" if features.is_learned else "bspline.c", frozenset(macros.items()))
 
 

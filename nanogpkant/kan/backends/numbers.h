@@ -3,7 +3,8 @@
    native.py defines the macros:
 
    BASE     NONE, SILU, GELU or IDENTITY
-   NUMBER   the type of features in memory: float, or bf16
+   INPUT    the type of inputs and of their gradient in memory: float, or bf16
+   FEATURE  that of features and of theirs
 */
 #include <stdint.h>
 #ifdef __AVX512BF16__ /* rounds 16 numbers at once */
@@ -37,8 +38,10 @@ static inline float load_float(const float *from) { return *from; }
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-#define STORE JOIN(store_, NUMBER)
-#define LOAD JOIN(load_, NUMBER)
+#define STORE_FEATURES JOIN(store_, FEATURE)
+#define LOAD_FEATURE JOIN(load_, FEATURE)
+#define STORE_INPUTS JOIN(store_, INPUT)
+#define LOAD_INPUT JOIN(load_, INPUT)
 
 /* Written so that a NaN passes: every comparison with it is false. */
 static inline float at_least_0(float x) { return x < 0 ? 0 : x; }

@@ -136,7 +136,7 @@ def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
     n, count = x.shape[1], x.numel() * features.size
     if x.device.type != "cpu":
         return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
-    if count >= WORTH_COMPILING["c"] and native.unsupported(features, dtype) is None:
+    if count >= WORTH_COMPILING["c"] and native.unsupported(features, x.dtype, dtype) is None:
         return _native_steps(features, n)
     if count >= WORTH_COMPILING["torch"]:
         return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
@@ -170,21 +170,16 @@ def _native_steps(features: Features, n: int) -> Steps:
     """Compiled C."""
 
     def expand(out, x, coefficients, keep):
-        native.expand(features, x.float().contiguous(), coefficients, out)
+        native.expand(features, x.contiguous(), coefficients, out)
         if keep is not None:
             out *= keep.unsqueeze(-2)
 
     def pull_back(grad, x, coefficients, keep, grad_x):
-        in_place = grad_x.dtype == torch.float32
-        result = grad_x if in_place else torch.empty_like(grad_x, dtype=torch.float32)
         if keep is not None and features.is_learned:
             grad *= keep.unsqueeze(-2)
-        x = x.float().contiguous()
-        grad_coefficients = native.pull_back(features, x, coefficients, grad, result)
+        grad_coefficients = native.pull_back(features, x.contiguous(), coefficients, grad, grad_x)
         if keep is not None and not features.is_learned:  # the same, with less to multiply
-            result *= keep
-        if not in_place:
-            grad_x.copy_(result)
+            grad_x *= keep
         return grad_coefficients
 
     return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n))

@@ -75,21 +75,23 @@ static inline float slope(float x, float u, const float *c, long n, float grad, 
 }
 
 /* x (rows, n), coefficients (functions, COEFFICIENTS, n) -> features (rows, functions, n). */
-void expand(const float *x, const float *restrict coefficients, NUMBER *restrict features,
-            long rows, long n, long functions) {
+void expand(const INPUT *x, const float *coefficients, FEATURE *features, long rows, long n,
+            long functions) {
     #pragma omp parallel for
     for (long row = 0; row < rows; row++) {
         float u[BLOCK], values[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
-            const float *from = x + row * n + first;
-            for (int i = 0; i < count; i++) u[i] = inner(from[i]);
+            const INPUT *from = x + row * n + first;
+            for (int i = 0; i < count; i++) u[i] = inner(LOAD_INPUT(from + i));
             for (long m = 0; m < functions; m++) {
                 const float *c = coefficients + m * COEFFICIENTS * n + first;
-                for (int i = 0; i < count; i++) values[i] = value(from[i], u[i], c + i, n);
-                if (BASE != NONE && m == 0)
-                    for (int i = 0; i < count; i++) values[i] += base(from[i]);
-                STORE(features + (row * functions + m) * n + first, values, count);
+                for (int i = 0; i < count; i++) {
+                    float input = LOAD_INPUT(from + i);
+                    values[i] = value(input, u[i], c + i, n);
+                    if (BASE != NONE && m == 0) values[i] += base(input);
+                }
+                STORE_FEATURES(features + (row * functions + m) * n + first, values, count);
             }
         }
     }
@@ -97,8 +99,8 @@ void expand(const float *x, const float *restrict coefficients, NUMBER *restrict
 
 /* The gradient of the features, shaped as above -> that of x, and that of the coefficients in
    ``parts`` sums (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
-void pull_back(const float *x, const float *restrict coefficients, const NUMBER *restrict grad,
-               float *restrict grad_x, float *restrict sums, long parts, long rows, long n,
+void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE *restrict grad,
+               INPUT *restrict grad_x, float *restrict sums, long parts, long rows, long n,
                long functions) {
     #pragma omp parallel for
     for (long part = 0; part < parts; part++) {
@@ -108,23 +110,24 @@ void pull_back(const float *x, const float *restrict coefficients, const NUMBER 
             float u[BLOCK], total[BLOCK];
             for (long first = 0; first < n; first += BLOCK) {
                 int count = n - first < BLOCK ? n - first : BLOCK;
-                const float *from = x + row * n + first;
-                const NUMBER *g = grad + row * functions * n + first;
+                const INPUT *from = x + row * n + first;
+                const FEATURE *g = grad + row * functions * n + first;
                 #pragma omp simd
                 for (int i = 0; i < count; i++) {
-                    u[i] = inner(from[i]);
-                    total[i] = BASE == NONE ? 0 : base_slope(from[i]) * LOAD(g + i);
+                    float input = LOAD_INPUT(from + i);
+                    u[i] = inner(input);
+                    total[i] = BASE == NONE ? 0 : base_slope(input) * LOAD_FEATURE(g + i);
                 }
-                for (long m = 0; m < functions; m++) {
+                for (long m = 0; m < functions; m++, g += n) {
                     long at = m * COEFFICIENTS * n + first;
                     #pragma omp simd
                     for (int i = 0; i < count; i++) {
-                        float grad_i = LOAD(g + m * n + i);
-                        total[i] += grad_i * slope(from[i], u[i], coefficients + at + i, n, grad_i,
-                                                   own + at + i);
+                        float grad_i = LOAD_FEATURE(g + i);
+                        total[i] += grad_i * slope(LOAD_INPUT(from + i), u[i], coefficients + at + i,
+                                                   n, grad_i, own + at + i);
                     }
                 }
-                for (int i = 0; i < count; i++) grad_x[row * n + first + i] = total[i];
+                STORE_INPUTS(grad_x + row * n + first, total, count);
             }
         }
     }
