@@ -79,24 +79,26 @@ def run(options: Namespace) -> Report:
 
 def fill(report: Report, rows: list[Row], device: torch.device, sweep: str | None = None) -> None:
     """Put the rows so far into the report."""
-    parts = list(dict.fromkeys(row["part"] for row in rows))
-    report.tables.clear()
-    if sweep:
-        report.tables.append(Table(f"Along the {sweep}", rows, {"part": sweep, **COLUMNS}))
-        parts = []
-    for part in parts:
-        own = [row for row in rows if row["part"] == part]
-        report.tables.append(Table(part, own, COLUMNS))
-        if len({row["shape"] for row in own}) > 1:
-            report.tables.append(Table(f"{part}: all together", totals(own), TOTAL_COLUMNS))
-    report.goals = layer_goals(rows, device.type == "cuda") if not sweep else []
     report.wrong = [
         f"{row['layer']}, {row['shape']}, {row['dtype']}: {row['gate']}"
         for row in rows
         if row["layer"].startswith(OURS) and row["ms"] is None
     ]
-    own = [row for row in rows if row["part"] == parts[0]]
-    report.draw = partial(sweep_lines, rows, sweep) if sweep else partial(layer_bars, own, parts[0])
+    if sweep:
+        report.tables = [Table(f"Along the {sweep}", rows, {"part": sweep, **COLUMNS})]
+        report.draw = partial(sweep_lines, rows, sweep)
+        return
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], []).append(row)
+    report.tables = []
+    for title, own in parts.items():
+        report.tables.append(Table(title, own, COLUMNS))
+        if len({row["shape"] for row in own}) > 1:
+            report.tables.append(Table(f"{title}: all together", totals(own), TOTAL_COLUMNS))
+    report.goals = layer_goals(rows, device.type == "cuda")
+    first, own = next(iter(parts.items()))
+    report.draw = partial(layer_bars, own, first)
 
 
 def _report(options: Namespace, device: torch.device) -> Report:

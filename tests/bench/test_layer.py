@@ -88,7 +88,7 @@ def test_sweeps_walk_along(sweep, flags, tmp_path, monkeypatch):
     monkeypatch.setattr(layer, "BATCHES", (20, 40))
     options = flags("layer", "--sweep", sweep, *TINY, "--dtypes", "fp32", "--out", str(tmp_path))
     report = layer.run(options)
-    assert len(report.tables) == 2
+    assert [table.title for table in report.tables] == [f"Along the {sweep}"]
     key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
     ours = [row for row in rows_of(report) if row["layer"] == OURS]
     assert ours[0][key] < ours[1][key]
