@@ -49,6 +49,8 @@ def test_the_commands_work(words, newcomer, capsys):
         pytest.skip("downloads; tests/data covers it with a stand-in for the network")
     if words[1] == "sample":  # the tiny run has never seen README's prompt
         words[words.index("--prompt") + 1] = "Speak"
+    if words[1] == "bench":  # a layer of 4 by 4 alone, not minutes of everybody's
+        words = [*words, *"--inputs 4 --rows 16 --dtypes fp32 --rivals none --repeats 3".split()]
     assert main(words[1:]) == 0, capsys.readouterr().err
     if words[1] == "compare":
         assert (newcomer / "runs" / "quickstart.png").stat().st_size > 10_000
@@ -72,8 +74,9 @@ def test_there_are_commands_to_run():
         "eval",
         "compare",
         "prepare",
+        "bench",
     }
-    assert [words[1] for words in commands("make")] == ["quickstart", "test"]
+    assert [words[1] for words in commands("make")] == ["quickstart", "test", "bench"]
     assert len(code("python")) == 1
 
 

@@ -122,8 +122,11 @@ class Features:
         """
         if not self.is_learned:
             return (self.derivative(x) * grad).sum(-2), None
-        features, vjp = torch.func.vjp(self.expand, wide(x), coefficients)
-        return vjp(grad.to(features.dtype))
+        grad_x, grad_coefficients = self.basis.pull_back(grad, x, coefficients)
+        if BASE_FUNCTIONS[self.base] is not None:
+            _, derivative = BASE_FUNCTIONS[self.base]
+            grad_x = grad_x + derivative(wide(x)) * grad[..., 0, :]
+        return grad_x, grad_coefficients
 
     @staticmethod
     @cache
@@ -135,7 +138,7 @@ class Features:
         try:
             values = json.loads(spec)
             return Features(_basis(values["basis"]), values["base"])
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"no basis has the description {spec!r}") from error
 
     @cache  # noqa: B019 - few values, and small

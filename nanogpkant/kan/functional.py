@@ -160,7 +160,7 @@ def _(grad_y, x, weight, coefficients, keep, features, backend, dtype, needs_x, 
     return (
         x.new_empty(x.shape if needs_x else 0),
         weight.new_empty(weight.shape if needs_weight else 0),
-        x.new_empty(0) if coefficients is None else torch.empty_like(coefficients),
+        x.new_empty(0) if coefficients is None else coefficients.new_empty(coefficients.shape),
     )
 
 

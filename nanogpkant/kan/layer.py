@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nanogpkant.kan.basis import Basis
 from nanogpkant.kan.bspline import BSpline
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.functional import kan_linear
+from nanogpkant.kan.functional import BACKENDS, kan_linear
 from nanogpkant.kan.grid import GridChange, refine, update_grid
 from nanogpkant.kan.shared import Rational
 from nanogpkant.kan.shared import share as shared
@@ -45,8 +45,8 @@ class KANLinear(nn.Module):
         backend: see ``kan_linear``.
 
     Raises:
-        ValueError: sizes below 1, an unknown base, share, prenorm or init, or what cannot go
-            together.
+        ValueError: sizes below 1, an unknown base, share, prenorm, init or backend, or what cannot
+            go together.
 
     Source: Liu et al. (arXiv 2404.19756); the packed form and ``spline_scale`` follow the
     efficient-kan project (github.com/Blealtan/efficient-kan), and dropping features rather than
@@ -76,6 +76,8 @@ class KANLinear(nn.Module):
             raise ValueError(f"prenorm is {prenorm!r}; known are none, rms")
         if init not in INITS:
             raise ValueError(f"init is {init!r}; known are {', '.join(INITS)}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
         basis = shared(BSpline() if basis is None else basis, share)

@@ -57,7 +57,32 @@ class Rational:
         x = x.clamp(-self.limit, self.limit).unsqueeze(-3)
         above, below = coefficients[..., : self.degree + 1], coefficients[..., self.degree + 1 :]
         numerator = _horner(x, above)
-        return numerator / (1 + (x * _horner(x, below)).abs()) if below.shape[-1] else numerator
+        if not below.shape[-1]:
+            return numerator
+        inner = x * _horner(x, below)
+        # Not abs(): its derivative at 0 is 0, and numbers of Q that start at 0 would never move.
+        return numerator / (1 + torch.where(inner < 0, -inner, inner))
+
+    def pull_back(self, grad: Tensor, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of ``combine`` -> those of x and of the coefficients.
+
+        (rows, M, G, n / G), (rows, G, n / G) and (M, G, 1, numbers) -> (rows, G, n / G) and
+        (M, G, numbers).
+        """
+        u = x.clamp(-self.limit, self.limit).unsqueeze(-3)
+        above, below = coefficients[..., : self.degree + 1], coefficients[..., self.degree + 1 :]
+        power = torch.arange(1, self.degree + 1, dtype=u.dtype, device=u.device)
+        inner = u * _horner(u, below) if below.shape[-1] else torch.zeros_like(u)
+        by_above = grad / (1 + inner.abs())
+        grad_u = by_above * _horner(u, above[..., 1:] * power)
+        sums = _moments(by_above, u, self.degree + 1)
+        if below.shape[-1]:
+            by_below = -by_above * (_horner(u, above) / (1 + inner.abs()))
+            by_below = torch.where(inner < 0, -by_below, by_below)
+            grad_u = grad_u + by_below * _horner(u, below * power[:-1])
+            sums += _moments(by_below * u, u, self.degree - 1)
+        grad_x = grad_u.sum(-3).masked_fill(x.abs() > self.limit, 0.0)
+        return grad_x, torch.stack(sums, -1)
 
     def start(self, index: int) -> Tensor:
         """(numbers,): function 0 starts at zero, function k at x^k over an even denominator."""
@@ -76,6 +101,18 @@ def _horner(x: Tensor, coefficients: Tensor) -> Tensor:
     for power in range(coefficients.shape[-1] - 2, -1, -1):
         total = total * x + coefficients[..., power]
     return total
+
+
+def _moments(terms: Tensor, u: Tensor, count: int) -> list[Tensor]:
+    """The sums of terms * u^0, terms * u^1, ...: (rows, M, G, n / G) -> (M, G), ``count`` of them.
+
+    Of one power after the other, so that no more than one is ever held.
+    """
+    sums = [terms.sum((0, -1))]
+    for _ in range(count - 1):
+        terms = terms * u
+        sums.append(terms.sum((0, -1)))
+    return sums
 
 
 @dataclass(frozen=True)
@@ -97,11 +134,23 @@ class Combination:
             total = total + values[..., k : k + 1, :, :] * coefficients[..., k + 1]
         return total
 
+    def pull_back(self, grad: Tensor, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of ``combine`` -> those of x and of the coefficients, shaped as in Rational."""
+        flat, shape = x.flatten(-2), x.shape[-2:]
+        values = self.basis.expand(flat).unflatten(-1, shape)  # (rows, size, G, n / G)
+        slopes = self.basis.derivative(flat).unflatten(-1, shape)
+        grad_x = (grad * coefficients[..., 0]).sum(-3)
+        sums = [(grad * x.unsqueeze(-3)).sum((0, -1))]
+        for k in range(self.basis.size):
+            grad_x = grad_x + (grad * coefficients[..., k + 1]).sum(-3) * slopes[..., k, :, :]
+            sums.append((grad * values[..., k : k + 1, :, :]).sum((0, -1)))
+        return grad_x, torch.stack(sums, -1)
+
     def start(self, index: int) -> Tensor:
-        """(numbers,): function 0 starts at zero, function k at the k-th of the basis."""
+        """(numbers,): function 0 starts at zero, function k at number k of the basis, in turns."""
         numbers = torch.zeros(self.numbers, device="cpu")
         if index > 0:
-            numbers[1 + min(index, self.basis.size - 1)] = 1.0
+            numbers[1 + index % self.basis.size] = 1.0
         return numbers
 
     line = 0  # which number is the coefficient of x
@@ -117,7 +166,7 @@ class Shared:
         groups: G, how many groups of neighbouring inputs have functions of their own.
 
     Raises:
-        ValueError: fewer than one function or group.
+        ValueError: fewer than one function or group, or another kind of family.
     """
 
     family: Basis | Rational
@@ -125,6 +174,8 @@ class Shared:
     groups: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.family, Basis | Rational):
+            raise ValueError(f"{self.family!r} is no family of functions that can be shared")
         if self.functions < 1 or self.groups < 1:
             raise ValueError(f"{self.functions} functions of {self.groups} groups: both must be 1+")
 
@@ -145,7 +196,7 @@ class Shared:
         """(M, G, P): what the coefficients start at.
 
         The first function is the base function exactly (to which it adds zero), or x where there is
-        none; each further one starts as another member of the family, so that they differ.
+        none; each further one starts as another member of the family, as long as it has others.
         """
         starts = torch.stack([self._form.start(index) for index in range(self.functions)])
         if not with_base:
@@ -156,6 +207,13 @@ class Shared:
         """(..., n) and (M, G, P) -> (..., M, n)."""
         x = wide(x).unflatten(-1, (self.groups, -1))
         return self._form.combine(x, coefficients.to(x.dtype).unsqueeze(-2)).flatten(-2)
+
+    def pull_back(self, grad: Tensor, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, M, n), (rows, n) and (M, G, P) -> gradients (rows, n) and (M, G, P), all wide."""
+        x, grad = (t.unflatten(-1, (self.groups, -1)) for t in (wide(x), wide(grad)))
+        numbers = coefficients.to(x.dtype).unsqueeze(-2)
+        grad_x, grad_coefficients = self._form.pull_back(grad, x, numbers)
+        return grad_x.flatten(-2), grad_coefficients
 
 
 def share(basis: Basis | Rational, how: str) -> Basis | Shared:
@@ -169,7 +227,7 @@ def share(basis: Basis | Rational, how: str) -> Basis | Shared:
         ValueError: another text, or a family that cannot be an edge's own.
     """
     kind, _, number = how.partition(":")
-    if kind == "edge" and not number:
+    if how == "edge":
         if isinstance(basis, Rational):
             raise ValueError('rational functions cannot be an edge\'s own; share="group:8"')
         return basis

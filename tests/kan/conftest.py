@@ -100,6 +100,9 @@ def problem() -> Callable[..., Problem]:
         special = torch.tensor([*special_points(features.basis), -40.0, 40.0], dtype=x.dtype)
         count = min(x.numel() // 2, len(special))
         x.view(-1)[:count] = special[torch.randperm(len(special))[:count]]
+        if getattr(features.basis, "order", None) == 1:
+            knots = torch.tensor(features.basis.knots, dtype=dtype)
+            x[torch.isin(x.to(dtype), knots)] += 0.125
         coefficients = None
         if features.is_learned:
             coefficients = features.start().double()

@@ -1,225 +1,182 @@
-"""B-splines against scipy's, and what every basis promises."""
+"""Bumps, polynomials and waves against numpy's; and what every basis promises, splines too."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
-from scipy.interpolate import BSpline as ScipyBSpline
+from numpy.polynomial import chebyshev
 
-from nanogpkant.kan.basis import (
-    BASE_FUNCTIONS,
-    BSpline,
-    expand_features,
-    feature_count,
-    features_derivative,
-    gaussian_moments,
-)
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Fourier
+from nanogpkant.kan.basis import Basis
 
-ORDERS = (1, 2, 3, 4, 5)
-GRID_SIZES = (1, 2, 5, 13, 64)
-RANGES = ((-1.0, 1.0), (0.0, 0.1), (-3.7, 12.2), (100.0, 101.0))
-
-
-def uneven_grid(size: int, low: float = -2.0) -> tuple[float, ...]:
-    """Grid points whose spacing varies up to tenfold."""
-    steps = np.random.default_rng(size).uniform(0.1, 1.0, size)
-    return tuple(float(point) for point in low + np.concatenate([[0], steps.cumsum()]))
-
-
-UNIFORM = [BSpline(size, k, span) for size in GRID_SIZES for k in ORDERS for span in RANGES]
-UNEVEN = [BSpline(order=k, grid=uneven_grid(size)) for size in GRID_SIZES for k in ORDERS]
-FEW = [BSpline(), BSpline(4, 1, (-2.0, 0.5)), BSpline(1, 5), BSpline(order=2, grid=uneven_grid(6))]
+RBFS = [RBF(), RBF(1, (-1.0, 1.0)), RBF(13, (-3.7, 12.2)), RBF(64, (0.0, 0.1)), RBF(4, (100, 101))]
+CHEBYSHEVS = [Chebyshev(degree) for degree in (1, 2, 3, 4, 16)]
+FOURIERS = [Fourier(frequencies) for frequencies in (1, 2, 3, 16)]
+SPLINES = [
+    BSpline(),
+    BSpline(4, 1, (-2.0, 0.5)),
+    BSpline(2, 5, outside="linear"),
+    BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)),
+    BSpline(order=1, grid=(-1.0, -0.3, 0.1, 2.0), outside="linear"),
+]
+OURS = RBFS + CHEBYSHEVS + FOURIERS
+SETTLING = RBFS + CHEBYSHEVS + [basis for basis in SPLINES if basis.outside == "zero"]
+all_bases = pytest.mark.parametrize("basis", OURS + SPLINES, ids=repr)
+our_bases = pytest.mark.parametrize("basis", OURS, ids=repr)
+widths = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
-def extended_knots(basis: BSpline) -> np.ndarray:
-    """The knots, by numpy, from what the basis was asked for."""
-    grid = np.linspace(*basis.grid_range, basis.grid_size + 1)
-    grid = grid if basis.grid is None else np.array(basis.grid)
-    beyond = np.arange(1, basis.order + 1)
-    before = grid[0] - beyond[::-1] * (grid[1] - grid[0])
-    return np.concatenate([before, grid, grid[-1] + beyond * (grid[-1] - grid[-2])])
+def by_numpy(basis: RBF | Chebyshev | Fourier, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(points,) -> (size, points), the values, and as many slopes."""
+    if isinstance(basis, RBF):
+        centres, width = np.linspace(*basis.grid_range, basis.grid_size + 1, retstep=True)
+        r = (x - centres[:, None]) / width
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.exp(-(r**2))
+            return values, np.where(values > 0, -2 * r / width * values, 0.0)
+    if isinstance(basis, Chebyshev):
+        u, one = np.tanh(x), np.eye(basis.degree + 1)[1:]
+        slopes = np.array([chebyshev.chebval(u, chebyshev.chebder(only)) for only in one])
+        return np.array([chebyshev.chebval(u, only) for only in one]), slopes * (1 - u**2)
+    k = np.arange(1, basis.frequencies + 1)[:, None]
+    cos, sin = np.cos(k * x), np.sin(k * x)
+    return np.concatenate([cos, sin]), np.concatenate([-k * sin, k * cos])
 
 
-def interesting_points(basis: BSpline) -> np.ndarray:
-    """Random points, grid points and knots, the floats beside them, and points far outside."""
-    knots = extended_knots(basis)
-    width = knots[-1] - knots[0]
-    random = np.random.default_rng(0).uniform(knots[0] - width / 9, knots[-1] + width / 9, 200)
-    beside = np.concatenate([np.nextafter(knots, -np.inf), np.nextafter(knots, np.inf)])
-    outside = [knots[0] - 1e-3 * width, knots[-1] + 1e-3 * width, -1e3, 1e3, -1e30, 1e30]
-    return np.concatenate([random, knots, beside, outside])
+def interesting_points(basis: Basis) -> torch.Tensor:
+    """Random points, those around zero and the centres, and (waves go on) points far outside."""
+    low, high = getattr(basis, "grid_range", (-3.0, 3.0))
+    random = np.random.default_rng(0).uniform(2 * low - high, 2 * high - low, 300)
+    centres = np.linspace(low, high, getattr(basis, "grid_size", 1) + 1)
+    outside = [] if isinstance(basis, Fourier) else [-1e30, -1e3, 1e3, 1e30, -np.inf, np.inf]
+    return torch.tensor([*random, *centres, 0.0, -0.0, 1e-9, *outside], dtype=torch.float64)
 
 
-def scipy_splines(basis: BSpline, x: np.ndarray, derivative: int = 0) -> np.ndarray:
-    """(points,) -> (size, points), by scipy; from the right at a knot."""
-    knots = extended_knots(basis)
-    values = []
-    for k in range(basis.size):
-        own = knots[k : k + basis.order + 2]
-        spline = ScipyBSpline.basis_element(own, extrapolate=False).derivative(derivative)
-        values.append(np.where((x >= own[0]) & (x < own[-1]), spline(x), 0.0))
-    return np.array(values)
+def conditioning(basis: Basis) -> float:
+    """How much larger than a rounding error of the input one of the values may be, about."""
+    if isinstance(basis, RBF):
+        return 2 * basis.grid_size
+    return basis.degree**2 if isinstance(basis, Chebyshev) else 9 * basis.frequencies
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("basis", UNIFORM + UNEVEN, ids=repr)
-def test_values_are_scipys(basis: BSpline, dtype: torch.dtype, tolerance: float) -> None:
-    x = torch.tensor(interesting_points(basis), dtype=dtype)
-    expected = scipy_splines(basis, x.double().numpy())
+@widths
+@our_bases
+def test_values_are_numpys(basis: Basis, dtype: torch.dtype) -> None:
+    x = interesting_points(basis).to(dtype)
+    expected, _ = by_numpy(basis, x.double().numpy())
     values = basis.expand(x)
     assert values.dtype == dtype
+    assert len(values) == basis.size
+    tolerance = 4 * torch.finfo(dtype).eps * conditioning(basis)
     np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("basis", UNIFORM + UNEVEN, ids=repr)
-def test_derivatives_are_scipys(basis: BSpline, dtype: torch.dtype, tolerance: float) -> None:
-    x = torch.tensor(interesting_points(basis), dtype=dtype)
-    points, knots = x.double().numpy(), extended_knots(basis)
-    expected = scipy_splines(basis, points, derivative=1)
-    slopes = basis.derivative(x).numpy()
-    # A slope is a difference of two values of the order below, times at most this.
-    steepest = (basis.order / (knots[basis.order :] - knots[: -basis.order])).max()
-    close = np.abs(slopes - expected) <= tolerance * steepest
-    if basis.order == 1:
-        # A kink: at a knot (to rounding of its position) the slope of either side is right.
-        at_knot = np.abs(points[:, None] - knots).min(-1) < 1e-12 * np.abs(knots).max()
-        nearby = 1e-3 * np.diff(knots).min() * np.array([[-1], [1]])
-        sides = np.stack([scipy_splines(basis, points + shift, 1) for shift in nearby])
-        on_a_side = np.isclose(slopes, sides, rtol=0, atol=1e-6 * steepest)
-        close |= at_knot & on_a_side.any(0)
-    assert close.all()
+@widths
+@our_bases
+def test_derivatives_are_numpys(basis: Basis, dtype: torch.dtype) -> None:
+    x = interesting_points(basis).to(dtype)
+    _, expected = by_numpy(basis, x.double().numpy())
+    slopes = basis.derivative(x)
+    assert slopes.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps * conditioning(basis) * np.abs(expected).max()
+    np.testing.assert_allclose(slopes, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("basis", FEW, ids=repr)
-def test_knots(basis: BSpline) -> None:
-    np.testing.assert_allclose(basis.knots, extended_knots(basis), rtol=0, atol=1e-14)
-    assert basis.size == basis.grid_size + basis.order == len(basis.knots) - basis.order - 1
-
-
-@pytest.mark.parametrize("basis", UNIFORM + UNEVEN, ids=repr)
-def test_functions_sum_to_one_inside_the_grid_and_vanish_outside_the_knots(basis: BSpline) -> None:
-    inside = torch.linspace(*basis.grid_range, 101, dtype=torch.float64)
-    torch.testing.assert_close(basis.expand(inside).sum(-2), torch.ones_like(inside))
-    low, high = basis.knots[0], basis.knots[-1]
-    below, above = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)
-    infinities = [-torch.inf, torch.inf, -1e30, 1e30]
-    outside = torch.tensor([below - 1e-6, above + 1e-6, *infinities], dtype=torch.float64)
-    assert (basis.expand(outside) == 0).all()
-    assert (basis.derivative(outside) == 0).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("basis", FEW, ids=repr)
-def test_huge_inputs_give_zeros_in_every_dtype(basis: BSpline, dtype: torch.dtype) -> None:
-    x = torch.tensor([1e30, -1e30, torch.inf, -torch.inf]).to(dtype)
-    for result in (basis.expand(x), basis.derivative(x)):
-        assert result.dtype == torch.float32
-        assert (result == 0).all()
-
-
-@pytest.mark.parametrize("basis", UNIFORM[:20] + UNEVEN, ids=repr)
-def test_nan_comes_out_as_nan_and_only_there(basis: BSpline) -> None:
-    x = torch.tensor([[0.1, torch.nan, 0.2], [torch.nan, 0.3, 0.4]])
-    for result in (basis.expand(x), basis.derivative(x)):
-        assert torch.equal(result.isnan().any(-2), x.isnan())
-
-
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 0, 3), (0, 4), (2, 1, 4, 3)])
-@pytest.mark.parametrize("basis", FEW, ids=repr)
-def test_shapes_and_strides(basis: BSpline, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, dtype=torch.float64)
-    strided = torch.stack([x, torch.full_like(x, torch.nan)], -1).transpose(0, -2)[..., 0]
-    strided = strided.transpose(0, -1)
-    for function in (basis.expand, basis.derivative):
-        assert function(x).shape == (*shape[:-1], basis.size, shape[-1])
-        assert torch.equal(function(strided), function(strided.contiguous()))
-    assert torch.equal(strided.reshape(shape), x)
-
-
-@pytest.mark.parametrize("basis", FEW, ids=repr)
-def test_derivative_is_that_of_autograd(basis: BSpline) -> None:
+@all_bases
+def test_derivative_is_that_of_autograd(basis: Basis) -> None:
     x = torch.empty(7, 50, dtype=torch.float64).uniform_(-4, 4).requires_grad_()
     upstream = torch.randn(7, basis.size, 50, dtype=torch.float64)
     (expected,) = torch.autograd.grad(basis.expand(x), x, upstream)
     torch.testing.assert_close((basis.derivative(x) * upstream).sum(-2), expected)
 
 
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", [*FEW, BSpline(64, 3), BSpline(5, 3, (-0.1, 0.1))], ids=repr)
-def test_moments_are_gaussian_averages(basis: BSpline, base: str) -> None:
-    mean, second = gaussian_moments(basis, base)
-    features = expand_features(torch.randn(100_000, dtype=torch.float64), basis, base)  # (M, draws)
-    squares, draws = features**2, features.shape[1]
-    error = 5 * features.std(-1) / math.sqrt(draws)
-    assert ((features.mean(-1) - mean).abs() <= error).all()
-    error = 5 * (squares @ squares.T / draws).sqrt() / math.sqrt(draws)
-    assert ((features @ features.T / draws - second).abs() <= error).all()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("basis", SETTLING, ids=repr)
+def test_far_outside_functions_have_settled(basis: Basis, dtype: torch.dtype) -> None:
+    x = torch.tensor([1e30, torch.inf, -1e30, -torch.inf]).to(dtype).requires_grad_()
+    limits = torch.zeros(basis.size, 4)
+    if isinstance(basis, Chebyshev):  # T_k is 1 at 1, and (-1)^k at -1
+        limits = torch.tensor([[1.0, 1.0, (-1.0) ** k, (-1.0) ** k] for k in range(1, 17)])
+    values = basis.expand(x)
+    assert torch.equal(values, limits[: basis.size].to(values))
+    assert (basis.derivative(x) == 0).all()
+    values.sum().backward()
+    assert (x.grad == 0).all()
 
 
-@pytest.mark.parametrize("base", [name for name in BASE_FUNCTIONS if name != "none"])
-def test_moments_of_the_base_function(base: str) -> None:
-    def value(x: float) -> float:
-        return BASE_FUNCTIONS[base][0](torch.tensor(x, dtype=torch.float64)).item()
-
-    mean, second = gaussian_moments(BSpline(), base)
-    for moment, power in ((mean[0], 1), (second[0, 0], 2)):
-        expected, _ = integrate.quad(lambda x, k=power: value(x) ** k * stats.norm.pdf(x), -10, 10)
-        assert moment.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+@pytest.mark.parametrize("basis", FOURIERS, ids=repr)
+def test_waves_stay_bounded_far_outside(basis: Basis) -> None:
+    values = basis.expand(torch.tensor([-1e30, 1e30, 65504.0]))
+    assert (values.abs() <= 1).all()
 
 
-@pytest.mark.parametrize("base", [name for name in BASE_FUNCTIONS if name != "none"])
-def test_derivative_of_the_base_function_is_that_of_autograd(base: str) -> None:
-    function, derivative = BASE_FUNCTIONS[base]
-    x = torch.linspace(-30, 30, 601, dtype=torch.float64).requires_grad_()
-    (expected,) = torch.autograd.grad(function(x).sum(), x, materialize_grads=True)
-    torch.testing.assert_close(derivative(x), expected, rtol=1e-12, atol=1e-12)
-    huge = torch.tensor([-1e30, 1e30])
-    limits = torch.ones(2) if base == "identity" else torch.tensor([0.0, 1.0])
-    assert torch.equal(derivative(huge), limits)
+@our_bases
+def test_nan_comes_out_as_nan_and_only_there(basis: Basis) -> None:
+    x = torch.tensor([[0.1, torch.nan, 0.2], [torch.nan, 0.3, 0.4]])
+    for result in (basis.expand(x), basis.derivative(x)):
+        assert torch.equal(result.isnan().all(-2), x.isnan())
+        assert torch.equal(result.isnan().any(-2), x.isnan())
 
 
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-def test_features_are_the_base_function_and_then_the_basis(base: str) -> None:
-    basis, x = BSpline(), torch.randn(5, 3)
-    features, slopes = expand_features(x, basis, base), features_derivative(x, basis, base)
-    assert features.shape == slopes.shape == (5, feature_count(basis, base), 3)
-    assert torch.equal(features[:, -basis.size :], basis.expand(x))
-    assert torch.equal(slopes[:, -basis.size :], basis.derivative(x))
-    if base != "none":
-        assert feature_count(basis, base) == basis.size + 1
-        assert torch.equal(features[:, 0], BASE_FUNCTIONS[base][0](x))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@all_bases
+def test_half_precision_is_worked_out_in_single(basis: Basis, dtype: torch.dtype) -> None:
+    x = (3 * torch.randn(20, 8)).to(dtype)
+    for function in (basis.expand, basis.derivative):
+        assert function(x).dtype == torch.float32
+        assert torch.equal(function(x), function(x.float()))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 4), (2, 0, 3), (2, 1, 4, 3)], ids=str)
+@all_bases
+def test_leading_dimensions_are_only_rows(basis: Basis, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.float64)
+    for function in (basis.expand, basis.derivative):
+        result = function(x)
+        assert result.shape == (*shape[:-1], basis.size, shape[-1])
+        rows = function(x.reshape(-1)).unflatten(-1, shape).movedim(0, -2)
+        torch.testing.assert_close(result, rows, rtol=1e-14, atol=1e-14)
+
+
+@all_bases
+def test_strides_do_not_matter(basis: Basis) -> None:
+    x = torch.randn(5, 2, 7, dtype=torch.float64)
+    # What lies between the numbers is NaN, so that reading it shows.
+    strided = torch.stack([x, torch.full_like(x, torch.nan)], -1).transpose(0, 2)[..., 0]
+    assert not strided.is_contiguous()
+    before = strided.clone()
+    for function in (basis.expand, basis.derivative):
+        expected = function(strided.contiguous())
+        torch.testing.assert_close(function(strided), expected, rtol=1e-14, atol=1e-14)
+    assert torch.equal(strided, before)  # nothing is worked out in place of the input
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("kind", "arguments"),
     [
-        {"grid_size": 0},
-        {"grid_size": -3},
-        {"order": 0},
-        {"order": 6},
-        {"grid_range": (1.0, 1.0)},
-        {"grid_range": (1.0, -1.0)},
-        {"grid_range": (-math.inf, 1.0)},
-        {"grid_range": (0.0, math.nan)},
-        {"grid": ()},
-        {"grid": (1.0,)},
-        {"grid": (0.0, 2.0, 1.0)},
-        {"grid": (0.0, 1.0, 1.0)},
-        {"grid": (0.0, math.nan, 1.0)},
-        {"grid": (0.0, math.inf)},
+        (RBF, {"grid_size": 0}),
+        (RBF, {"grid_size": -3}),
+        (RBF, {"grid_range": (1.0, 1.0)}),
+        (RBF, {"grid_range": (1.0, -1.0)}),
+        (RBF, {"grid_range": (-math.inf, 1.0)}),
+        (RBF, {"grid_range": (0.0, math.nan)}),
+        (RBF, {"grid_range": (-1e308, 1e308)}),
+        (Chebyshev, {"degree": 0}),
+        (Chebyshev, {"degree": -1}),
+        (Fourier, {"frequencies": 0}),
+        (Fourier, {"frequencies": -1}),
     ],
-    ids=repr,
+    ids=str,
 )
-def test_what_is_no_basis_is_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=r"grid|order"):
-        BSpline(**arguments)
+def test_what_is_no_basis_is_refused(kind: type, arguments: dict) -> None:
+    with pytest.raises(ValueError, match=r"grid_size|range|degree|frequencies"):
+        kind(**arguments)
 
 
 def test_a_basis_is_a_value() -> None:
-    assert BSpline() == BSpline(5, 3, (-1, 1))
-    assert hash(BSpline(grid=(0, 1, 3))) == hash(BSpline(grid=(0.0, 1.0, 3.0)))
-    assert BSpline(grid=(-1, 0, 1)).grid_size == 2
-    assert BSpline(grid=(-1, 0, 1)).grid_range == (-1.0, 1.0)
+    assert RBF() == RBF(5, (-2, 2)) != RBF(5, (-2, 1))
+    assert hash(RBF(grid_range=[-2, 2])) == hash(RBF())
+    assert Chebyshev() == Chebyshev(3) != Chebyshev(4)
+    assert Fourier() == Fourier(3) != Chebyshev(3)
+    assert len({*OURS, *OURS}) == len(OURS)

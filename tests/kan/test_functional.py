@@ -1,252 +1,294 @@
-"""The recompute backend against the reference, and what kan_linear accepts."""
+"""kan_linear: what it takes and gives, on every backend that a CPU has, and how torch sees it."""
+
+import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from nanogpkant.kan import BASE_FUNCTIONS, BSpline, kan_linear
-from nanogpkant.kan.backends import recompute
-from nanogpkant.kan.basis import feature_count
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Rational, Shared, kan_linear
+from nanogpkant.kan.functional import pick_backend
 
-BASES = [
-    BSpline(),
-    BSpline(3, 1, (-2.0, 2.0)),
-    BSpline(2, 5, (0.0, 1.0)),
-    BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)),
-]
-SHAPES = [(), (3,), (7,), (2, 5), (2, 0, 4), (0,), (1, 2, 3)]
-OUT, IN = 4, 3
-
-
-@pytest.fixture
-def chunks_of_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many features: 7 rows are then two full chunks and a ragged one."""
-
-    def chunks(x: Tensor, features_per_input: int) -> list[slice]:
-        return [slice(start, start + 3) for start in range(0, len(x), 3)]
-
-    monkeypatch.setattr(recompute, "_chunks", chunks)
+ON_CPU = ["reference", "recompute"]
+SHAPES = [(), (1,), (7,), (2, 5), (2, 0, 4), (0,), (1, 2, 3)]
+FIXED, GROUPED = Features(BSpline()), Features(Shared(Rational(), groups=3), "gelu")
+ATOMS = Features(Shared(RBF(3), functions=2), "none")
+FEW = [FIXED, Features(BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)), "none"), GROUPED, ATOMS]
+few = pytest.mark.parametrize("features", FEW, ids=repr)
+on_cpu = pytest.mark.parametrize("backend", ON_CPU)
 
 
-def inputs(
-    basis: BSpline, base: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Leaves x, weight, bias; x has values at knots, at ends and outside."""
-    x = 2 * torch.randn(*shape, IN, dtype=dtype)
-    special = torch.tensor([*basis.knots, *basis.grid_range, -40.0, 40.0], dtype=dtype)
-    count = min(x.numel() // 2, len(special))
-    x.view(-1)[:count] = special[torch.randperm(len(special))[:count]]
-    weight = torch.randn(OUT, feature_count(basis, base), IN, dtype=dtype)
-    bias = torch.randn(OUT, dtype=dtype)
-    return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
-
-
-def outputs_and_gradients(
-    backend: str, basis: BSpline, base: str, leaves: tuple[Tensor, ...], upstream: Tensor
-) -> list[Tensor]:
-    x, weight, bias = leaves
-    y = kan_linear(x, weight, basis, base, bias, backend)
-    return [y, *torch.autograd.grad(y, leaves, upstream)]
-
-
-@pytest.mark.usefixtures("chunks_of_three_rows", "nan_buffers")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_recompute_equals_the_reference(
-    basis: BSpline, base: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
-    leaves = inputs(basis, base, shape, dtype)
-    upstream = torch.randn(*shape, OUT, dtype=dtype)
-    expected = outputs_and_gradients("reference", basis, base, leaves, upstream)
-    results = outputs_and_gradients("recompute", basis, base, leaves, upstream)
-    tolerance = 1e-12 if dtype == torch.float64 else 3e-5
-    if basis.order == 1:  # a kink: at a knot autograd takes the mean slope, derivative the right's
-        at_knot = (leaves[0].detach().unsqueeze(-1) - torch.tensor(basis.knots)).abs().amin(-1)
-        smooth = at_knot > 1e-6
-        expected[1], results[1] = expected[1] * smooth, results[1] * smooth
+def assert_close(results: list[Tensor], expected: list[Tensor], tolerance: float = 1e-10) -> None:
     for result, wanted in zip(results, expected, strict=True):
-        assert result.shape == wanted.shape
-        assert result.dtype == dtype
         torch.testing.assert_close(result, wanted, rtol=tolerance, atol=tolerance)
 
 
-def test_chunks_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recompute.CHUNK_FEATURES, "cpu", 70)
-    x = torch.zeros(11, 4)
-    chunks = list(recompute._chunks(x, 5))  # 20 features a row: 3 rows a chunk
-    assert [len(x[rows]) for rows in chunks] == [3, 3, 3, 2]
-    assert torch.equal(torch.cat([torch.arange(11)[rows] for rows in chunks]), torch.arange(11))
-    assert len(list(recompute._chunks(x, 1000))) == 11  # a row too large for a chunk is one
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    return ((result.double() - expected).norm() / expected.norm()).item()
+
+
+@on_cpu
+def test_output_is_the_sum_over_all_features(features, problem, backend: str) -> None:
+    case = problem(features, keep=True)
+    x, keep = case.x.detach(), case.keep
+    expected = case.bias.detach().expand(7, 4).clone()
+    for i in range(3):  # one input at a time; groups are of one input here
+        numbers = case.coefficients
+        if numbers is not None:
+            numbers = numbers[:, i : i + 1] if numbers.shape[1] == 3 else numbers
+            alone = dataclasses.replace(
+                features, basis=dataclasses.replace(features.basis, groups=1)
+            )
+            values = alone.expand(x[:, i : i + 1], numbers).squeeze(-1)
+        else:
+            values = features.expand(x[:, i]).T  # (rows, M)
+        expected += keep[:, i : i + 1] * (values.detach() @ case.weight[:, :, i].detach().T)
+    torch.testing.assert_close(case.forward(backend), expected)
 
 
 @pytest.mark.usefixtures("nan_buffers")
-def test_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves = inputs(BSpline(), "silu", (10,), torch.float64)
-    upstream = torch.randn(10, OUT, dtype=torch.float64)
-    whole = outputs_and_gradients("recompute", BSpline(), "silu", leaves, upstream)
-    monkeypatch.setitem(recompute.CHUNK_FEATURES, "cpu", 4 * IN * 9)
-    chunked = outputs_and_gradients("recompute", BSpline(), "silu", leaves, upstream)
-    torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("keep", [False, True], ids=["whole", "dropped"])
+def test_backends_agree_in_output_and_every_gradient(features, problem, keep: bool) -> None:
+    case = problem(features, keep=keep)
+    assert_close(case.run("recompute"), case.run("reference"))
 
 
-@pytest.mark.usefixtures("chunks_of_three_rows", "nan_buffers")
-@pytest.mark.parametrize("backend", ["recompute", "reference"])
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_strides_do_not_matter(backend: str, basis: BSpline) -> None:
-    x, weight, bias = inputs(basis, "silu", (2, 5), torch.float64)
-    upstream = torch.randn(2, 5, OUT, dtype=torch.float64)
-    strided_x = x.detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
-    strided_weight = weight.detach().mT.contiguous().mT.requires_grad_()
-    strided_upstream = torch.stack([upstream, upstream * torch.nan], -1)[..., 0]
-    assert not any(t.is_contiguous() for t in (strided_x, strided_weight, strided_upstream))
-    plain = outputs_and_gradients(backend, basis, "silu", (x, weight, bias), upstream)
-    leaves = (strided_x, strided_weight, bias)
-    strided = outputs_and_gradients(backend, basis, "silu", leaves, strided_upstream)
-    torch.testing.assert_close(strided, plain, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.usefixtures("chunks_of_three_rows", "nan_buffers")
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_gradients_are_finite_differences(basis: BSpline, base: str) -> None:
-    x = torch.empty(5, IN, dtype=torch.float64).uniform_(-3, 3).requires_grad_()
-    _, weight, bias = inputs(basis, base, (), torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda x, weight, bias: kan_linear(x, weight, basis, base, bias, "recompute"),
-        (x, weight, bias),
+@on_cpu
+@few
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_leading_dimensions_are_only_rows(features, problem, shape, backend: str) -> None:
+    case = problem(features, shape, keep=True)
+    results = case.run(backend)
+    assert [r.shape for r in results] == [(*shape, 4), *(leaf.shape for leaf in case.leaves())]
+    flat = dataclasses.replace(
+        case,
+        x=case.x.detach().reshape(-1, 3).requires_grad_(),
+        keep=case.keep.reshape(-1, 3),
+        upstream=case.upstream.reshape(-1, 4),
     )
+    expected = flat.run(backend)
+    assert_close(results, [expected[0].view(*shape, 4), expected[1].view(*shape, 3), *expected[2:]])
 
 
-def test_recompute_refuses_a_derivative_of_the_gradient_rather_than_leave_it_out() -> None:
-    x, weight, _ = inputs(BSpline(), "silu", (4,), torch.float64)
-    y = kan_linear(x, weight, BSpline(), backend="recompute")
+@on_cpu
+@pytest.mark.parametrize("features", [FIXED, ATOMS], ids=repr)
+def test_one_input_one_output(features, problem, backend: str) -> None:
+    case = problem(features, n=1, out=1)
+    expanded = features.expand(case.x, case.coefficients)  # (7, M, 1)
+    expected = (expanded * case.weight).sum(-2) + case.bias
+    torch.testing.assert_close(case.forward(backend), expected)
+    assert_close(case.run(backend), case.run("reference"))
+
+
+def test_gradients_are_finite_differences(features, problem) -> None:
+    case = problem(features, (3,), out=2, keep=True)
+    case.x.data.uniform_(-2.9, 2.9)  # off the kinks, where there is no derivative
+
+    def function(x: Tensor, weight: Tensor, *others: Tensor) -> Tensor:
+        *coefficients, bias = others
+        return kan_linear(x, weight, features, bias, *(coefficients or [None]), case.keep)
+
+    assert torch.autograd.gradcheck(function, case.leaves())
+
+
+@few
+def test_the_reference_alone_is_differentiated_twice(features, problem) -> None:
+    case = problem(features, (2,), out=2)
+    case.x.data.uniform_(-2, 2)
+
+    def function(x: Tensor, weight: Tensor, *coefficients: Tensor) -> Tensor:
+        return kan_linear(x, weight, features, None, *coefficients, backend="reference")
+
+    assert torch.autograd.gradgradcheck(function, case.leaves()[:-1])
+    (grad_x,) = torch.autograd.grad(case.forward("recompute").sum(), case.x, create_graph=True)
     with pytest.raises(RuntimeError, match="reference"):
-        torch.autograd.grad(y.sum(), x, create_graph=True)
+        grad_x.sum().backward()
 
 
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-def test_the_reference_has_a_derivative_of_the_gradient(base: str) -> None:
-    basis, x = BSpline(2, 4), torch.empty(3, IN, dtype=torch.float64).uniform_(-2, 2)
-    _, weight, _ = inputs(basis, base, (), torch.float64)
-    assert torch.autograd.gradgradcheck(
-        lambda x, weight: kan_linear(x, weight, basis, base, backend="reference"),
-        (x.requires_grad_(), weight),
-    )
+@on_cpu
+@few
+def test_each_gradient_alone(features, problem, backend: str) -> None:
+    case = problem(features, keep=True)
+    expected = dict(zip(map(id, case.leaves()), case.run("reference")[1:], strict=True))
+    for wanted in case.leaves():
+        for leaf in case.leaves():
+            leaf.requires_grad_(leaf is wanted)
+        case.forward(backend).backward(case.upstream)
+        torch.testing.assert_close(wanted.grad, expected[id(wanted)])
+        assert all(leaf.grad is None for leaf in case.leaves() if leaf is not wanted)
+        wanted.grad = None
 
 
-@pytest.mark.usefixtures("chunks_of_three_rows", "nan_buffers")
-@pytest.mark.parametrize("wanted", [0, 1, 2], ids=["x", "weight", "bias"])
-def test_one_gradient_alone(wanted: int) -> None:
-    leaves = inputs(BSpline(), "silu", (7,), torch.float64)
-    upstream = torch.randn(7, OUT, dtype=torch.float64)
-    expected = outputs_and_gradients("reference", BSpline(), "silu", leaves, upstream)
-    alone = [leaf.detach().requires_grad_(i == wanted) for i, leaf in enumerate(leaves)]
-    kan_linear(alone[0], alone[1], BSpline(), "silu", alone[2], "recompute").backward(upstream)
-    torch.testing.assert_close(alone[wanted].grad, expected[wanted + 1], rtol=1e-12, atol=1e-12)
-    assert [leaf.grad is None for leaf in alone] == [i != wanted for i in range(3)]
+@on_cpu
+@few
+def test_without_gradients_there_is_no_graph(features, problem, backend: str) -> None:
+    case = problem(features)
+    expected = case.forward(backend)
+    for no_graph in (torch.no_grad(), torch.inference_mode()):
+        with no_graph:
+            y = case.forward(backend)
+        assert not y.requires_grad
+        assert torch.equal(y, expected)
 
 
-@pytest.mark.usefixtures("chunks_of_three_rows", "nan_buffers")
-@pytest.mark.parametrize("backend", ["recompute", "reference"])
-def test_autocast_multiplies_in_bfloat16(backend: str) -> None:
-    basis = BSpline()
-    leaves = inputs(basis, "silu", (40,), torch.float32)
-    upstream = torch.randn(40, OUT)
-    exact = outputs_and_gradients("reference", basis, "silu", leaves, upstream)
+@on_cpu
+def test_autocast_multiplies_in_bfloat16(features, problem, backend: str) -> None:
+    case = problem(features, (40,), dtype=torch.float32, keep=True)
+    exact = case.map(Tensor.double).run("reference")
     with torch.autocast("cpu", torch.bfloat16):
-        y = kan_linear(leaves[0], leaves[1], basis, "silu", leaves[2], backend)
-    assert y.dtype == torch.bfloat16
-    rough = [y, *torch.autograd.grad(y, leaves, upstream.bfloat16())]
-    assert all(gradient.dtype == torch.float32 for gradient in rough[1:])
+        rough = case.run(backend)
+    assert [r.dtype for r in rough] == [torch.bfloat16] + [torch.float32] * len(case.leaves())
     for result, wanted in zip(rough, exact, strict=True):
-        error = (result - wanted).norm() / wanted.norm()
-        assert 0 < error < 0.01  # bfloat16 rounds by up to 1/256; nothing rounded would be 0
+        # bfloat16 rounds by up to 1/256; nothing rounded would be 0
+        assert 1e-5 < relative_error(result, wanted) < 0.02
 
 
-@pytest.mark.parametrize("backend", ["recompute", "reference"])
-def test_half_precision_inputs_of_half_precision_layers(backend: str) -> None:
-    x, weight, bias = inputs(BSpline(), "silu", (9,), torch.float64)
-    exact = kan_linear(x, weight, BSpline(), "silu", bias, backend)
-    low = (tensor.detach().bfloat16() for tensor in (x, weight, bias))
-    x, weight, bias = (tensor.requires_grad_() for tensor in low)
-    y = kan_linear(x, weight, BSpline(), "silu", bias, backend)
-    y.sum().backward()
-    assert y.dtype == x.grad.dtype == weight.grad.dtype == torch.bfloat16
-    assert (y - exact).norm() / exact.norm() < 0.02
+@on_cpu
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 0.003)],
+    ids=str,
+)
+def test_dtypes(features, problem, dtype: torch.dtype, tolerance: float, backend: str) -> None:
+    case = problem(features, (40,), dtype=dtype, keep=True)
+    exact = case.map(Tensor.double).run("reference")
+    for result, wanted in zip(case.run(backend), exact, strict=True):
+        assert result.dtype == dtype
+        assert relative_error(result, wanted) < tolerance
 
 
-@pytest.mark.usefixtures("chunks_of_three_rows")
-@pytest.mark.parametrize("backend", ["recompute", "reference"])
-def test_bad_inputs_stay_in_their_rows(backend: str) -> None:
-    leaves = inputs(BSpline(), "silu", (6,), torch.float32)
-    x, weight, bias = (leaf.detach() for leaf in leaves)
-    x[1, 0], x[2, 1], x[4, 2] = torch.nan, 1e30, -1e30
-    x.requires_grad_()
-    y = kan_linear(x, weight, BSpline(), "silu", bias, backend)
-    y.sum().backward()
+def strided(tensor: Tensor) -> Tensor:
+    """The same values as every second of a transposed tensor, between values that are NaN."""
+    around = torch.full([2 * size for size in tensor.shape[::-1]], torch.nan, dtype=tensor.dtype)
+    view = around[tuple(slice(None, None, 2) for _ in tensor.shape)].permute(
+        *range(tensor.dim())[::-1]
+    )
+    return view.copy_(tensor)
+
+
+@pytest.mark.usefixtures("nan_buffers")
+@on_cpu
+@few
+def test_strides_do_not_matter(features, problem, backend: str) -> None:
+    case = problem(features, (2, 5), keep=True)
+    scattered = case.map(strided)
+    assert not any(leaf.is_contiguous() for leaf in (scattered.x, scattered.weight, scattered.keep))
+    assert_close(scattered.run(backend), case.run(backend))
+
+    case.forward(backend).sum().backward()  # sends back one number, expanded
+    case.upstream = torch.ones_like(case.upstream)
+    assert_close([leaf.grad for leaf in case.leaves()], case.run("reference")[1:])
+
+
+@on_cpu
+def test_what_is_not_finite_stays_in_its_rows_and_inputs(features, problem, backend: str) -> None:
+    case = problem(features, (9,), dtype=torch.float32)
+    clean = case.run(backend)
+    bad = [(1, 0, torch.nan), (2, 0, torch.inf), (3, 1, -torch.inf), (4, 1, 1e30), (6, 0, -1e30)]
+    for row, column, value in bad:
+        case.x.data[row, column] = value
+    y, grad_x, grad_weight = case.run(backend)[:3]
     assert y[1].isnan().all()
-    torch.testing.assert_close(y[2], 1e30 * weight[:, 0, 1], rtol=1e-5, atol=0)  # SiLU's slope is 1
-    clean = torch.tensor([True, False, True, True, True, True])
-    assert y[clean].isfinite().all()
-    assert x.grad[clean].isfinite().all()
-    assert x.grad[1, 0].isnan()
-
-
-def saved_tensors(backend: str, basis: BSpline, x: Tensor, weight: Tensor) -> list[Tensor]:
-    saved = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kan_linear(x, weight, basis, "silu", None, backend)
-    return saved
-
-
-def storage_bytes(tensors: list[Tensor]) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("grid_size", [2, 30])
-def test_recompute_saves_its_input_and_the_weight_alone(grid_size: int, autocast: bool) -> None:
-    basis = BSpline(grid_size)
-    x, weight, _ = inputs(basis, "silu", (5, 40), torch.float32)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        kept = saved_tensors("recompute", basis, x, weight)
-        features = saved_tensors("reference", basis, x, weight)
-    assert {t.data_ptr() for t in kept} == {x.data_ptr(), weight.data_ptr()}
-    assert storage_bytes(kept) == storage_bytes([x, weight])
-    bytes_of_features = x.numel() * feature_count(basis, "silu") * (2 if autocast else 4)
-    assert storage_bytes(features) > bytes_of_features
-
-
-def test_auto_is_recompute() -> None:
-    x, weight, _ = inputs(BSpline(), "silu", (5,), torch.float32)
-    saved = saved_tensors("auto", BSpline(), x, weight)
-    assert {t.data_ptr() for t in saved} == {x.data_ptr(), weight.data_ptr()}
+    assert y[[4, 6]].isfinite().all()
+    assert grad_x[[4, 6]].isfinite().all()
+    others = [0, 5, 7, 8]
+    assert torch.equal(y[others], clean[0][others])
+    assert torch.equal(grad_x[others], clean[1][others])
+    torch.testing.assert_close(grad_weight[..., 2], clean[2][..., 2])
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
-        ({"base": "relu"}, ValueError, "relu.*silu"),
-        ({"backend": "cuda"}, ValueError, "cuda.*recompute"),
-        ({"x": torch.zeros(2, IN + 1)}, ValueError, "weight"),
-        ({"weight": torch.zeros(OUT, 8, IN)}, ValueError, r"\(4, 8, 3\).*\(4, 9, 3\)"),
-        ({"base": "none"}, ValueError, r"\(4, 9, 3\).*\(4, 8, 3\)"),
-        ({"x": torch.zeros(2, IN, dtype=torch.int64)}, TypeError, "int64"),
-        ({"x": torch.zeros(2, IN, dtype=torch.bool)}, TypeError, "bool"),
-        ({"x": torch.zeros(2, IN, dtype=torch.complex64)}, TypeError, "complex64"),
+        ({"backend": "cuda"}, ValueError, "cuda.*auto, triton, recompute, reference"),
+        ({"x": torch.zeros(2, 4)}, ValueError, r"weight is \(4, 9, 3\).*\(4, 9, 4\)"),
+        ({"weight": torch.zeros(4, 8, 3)}, ValueError, r"\(4, 8, 3\).*\(4, 9, 3\)"),
+        ({"weight": torch.zeros(4, 27)}, ValueError, r"\(4, 27\).*\(4, 9, 3\)"),
+        ({"features": Features(BSpline(), "none")}, ValueError, r"\(4, 9, 3\).*\(4, 8, 3\)"),
+        ({"keep": torch.ones(2, 1)}, ValueError, r"keep is \(2, 1\).*\(2, 3\)"),
+        ({"coefficients": torch.zeros(1, 1, 1)}, ValueError, r"coefficients are \(1, 1, 1\).*None"),
+        ({"features": GROUPED, "weight": torch.zeros(4, 1, 3)}, ValueError, r"None.*\(1, 3, 10\)"),
+        (
+            {
+                "features": Features(Shared(Chebyshev(2), groups=2)),
+                "weight": torch.zeros(4, 1, 3),
+                "coefficients": torch.zeros(1, 2, 3),
+            },
+            ValueError,
+            "3 inputs do not split into 2 groups",
+        ),
+        ({"x": torch.zeros(2, 3, dtype=torch.int64)}, TypeError, "int64"),
+        ({"x": torch.zeros(2, 3, dtype=torch.bool)}, TypeError, "bool"),
+        ({"x": torch.zeros(2, 3, dtype=torch.complex64)}, TypeError, "complex64"),
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(changes: dict, error: type[Exception], named: str) -> None:
-    arguments = {"x": torch.zeros(2, IN), "weight": torch.zeros(OUT, 9, IN), "basis": BSpline()}
-    assert kan_linear(**arguments).shape == (2, OUT)
+@pytest.mark.parametrize("backend", ["auto", *ON_CPU])
+def test_what_does_not_fit_is_refused(
+    changes: dict, error: type[Exception], named: str, backend: str
+) -> None:
+    arguments = {"x": torch.zeros(2, 3), "weight": torch.zeros(4, 9, 3), "features": FIXED}
+    arguments["backend"] = backend
+    assert kan_linear(**arguments).shape == (2, 4)
     with pytest.raises(error, match=named):
         kan_linear(**arguments | changes)
+
+
+@pytest.mark.parametrize("features", [FIXED, GROUPED], ids=repr)
+def test_triton_by_name_does_not_give_way_to_another(features, problem) -> None:
+    case = problem(features, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"triton.*cannot run here: .*(not installed|cpu)"):
+        case.forward("triton")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_auto_says_once_what_it_runs_and_why_nothing_faster(problem, logged) -> None:
+    case = problem(FIXED, dtype=torch.float32)
+    for _ in range(3):
+        case.forward("auto")
+    assert logged().count("backend recompute; not triton: triton") == 1
+    case.map(Tensor.double).forward("auto")
+    assert logged().count("backend recompute; not triton: triton") == 2
+
+
+def test_auto_takes_the_first_backend_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = (torch.device("cpu"), FIXED, torch.float32)
+    assert pick_backend("auto", *here) == "recompute"
+    monkeypatch.setattr("nanogpkant.kan.backends.triton.unsupported", lambda *_: None)
+    assert pick_backend("auto", *here) == "triton"
+    assert pick_backend("recompute", *here) == "recompute"
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["whole", "dropped"])
+@few
+def test_the_operators_keep_what_torch_asks_of_operators(features, problem, keep: bool) -> None:
+    case = problem(features, dtype=torch.float32, keep=keep)
+    constants = (features.spec, "recompute", torch.float32)
+    tensors = (case.x, case.weight, case.coefficients, case.keep)
+    torch.library.opcheck(torch.ops.nanogpkant.kan_linear, (*tensors, *constants))
+    case = case.map(lambda t: t if t.dim() < 2 else t.mT.contiguous().mT)
+    tensors = [t if t is None else t.detach() for t in (case.x, case.weight, case.coefficients)]
+    for needs in [(True, True), (True, False), (False, True)]:
+        arguments = (case.upstream, *tensors, case.keep, *constants, *needs)
+        torch.library.opcheck(torch.ops.nanogpkant.kan_linear_backward, arguments)
+
+
+@few
+def test_compiles_without_a_graph_break(features, problem) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(kan_linear, fullgraph=True, backend="aot_eager")
+    for rows in (7, 5, 1):  # the second makes the number of rows a variable
+        case = problem(features, (rows,), keep=True)
+        y = compiled(case.x, case.weight, features, case.bias, case.coefficients, case.keep)
+        results = [y, *torch.autograd.grad(y, case.leaves(), case.upstream)]
+        assert_close(results, case.run("reference"))
+
+
+@on_cpu
+@few
+def test_activation_checkpointing_changes_no_gradient(features, problem, backend: str) -> None:
+    case = problem(features, keep=True)
+    y = checkpoint(case.forward, backend, use_reentrant=False)
+    results = [y, *torch.autograd.grad(y, case.leaves(), case.upstream)]
+    assert_close(results, case.run(backend), tolerance=0)

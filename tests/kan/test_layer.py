@@ -1,7 +1,7 @@
-"""KANLinear: what it computes, how it starts, and how it works with the rest of torch."""
+"""KANLinear: what it computes, what it drops, and how it works with the rest of torch."""
 
+import copy
 import gc
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -11,14 +11,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from scipy.interpolate import BSpline as ScipyBSpline
 from torch import Tensor, nn
 
 from nanogpkant import BSpline, KANLinear
-from nanogpkant.kan import BASE_FUNCTIONS
+from nanogpkant.kan import BACKENDS, BASE_FUNCTIONS, RBF, Chebyshev, Fourier, Rational
 
 BASES = [BSpline(), BSpline(2, 1), BSpline(4, 5, (-2.0, 1.0)), BSpline(order=2, grid=(-1, 0.2, 3))]
+SHARED = [
+    (Rational(), "group:2"),
+    (Rational(3), "atoms:4"),
+    (Chebyshev(4), "group:4"),
+    (Chebyshev(), "atoms:3"),
+    (RBF(), "atoms:2"),
+]
+# Every family that there is.
+KINDS = [*((basis, "edge") for basis in [*BASES, RBF(), Chebyshev(), Fourier()]), *SHARED]
+kinds = pytest.mark.parametrize(("basis", "share"), KINDS, ids=repr)
 
 
 @pytest.mark.parametrize("scale", [False, True])
@@ -38,7 +47,7 @@ def naive(layer: KANLinear, x: np.ndarray) -> np.ndarray:
     knots, order = np.array(layer.basis.knots), layer.basis.order
     beyond = np.arange(1, order + 1)  # so that scipy's base interval reaches to the outer knots
     padded = np.concatenate([knots[0] - beyond[::-1], knots, knots[-1] + beyond])
-    base = BASE_FUNCTIONS[layer.base]
+    base = BASE_FUNCTIONS[layer.features.base]
     for j in range(layer.out_features):
         for i in range(layer.in_features):
             weights = state["weight"][j, :, i]
@@ -70,23 +79,26 @@ def test_forward_is_the_sum_of_scipys_curves(
         np.testing.assert_allclose(layer(x), naive(layer, x.numpy()), rtol=1e-12, atol=1e-12)
 
 
+def layer_of(basis, share: str = "edge", **options: object) -> KANLinear:
+    """From 8 inputs to 3 outputs in float64, every parameter random."""
+    layer = KANLinear(8, 3, basis, share=share, bias=True, dtype=torch.float64, **options)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_edges_sum_to_the_output(basis: BSpline, base: str, scale: bool) -> None:
-    layer = KANLinear(4, 3, basis, base=base, spline_scale=scale, bias=True, dtype=torch.float64)
-    nn.init.normal_(layer.bias)
-    x = 2 * torch.randn(9, 4, dtype=torch.float64)
+@kinds
+def test_edges_sum_to_the_output(basis, share: str, base: str, scale: bool) -> None:
+    layer = layer_of(basis, share, base=base, spline_scale=scale and share == "edge")
+    x = 2 * torch.randn(9, 8, dtype=torch.float64)
     curves = layer.edges(x)
-    assert curves.shape == (9, 3, 4)
+    assert curves.shape == (9, 3, 8)
     torch.testing.assert_close(curves.sum(-1) + layer.bias, layer(x))
 
     same = torch.linspace(-2, 2, 9, dtype=torch.float64)  # the same points at every input
-    curves = layer.edges(same)
-    assert curves.shape == (9, 3, 4)
-    everywhere = same[:, None].expand(-1, 4)
-    torch.testing.assert_close(curves, layer.edges(everywhere))
-    torch.testing.assert_close(curves.sum(-1) + layer.bias, layer(everywhere))
+    torch.testing.assert_close(layer.edges(same), layer.edges(same[:, None].expand(-1, 8)))
 
 
 def test_rms_prenorm_is_torchs_rms_norm_before_the_functions() -> None:
@@ -101,52 +113,42 @@ def test_rms_prenorm_is_torchs_rms_norm_before_the_functions() -> None:
     torch.testing.assert_close(layer.edges(seen).sum(-1), layer(x))
 
 
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", [*BASES, BSpline(13, 3), BSpline(1, 2)], ids=repr)
-@pytest.mark.parametrize(("n_in", "n_out"), [(16, 400), (192, 64), (300, 300)])
-def test_unit_variance_in_unit_variance_out(
-    basis: BSpline, base: str, n_in: int, n_out: int
-) -> None:
-    layer = KANLinear(n_in, n_out, basis, base=base)
+def one_output_an_input(basis, share: str, dropout: float) -> KANLinear:
+    """A layer whose j-th output is that of its j-th input alone."""
+    layer = KANLinear(8, 8, basis, share=share, dropout=dropout, dtype=torch.float64)
     with torch.no_grad():
-        y = layer(torch.randn(500, n_in))
-    assert y.std().item() == pytest.approx(1.0, rel=0.1)
-    # Most of that must depend on the input: it is not a constant of every output.
-    assert y.std(0).square().mean().sqrt().item() == pytest.approx(1.0, rel=0.1)
+        layer.weight.normal_().mul_(torch.eye(8).unsqueeze(1))
+    return layer
 
 
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_curves_start_with_mean_zero(basis: BSpline, base: str) -> None:
-    layer = KANLinear(3, 5, basis, base=base, dtype=torch.float64)
-    points = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)  # equally likely ones
-    curves = layer.edges(torch.from_numpy(points)).detach()
-    assert curves.mean(0).abs().max() < 1e-3 * curves.std()
+@kinds
+def test_dropout_takes_all_features_of_an_input_or_none(basis, share: str) -> None:
+    layer = one_output_an_input(basis, share, dropout=0.25)
+    # Not where a function may be zero by itself.
+    x = torch.empty(1000, 8, dtype=torch.float64).uniform_(0.1, 0.9).requires_grad_()
+    y = layer(x)
+    whole = layer.eval()(x)
+    dropped = y == 0
+    torch.testing.assert_close(y[~dropped], whole[~dropped] / 0.75)
+    assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.03)
+    both = dropped[:, :-1] & dropped[:, 1:]  # every input by itself
+    assert both.double().mean().item() == pytest.approx(0.25**2, abs=0.02)
+
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    (grad_of_whole,) = torch.autograd.grad(whole.sum(), x)
+    assert (grad[dropped] == 0).all()
+    torch.testing.assert_close(grad[~dropped], grad_of_whole[~dropped] / 0.75)
 
 
-def test_original_start_is_efficient_kans() -> None:
-    n, basis = 300, BSpline(5, 3)
-    layer = KANLinear(n, 100, basis, spline_scale=True, bias=True, init="original")
-    bound = 1 / math.sqrt(n)
-    for drawn in (layer.weight[:, 0], layer.spline_scale):
-        assert drawn.abs().max() <= bound
-        assert drawn.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)  # uniform's
-        assert abs(drawn.mean().item()) < 0.02 * bound
-    assert (layer.bias == 0).all()
-    at_grid_points = basis.expand(torch.linspace(-1, 1, 6))  # (functions, points)
-    spline = torch.einsum("omi,mp->oip", layer.weight[:, 1:], at_grid_points)
-    noise = spline * basis.grid_size  # uniform on [-0.05, 0.05]
-    assert noise.abs().max() <= 0.05 * 1.0001
-    assert noise.std().item() == pytest.approx(0.1 / math.sqrt(12), rel=0.02)
-
-
-@pytest.mark.parametrize("basis", BASES, ids=repr)
-def test_original_start_is_small_at_the_grid_points_of_any_grid(basis: BSpline) -> None:
-    layer = KANLinear(20, 30, basis, base="none", init="original", dtype=torch.float64)
-    grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
-    values = layer.edges(grid).abs().detach() * basis.grid_size  # (points, out, in)
-    assert values.max() <= 0.05 * 1.0001
-    assert (values.amax((1, 2)) > 0.04).all()  # every grid point has its own noise
+def test_dropout_is_for_training_and_keeps_the_mean() -> None:
+    layer = KANLinear(8, 3, dropout=0.5, dtype=torch.float64)
+    x = torch.randn(8, dtype=torch.float64)
+    mean = layer(x.expand(5000, 8)).mean(0)
+    torch.testing.assert_close(mean, layer.eval()(x), rtol=0, atol=0.06)
+    plain = KANLinear(8, 3, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), plain(x))
+    assert not torch.equal(layer.train()(x), plain(x))
 
 
 def test_folding_the_scale_keeps_the_function() -> None:
@@ -191,68 +193,71 @@ def test_trains_in_place_of_nn_linear() -> None:
     assert loss < 0.1 * target.var()
 
 
-@pytest.mark.parametrize("init", ["original", "variance_preserving"])
-def test_state_dict_round_trip(tmp_path: Path, init: str) -> None:
-    layers = [KANLinear(5, 4, bias=True, spline_scale=True, init=init) for _ in range(2)]
-    x = torch.randn(3, 5)
+@kinds
+def test_state_dict_round_trip(tmp_path: Path, basis, share: str) -> None:
+    layers = [layer_of(basis, share, spline_scale=share == "edge") for _ in range(2)]
+    x = torch.randn(3, 8, dtype=torch.float64)
     assert not torch.equal(layers[0](x), layers[1](x))
     torch.save(layers[0].state_dict(), tmp_path / "layer.pt")
     layers[1].load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
     assert torch.equal(layers[0](x), layers[1](x))
 
 
-@pytest.mark.parametrize("init", ["original", "variance_preserving"])
-def test_start_is_a_function_of_the_seed(init: str) -> None:
-    def weight(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return KANLinear(5, 4, spline_scale=True, init=init).effective_weight()
-
-    assert torch.equal(weight(1), weight(1))
-    assert not torch.equal(weight(1), weight(2))
-    layer = KANLinear(5, 4, init=init)
-    torch.manual_seed(1)
-    layer.reset_parameters()
-    torch.manual_seed(1)
-    assert torch.equal(layer.weight, KANLinear(5, 4, init=init).weight)
+@kinds
+def test_a_copy_is_a_layer_of_its_own(basis, share: str) -> None:
+    layer, x = layer_of(basis, share), torch.randn(3, 8, dtype=torch.float64)
+    copied, before = copy.deepcopy(layer), layer(x)
+    assert torch.equal(copied(x), before)
+    copied.scale_output(2.0)
+    assert torch.equal(layer(x), before)
+    assert not torch.equal(copied(x), before)
 
 
-@pytest.mark.parametrize("init", ["original", "variance_preserving"])
-def test_device_and_dtype(init: str) -> None:
-    layer = KANLinear(5, 4, bias=True, spline_scale=True, init=init, dtype=torch.bfloat16)
-    assert {p.dtype for p in layer.parameters()} == {torch.bfloat16}
-    assert layer(torch.randn(3, 5, dtype=torch.bfloat16)).isfinite().all()
+@kinds
+def test_runs_with_parameters_from_elsewhere(basis, share: str) -> None:
+    layer, other = layer_of(basis, share), layer_of(basis, share)
+    x = torch.randn(3, 8, dtype=torch.float64)
+    borrowed = torch.func.functional_call(layer, dict(other.named_parameters()), (x,))
+    assert torch.equal(borrowed, other(x))
+    leaves = list(other.parameters())
+    expected = torch.autograd.grad(other(x).sum(), leaves)
+    torch.testing.assert_close(torch.autograd.grad(borrowed.sum(), leaves), expected)
 
 
-@pytest.mark.parametrize("init", ["original", "variance_preserving"])
-def test_a_layer_without_memory_can_be_made_and_filled_later(init: str) -> None:
-    basis = BSpline(7, 2, (-1.25, 1.5))  # of no other test: what it caches must not be of "meta"
-    with torch.device("meta"):
-        layers = [KANLinear(5, 4, basis, bias=True, spline_scale=True, init=init)]
-    layers += [KANLinear(5, 4, basis, bias=True, spline_scale=True, init=init, device="meta")]
-    for layer in layers:
-        assert {p.device.type for p in layer.parameters()} == {"meta"}
-        layer.to_empty(device="cpu").reset_parameters()
-        assert all(p.isfinite().all() for p in layer.parameters())
-        assert layer.effective_weight().std() > 0
+def test_the_layer_runs_on_the_backend_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
+    def kan_linear(x, weight, features, bias, coefficients, keep, backend: str) -> Tensor:
+        asked.append(backend)
+        return x.new_zeros(*x.shape[:-1], weight.shape[0])
 
-@pytest.mark.usefixtures("nan_buffers")
-@pytest.mark.parametrize("init", ["original", "variance_preserving"])
-@pytest.mark.parametrize("base", BASE_FUNCTIONS)
-def test_every_parameter_is_initialised(base: str, init: str) -> None:
-    layer = KANLinear(5, 4, base=base, bias=True, spline_scale=True, init=init)
-    assert all(p.isfinite().all() for p in layer.parameters())
+    monkeypatch.setattr("nanogpkant.kan.layer.kan_linear", kan_linear)
+    for backend in BACKENDS:
+        KANLinear(3, 2, backend=backend)(torch.zeros(1, 3))
+    assert asked == list(BACKENDS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"in_features": 0}, "0"),
-        ({"out_features": -1}, "-1"),
+        ({"in_features": 0}, "from 0 to 2"),
+        ({"out_features": -1}, "from 3 to -1"),
         ({"base": "relu"}, "relu.*silu"),
         ({"init": "xavier"}, "xavier.*original"),
         ({"prenorm": "layer"}, "layer.*rms"),
+        ({"share": "layer:3"}, "layer:3.*group:G"),
+        ({"share": "group:2"}, "3 inputs do not split into 2 groups"),
+        ({"share": "group:3", "spline_scale": True}, "spline_scale"),
+        ({"share": "atoms:3", "init": "original"}, "original.*an edge's own"),
+        ({"basis": Chebyshev(), "init": "original"}, "original.*B-splines"),
+        ({"basis": Rational()}, "rational.*share"),
+        ({"dropout": 1.0}, "dropout is 1.0.*below 1"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"basis": BSpline(grid_range=(100.0, 101.0)), "base": "none"}, "out of reach.*original"),
+        ({"backend": "cuda"}, "cuda.*reference"),
     ],
+    ids=str,
 )
 def test_what_cannot_work_is_refused(arguments: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):

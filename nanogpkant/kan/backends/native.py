@@ -114,6 +114,7 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
 def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
+        log.info("there is no C compiler (cc, gcc or clang) for %s", source)
         return None
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

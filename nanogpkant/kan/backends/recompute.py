@@ -96,7 +96,10 @@ def backward(
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
     grad_weight = packed.new_zeros(packed.shape, dtype=wide) if needs_weight else None
     product = packed.new_empty(packed.shape) if needs_weight and dtype != wide else None
-    grad_coefficients = None if coefficients is None else coefficients.new_zeros(coefficients.shape)
+    grad_coefficients = None
+    if coefficients is not None:
+        widest = torch.promote_types(coefficients.dtype, torch.float32)
+        grad_coefficients = coefficients.new_zeros(coefficients.shape, dtype=widest)
     steps = _steps(x, features, dtype)
     for rows, buffer in _chunks(x, features, steps, dtype):  # (chunk, M, n)
         kept = None if keep is None else keep[rows]
@@ -109,6 +112,8 @@ def backward(
             if part is not None:
                 grad_coefficients += part
     grad_weight = grad_weight.view(weight.shape).to(weight.dtype) if needs_weight else None
+    if coefficients is not None:
+        grad_coefficients = grad_coefficients.to(coefficients.dtype)
     return grad_x, grad_weight, grad_coefficients
 
 

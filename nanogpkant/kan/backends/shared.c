@@ -67,7 +67,7 @@ static inline float slope(float x, float u, const float *c, long n, float grad, 
         below_slope = below_slope * u + below + c[k * n];
         below = (below + c[k * n]) * u;
     }
-    float sign = (below > 0) - (below < 0), share = 1 / (1 + sign * below);
+    float sign = below < 0 ? -1 : 1, share = 1 / (1 + sign * below);
     float by_above = grad * share, by_below = -by_above * above * share * sign;
     for (int k = 0; k <= DEGREE; k++, by_above *= u) sums[k * n] += by_above;
     for (int k = DEGREE + 1; k < 2 * DEGREE; k++) sums[k * n] += by_below *= u;

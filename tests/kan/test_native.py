@@ -1,0 +1,201 @@
+"""The compiled C against its specification in torch: every order, base, block, and odd number."""
+
+import math
+import re
+from itertools import cycle
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanogpkant.kan import BASE_FUNCTIONS, RBF, BSpline, Chebyshev, Features, Rational, Shared
+from nanogpkant.kan.backends import native, recompute
+from nanogpkant.kan.features import BASES
+
+SPLINES = [
+    *(BSpline(5, order) for order in (1, 2, 3, 4, 5)),
+    *(BSpline(2, order, (-0.5, 1.5), outside="linear") for order in (1, 2, 3, 4, 5)),
+    BSpline(1, 3, (0.0, 4.0)),
+    BSpline(31, 2),
+]
+SHARED = [
+    *(Shared(Rational(degree), groups=2) for degree in (1, 2, 5)),
+    *(Shared(Chebyshev(degree), functions=3, groups=2) for degree in (1, 2, 6)),
+    Shared(Rational(3), functions=4),
+]
+# Every basis with some base, and every base with a basis of either file: each is compiled.
+ALL = [
+    *(Features(basis, base) for basis, base in zip(SPLINES + SHARED, cycle(BASE_FUNCTIONS))),
+    *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in BASE_FUNCTIONS),
+]
+TYPES = [torch.float32, torch.bfloat16]
+# Around the C code's blocks of 112 inputs; even, for groups of two.
+WIDTHS = (2, 110, 112, 114, 226, 600)
+
+c_compiles = pytest.mark.skipif(
+    native.unsupported(Features(BSpline()), torch.float32, torch.float32) is not None,
+    reason="needs a C compiler and OpenMP",
+)
+
+
+def numbers_of(features: Features) -> Tensor | None:
+    if not features.is_learned:
+        return None
+    start = features.start()
+    return start + 0.1 * torch.randn_like(start)
+
+
+def run(
+    features: Features, x: Tensor, numbers: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Features of x, and what their gradient becomes, in buffers that held NaN."""
+    out = torch.full_like(grad, torch.nan)
+    native.expand(features, x, numbers, out)
+    grad_x = torch.full_like(x, torch.nan)
+    return out, grad_x, native.pull_back(features, x, numbers, grad, grad_x)
+
+
+def expected(
+    features: Features, x: Tensor, numbers: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same by torch, in float64."""
+    x, grad = x.double(), grad.double()
+    numbers = None if numbers is None else numbers.double()
+    return features.expand(x, numbers), *features.pull_back(grad, x, numbers)
+
+
+def assert_close(results: tuple, wanted: tuple, tolerance: float) -> None:
+    for result, value in zip(results, wanted, strict=True):
+        assert (result is None) == (value is None)
+        if value is not None:
+            scale = max(1.0, value.abs().max().item())
+            torch.testing.assert_close(result.double(), value, rtol=0, atol=tolerance * scale)
+
+
+@c_compiles
+@pytest.mark.parametrize("features", ALL, ids=repr)
+def test_every_kind_of_features_is_torchs(features: Features) -> None:
+    for rows, n in [(3, 10), (1, 114)]:
+        x, numbers = 2 * torch.randn(rows, n), numbers_of(features)
+        grad = torch.randn(rows, features.size, n)
+        case = (features, x, numbers, grad)
+        assert_close(run(*case), expected(*case), 3e-5)
+
+
+@c_compiles
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("n", [*WIDTHS, 1, 111, 113, 255, 256, 257])
+@pytest.mark.parametrize("basis", [BSpline(), Shared(Rational(), functions=2)], ids=repr)
+def test_blocks_of_inputs(basis: BSpline | Shared, n: int, rows: int) -> None:
+    features = Features(basis)
+    x, numbers = 2 * torch.randn(rows, n), numbers_of(features)
+    case = (features, x, numbers, torch.randn(rows, features.size, n))
+    assert_close(run(*case), expected(*case), 3e-5)
+
+
+@c_compiles
+def test_no_rows() -> None:
+    features = Features(Shared(Rational(), groups=2))
+    case = (features, torch.zeros(0, 4), numbers_of(features), torch.zeros(0, 1, 4))
+    assert torch.equal(run(*case)[2], torch.zeros(1, 2, 10))
+
+
+@c_compiles
+@pytest.mark.parametrize("inputs", TYPES, ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("basis", [BSpline(), BSpline(outside="linear"), SHARED[-1]], ids=repr)
+def test_bfloat16_is_rounded_once(
+    basis: BSpline | Shared, dtype: torch.dtype, inputs: torch.dtype
+) -> None:
+    features = Features(basis, "gelu")
+    x, numbers = (2 * torch.randn(7, 130)).to(inputs), numbers_of(features)
+    grad = torch.randn(7, features.size, 130).to(dtype)
+    in_float32 = run(features, x.float(), numbers, grad.float())
+    out, grad_x, grad_numbers = run(features, x, numbers, grad)
+    assert (out.dtype, grad_x.dtype) == (dtype, inputs)
+    assert torch.equal(out, in_float32[0].to(dtype))  # to nearest, ties to even, as torch does
+    assert torch.equal(grad_x, in_float32[1].to(inputs))
+    if numbers is not None:
+        torch.testing.assert_close(grad_numbers, in_float32[2])
+
+
+@c_compiles
+@pytest.mark.parametrize("outside", ["zero", "linear"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+def test_at_knots(order: int, outside: str) -> None:
+    """Knots that float32 holds exactly. At a corner the slope is that to the right, as torch's."""
+    features = Features(BSpline(4, order, outside=outside), "none")
+    x = torch.tensor([features.basis.knots])
+    case = (features, x, None, torch.randn(1, features.size, x.shape[1]))
+    assert_close(run(*case), expected(*case), 1e-6)
+
+
+@c_compiles
+@pytest.mark.parametrize("features", ALL, ids=repr)
+def test_huge_inputs(features: Features) -> None:
+    x = torch.tensor([[2e30, -2e30], [3e4, -3e4]])
+    case = (features, x, numbers_of(features), torch.rand(2, features.size, 2))
+    results, wanted = run(*case)[:2], expected(*case)[:2]
+    for result, value in zip(results, wanted, strict=True):
+        assert result.isfinite().all()
+        torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=1e-4)
+
+
+@c_compiles
+@pytest.mark.parametrize("features", ALL, ids=repr)
+def test_nan_and_infinities_come_out_where_they_go_in(features: Features) -> None:
+    x = torch.randn(3, 130)
+    numbers, grad = numbers_of(features), torch.randn(3, features.size, 130)
+    clean = run(features, x, numbers, grad)
+    x[0, 5], x[2, 120], x[1, 7], x[1, 128] = math.nan, math.nan, math.inf, -math.inf
+    out, grad_x, _ = run(features, x, numbers, grad)
+    assert out[[0, 2], :, [5, 120]].isnan().any(-1).all()
+    assert grad_x[[0, 2], [5, 120]].isnan().all()
+    ordinary = x.isfinite()
+    assert torch.equal(grad_x[ordinary], clean[1][ordinary])
+    assert torch.equal(out.mT[ordinary], clean[0].mT[ordinary])
+    if features.base == "none" and getattr(features.basis, "outside", "") == "zero":
+        assert (out[1, :, [7, 128]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("basis", "inputs", "dtype", "reason"),
+    [
+        (BSpline(), torch.float64, torch.float64, "not torch.float64"),
+        (BSpline(), torch.float16, torch.float16, "not torch.float16"),
+        (BSpline(), torch.float32, torch.float16, "not torch.float32 to torch.float16"),
+        (BSpline(grid=(0.0, 1.0, 3.0)), torch.float32, torch.float32, "uniform grids"),
+        (Shared(BSpline(), groups=2), torch.float32, torch.float32, "shared polynomials"),
+        *((BASES[kind](), torch.float32, torch.float32, "only") for kind in ("rbf", "fourier")),
+        (Shared(RBF()), torch.float32, torch.float32, "only"),
+        (Chebyshev(), torch.float32, torch.float32, "only"),
+    ],
+    ids=str,
+)
+def test_says_what_is_unsupported(basis, inputs, dtype, reason: str) -> None:
+    assert reason in native.unsupported(Features(basis), inputs, dtype)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [
+        ("", r"no C compiler \(cc, gcc or clang\) for bspline.c"),
+        ("/nonexistent/cc", "/nonexistent/cc does not compile bspline.c: .*No such file"),
+        ("false", "false does not compile bspline.c: .*non-zero exit status"),
+    ],
+)
+def test_goes_on_without_a_compiler(
+    problem, chunks_of, logged, monkeypatch: pytest.MonkeyPatch, compiler: str, said: str
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    if not compiler:
+        monkeypatch.setenv("PATH", "")
+    features = Features(BSpline())
+    case = problem(features, (300,), n=40, dtype=torch.float32, keep=True)
+    assert case.x.numel() * features.size >= recompute.WORTH_COMPILING["c"]
+    results = case.run("recompute")
+    chunks_of(1000, "eager")
+    for result, wanted in zip(results, case.run("recompute"), strict=True):
+        torch.testing.assert_close(result, wanted)
+    assert len(re.findall(said, logged())) == 1
