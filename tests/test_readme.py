@@ -50,7 +50,7 @@ def test_the_commands_work(words, newcomer, capsys):
     if words[1] == "sample":  # the tiny run has never seen README's prompt
         words[words.index("--prompt") + 1] = "Speak"
     if words[1] == "bench":  # a layer of 4 by 4 alone, not minutes of everybody's
-        words = [*words, *"--inputs 4 --rows 16 --dtypes fp32 --rivals none --repeats 3".split()]
+        words = [*words, "--inputs", "4", "--rows", "16", "--rivals", "none", "--repeats", "3"]
     assert main(words[1:]) == 0, capsys.readouterr().err
     if words[1] == "compare":
         assert (newcomer / "runs" / "quickstart.png").stat().st_size > 10_000

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from nanogpkant.kan.backends import recompute, reference, triton
 from nanogpkant.kan.features import Features
@@ -188,3 +189,19 @@ def _refuse(ctx, *grads):
 
 
 _kan_linear_backward.register_autograd(_refuse)
+
+
+# For torch's FlopCounterMode: the matrix products alone, as it counts other layers.
+
+
+@register_flop_formula(torch.ops.nanogpkant.kan_linear)
+def _flops(x_shape: torch.Size, weight_shape: torch.Size, *args, **kwargs) -> int:
+    return 2 * x_shape[0] * weight_shape.numel()
+
+
+@register_flop_formula(torch.ops.nanogpkant.kan_linear_backward)
+def _backward_flops(
+    grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *args, **kwargs
+) -> int:
+    needs_x, needs_weight = args[-2:]
+    return 2 * x_shape[0] * weight_shape.numel() * (needs_x + needs_weight)

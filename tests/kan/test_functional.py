@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Rational, Shared, kan_linear
 from nanogpkant.kan.functional import pick_backend
@@ -292,3 +293,11 @@ def test_activation_checkpointing_changes_no_gradient(features, problem, backend
     y = checkpoint(case.forward, backend, use_reentrant=False)
     results = [y, *torch.autograd.grad(y, case.leaves(), case.upstream)]
     assert_close(results, case.run(backend), tolerance=0)
+
+
+@on_cpu
+def test_torch_counts_the_flops_of_its_three_products(problem, backend: str) -> None:
+    case = problem(FIXED)
+    with FlopCounterMode(display=False) as counter:
+        case.run(backend)
+    assert counter.get_total_flops() == 3 * 2 * 7 * case.weight.numel()

@@ -27,6 +27,7 @@ SHARED = [
 ALL = [
     *(Features(basis, base) for basis, base in zip(SPLINES + SHARED, cycle(BASE_FUNCTIONS))),
     *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in BASE_FUNCTIONS),
+    *(Features(BSpline(4, 1, outside=outside), "none") for outside in ("zero", "linear")),
 ]
 TYPES = [torch.float32, torch.bfloat16]
 # Around the C code's blocks of 112 inputs; even, for groups of two.
@@ -120,6 +121,18 @@ def test_bfloat16_is_rounded_once(
 
 
 @c_compiles
+@pytest.mark.parametrize("n", [7, 112])  # one number at a time, and many at once
+def test_bfloat16_is_rounded_to_nearest_and_ties_to_even(n: int) -> None:
+    features = Features(BSpline(), "identity")
+    x = 1 + torch.arange(n)[None] / 256  # every second one a tie
+    x[0, -1:] = torch.tensor([2**31 - 1], dtype=torch.int32).view(torch.float32)
+    out = torch.empty(1, features.size, n, dtype=torch.bfloat16)
+    native.expand(features, x, None, out)
+    torch.testing.assert_close(out[:, 0], x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    assert out[0, 0, -1].isnan()  # whichever of its bits are set
+
+
+@c_compiles
 @pytest.mark.parametrize("outside", ["zero", "linear"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 def test_at_knots(order: int, outside: str) -> None:
@@ -156,6 +169,7 @@ def test_nan_and_infinities_come_out_where_they_go_in(features: Features) -> Non
     assert torch.equal(out.mT[ordinary], clean[0].mT[ordinary])
     if features.base == "none" and getattr(features.basis, "outside", "") == "zero":
         assert (out[1, :, [7, 128]] == 0).all()
+        assert (grad_x[1, [7, 128]] == 0).all()
 
 
 @pytest.mark.parametrize(
