@@ -9,6 +9,9 @@
       checkpoints/index.json     which is best, which is last
       samples.txt
 
+An exported run is the same folder with one checkpoint's weights in the place of ``checkpoints``:
+model.safetensors, and a manifest.json with the hash of every file. It opens wherever a run does.
+
 A checkpoint is written to a temporary folder, flushed, and renamed; then the index is replaced;
 then checkpoints that nothing points to any more are removed. Killed between any two of these, the
 run goes on from the checkpoint that the index names.
@@ -35,7 +38,6 @@ from nanogpkant.files import (
     fsync_folder,
     read_json,
     read_text,
-    sha256_of,
     write_atomic,
     write_json,
     writing,
@@ -43,9 +45,14 @@ from nanogpkant.files import (
 from nanogpkant.kan import KANLinear
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.grid import set_features
+from nanogpkant.kan.pruned import like_saved
+from nanogpkant.manifest import MANIFEST, verify, write_manifest
 from nanogpkant.model import GPT
+from nanogpkant.pretrained import PREFIX, pretrained_folder
 
-WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+WEIGHTS, TRAINING = "model.safetensors", "training.pt"
+EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
+EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
 FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}
 
 
@@ -83,6 +90,11 @@ class RunFolder:
     def index_file(self) -> Path:
         return self.checkpoints / "index.json"
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether it holds the weights of one checkpoint, and nothing to go on training from."""
+        return (self.path / WEIGHTS).exists() or (self.path / MANIFEST).exists()
+
     def index(self) -> dict[str, str]:
         """{"best": NAME, "last": NAME}, either missing before the first such checkpoint.
 
@@ -107,25 +119,35 @@ class RunFolder:
             )
         return {"last": folders[0]} if folders else {}
 
+    def environment(self) -> dict[str, Any]:
+        """What environment.json says: versions, device, command, data fingerprint.
+
+        Raises:
+            UserError: it is missing, or no longer says that.
+        """
+        environment = read_json(self.environment_file)
+        known = isinstance(environment, dict) and environment.get("data_fingerprint")
+        if not isinstance(known, str):
+            raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
+        return environment
+
     def data_fingerprint(self) -> str:
         """Identifies the data that the run was trained on.
 
         Raises:
             UserError: environment.json does not say.
         """
-        environment = read_json(self.environment_file)
-        fingerprint = environment.get("data_fingerprint") if isinstance(environment, dict) else None
-        if not isinstance(fingerprint, str):
-            raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
-        return fingerprint
+        return self.environment()["data_fingerprint"]
 
 
 def open_run(path: Path) -> RunFolder:
-    """The run in a folder.
+    """The run in a folder, trained or exported, or that of a model such as ``pretrained:NAME``.
 
     Raises:
         UserError: there is none.
     """
+    if str(path).startswith(PREFIX):
+        path = pretrained_folder(str(path).removeprefix(PREFIX))
     run = RunFolder(path)
     if not run.config_file.is_file():
         raise UserError(f"{path} is not a run: it has no config.yaml; nanogpkant train makes one")
@@ -227,15 +249,19 @@ def _write_files(
     training: dict[str, Any],
     features: dict[str, str],
 ) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_weights(folder / WEIGHTS, weights, features)
     buffer = io.BytesIO()
     torch.save(training, buffer)
-    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
-    metadata = {"format": "pt", FEATURES: json.dumps(features)}
-    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))
     write_atomic(folder / TRAINING, buffer.getvalue())
-    hashes = {name: sha256_of(folder / name) for name in (WEIGHTS, TRAINING)}
-    write_json(folder / MANIFEST, {"step": step, "sha256": hashes})
+    write_manifest(folder, step, (WEIGHTS, TRAINING))
+
+
+def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
+    """Write a model's state, with what ``features_of`` says of the model, as a safetensors file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    metadata = {"format": "pt", FEATURES: json.dumps(features)}
+    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
 def remove_stray_checkpoints(run: RunFolder, keep_every: int) -> None:
@@ -286,6 +312,11 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     Raises:
         UserError: there is none, or a file of it is missing or not the one that was saved.
     """
+    if run.is_exported:
+        step = verify(run.path, EXPORTED, EXPORTED_IF_THERE)
+        if which not in ("best", "last", only := f"step-{step:06d}"):
+            raise UserError(f"{run.path} has no checkpoint {which}; it is {only} alone")
+        return Checkpoint(run.path, step)
     index = run.index()
     if not index:
         raise UserError(f"{run.path} has no checkpoint yet: it was stopped before the first one")
@@ -294,26 +325,33 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     if Path(name).name != name or not folder.is_dir():
         have = ", ".join([*index, *sorted(p.name for p in run.checkpoints.glob("step-*"))])
         raise UserError(f"{run.path} has no checkpoint {which}; it has {have}")
-    manifest = read_json(folder / MANIFEST)
-    try:
-        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / MANIFEST} is not a checkpoint's manifest: altered") from error
-    for name in (WEIGHTS, TRAINING):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: the checkpoint is not whole")
-        if sha256_of(folder / name) != hashes.get(name):
-            remedy = "it was cut short or altered; use another checkpoint, or the original file"
-            raise UserError(f"{folder / name} does not match manifest.json: {remedy}")
-    return Checkpoint(folder, step)
+    return Checkpoint(folder, verify(folder, (WEIGHTS, TRAINING)))
+
+
+def take_pruned_shape(model: GPT, checkpoint: Checkpoint) -> None:
+    """Give a model the layers of a checkpoint that pruning made smaller, not yet filled.
+
+    Raises:
+        UserError: their tensors make no layer.
+    """
+    weights = checkpoint.weights()
+    for name, module in list(model.named_modules()):
+        start = f"{name}."
+        if isinstance(module, KANLinear) and f"{start}layer.weight" in weights:
+            own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            try:
+                model.set_submodule(name, like_saved(module, own))
+            except ValueError as error:
+                raise UserError(f"{name} in {checkpoint.folder / WEIGHTS}: {error}") from error
 
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model, and the grids that they belong to.
+    """Put a checkpoint's weights into a model, and the grids and shapes that they belong to.
 
     Raises:
         UserError: a tensor is missing, extra, of another shape, or with values that are not finite.
     """
+    take_pruned_shape(model, checkpoint)
     saved, where = checkpoint.features(), checkpoint.folder / WEIGHTS
     for name, module in model.named_modules():
         if isinstance(module, KANLinear) and name in saved:
@@ -352,8 +390,8 @@ def load_model(path: Path, which: str = "best", device: torch.device | str = "cp
         UserError: no such run or checkpoint, or one that is damaged or does not fit.
     """
     run = open_run(path)
-    config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
     checkpoint = load_checkpoint(run, which)
+    config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
     model = GPT(config.model, tokenizer.vocab_size)
     load_weights(model, checkpoint)
     for module in model.modules():

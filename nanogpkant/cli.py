@@ -12,7 +12,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from nanogpkant.config import RunConfig, config_from, load_config, nearest, to_yaml
+from nanogpkant.config import (
+    TRACKERS,
+    RunConfig,
+    TrackingConfig,
+    config_from,
+    load_config,
+    nearest,
+    to_yaml,
+)
 from nanogpkant.console import bar, note
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import read_text
@@ -262,21 +270,37 @@ def presets(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str]) -> None:
-    """Set finished runs side by side: a table, and a plot of their learning curves."""
+    """Set runs side by side, or train a whole experiment: tables, statistics and a report."""
+    from nanogpkant.compare.flags import add_compare_flags
+
     parser = parser_for("compare")
-    parser.add_argument("runs", nargs="+", help="run folders")
-    parser.add_argument("--plot", help="PNG file for the learning curves (default: no plot)")
+    add_compare_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.compare import compare_runs, plot_curves, table
+    from nanogpkant.compare.command import compare
 
-    rows = compare_runs([Path(run) for run in options.runs])
-    report(options, rows, None)
+    found = compare(options)
+    report(options, found.value, None)
     if not options.json:
-        print(table(rows))
-    if options.plot:
-        plot_curves([Path(run) for run in options.runs], Path(options.plot))
-        note(f"the learning curves are in {options.plot}")
+        print(found.words)
+    if found.failed:
+        raise UserError(found.failed)
+
+
+def match(arguments: list[str]) -> None:
+    """Find the plain GPT, or the KAN, that costs as much as a preset."""
+    from nanogpkant.compare.flags import add_match_flags
+
+    parser = parser_for("match")
+    add_match_flags(parser)
+    options = parse(parser, arguments)
+
+    from nanogpkant.compare.matching import match
+
+    found = match(options)
+    report(options, found.as_dict(), found.words())
+    if not (options.json or options.out):
+        print(to_yaml(found.config), end="")
 
 
 def bench(arguments: list[str]) -> None:
@@ -297,13 +321,87 @@ def bench(arguments: list[str]) -> None:
         raise UserError(f"a gate was not passed: {found.wrong[0]}")
 
 
+def export(arguments: list[str]) -> None:
+    """Write a trained model as a folder to share: weights, configuration, tokenizer, model card."""
+    parser = parser_for("export")
+    add = parser.add_argument
+    add("run", help="run folder, such as runs/quickstart_kan")
+    add("--to", required=True, help="folder to write; it must not exist, or be empty")
+    add("--checkpoint", default="best", help="best, last, or a step-NNNNNN")
+    add("--bfloat16", action="store_true", help="round the weights to it, which halves them")
+    add("--license", help="for the model card, such as mit (default: says nothing)")
+    options = parse(parser, arguments)
+
+    from nanogpkant.share.export import export_run
+
+    to = Path(options.to)
+    result = export_run(
+        Path(options.run), to, options.checkpoint, options.bfloat16, options.license
+    )
+    report(options, result, f"{to} holds step {result['step']}, {result['bytes'] / 1e6:.1f} MB")
+
+
+def push(arguments: list[str]) -> None:
+    """Upload a trained model to the Hugging Face Hub."""
+    parser = parser_for("push")
+    parser.add_argument("run", help="run folder, or the folder that export wrote")
+    parser.add_argument("--repo", required=True, help="NAME or OWNER/NAME on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    options = parse(parser, arguments)
+
+    from nanogpkant.share.hub import push
+
+    result = push(Path(options.run), options.repo, options.private)
+    report(options, result, f"{options.run} is at {result['url']}")
+
+
+def pull(arguments: list[str]) -> None:
+    """Download a model from the Hugging Face Hub and verify it."""
+    parser = parser_for("pull")
+    parser.add_argument("repo", help="OWNER/NAME on the Hub")
+    parser.add_argument("--to", help="folder to write (default: runs/NAME)")
+    options = parse(parser, arguments)
+
+    from nanogpkant.share.hub import pull
+
+    to = Path(options.to or Path("runs") / Path(options.repo).name)
+    report(options, pull(options.repo, to), f"{options.repo} is in {to}, verified")
+
+
+def track(arguments: list[str]) -> None:
+    """Send the metrics, configuration and samples of a run to a tracker."""
+    default = TrackingConfig()
+    parser = parser_for("track")
+    add = parser.add_argument
+    add("run", help="run folder, finished or still training")
+    add("--to", required=True, choices=list(TRACKERS), help="where")
+    add("--project", default=default.project, help="name of the project there")
+    modes = ["offline", "online"]
+    add("--wandb_mode", default=default.wandb_mode, choices=modes, help="online needs a login")
+    options = parse(parser, arguments)
+    tracking = TrackingConfig([options.to], options.project, options.wandb_mode)
+
+    from nanogpkant.tracking import track_run
+
+    result = track_run(Path(options.run), tracking)
+    words = f"{result['rows']} rows of {options.run} are in {options.to}"
+    if options.to == "tensorboard":  # the others say themselves how to see them
+        words += f": tensorboard --logdir {result['folder']}"
+    report(options, result, words)
+
+
 VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "prepare": prepare,
     "train": train,
     "eval": evaluate,
     "sample": sample,
+    "match": match,
     "compare": compare,
     "bench": bench,
+    "export": export,
+    "push": push,
+    "pull": pull,
+    "track": track,
     "presets": presets,
 }
 

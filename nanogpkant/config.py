@@ -21,6 +21,8 @@ from nanogpkant.files import read_text, write_atomic
 
 Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
 SITES: tuple[Site, ...] = typing.get_args(Site)
+Tracker = Literal["wandb", "tensorboard", "trackio"]
+TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
 
 
 def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
@@ -116,6 +118,8 @@ class ModelConfig:
     """width of the residual stream; a multiple of n_head"""
     block_size: int = 256
     """longest context, tokens"""
+    mlp_ratio: float = 4.0
+    """width inside each MLP, in units of n_embd"""
     dropout: float = 0.2
     """share of activations dropped in training, 0 to below 1"""
     bias: bool = False
@@ -125,12 +129,19 @@ class ModelConfig:
     kan: KANConfig = field(default_factory=KANConfig)
 
     def __post_init__(self) -> None:
-        _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1)
+        _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
         _fraction("model", self, "dropout")
         if self.n_embd % self.n_head:
             fits = self.n_head * max(1, round(self.n_embd / self.n_head))
             remedy = f"must be a multiple of --model.n_head {self.n_head}; {fits} would be"
             refuse("model.n_embd", self.n_embd, remedy)
+        if self.mlp_width < 1:
+            refuse("model.mlp_ratio", self.mlp_ratio, "leaves the MLP no width at all")
+
+    @property
+    def mlp_width(self) -> int:
+        """Numbers inside each MLP, between its two projections."""
+        return round(self.mlp_ratio * self.n_embd)
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,10 @@ class OptimConfig:
         for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
             if getattr(self, name) is not None:
                 _at_least("optim", self, **{name: 0})
+        for name in ("kan_learning_rate", "function_learning_rate"):
+            if getattr(self, name) and not self.learning_rate:
+                remedy = "follows the schedule of --optim.learning_rate, which must be above 0"
+                refuse(f"optim.{name}", getattr(self, name), remedy)
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
@@ -241,6 +256,9 @@ class TrainConfig:
 
     max_iters: int = 5000
     """optimiser steps"""
+    max_seconds: float | None = None
+    """also stop after this many seconds in training steps, with the learning rate at its end by
+    then; such a run cannot be repeated bit for bit; null is no limit"""
     batch_size: int = 64
     """sequences in one forward and backward pass"""
     grad_accum_steps: int = 1
@@ -271,6 +289,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
         _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
+        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
+            refuse("train.max_seconds", self.max_seconds, "must be above 0")
         check_seed(self.seed, "train.seed")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
@@ -283,10 +303,17 @@ class TrainConfig:
 class TrackingConfig:
     """Where metrics go besides metrics.jsonl, which is always written."""
 
-    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = field(default_factory=list)
-    """live trackers; wandb runs offline unless an account is set up"""
+    trackers: list[Tracker] = field(default_factory=list)
+    """live trackers: any of wandb, tensorboard, trackio"""
     project: str = "nanogpkant"
     """name of the project in the trackers"""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """offline keeps W&B's files in the run folder, for wandb sync to send; online needs a login"""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w .-]{0,99}", self.project):
+            remedy = "use letters, digits, spaces, _, - and ., at most 100 of them"
+            refuse("tracking.project", self.project, remedy)
 
 
 @dataclass(frozen=True)

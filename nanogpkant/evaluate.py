@@ -29,6 +29,8 @@ class Evaluation:
     """share of tokens that were the most likely one"""
     tokens: int
     """predictions made"""
+    loss_of_halves: tuple[float, float]
+    """the same loss over the first half of the predictions, and over the rest"""
 
     @property
     def perplexity(self) -> float:
@@ -48,6 +50,11 @@ class Evaluation:
             "accuracy": self.accuracy,
             "tokens": self.tokens,
         }
+
+    def halves(self) -> dict[str, float]:
+        """For choosing a checkpoint on one half of the text and reporting it on the other."""
+        first, second = self.loss_of_halves
+        return {"loss_first_half": first, "loss_second_half": second}
 
 
 def evaluate(
@@ -133,16 +140,19 @@ def _score(
     device = model.tokens.weight.device
     was_training = model.training
     model.eval()
+    half = (total + 1) // 2
     sums, done = [], 0
     for x, y in batches:
-        x, y = x.to(device), y.to(device)
+        x, y = x.to(device), y.to(device).flatten()
         logits = model(x).float().flatten(0, 1)
-        loss = F.cross_entropy(logits, y.flatten(), reduction="sum")
-        sums.append(torch.stack([loss, (logits.argmax(-1) == y.flatten()).sum()]))
+        losses = F.cross_entropy(logits, y, reduction="none")  # (rows * T,), in the text's order
+        early, late = losses[: max(0, half - done)], losses[max(0, half - done) :]
+        sums.append(torch.stack([early.sum(), late.sum(), (logits.argmax(-1) == y).sum()]))
         done += y.numel()
         if progress is not None:
             progress(done, total)
     model.train(was_training)
     # Batches are summed in float64 on the CPU: some devices have none.
-    loss, correct = torch.stack(sums).cpu().double().sum(0).tolist()
-    return Evaluation(loss / done, correct / done, done)
+    early, late, correct = torch.stack(sums).cpu().double().sum(0).tolist()
+    halves = early / half, late / max(1, done - half)  # a single prediction has no second half
+    return Evaluation((early + late) / done, correct / done, done, halves)

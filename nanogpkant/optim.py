@@ -51,11 +51,14 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
-def learning_rate_at(step: int, config: OptimConfig, max_iters: int) -> float:
+def learning_rate_at(
+    step: int, config: OptimConfig, max_iters: int, time_used: float = 0.0
+) -> float:
     """The rate of the optimiser step that follows ``step`` finished ones.
 
     Linear warm-up that starts above zero, so that the first step counts, then a cosine from
-    ``learning_rate`` to ``min_lr``.
+    ``learning_rate`` to ``min_lr``. The cosine is as far on as the steps are, or as the time where
+    more of that is used: ``time_used`` is the share of ``train.max_seconds`` that is over.
     """
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
@@ -65,5 +68,6 @@ def learning_rate_at(step: int, config: OptimConfig, max_iters: int) -> float:
     if step >= end:
         return config.min_lr
     progress = (step - config.warmup_iters) / (end - config.warmup_iters)
+    progress = min(max(progress, time_used), 1.0)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + cosine * (config.learning_rate - config.min_lr)

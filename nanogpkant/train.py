@@ -5,11 +5,11 @@ Everything random in a step is a function of the seed and the step's number: the
 resumed repeats the uninterrupted one bit for bit, and evaluating more often changes nothing.
 """
 
-import importlib.util
 import json
 import math
 import os
 import time
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from nanogpkant.checkpoint import (
     remove_run,
     remove_stray_checkpoints,
     save_checkpoint,
+    take_pruned_shape,
     write_metrics,
 )
-from nanogpkant.config import RunConfig, load_config, save_config, with_changes
+from nanogpkant.config import RunConfig, TrainConfig, load_config, save_config, with_changes
 from nanogpkant.console import Interrupt, StepProgress, note, warn
 from nanogpkant.data import Batches, TokenData, blocks, check_length, load_tokenizer
 from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dtype, synchronize
@@ -47,6 +48,7 @@ from nanogpkant.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.model import GPT
 from nanogpkant.nonfinite import first_nonfinite
 from nanogpkant.optim import learning_rate_at, make_optimizer, set_learning_rate
+from nanogpkant.tracking import check_trackers, log_row, start_trackers, stop_trackers
 
 
 @dataclass
@@ -110,22 +112,24 @@ def train(
         if overwrite:
             remove_run(out)
         environment = describe(device) | {"data_fingerprint": data.fingerprint}
+        environment |= {"id": uuid.uuid4().hex[:8]}  # of the run, in W&B
         run, state = create_run(out, config, environment, data.tokenizer), State()
     if config.train.compile:
         compile_or_explain(model, data, config, device, accelerator)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    start_trackers(accelerator, config, run)
+    first_step = state.step + 1 if state.step else 0
+    start_trackers(accelerator, config, run, first_step, run.environment().get("id"))
     batches = Batches(
         data.train, config.model.block_size, config.train.batch_size, config.train.seed
     )
     fit(Session(config, run, data, device, accelerator, model, wrapped, optimizer, state, batches))
-    accelerator.end_training()
 
-    finished = state.step >= config.train.max_iters
+    finished = is_finished(config.train, state)
     if not finished:
         note(f"stopped at step {state.step}; add --resume to the same command to continue")
     elif config.train.sample_tokens:
         write_samples(run, config.train.sample_tokens, config.train.seed, device)
+    stop_trackers(accelerator, run, state.step)
     return {
         "run": str(out),
         "step": state.step,
@@ -147,19 +151,21 @@ def fit(s: Session) -> None:
         if state.step == 0:
             validate(s, progress)
             state.best_val_loss = math.inf  # the start is no checkpoint, so it cannot be the best
-        while state.step < options.max_iters and not interrupt.asked:
-            is_last = state.step + 1 == options.max_iters
-            is_logged = is_last or (state.step + 1) % options.log_interval == 0
+        while not (is_finished(options, state) or interrupt.asked):
+            is_logged = (state.step + 1) % options.log_interval == 0
+            is_logged = is_logged or state.step + 1 == options.max_iters
 
             started = time.perf_counter()
             row = train_step(s, is_logged)
             state.step += 1
             if s.config.grid.changes_at(state.step):
                 change(s)
-            is_evaluated = is_last or state.step % options.eval_interval == 0
-            if is_logged or is_evaluated:
+            is_evaluated = state.step % options.eval_interval == 0
+            if is_logged or is_evaluated or options.max_seconds:
                 synchronize(s.device)
             state.seconds += time.perf_counter() - started
+            is_last = is_finished(options, state)
+            is_evaluated = is_evaluated or is_last
             progress.update(state.step)
 
             if is_logged:
@@ -177,10 +183,16 @@ def fit(s: Session) -> None:
                 save(s, is_best)
 
 
+def is_finished(options: TrainConfig, state: State) -> bool:
+    """Whether a run has done all its steps, or used up its time."""
+    return state.step >= options.max_iters or state.seconds >= (options.max_seconds or math.inf)
+
+
 def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     """One optimiser step; returns its row for metrics.jsonl, or {} where that is not wanted."""
     options, step = s.config.train, s.state.step
-    lr = learning_rate_at(step, s.config.optim, options.max_iters)
+    time_used = s.state.seconds / (options.max_seconds or math.inf)
+    lr = learning_rate_at(step, s.config.optim, options.max_iters, time_used)
     set_learning_rate(s.optimizer, lr)
     torch.manual_seed((options.seed << 32) + step)  # for dropout
 
@@ -224,7 +236,8 @@ def validate(s: Session, progress: StepProgress) -> bool:
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
-    log(s, "val", result.as_dict() | {"memory_bytes": peak_memory(s.device)})
+    memory = peak_memory(s.device)
+    log(s, "val", result.as_dict() | result.halves() | {"memory_bytes": memory})
     look_at_grids(s)
     progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
     return is_best
@@ -272,7 +285,11 @@ def open_all(
     config = with_changes(config, **{"train.dtype": dtype})
     accelerator = make_accelerator(config, device, out)
     if resume:
-        data = open_run_data(open_run(out), config.data)
+        run = open_run(out)
+        if run.is_exported:
+            remedy = f"--train.init_from {out} starts a new run from its weights"
+            raise UserError(f"--resume: {out} is an exported run, weights alone; {remedy}")
+        data = open_run_data(run, config.data)
     else:
         data = TokenData.open(prepare_data(config.data))
     check_length(data.train, config.model.block_size, "train")
@@ -284,14 +301,10 @@ def make_accelerator(config: RunConfig, device: torch.device, out: Path) -> Acce
     """accelerate's handle on device, mixed precision and trackers.
 
     Raises:
-        UserError: a tracker's library is not installed.
+        UserError: a tracker cannot be opened.
         UsageError: started as more than one process.
     """
-    trackers = config.tracking.trackers
-    for tracker in trackers:
-        if importlib.util.find_spec(tracker) is None:
-            remedy = "is not installed; pip install 'nanogpkant[track]'"
-            raise UserError(f"--tracking.trackers {tracker}: {remedy}")
+    check_trackers(config.tracking)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("started as several processes, but training runs in one process so far")
     # accelerate keeps one state for the whole program; a second run in it may want another.
@@ -302,24 +315,9 @@ def make_accelerator(config: RunConfig, device: torch.device, out: Path) -> Acce
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
-        log_with=list(trackers) or None,
+        log_with=config.tracking.trackers or None,
         project_dir=str(out),
     )
-
-
-def start_trackers(accelerator: Accelerator, config: RunConfig, run: RunFolder) -> None:
-    """Open the trackers that the configuration names; W&B stays offline without an account."""
-    if not config.tracking.trackers:
-        return
-    os.environ.setdefault("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline")
-    flat = {
-        f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
-        for section, values in asdict(config).items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }
-    wandb = {"name": run.path.name, "dir": str(run.path)}
-    accelerator.init_trackers(config.tracking.project, flat, {"wandb": wandb})
 
 
 def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) -> GPT:
@@ -330,6 +328,8 @@ def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) 
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
     has_own_weights = resumed is not None and open_run(resumed).index()
+    if has_own_weights:  # before there is an optimiser of its parameters
+        take_pruned_shape(model, load_checkpoint(open_run(resumed), "last"))
     if config.train.init_from != "scratch" and not has_own_weights:
         source = open_run(Path(config.train.init_from))
         if load_tokenizer(source.tokenizer_file) != data.tokenizer:
@@ -431,18 +431,7 @@ def log(s: Session, split: str, values: dict[str, Any]) -> None:
     row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
     with writing(s.run.metrics_file), open(s.run.metrics_file, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    s.accelerator.log(numbers_in(values, split), step=s.state.step)
-
-
-def numbers_in(values: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of nested dicts, by path: {"grid/layers/NAME/dead": 0.1}."""
-    flat: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= numbers_in(value, f"{prefix}/{key}")
-        elif not isinstance(value, str):
-            flat[f"{prefix}/{key}"] = value
-    return flat
+    log_row(s.accelerator, row)
 
 
 def write_samples(run: RunFolder, tokens: int, seed: int, device: torch.device) -> None:

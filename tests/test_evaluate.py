@@ -28,8 +28,8 @@ def tokens() -> np.ndarray:
 
 
 @torch.no_grad()
-def one_token_at_a_time(model: GPT, tokens: np.ndarray) -> tuple[float, float]:
-    """Loss and accuracy, each prediction from the tokens of its own window alone."""
+def one_token_at_a_time(model: GPT, tokens: np.ndarray) -> tuple[np.ndarray, float]:
+    """Losses (len - 1,) and accuracy, each prediction from the tokens of its own window alone."""
     model.eval()
     losses, hits = [], []
     for index in range(len(tokens) - 1):
@@ -37,7 +37,7 @@ def one_token_at_a_time(model: GPT, tokens: np.ndarray) -> tuple[float, float]:
         probability = model(torch.from_numpy(seen)[None])[0, -1].softmax(-1)
         losses.append(-math.log(probability[tokens[index + 1]]))
         hits.append(int(probability.argmax()) == tokens[index + 1])
-    return np.mean(losses), np.mean(hits)
+    return np.array(losses), np.mean(hits)
 
 
 @pytest.mark.parametrize("length", [2, 8, 9, 10, 17, 53])
@@ -46,8 +46,13 @@ def test_evaluation_is_that_of_a_slow_loop(
     model: GPT, tokens: np.ndarray, length: int, batch_size: int
 ) -> None:
     result = evaluate(model, tokens[:length], batch_size)
-    loss, accuracy = one_token_at_a_time(model, tokens[:length])
-    assert result.loss == pytest.approx(loss, rel=1e-6)
+    losses, accuracy = one_token_at_a_time(model, tokens[:length])
+    assert result.loss == pytest.approx(losses.mean(), rel=1e-6)
+    first, second = np.array_split(losses, 2)  # the first has the odd one
+    assert result.halves() == {
+        "loss_first_half": pytest.approx(first.mean(), rel=1e-6),
+        "loss_second_half": pytest.approx(second.mean() if len(second) else 0.0, rel=1e-6),
+    }
     assert result.accuracy == pytest.approx(accuracy)
     assert result.tokens == length - 1
 
@@ -86,7 +91,8 @@ def test_estimate_is_the_mean_over_the_seeds_batches(model: GPT, tokens: np.ndar
 
 
 def test_units() -> None:
-    uniform = Evaluation(loss=math.log(8), accuracy=0.125, tokens=10)  # eight equal choices
+    loss = math.log(8)  # eight equal choices
+    uniform = Evaluation(loss, accuracy=0.125, tokens=10, loss_of_halves=(loss, loss))
     assert uniform.perplexity == pytest.approx(8)
     assert uniform.bits_per_char == pytest.approx(3)
     assert uniform.as_dict() == {
@@ -96,4 +102,4 @@ def test_units() -> None:
         "accuracy": 0.125,
         "tokens": 10,
     }
-    assert Evaluation(1e9, 0.0, 1).perplexity == math.inf
+    assert Evaluation(1e9, 0.0, 1, (1e9, 0.0)).perplexity == math.inf

@@ -6,7 +6,13 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from nanogpkant.config import SITES, OptimConfig
-from nanogpkant.optim import learning_rate_at, make_optimizer, parameter_groups
+from nanogpkant.errors import UsageError
+from nanogpkant.optim import (
+    learning_rate_at,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 @pytest.fixture
@@ -49,6 +55,72 @@ def test_kan_weights_are_decayed_like_others_unless_told(tiny_gpt) -> None:
     assert [group["weight_decay"] for group in groups] == [0.2, 0.2, 0.0]
     groups = parameter_groups(tiny_gpt(["qkv"]), OptimConfig(kan_weight_decay=0.0))
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.0]
+
+
+@pytest.fixture
+def sharing_model(tiny_gpt) -> nn.Module:
+    """With functions that edges share."""
+    return tiny_gpt(["qkv", "mlp_out"], **{"kan.share": "group:2", "kan.basis": "rational"})
+
+
+def kind(name: str) -> str:
+    """Of a parameter of that model."""
+    if name.endswith(".coefficients"):
+        return "functions"
+    if name.endswith((".attention.qkv.weight", ".mlp.out.weight")):
+        return "kan"
+    return "matrices" if name.endswith((".attention.out.weight", ".mlp.into.weight")) else "others"
+
+
+def test_shared_functions_have_a_decay_of_their_own(sharing_model: nn.Module) -> None:
+    def decays(**changes: float) -> dict[str, set[float]]:
+        kinds = {id(p): kind(name) for name, p in sharing_model.named_parameters()}
+        found = {name: set() for name in kinds.values()}
+        for group in parameter_groups(sharing_model, OptimConfig(weight_decay=0.1, **changes)):
+            for parameter in group["params"]:
+                found[kinds[id(parameter)]].add(group["weight_decay"])
+        return found
+
+    assert decays() == {"matrices": {0.1}, "kan": {0.1}, "functions": {0.0}, "others": {0.0}}
+    changed = decays(function_weight_decay=0.4, kan_weight_decay=0.2)
+    assert changed == {"matrices": {0.1}, "kan": {0.2}, "functions": {0.4}, "others": {0.0}}
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ({}, {"matrices": 1, "kan": 1, "functions": 1, "others": 1}),
+        (
+            {"kan_learning_rate": 0.03, "function_learning_rate": 0.002},
+            {"matrices": 1, "kan": 3, "functions": 0.2, "others": 1},
+        ),
+        (
+            {"kan_learning_rate": 0.0, "function_learning_rate": 0.01},
+            {"matrices": 1, "kan": 0, "functions": 1, "others": 1},
+        ),
+    ],
+    ids=str,
+)
+def test_kan_weights_and_shared_functions_have_rates_of_their_own(
+    sharing_model: nn.Module, rates: dict[str, float], expected: dict[str, float]
+) -> None:
+    config = OptimConfig(learning_rate=0.01, weight_decay=0.0, **rates)
+    optimizer = make_optimizer(sharing_model, config)
+    before = {name: p.detach().clone() for name, p in sharing_model.named_parameters()}
+    for parameter in sharing_model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.004)  # somewhere on the schedule
+    optimizer.step()  # Adam's first step is the learning rate, against the gradient's sign
+    for name, parameter in sharing_model.named_parameters():
+        step = torch.full_like(parameter, 0.004 * expected[kind(name)])
+        torch.testing.assert_close(before[name] - parameter.detach(), step)
+
+
+@pytest.mark.parametrize("name", ["kan_learning_rate", "function_learning_rate"])
+def test_a_rate_of_its_own_needs_a_schedule_to_follow(name: str) -> None:
+    with pytest.raises(UsageError, match=f"optim.{name} 0.01: .*learning_rate"):
+        OptimConfig(learning_rate=0.0, min_lr=0.0, **{name: 0.01})
+    assert OptimConfig(learning_rate=0.0, min_lr=0.0, **{name: 0.0}).learning_rate == 0
 
 
 def test_the_optimiser_is_adamw_with_these_settings(model: nn.Module) -> None:
@@ -104,3 +176,12 @@ def test_without_decay_the_rate_stays_at_its_peak() -> None:
 def test_without_warmup_the_first_step_has_the_peak_rate() -> None:
     config = OptimConfig(learning_rate=1e-3, warmup_iters=0)
     assert learning_rate_at(0, config, 10) == 1e-3
+
+
+def test_where_time_runs_out_first_the_rate_comes_down_with_it() -> None:
+    config = OptimConfig(learning_rate=1e-3, min_lr=1e-4, warmup_iters=10)
+    assert learning_rate_at(20, config, 10**9, time_used=0.5) == pytest.approx(5.5e-4)
+    assert learning_rate_at(20, config, 10**9, time_used=1.0) == pytest.approx(1e-4)
+    assert learning_rate_at(20, config, 10**9, time_used=1.1) == pytest.approx(1e-4)
+    assert learning_rate_at(900, config, 1000, 0.1) == learning_rate_at(900, config, 1000)
+    assert learning_rate_at(4, config, 1000, 0.9) == learning_rate_at(4, config, 1000)

@@ -1,4 +1,4 @@
-"""Training: exact resumption, being killed, Ctrl-C, values that stop being finite, trackers."""
+"""Training: exact resumption, being killed, Ctrl-C, values that stop being finite."""
 
 import json
 import os
@@ -244,6 +244,9 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
         def as_dict(self):
             return {"loss": self.loss}
 
+        def halves(self):
+            return {}
+
     monkeypatch.setattr(train_module, "evaluate", lambda *_: Result(next(losses)))
     saved = []
     monkeypatch.setattr(
@@ -302,29 +305,6 @@ def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, cap
     assert compiled == pytest.approx(eager, rel=1e-3)
 
 
-def test_tensorboard_gets_the_metrics(tiny_experiment: Path, tmp_path: Path):
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    out = tmp_path / "r"
-    flags = ["--tracking.trackers", "[tensorboard]", "--train.max_iters", "4", "--out", str(out)]
-    assert main(["train", str(tiny_experiment), *flags]) == 0
-    folder = next(p.parent for p in out.glob("nanogpkant/events.out.tfevents*"))
-    accumulator = events.EventAccumulator(str(folder)).Reload()
-    logged = [(e.step, e.value) for e in accumulator.Scalars("val/loss")]
-    rows = [r for r in read_metrics(out / "metrics.jsonl") if r["split"] == "val"]
-    assert [step for step, _ in logged] == [r["step"] for r in rows]
-    assert [value for _, value in logged] == pytest.approx([r["loss"] for r in rows])
-
-
-def test_a_tracker_that_is_not_installed_is_named(tiny_experiment, tmp_path, monkeypatch, capsys):
-    find = train_module.importlib.util.find_spec
-    missing = lambda name, *a: None if name == "trackio" else find(name, *a)  # noqa: E731
-    monkeypatch.setattr(train_module.importlib.util, "find_spec", missing)
-    flags = ["--tracking.trackers", "[trackio]", "--out", str(tmp_path / "r")]
-    assert main(["train", str(tiny_experiment), *flags]) == 1
-    assert "pip install 'nanogpkant[track]'" in capsys.readouterr().err
-    assert not (tmp_path / "r").exists()
-
-
 def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r")]) == 2
@@ -377,3 +357,31 @@ def test_keep_every_holds_without_always_save(tiny_experiment, tmp_path):
     assert main(["train", str(tiny_experiment), *flags]) == 0
     kept = {p.name for p in (tmp_path / "r" / "checkpoints").glob("step-*")}
     assert kept == {"step-000004", "step-000008", "step-000012"}
+
+
+def test_a_run_stops_when_its_time_is_over(tiny_experiment, tmp_path, capsys):
+    """With the learning rate at its end, an evaluation and a checkpoint; then there is no more."""
+    out = tmp_path / "r"
+    flags = ["--train.max_seconds", "0.5", "--train.max_iters", "1000000", "--out", str(out)]
+    command = ["train", str(tiny_experiment), "--train.eval_interval", "1000000", *flags]
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["finished"]
+    assert 0.5 <= summary["seconds"] < 5
+    rows = read_metrics(out / "metrics.jsonl")
+    last = [row for row in rows if row["split"] == "val"][-1]
+    assert last["step"] == summary["step"] == load_checkpoint(open_run(out), "last").step
+    rates = [row["lr"] for row in rows if row["split"] == "train"]
+    assert rates[-1] < 2e-3 < max(rates) <= 1e-2  # min_lr is 1e-3
+    assert (out / "samples.txt").exists()
+    before = (out / "metrics.jsonl").read_bytes()
+    assert main([*command, "--resume"]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluations_know_their_loss_on_each_half(tiny_run):
+    rows = [r for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
+    for row in rows:
+        halves = row["loss_first_half"], row["loss_second_half"]
+        assert sum(halves) / 2 == pytest.approx(row["loss"], rel=1e-3)
+        assert halves[0] != halves[1]

@@ -1,0 +1,35 @@
+"""The trained models that come with the project: an exported run each, found by name.
+
+Their cards say how good they are and how they were trained. shakespeare-mini-kan was written by
+
+    nanogpkant train shakespeare_mini_kan
+    nanogpkant export runs/shakespeare_mini_kan --bfloat16 --license mit \\
+        --to nanogpkant/pretrained/shakespeare-mini-kan
+"""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from nanogpkant.errors import UsageError
+
+PREFIX = "pretrained:"
+FOLDER = Path(str(files(__package__)))
+
+
+def pretrained_names() -> list[str]:
+    return sorted(path.parent.name for path in FOLDER.glob("*/config.yaml"))
+
+
+def pretrained_folder(name: str) -> Path:
+    """Where the model of that name lies; ``name`` is without the prefix.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    names = pretrained_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there is {', '.join(names)}"
+        raise UsageError(f"{PREFIX}{name}: no such model; {hint}")
+    return FOLDER / name
