@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from nanogpkant.config import SITES, ModelConfig, Site
-from nanogpkant.projection import SITE_SHAPES, features_at
+from nanogpkant.projection import features_at, site_shape
 
 SHAKESPEARE_CHARACTERS = 65  # the vocabulary that presets are counted with
 
@@ -47,8 +47,7 @@ def count(config: ModelConfig, vocab_size: int) -> Count:
 
 def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:
     """Parameters, and forward FLOPs a token, of one projection."""
-    wide_in, wide_out = SITE_SHAPES[site]
-    n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
+    n_in, n_out = site_shape(site, config)
     kan = config.kan
     if site not in kan.sites:
         return n_in * n_out + config.bias * n_out, 2 * n_in * n_out

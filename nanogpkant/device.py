@@ -107,13 +107,23 @@ def describe(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
         "device": str(device),
         "device_name": (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+            torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         ),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "command": shlex.join(["nanogpkant", *sys.argv[1:]]),
         "git_revision": _git_revision(),
     }
+
+
+def processor() -> str:
+    """The processor's name, which Python leaves empty on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

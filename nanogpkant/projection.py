@@ -10,14 +10,19 @@ from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear
 from nanogpkant.kan.basis import Basis
 from nanogpkant.kan.shared import share
 
-# How many inputs and outputs a projection has, in units of n_embd.
-SITE_SHAPES: dict[Site, tuple[int, int]] = {
-    "qkv": (1, 3),
-    "attn_out": (1, 1),
-    "mlp_in": (1, 4),
-    "mlp_out": (4, 1),
-}
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
+
+
+def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
+    """How many inputs and outputs a projection has."""
+    width, mlp = config.n_embd, config.mlp_width
+    shapes = {
+        "qkv": (width, 3 * width),
+        "attn_out": (width, width),
+        "mlp_in": (width, mlp),
+        "mlp_out": (mlp, width),
+    }
+    return shapes[site]
 
 
 def make_basis(kan: KANConfig) -> Basis | Rational:
@@ -73,8 +78,7 @@ def make_linear(site: Site, config: ModelConfig) -> nn.Module:
     Projections that write into the residual stream start 1/sqrt(2 * n_layer) times smaller, KAN or
     not, so that the stream keeps its variance with depth (GPT-2, Radford et al. 2019).
     """
-    wide_in, wide_out = SITE_SHAPES[site]
-    n_in, n_out = wide_in * config.n_embd, wide_out * config.n_embd
+    n_in, n_out = site_shape(site, config)
     shrink = 1 / math.sqrt(2 * config.n_layer) if site in RESIDUAL_SITES else 1.0
     if site in config.kan.sites:
         layer = _make_kan(site, n_in, n_out, config)

@@ -51,6 +51,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         n_layer=draw(st.integers(1, 3)),
         n_head=heads,
         n_embd=heads * draw(sizes),
+        mlp_ratio=draw(st.floats(1, 6)),
         block_size=draw(sizes),
         bias=draw(flags),
         kan=kan,

@@ -13,13 +13,16 @@ from nanogpkant import checkpoint as ckpt
 from nanogpkant import train as train_module
 from nanogpkant.checkpoint import load_checkpoint, load_model, open_run, read_metrics
 from nanogpkant.cli import main
+from nanogpkant.compare.runs import load_run
 from nanogpkant.compare.table import compare_runs
 from nanogpkant.config import GridConfig, KANConfig, ModelConfig, RunConfig, load_config
 from nanogpkant.errors import UsageError
+from nanogpkant.files import sha256_of
 from nanogpkant.grids import ROWS, change_grids, grid_health, grid_layers, layer_inputs
 from nanogpkant.kan import BSpline, KANLinear
 from nanogpkant.kan.grid import spline_of
 from nanogpkant.optim import make_optimizer
+from nanogpkant.tracking import numbers_in
 
 TIMES = ("seconds", "tokens_per_second", "memory_bytes")
 SCHEDULE = ["--grid.update_every", "4", "--grid.until", "8", "--grid.refine_at", "{6: 4, 999: 8}"]
@@ -221,7 +224,7 @@ def rewritten(run: Path, out: Path, metadata: dict[str, str]) -> Path:
         weights = manifest.parent / ckpt.WEIGHTS
         safetensors.torch.save_file(safetensors.torch.load_file(weights), weights, metadata)
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        content["sha256"][ckpt.WEIGHTS] = ckpt.sha256_of(weights)
+        content["sha256"][ckpt.WEIGHTS] = sha256_of(weights)
         manifest.write_text(json.dumps(content), encoding="utf-8")
     return out
 
@@ -275,7 +278,7 @@ def test_every_evaluation_says_how_the_grids_fit(tiny_run: Path) -> None:
 
 
 def test_compare_counts_what_a_changed_run_became(changed_run, tiny_run) -> None:
-    changed, plain = compare_runs([changed_run, tiny_run])
+    changed, plain = compare_runs([load_run(changed_run), load_run(tiny_run)])
     weights = load_checkpoint(open_run(changed_run), "last").weights()
     assert changed["parameters"] == sum(tensor.numel() for tensor in weights.values())
     added = changed["parameters"] - plain["parameters"]
@@ -295,4 +298,4 @@ def test_a_grid_that_misses_its_inputs_is_warned_of_once(tiny_experiment, tmp_pa
 
 def test_trackers_get_numbers() -> None:
     row = {"dead": 0.5, "layers": {"a.b": {"dead": 0.25, "reason": "text"}}}
-    assert train_module.numbers_in(row, "grid") == {"grid/dead": 0.5, "grid/layers/a.b/dead": 0.25}
+    assert numbers_in(row, "grid") == {"grid/dead": 0.5, "grid/layers/a.b/dead": 0.25}

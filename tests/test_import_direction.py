@@ -14,7 +14,7 @@ ROOT = Path(nanogpkant.__file__).parent
 LAYERS = [
     ["errors"],
     ["files"],
-    ["console"],
+    ["console", "manifest", "pretrained"],
     ["kan"],
     [""],
     ["config"],
@@ -24,11 +24,12 @@ LAYERS = [
     ["counting", "optim", "nonfinite", "device"],
     ["data"],
     ["checkpoint", "grids"],
-    ["generate", "evaluate"],
+    ["generate", "evaluate", "tracking", "share"],
     ["presets"],
     ["train"],
-    ["compare"],
     ["bench"],
+    ["compare"],
+    ["interpret"],
     ["cli"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}

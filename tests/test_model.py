@@ -12,7 +12,7 @@ from nanogpkant.config import SITES, KANConfig, ModelConfig
 from nanogpkant.kan import KANLinear
 from nanogpkant.model import GPT, Attention, Cache
 from nanogpkant.nonfinite import first_nonfinite
-from nanogpkant.projection import SITE_SHAPES, make_linear
+from nanogpkant.projection import make_linear, site_shape
 
 MIXES = [c for size in range(5) for c in itertools.combinations(SITES, size)]
 ENDS = [(), SITES]  # plain, and KAN everywhere
@@ -127,7 +127,7 @@ def test_projections_into_the_residual_stream_start_smaller(
         with torch.no_grad():
             return make_linear(site, config)(x).std().item()
 
-    x = torch.randn(200, 64 * SITE_SHAPES[site][0])
+    x = torch.randn(200, site_shape(site, ModelConfig(1, 4, 64))[0])
     residual = site in ("attn_out", "mlp_out")
     expected = math.sqrt(1 / 18) if residual else 1.0  # 1/sqrt(2L) of 9 layers, of 1/sqrt(2) of 1
     assert spread(9) / spread(1) == pytest.approx(expected * math.sqrt(2) ** residual)

@@ -37,6 +37,7 @@ def newcomer(tiny_run, corpus, tmp_path, monkeypatch) -> Path:
     for name in ("quickstart_kan", "quickstart_gpt", "wide"):
         shutil.copytree(tiny_run, tmp_path / "runs" / name)
     shutil.copy(corpus, tmp_path / "corpus.txt")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -52,7 +53,7 @@ def test_the_commands_work(words, newcomer, capsys):
     if words[1] == "bench":  # a layer of 4 by 4 alone, not minutes of everybody's
         words = [*words, "--inputs", "4", "--rows", "16", "--rivals", "none", "--repeats", "3"]
     assert main(words[1:]) == 0, capsys.readouterr().err
-    if words[1] == "compare":
+    if "--plot" in words:
         assert (newcomer / "runs" / "quickstart.png").stat().st_size > 10_000
 
 
@@ -75,6 +76,9 @@ def test_there_are_commands_to_run():
         "compare",
         "prepare",
         "bench",
+        "match",
+        "track",
+        "export",
     }
     assert [words[1] for words in commands("make")] == ["quickstart", "test", "bench"]
     assert len(code("python")) == 1

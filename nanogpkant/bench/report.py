@@ -1,6 +1,5 @@
 """What a benchmark found, as JSON, as Markdown and as a chart."""
 
-import platform
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from nanogpkant.bench.goals import Goal
+from nanogpkant.device import processor
 from nanogpkant.files import write_atomic, write_json, writing
 
 Row = dict[str, Any]
@@ -99,15 +99,5 @@ def machine(device: torch.device, words: str = "") -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        name = f"{processor()}, {torch.get_num_threads()} threads"
     return ", ".join(part for part in (name, f"torch {torch.__version__}", words) if part)
-
-
-def _processor() -> str:
-    """The processor's name, which Python leaves empty on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

@@ -61,6 +61,7 @@ class Job:
     device: str
     dtype: str
     compile: bool = False
+    vocab_size: int = SHAKESPEARE_CHARACTERS
 
     @property
     def key(self) -> tuple[str, float]:
@@ -68,7 +69,7 @@ class Job:
 
     @property
     def flops(self) -> int:
-        per_token = count(self.config, SHAKESPEARE_CHARACTERS).flops_per_token
+        per_token = count(self.config, self.vocab_size).flops_per_token
         return per_token * self.batch_size * self.config.block_size
 
 
@@ -119,7 +120,7 @@ def measure(jobs: list[Job], repeats: int) -> list[Row]:
     peaks = {}
     with bar("measuring memory", "models") as progress:
         for job in jobs:
-            peaks[job.key] = _peak(job)
+            peaks[job.key] = step_memory(job)
             progress(len(peaks), len(jobs))
     tasks = {job.key: step(job) for job in jobs}
     with bar("timing steps", "steps") as progress:
@@ -148,7 +149,7 @@ def _row(job: Job, timings: dict[tuple[str, float], Timing], peak: int | None) -
 def build(job: Job) -> GPT:
     torch.manual_seed(0)
     make = original_gpt if job.name == ORIGINAL_MODEL else GPT
-    model = make(job.config, SHAKESPEARE_CHARACTERS).to(job.device)
+    model = make(job.config, job.vocab_size).to(job.device)
     if job.compile:
         model.compile()
     return model
@@ -158,7 +159,7 @@ def batch(job: Job) -> torch.Tensor:
     """(batch_size, block_size + 1) token ids, the same at every call."""
     random = torch.Generator().manual_seed(1)
     shape = (job.batch_size, job.config.block_size + 1)
-    return torch.randint(SHAKESPEARE_CHARACTERS, shape, generator=random).to(job.device)
+    return torch.randint(job.vocab_size, shape, generator=random).to(job.device)
 
 
 def step(job: Job) -> Callable[[], None]:
@@ -198,7 +199,7 @@ def check_original(job: Job) -> None:
             raise UserError(f"{ORIGINAL_MODEL}: differs from ours by {error:.0e}: no times")
 
 
-def _peak(job: Job) -> int | None:
+def step_memory(job: Job) -> int | None:
     """Most bytes of two whole steps, the model's own included; None where they did not fit."""
     if torch.device(job.device).type == "cuda":
         return _peak_of_steps(job)
@@ -215,6 +216,6 @@ def _peak_of_steps(job: Job) -> int:
         task()
 
     # What the first step of any model loads, 30 MB on a CPU, is not this model's.
-    small = with_changes(job.config, n_layer=1, n_head=1, n_embd=8, block_size=8)
+    small = with_changes(job.config, n_layer=1, n_head=1, n_embd=8, mlp_ratio=4, block_size=8)
     step(replace(job, config=small, batch_size=1, compile=False))()
     return extra_peak(two_steps, torch.device(job.device))

@@ -7,6 +7,7 @@ import pytest
 
 from nanogpkant.checkpoint import load_model, read_metrics
 from nanogpkant.cli import main
+from nanogpkant.compare.runs import load_runs
 from nanogpkant.compare.table import compare_runs, table
 
 
@@ -17,7 +18,7 @@ def other_run(tiny_run, tmp_path):
 
 
 def test_the_rows_are_what_the_runs_say(tiny_run, other_run):
-    rows = compare_runs([tiny_run, other_run])
+    rows = compare_runs(load_runs([tiny_run, other_run]))
     assert [row["run"] for row in rows] == ["tiny", "other"]
     evaluations = [r for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
     best = min(evaluations, key=lambda r: r["loss"])
@@ -31,7 +32,7 @@ def test_the_rows_are_what_the_runs_say(tiny_run, other_run):
 
 
 def test_the_table_holds_every_run_and_column(tiny_run, other_run):
-    rows = compare_runs([tiny_run, other_run])
+    rows = compare_runs(load_runs([tiny_run, other_run]))
     text = table(rows)
     assert "tiny" in text
     assert "other" in text
