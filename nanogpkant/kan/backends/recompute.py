@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 CHUNK_FEATURES = 2**22
 CHUNK_FEATURES_EAGER = 2**19
 CHUNK_FEATURES_GPU = 2**25
+# A weight of more numbers (of bfloat16: 8 MiB) is out of the cache when the next tile wants it.
+CACHED_WEIGHT = 2**22
+ROWS_OF_WIDE = 2048  # in a tile of such a layer, which then has a part of its inputs only
 # Features in a batch that compiling pays for: C takes a quarter of a second, torch ten seconds.
 WORTH_COMPILING = {"c": 2**16, "torch": 2**19}
 
@@ -44,7 +47,9 @@ class Steps(NamedTuple):
     """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
     grad_x and return that of the coefficients"""
     rows: int
-    """in a chunk"""
+    """in a chunk, of all inputs"""
+    takes_any_inputs: bool = False
+    """whether a chunk may have any part of the inputs"""
 
 
 def unsupported(device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
@@ -63,13 +68,26 @@ def forward(
 ) -> Tensor:
     """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
     x = x.detach()  # so that steps are compiled once, with or without gradients
-    packed = weight.flatten(1).to(dtype).T  # (M * n, out)
-    y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
     steps = _steps(x, features, dtype)
-    for rows, expanded in _chunks(x, features, steps, dtype):
-        kept = None if keep is None else keep[rows]
-        steps.expand(expanded, x[rows], coefficients, kept)
-        torch.mm(expanded.flatten(1), packed, out=y[rows])
+    tiling = _tiling(x, weight, features, steps)
+    packed = [weight[..., inputs].to(dtype).flatten(1).T for inputs in tiling.inputs]
+    y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+    total, product = None, None  # of the tiles beside each other, where there are several
+    if len(packed) > 1:
+        total = y.new_empty(tiling.rows, y.shape[1], dtype=_wide(dtype))
+        product = None if total.dtype == dtype else y.new_empty(total.numel())
+    for tile in _tiles(x, keep, features, tiling, dtype):
+        steps.expand(tile.room, tile.x, coefficients, tile.keep)
+        expanded, own = tile.room.flatten(1), packed[tile.number]
+        if total is None:
+            torch.mm(expanded, own, out=y[tile.rows])
+            continue
+        part = total[: len(expanded)]
+        if tile.number == 0:
+            part.zero_()
+        _add_product(part, expanded, own, product)
+        if tile.number == len(packed) - 1:
+            y[tile.rows] = part
     return y
 
 
@@ -90,31 +108,41 @@ def backward(
     The coefficients' comes with that of x.
     """
     x, grad_y = x.detach(), grad_y.to(dtype)
-    packed = weight.flatten(1).to(dtype)  # (out, M * n)
-    # Chunks are summed in float32 or wider, whatever they were multiplied in.
-    wide = torch.promote_types(dtype, torch.float32)
+    steps = _steps(x, features, dtype)
+    tiling = _tiling(x, weight, features, steps)
+    packed = [weight[..., inputs].to(dtype).flatten(1) for inputs in tiling.inputs]
+    wide = _wide(dtype)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
-    grad_weight = packed.new_zeros(packed.shape, dtype=wide) if needs_weight else None
-    product = packed.new_empty(packed.shape) if needs_weight and dtype != wide else None
+    grads = [own.new_zeros(own.shape, dtype=wide) for own in packed] if needs_weight else []
+    product = packed[0].new_empty(packed[0].numel()) if needs_weight and dtype != wide else None
     grad_coefficients = None
     if coefficients is not None:
-        widest = torch.promote_types(coefficients.dtype, torch.float32)
-        grad_coefficients = coefficients.new_zeros(coefficients.shape, dtype=widest)
-    steps = _steps(x, features, dtype)
-    for rows, buffer in _chunks(x, features, steps, dtype):  # (chunk, M, n)
-        kept = None if keep is None else keep[rows]
+        shape, widest = coefficients.shape, _wide(coefficients.dtype)
+        grad_coefficients = coefficients.new_zeros(shape, dtype=widest)
+    for tile in _tiles(x, keep, features, tiling, dtype):
+        own, expanded = packed[tile.number], tile.room.flatten(1)
         if needs_weight:
-            steps.expand(buffer, x[rows], coefficients, kept)
-            _add_product(grad_weight, grad_y[rows].T, buffer.flatten(1), product)
+            steps.expand(tile.room, tile.x, coefficients, tile.keep)
+            _add_product(grads[tile.number], grad_y[tile.rows].T, expanded, product)
         if needs_x:
-            torch.mm(grad_y[rows], packed, out=buffer.flatten(1))
-            part = steps.pull_back(buffer, x[rows], coefficients, kept, grad_x[rows])
+            torch.mm(grad_y[tile.rows], own, out=expanded)
+            own_grad = grad_x[tile.rows, tiling.inputs[tile.number]]
+            grad = own_grad.contiguous()  # itself, where it is of all inputs
+            part = steps.pull_back(tile.room, tile.x, coefficients, tile.keep, grad)
+            own_grad.copy_(grad)
             if part is not None:
                 grad_coefficients += part
-    grad_weight = grad_weight.view(weight.shape).to(weight.dtype) if needs_weight else None
+    if needs_weight:
+        grads = [g.view(*weight.shape[:2], -1) for g in grads]
+        grad_weight = (grads[0] if len(grads) == 1 else torch.cat(grads, -1)).to(weight.dtype)
     if coefficients is not None:
         grad_coefficients = grad_coefficients.to(coefficients.dtype)
-    return grad_x, grad_weight, grad_coefficients
+    return grad_x, grad_weight if needs_weight else None, grad_coefficients
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What tiles are summed in, whatever they were multiplied in."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) -> None:
@@ -122,18 +150,57 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) ->
     if product is None:
         total.addmm_(a, b)
     else:
-        total += torch.mm(a, b, out=product)
+        total += torch.mm(a, b, out=product[: total.numel()].view_as(total))
 
 
-def _chunks(
-    x: Tensor, features: Features, steps: Steps, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    """The rows in chunks, each with room for its features (chunk, M, n): the same room for all."""
-    rows = x.shape[0]
-    chunk = max(1, min(rows, steps.rows))
-    room = x.new_empty(chunk, features.size, x.shape[1], dtype=dtype)
-    for start in range(0, rows, chunk):
-        yield slice(start, start + chunk), room[: rows - start]
+class Tiling(NamedTuple):
+    """How a layer's features are cut up."""
+
+    rows: int
+    """in a tile"""
+    inputs: list[slice]
+    """of the tiles beside each other: all inputs in one, but in wide layers"""
+
+
+class Tile(NamedTuple):
+    """Some rows of some inputs."""
+
+    rows: slice
+    number: int
+    """of its inputs in the tiling"""
+    x: Tensor
+    keep: Tensor | None
+    room: Tensor
+    """(rows, M, inputs) for its features, the same memory for all tiles"""
+
+
+def _tiling(x: Tensor, weight: Tensor, features: Features, steps: Steps) -> Tiling:
+    """All inputs of some rows where the weight stays in the cache from tile to tile.
+
+    Where it does not, few rows would mean fetching it, and adding to its gradient, all too often.
+    """
+    n, rows = x.shape[1], max(1, min(x.shape[0], steps.rows))
+    is_wide = weight.numel() > CACHED_WEIGHT and steps.rows < ROWS_OF_WIDE
+    if not (is_wide and steps.takes_any_inputs) or features.is_learned:
+        return Tiling(rows, [slice(0, n)])
+    rows = min(x.shape[0], ROWS_OF_WIDE)
+    wide = max(32, _rows(CHUNK_FEATURES // ROWS_OF_WIDE, features, 1) // 32 * 32)
+    return Tiling(max(1, rows), [slice(i, min(i + wide, n)) for i in range(0, n, wide)])
+
+
+def _tiles(
+    x: Tensor, keep: Tensor | None, features: Features, tiling: Tiling, dtype: torch.dtype
+) -> Iterator[Tile]:
+    """Rows by rows, and in them inputs by inputs."""
+    widest = tiling.inputs[0].stop
+    room = x.new_empty(tiling.rows * features.size * widest, dtype=dtype)
+    for start in range(0, x.shape[0], tiling.rows):
+        rows = slice(start, start + tiling.rows)
+        for number, inputs in enumerate(tiling.inputs):
+            own = x[rows, inputs]
+            kept = None if keep is None else keep[rows, inputs]
+            own_room = room[: own.numel() * features.size].view(len(own), features.size, -1)
+            yield Tile(rows, number, own, kept, own_room)
 
 
 def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
@@ -187,7 +254,7 @@ def _native_steps(features: Features, n: int) -> Steps:
             grad_x *= keep
         return grad_coefficients
 
-    return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n))
+    return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n), takes_any_inputs=True)
 
 
 @cache
