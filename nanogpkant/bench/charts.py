@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from nanogpkant.bench.measure import totals
 from nanogpkant.bench.names import BARE_PRODUCTS, KAN, OURS, is_rival
+from nanogpkant.bench.report import cell
 
 Row = dict[str, Any]
 
@@ -31,7 +32,7 @@ def bars(
     """Horizontal bars, the shortest on top, each with its number; a line to compare with."""
     names = sorted(values, key=values.__getitem__)
     drawn = axes.barh(names, [values[name] for name in names], color=[colour(n) for n in names])
-    axes.bar_label(drawn, fmt="{:,.3g}", padding=3, fontsize=8)
+    axes.bar_label(drawn, fmt=cell, padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel=unit)
     axes.margins(x=0.12)

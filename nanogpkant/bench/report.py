@@ -26,7 +26,7 @@ class Table:
 
     def markdown(self) -> str:
         lines = [list(self.columns.values()), ["---"] * len(self.columns)]
-        lines += [[_cell(row.get(key)) for key in self.columns] for row in self.rows]
+        lines += [[cell(row.get(key)) for key in self.columns] for row in self.rows]
         return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -82,7 +82,8 @@ class Report:
                 self.draw(stem.with_suffix(".png"))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as people read it: numbers to three digits, or whole."""
     if value is None:
         return "-"
     if isinstance(value, bool):
