@@ -73,8 +73,10 @@ class Contender:
 
     def how(self) -> str:
         """Setting and version, for the table."""
-        versioned = f"{self.package} {version(self.package)}" if self.package else ""
-        return ", ".join(part for part in (versioned, self.setting) if part)
+        parts = [self.setting] if self.setting else []
+        if self.package and self.is_installed():
+            parts.insert(0, f"{self.package} {version(self.package)}")
+        return ", ".join(parts)
 
 
 def contenders(problem: Problem, rivals: bool = True, sweep: bool = False) -> list[Contender]:
