@@ -29,6 +29,7 @@ LAYERS = [
     ["train"],
     ["bench"],
     ["compare"],
+    ["interpret"],
     ["cli"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}

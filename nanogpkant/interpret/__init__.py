@@ -1,0 +1,15 @@
+"""Looking inside a trained KAN: what its edges are, which matter, and whether formulas say it all.
+
+from nanogpkant.interpret import Interpretation, figures, write
+
+look = Interpretation("runs/quickstart_kan")
+look.edges.head(20)             # the most important edges, with their formulas
+look.totals                     # the loss with all edges replaced, and its controls
+dict(figures(look))["atlas"]    # a matplotlib figure
+write(look)                     # everything, into runs/quickstart_kan/interpret
+"""
+
+from nanogpkant.interpret.interpretation import Interpretation
+from nanogpkant.interpret.report import figures, summary, words, write
+
+__all__ = ["Interpretation", "figures", "summary", "words", "write"]

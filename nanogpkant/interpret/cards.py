@@ -1,0 +1,76 @@
+"""Cards: everything that a small picture of one edge shows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from nanogpkant.interpret.atlas import Atlas
+from nanogpkant.interpret.collect import Observed
+from nanogpkant.interpret.curves import points, weights
+from nanogpkant.interpret.formulas import Fits
+from nanogpkant.kan import KANLinear
+
+
+@dataclass(frozen=True)
+class Card:
+    """One curve, its formula and how often its input is where; all arrays are (G,)."""
+
+    title: str
+    """short lines, the first the most important"""
+    about: str
+    """one line with all that is known of it"""
+    x: np.ndarray
+    curve: np.ndarray
+    formula: np.ndarray | None
+    density: np.ndarray
+    """the largest is 1"""
+
+
+def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: Fits) -> list[Card]:
+    """The cards of some edges of a layer.
+
+    Args:
+        rows: theirs, of the table of edges.
+    """
+    at = points(observed)  # (G, n)
+    x, density = _numpy(at), _numpy(weights(observed, at))
+    outputs, inputs = rows["output"].to_numpy(), rows["input"].to_numpy()
+    curves = _numpy(layer.edges(at.to(layer.weight)))[:, outputs, inputs]
+    formulas = _numpy(fits.evaluate(at))[:, outputs, inputs]
+    return [
+        Card(
+            f"{row.input} → {row.output}\n{row.family}, R² {row.r2:.4f}",
+            f"{row.layer}, input {row.input} → output {row.output}: {row.formula}, "
+            f"R² {row.r2:.4f}, importance {row.importance:.3g}",
+            x[:, row.input],
+            curves[:, number],
+            formulas[:, number],
+            density[:, row.input] / density[:, row.input].max(),
+        )
+        for number, row in enumerate(rows.itertuples())
+    ]
+
+
+def shape_cards(atlas: Atlas) -> list[Card]:
+    """The cards of an atlas' shapes, with how many edges have each."""
+    table, fits = atlas.table(), atlas.fits()
+    u, density = _numpy(atlas.u), _numpy(atlas.density)
+    formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
+    return [
+        Card(
+            f"{number + 1}: {row.share:.1%}\n{row.family}",
+            f"shape {number + 1}: {row.edges:,} edges, most in {row.mostly_in}; {row.formula}, "
+            f"R² {row.formula_r2:.4f}",
+            u,
+            _numpy(atlas.shapes[number]),
+            formulas[:, number],
+            density / density.max(),
+        )
+        for number, row in enumerate(table.itertuples())
+    ]
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy()

@@ -1,0 +1,117 @@
+"""How much each edge of a KAN layer matters: cheap scores, and how well they tell the truth.
+
+m outputs, n inputs.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from nanogpkant.interpret.collect import Observed
+from nanogpkant.interpret.curves import points, tabulate, weights
+from nanogpkant.interpret.judge import Judge
+from nanogpkant.interpret.store import Remember
+from nanogpkant.kan import KANLinear
+
+ABLATED = 200  # edges that are really taken out
+
+
+@torch.no_grad()
+def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
+    """Scores (m, n) of every edge, float32 on the CPU: more is more important.
+
+    Returns:
+        ``std``: standard deviation of the edge's values over the inputs that were seen, what is
+        lost when its mean takes its place; ``std_grad``: that times the root mean square of the
+        loss's gradient at its output, the loss to first order; ``norm``: length of the edge's
+        coefficients, which knows nothing of the data.
+    """
+    mean, values, share = _moments(layer, observed)
+    std = torch.einsum("gn,gmn->mn", share, (values - mean).square_()).sqrt()
+    norm = layer.effective_weight().float().norm(dim=1).cpu()
+    return {"std_grad": std * observed.grad_rms[:, None], "std": std, "norm": norm}
+
+
+def _moments(layer: KANLinear, observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
+    """(m, n) mean of every edge, and what it is of: (G, m, n) values with (G, n) shares."""
+    at = points(observed)
+    share, values = weights(observed, at), tabulate(layer, at)
+    return torch.einsum("gn,gmn->mn", share, values), values, share
+
+
+class WithoutEdge(nn.Module):
+    """A KAN layer whose edge from one input to one output gives its mean, whatever the input."""
+
+    def __init__(self, layer: KANLinear, output: int, input: int, mean: float) -> None:
+        super().__init__()
+        self.rest, self.output, self.mean = copy.deepcopy(layer), output, mean
+        with torch.no_grad():
+            self.rest.weight[output, :, input] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n) -> (..., m)."""
+        y = self.rest(x)
+        y[..., self.output] += self.mean
+        return y
+
+
+def ablations(
+    judge: Judge,
+    layers: dict[str, KANLinear],
+    observed: dict[str, Observed],
+    scores: dict[str, dict[str, Tensor]],
+    remember: Remember,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Take single edges out of the model, one at a time: a row each, with what that did.
+
+    The edges are evenly spaced in the order of ``std_grad`` over all layers, from the most
+    important to the least.
+
+    Args:
+        scores: {score: {layer: (m, n)}}, as ``importance`` gives them.
+        remember: ``Stage.result``.
+    """
+    ranked = torch.cat([scores["std_grad"][name].flatten() for name in layers])
+    order = ranked.argsort(descending=True, stable=True)
+    count = min(ABLATED, len(order))
+    chosen = order[torch.linspace(0, len(order) - 1, count).round().long()].tolist()
+    starts = torch.tensor([0, *(scores["std_grad"][name].numel() for name in layers)]).cumsum(0)
+    means: dict[str, Tensor] = {}
+    rows = []
+    for done, place in enumerate(chosen):
+        progress(done, count)
+        number = int((starts[1:] <= place).sum())
+        name, layer = list(layers.items())[number]
+        output, input = divmod(place - int(starts[number]), layer.in_features)
+        if name not in means:
+            means[name] = _moments(layer, observed[name])[0]
+        mean = means[name][output, input].item()
+
+        def take_out(name=name, layer=layer, output=output, input=input, mean=mean) -> dict:
+            return judge.row({name: WithoutEdge(layer, output, input, mean)})
+
+        row = remember(f"{name} {output} {input}", take_out)
+        of = {score: scores[score][name][output, input].item() for score in scores}
+        rows.append({"layer": name, "output": output, "input": input} | of | row)
+    return rows
+
+
+def rank_correlations(rows: list[dict[str, Any]], scores: list[str]) -> pd.DataFrame:
+    """Spearman's rank correlation of every score with what taking the edge out really did.
+
+    Columns: ``score``; ``with_kl``, the divergence of the predictions; ``with_loss``, the size of
+    the change of the loss, which for a single edge is near what float32 can tell.
+    """
+    table = pd.DataFrame(rows)
+    found = []
+    for score in scores:
+        kl = stats.spearmanr(table[score], table["kl"]).statistic
+        loss = stats.spearmanr(table[score], table["added"].abs()).statistic
+        found.append({"score": score, "with_kl": float(kl), "with_loss": float(loss)})
+    return pd.DataFrame(found)

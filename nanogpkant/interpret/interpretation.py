@@ -1,0 +1,314 @@
+"""One object a run: every stage is worked out when first asked for, and kept on disk."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nanogpkant.checkpoint import (
+    MANIFEST,
+    WEIGHTS,
+    load_checkpoint,
+    load_model,
+    open_run,
+    open_run_data,
+)
+from nanogpkant.config import check_seed
+from nanogpkant.console import bar
+from nanogpkant.data import check_length
+from nanogpkant.device import resolve_device
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.files import read_json
+from nanogpkant.interpret.atlas import Atlas, atlas
+from nanogpkant.interpret.collect import Observed, collect
+from nanogpkant.interpret.curves import points, tabulate, weights
+from nanogpkant.interpret.faithfulness import (
+    Replaceable,
+    faithfulness,
+    random_ranks,
+    replaceable,
+    totals,
+)
+from nanogpkant.interpret.formulas import Fits, fit
+from nanogpkant.interpret.importance import importance
+from nanogpkant.interpret.judge import Judge
+from nanogpkant.interpret.layers import chosen_layers, kan_layers
+from nanogpkant.interpret.pruned_run import check_new_folder, write_pruned_run
+from nanogpkant.interpret.pruning import ABLATIONS, by_input, kept_edges, pruned_layers, pruning
+from nanogpkant.interpret.store import Stage, load_records, save_records
+
+OBSERVED_TOKENS = 65536  # of the training split
+TOTAL = 32  # times the budget: tokens that totals are measured on at most
+SHAPES = 32  # of the atlas
+SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
+
+
+class Interpretation:
+    """What the KAN edges of a trained run are, and the proof of it.
+
+        look = Interpretation("runs/quickstart_kan")
+        look.edges           # a row an edge: importance, formula, R²
+        look.faithfulness    # the loss with edges replaced
+        report(look)         # pictures, tables and a page in runs/quickstart_kan/interpret
+
+    What takes long is kept in ``RUN/interpret/cache``: another object, or the same command after
+    an interruption, goes on from there. Edges are described on the training split and judged on
+    the validation split.
+
+    Args:
+        run: run folder.
+        checkpoint: "best", "last" or a step-NNNNNN.
+        layers: names of the KAN layers to look at, or beginnings of names, such as "blocks.0";
+            None is all of them.
+        families: names of the families of formulas to try; None is all of them.
+        budget: tokens of the validation split that each point of a curve is measured on, in random
+            windows; 0 is the whole split. Totals read 32 times as many, at most the whole split.
+        seed: decides the windows and all else that is random.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UserError: no such run or checkpoint, data that is not the run's, a run without KAN layers.
+        UsageError: a layer that there is none of, or a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        checkpoint: str = "best",
+        layers: list[str] | None = None,
+        families: list[str] | None = None,
+        budget: int = 8192,
+        seed: int = 1337,
+        device: str = "auto",
+    ) -> None:
+        if budget < 0:
+            raise UsageError(f"--budget {budget}: must be 0 (the whole split) or above")
+        check_seed(seed)
+        self.families, self.budget, self.seed = families, budget, seed
+        self.run = open_run(Path(run))
+        self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
+        self.model = self.trained.model
+        self.layers = chosen_layers(self.model, layers, self.run.path)
+        self.data = open_run_data(self.run, self.trained.config.data)
+        if self.data.tokenizer != self.trained.tokenizer:
+            remedy = "restore the data that the run was trained on"
+            raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
+        for split in ("train", "val"):
+            check_length(self.data.split(split), self.model.config.block_size, split)
+        self.folder = self.run.path / "interpret"
+        saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
+        weights = read_json(saved / MANIFEST)["sha256"][WEIGHTS]
+        self.identity = {"weights": weights, "data": self.data.fingerprint, "seed": seed}
+        """what all results rest on"""
+        self.seconds: dict[str, float] = {}
+        """spent in each stage by this object"""
+
+    @cached_property
+    def observed(self) -> dict[str, Observed]:
+        """Where the inputs of every KAN layer lie, and how much its outputs matter to the loss."""
+        with self._stage("observed", tokens=OBSERVED_TOKENS) as stage:
+            file = stage.folder / "observed.safetensors"
+            if not file.exists():
+                with bar("watching activations", "tokens") as progress:
+                    found = collect(
+                        self.model,
+                        self.data.train,
+                        max_tokens=OBSERVED_TOKENS,
+                        seed=self.seed,
+                        progress=progress,
+                    )
+                save_records(found, file)
+            return load_records(Observed, file)
+
+    @cached_property
+    def importance(self) -> dict[str, dict[str, Tensor]]:
+        """Scores (m, n) of the edges of every layer: {score: {layer: ...}}."""
+        with self._timed("importance"):
+            each = {n: importance(layer, self.observed[n]) for n, layer in self.layers.items()}
+        names = next(iter(each.values()))
+        return {name: {layer: each[layer][name].cpu() for layer in each} for name in names}
+
+    @cached_property
+    def fits(self) -> dict[str, Fits]:
+        """The formulas of every layer."""
+        fitted: dict[str, Fits] = {}
+        with (
+            self._stage("formulas", families=self.families) as stage,
+            bar("fitting formulas", "layers") as progress,
+        ):
+            for done, (name, layer) in enumerate(self.layers.items()):
+                progress(done, len(self.layers))
+                file = stage.folder / f"{name}.safetensors"
+                if not file.exists():
+                    at = points(self.observed[name])
+                    density = weights(self.observed[name], at)
+                    fit(at, density, tabulate(layer, at), self.families).save(file)
+                fitted[name] = Fits.load(file)
+        return fitted
+
+    @cached_property
+    def edges(self) -> pd.DataFrame:
+        """A row for every edge, the most important first: its importance, formula and fit."""
+        with self._timed("table"):
+            tables = []
+            for name, fits in self.fits.items():
+                table = fits.table()
+                scores = self.importance["std_grad"][name].numpy()
+                rank = scores[table["output"], table["input"]]
+                tables.append(table.assign(layer=name, importance=rank))
+            table = pd.concat(tables, ignore_index=True)
+            return table.sort_values("importance", ascending=False, ignore_index=True)
+
+    @cached_property
+    def faithfulness(self) -> pd.DataFrame:
+        """The loss with edges replaced, a row for each way: see ``faithfulness.faithfulness``."""
+        importance = self.importance["std_grad"]
+        orders = {
+            "best fit first": {name: fits.r2.cpu() for name, fits in self.fits.items()},
+            "most important first": importance,
+            "random": random_ranks(importance, self.seed),
+        }
+        with (
+            self._stage("faithfulness", **self._judged_by, families=self.families) as stage,
+            bar("replacing edges", "trials") as progress,
+        ):
+            rows = faithfulness(self._judge, self._with_formulas, orders, stage.result, progress)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def totals(self) -> pd.DataFrame:
+        """The loss with all edges replaced, on the whole validation split unless it is long."""
+        budget = TOTAL * self.budget
+        accepted = {name: fits.accepted.cpu() for name, fits in self.fits.items()}
+        with (
+            self._stage("totals", **self._judged_by, families=self.families) as stage,
+            bar("replacing all edges", "trials") as progress,
+        ):
+            judge = Judge(self.model, self.data.val, budget, self.seed)
+            rows = totals(judge, self._with_formulas, accepted, stage.result, progress)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def pruning(self) -> pd.DataFrame:
+        """The loss without a share of the edges: see ``pruning.pruning``."""
+        importance = self.importance["std_grad"]
+        scores = self.importance | {
+            "random": random_ranks(importance, self.seed),
+            "std_grad of inputs": by_input(importance),
+        }
+        with (
+            self._stage("pruning", **self._judged_by) as stage,
+            bar("pruning", "trials") as progress,
+        ):
+            rows = pruning(self._judge, scores, self._means, stage.result, progress)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def atlas(self) -> Atlas:
+        """The few shapes that the edges have."""
+        with self._timed("atlas"), bar("clustering shapes", "layers") as progress:
+            return atlas(self.layers, self.observed, SHAPES, self.seed, progress)
+
+    @cached_property
+    def atlas_score(self) -> dict[str, float]:
+        """The loss when every edge is one of the shapes, with a gain and an offset of its own."""
+
+        def find() -> dict[str, float]:
+            observed = self.observed.items()
+            curves = {n: self.atlas.curves(n, seen) for n, seen in observed if n in self.layers}
+            made = {n: r.with_curves(shape=curves[n]) for n, r in self._replaceable.items()}
+            return self._judge.row({n: r.replaced("shape") for n, r in made.items()})
+
+        with self._stage("atlas", **self._judged_by, shapes=SHAPES) as stage:
+            return stage.result("score", find)
+
+    def prune(
+        self,
+        share: float,
+        out: Path | str,
+        finetune: int = 0,
+        score: str = "std_grad",
+        ablation: str = "mean",
+        unit: str = "edges",
+    ) -> dict[str, Any]:
+        """Write a run without a share of the edges: see ``pruned_run.write_pruned_run``.
+
+        Args:
+            share: of the edges of the chosen layers together, 0 to 1.
+            out: the new run folder.
+            finetune: optimiser steps to train on for.
+            score: "std_grad", "std", "norm" or "random": the lowest go first.
+            ablation: what takes the place of an edge, its "mean" or "zero".
+            unit: "edges" one by one, or all edges of "inputs" together.
+
+        Raises:
+            UsageError: a setting out of its range, or a folder that exists.
+        """
+        out = Path(out)
+        check_new_folder(out)
+        if not 0 < share < 1:
+            raise UsageError(f"--prune {share}: must be above 0 and below 1")
+        if finetune < 0:
+            raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
+        choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}
+        for (flag, known), value in zip(choices.items(), (score, ablation, unit), strict=True):
+            if value not in known:
+                raise UsageError(f"--{flag} {value}: must be one of {', '.join(known)}")
+        random = {"random": random_ranks(self.importance["std_grad"], self.seed)}
+        ranks = (self.importance | random)[score]
+        keep = kept_edges(by_input(ranks) if unit == "inputs" else ranks, share)
+        means = dict(self._means)
+        for name, layer in kan_layers(self.model).items():
+            if name not in keep:
+                keep[name] = torch.ones(layer.out_features, layer.in_features, dtype=torch.bool)
+                means[name] = torch.zeros(())
+        about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}
+        about |= {"score": score, "ablation": ablation}
+        modules = pruned_layers(self.model, keep, means if ablation == "mean" else None)
+        return write_pruned_run(self.run, self.trained, self.data, modules, out, finetune, about)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """That of the points of curves."""
+        return Judge(self.model, self.data.val, self.budget, self.seed)
+
+    @property
+    def _judged_by(self) -> dict[str, Any]:
+        """The settings that every score rests on."""
+        return {"budget": self.budget, "layers": list(self.layers)}
+
+    @cached_property
+    def _replaceable(self) -> dict[str, Replaceable]:
+        """The layers, each with its controls."""
+        layers = self.layers.items()
+        return {name: replaceable(layer, self.observed[name]) for name, layer in layers}
+
+    @cached_property
+    def _with_formulas(self) -> dict[str, Replaceable]:
+        made = self._replaceable.items()
+        return {name: each.with_curves(formula=self.fits[name].evaluate) for name, each in made}
+
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        """(m, n) the mean of every edge of each layer."""
+        return {name: each.means() for name, each in self._replaceable.items()}
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @contextmanager
+    def _stage(self, name: str, **settings: Any) -> Iterator[Stage]:
+        """The stage's folder, and a clock around it."""
+        with self._timed(name):
+            yield Stage(self.folder / "cache" / name, self.identity | settings)

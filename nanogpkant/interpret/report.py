@@ -1,0 +1,247 @@
+"""What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nanogpkant.console import bar
+from nanogpkant.device import peak_memory
+from nanogpkant.errors import UsageError
+from nanogpkant.files import write_atomic, write_json, writing
+from nanogpkant.interpret import plots
+from nanogpkant.interpret.cards import Card, edge_cards, shape_cards
+from nanogpkant.interpret.interpretation import Interpretation
+from nanogpkant.interpret.page import Section, page
+
+IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
+TABLE_ROWS = 1000  # of the most important edges, in the page
+GOOD = 0.99  # R² that a formula is expected to have
+METHOD = (
+    "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
+    "Importance is the standard deviation of an edge over real inputs times the root mean square "
+    "of the loss's gradient at its output: to first order, how much the edge moves the loss.",
+    "A formula is a description, not a discovered law: for many edges several families fit about "
+    "as well, and the table names the runner-up. What counts is whether the model with formulas in "
+    "place of its edges predicts as before: KL is the mean divergence of its predictions from the "
+    "original's, on text that neither the model nor the formulas have seen.",
+    "All replacements run through the same tables of points in straight lines, constant beyond the "
+    "0.1% and 99.9% quantiles of each input; splines as tables show what that alone costs. A line "
+    "is an edge's best line, a mean its mean, zero nothing.",
+)
+
+
+def summary(look: Interpretation) -> dict[str, Any]:
+    """The findings in numbers.
+
+    ``explained`` is how far formulas bring the model back from the loss of means to that of its
+    splines: (mean - formula) / (mean - spline), 1 is all the way. Shares ``of_importance`` are of
+    the sum of squared importances.
+    """
+    edges, totals = look.edges, look.totals.set_index("replacement")
+    loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
+    power = power / max(power.sum(), 1e-300)
+    good, has_formula = (edges["r2"] >= GOOD).to_numpy(), edges["accepted"].to_numpy()
+    return {
+        "run": str(look.run.path),
+        "step": look.trained.step,
+        "layers": list(look.layers),
+        "edges": len(edges),
+        "accepted": float(has_formula.mean()),
+        "accepted_of_importance": float(power[has_formula].sum()),
+        "good_fits": float(good.mean()),
+        "good_fits_of_importance": float(power[good].sum()),
+        "families": edges["family"].value_counts(normalize=True).round(6).to_dict(),
+        "totals": totals.drop(columns="tokens").to_dict("index"),
+        "total_tokens": int(totals["tokens"].iloc[0]),
+        "explained": float((loss["mean"] - loss["formula"]) / (loss["mean"] - loss["spline"])),
+        "atlas": {"shapes": len(look.atlas.shapes), **look.atlas_score},
+        "seconds": {name: round(spent, 2) for name, spent in look.seconds.items()},
+        "peak_memory_bytes": peak_memory(look.model.tokens.weight.device),
+    }
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The findings in sentences, the most important first."""
+    totals = found["totals"]
+
+    def loss(name: str) -> str:
+        return f"{totals[name]['loss']:.4f} ({totals[name]['added']:+.4f})"
+
+    atlas = found["atlas"]
+    return [
+        f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
+        f"{loss('formula')} nats per token, where the splines themselves as tables give "
+        f"{loss('spline')} and the model as it is {totals['original']['loss']:.4f}.",
+        f"Formulas explain {found['explained']:.2%} of what the curves contribute: the loss is "
+        f"{loss('line')} with every edge a line, {loss('mean')} with its mean, {loss('zero')} "
+        f"with nothing. Measured on {found['total_tokens']:,} tokens of the validation split.",
+        f"R² is {GOOD} or above for {found['good_fits']:.1%} of the edges, which hold "
+        f"{found['good_fits_of_importance']:.1%} of the importance. A formula is accepted for "
+        f"{found['accepted']:.1%} of the edges; with the others left as splines the loss is "
+        f"{loss('formula where it fits')}.",
+        f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
+        f"{atlas['added']:+.4f} nats per token.",
+    ]
+
+
+def figures(look: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]:
+    """Every picture, by name, one after the other.
+
+    Args:
+        top: edges of a layer that are pictured.
+
+    Raises:
+        UsageError: fewer than one.
+    """
+    check_top(top)
+    charts = plots.faithfulness_charts(look.faithfulness)
+    yield "faithfulness", plots.panels(charts, "Edges replaced: how far the predictions move")
+    charts = plots.pruning_charts(look.pruning)
+    yield "pruning", plots.panels(charts, "Edges removed, the least by each score first")
+    yield "families", plots.panels(_family_charts(look), "Families of the formulas", columns=1)
+    yield "importance", plots.importance_maps(_importances(look))
+    yield "atlas", plots.sheet(shape_cards(look.atlas), "The shapes of all edges", columns=8)
+    yield "worst", plots.sheet(_cards(look, worst_edges(look.edges, top)), _WORST)
+    for name in look.layers:
+        title = f"{name}: the {top} most important edges"
+        yield f"edges_{name}", plots.sheet(_cards(look, _top_edges(look, name, top)), title)
+
+
+def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
+    """Write pictures, tables and the page into the run's folder ``interpret``.
+
+    Returns:
+        ``summary``, with the ``page``.
+
+    Raises:
+        UserError: a file cannot be written.
+        UsageError: ``top`` is below 1.
+    """
+    check_top(top)
+    tables = {"faithfulness": look.faithfulness, "totals": look.totals, "pruning": look.pruning}
+    tables["atlas"] = look.atlas.table()
+    for name, table in tables.items():
+        write_atomic(look.folder / f"{name}.csv", table.to_csv(index=False))
+    with bar("drawing", "pictures") as progress:
+        for done, (name, figure) in enumerate(figures(look, top)):
+            progress(done, 6 + len(look.layers))
+            save(figure, look.folder / "pictures" / f"{name}.png")
+    found = summary(look)
+    title, about = (
+        f"Inside {look.run.path.name}",
+        f"Step {found['step']}, {found['edges']:,} edges.",
+    )
+    write_atomic(look.folder / "index.html", page(title, about, _sections(look, found, top)))
+    found["page"] = str(look.folder / "index.html")
+    write_json(look.folder / "summary.json", found)
+    return found
+
+
+def check_top(top: int) -> None:
+    """
+    Raises:
+        UsageError: fewer edges than one.
+    """
+    if top < 1:
+        raise UsageError(f"--top {top}: must be at least 1")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+
+
+def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Those whose formulas fit least, of the most important tenth.
+
+    Args:
+        edges: the table of edges, the most important first.
+    """
+    important = edges.iloc[: max(top, round(IMPORTANT * len(edges)))]
+    return important.sort_values("r2", kind="stable").iloc[:top]
+
+
+_WORST = "The worst fits among the most important tenth"
+
+
+def _top_edges(look: Interpretation, layer: str, top: int) -> pd.DataFrame:
+    return look.edges[look.edges["layer"] == layer].iloc[:top]
+
+
+def _cards(look: Interpretation, rows: pd.DataFrame) -> list[Card]:
+    """The cards of edges of any layers, in the order of the rows."""
+    found: dict[int, Card] = {}
+    for name, of_layer in rows.groupby("layer", sort=False):
+        cards = edge_cards(of_layer, look.layers[name], look.observed[name], look.fits[name])
+        found |= dict(zip(of_layer.index, cards, strict=True))
+    return [found[index] for index in rows.index]
+
+
+def _importances(look: Interpretation) -> dict[str, np.ndarray]:
+    return {name: each.numpy() for name, each in look.importance["std_grad"].items()}
+
+
+def _family_charts(look: Interpretation) -> dict[str, plots.Draw]:
+    edges = look.edges
+    counts = pd.crosstab(edges["layer"], edges["family"], normalize="index")
+    common = counts.sum().sort_values(ascending=False).index
+    return {
+        "share of each layer's edges": plots.family_chart(counts.loc[list(look.layers), common])
+    }
+
+
+def _sections(look: Interpretation, found: dict[str, Any], top: int) -> list[Section]:
+    totals = look.totals[["replacement", "loss", "added", "kl", "tokens"]]
+    shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
+    shown += ["runner_up", "margin"]
+    key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
+    layer_sections = [
+        Section(
+            name,
+            [f"Importance of its edges, and the {top} most important. {key}"],
+            map=_importances(look)[name],
+            cards=_cards(look, _top_edges(look, name, top)),
+            is_folded=number > 0,
+        )
+        for number, name in enumerate(look.layers)
+    ]
+    return [
+        Section("The answer", words(found), table=totals),
+        Section(
+            "Are the formulas faithful?",
+            ["The share of edges that are replaced, in three orders, and one layer at a time."],
+            charts=plots.faithfulness_charts(look.faithfulness),
+            table=look.faithfulness,
+            is_table_folded=True,
+        ),
+        Section(
+            "What can be taken away?",
+            ["Edges removed, those with the lowest score first; inputs go with all their edges."],
+            charts=plots.pruning_charts(look.pruning),
+            table=look.pruning,
+            is_table_folded=True,
+        ),
+        Section("Which families?", charts=_family_charts(look)),
+        Section(
+            "The atlas: which shapes are there?",
+            [
+                "The shapes that stand for all edges, the most frequent first, over each input's "
+                "range from -1 to 1. Dashed is the nearest formula."
+            ],
+            cards=shape_cards(look.atlas),
+        ),
+        Section(_WORST, [key], cards=_cards(look, worst_edges(look.edges, top))),
+        *layer_sections,
+        Section(
+            f"The {min(TABLE_ROWS, len(look.edges)):,} most important edges",
+            ["All edges are in the tables beside this page. A click on a heading sorts."],
+            table=look.edges[shown].iloc[:TABLE_ROWS],
+        ),
+        Section("How to read this", list(METHOD)),
+    ]
