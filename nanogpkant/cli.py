@@ -303,6 +303,22 @@ def match(arguments: list[str]) -> None:
         print(to_yaml(found.config), end="")
 
 
+def interpret(arguments: list[str]) -> None:
+    """Look inside a KAN: its functions as pictures and formulas, and what they are worth."""
+    from nanogpkant.interpret.flags import add_flags
+
+    parser = parser_for("interpret")
+    add_flags(parser)
+    options = parse(parser, arguments)
+
+    from nanogpkant.interpret.command import interpret
+
+    found = interpret(options)
+    report(options, found.value, None)
+    if not options.json:
+        print(found.words)
+
+
 def bench(arguments: list[str]) -> None:
     """Time a layer, training steps or sampling, against rivals and the least it could cost."""
     from nanogpkant.bench.flags import KINDS, add_flags
@@ -397,6 +413,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "sample": sample,
     "match": match,
     "compare": compare,
+    "interpret": interpret,
     "bench": bench,
     "export": export,
     "push": push,

@@ -36,14 +36,16 @@ from nanogpkant.interpret.faithfulness import (
     totals,
 )
 from nanogpkant.interpret.formulas import Fits, fit
-from nanogpkant.interpret.importance import importance
+from nanogpkant.interpret.importance import ablations, importance, rank_correlations
 from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.layers import chosen_layers, kan_layers
 from nanogpkant.interpret.pruned_run import check_new_folder, write_pruned_run
 from nanogpkant.interpret.pruning import ABLATIONS, by_input, kept_edges, pruned_layers, pruning
 from nanogpkant.interpret.store import Stage, load_records, save_records
+from nanogpkant.pretrained import PREFIX
 
 OBSERVED_TOKENS = 65536  # of the training split
+ONE_EDGE = 4  # is taken out on this part of the budget
 TOTAL = 32  # times the budget: tokens that totals are measured on at most
 SHAPES = 32  # of the atlas
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
@@ -55,9 +57,9 @@ class Interpretation:
         look = Interpretation("runs/quickstart_kan")
         look.edges           # a row an edge: importance, formula, R²
         look.faithfulness    # the loss with edges replaced
-        report(look)         # pictures, tables and a page in runs/quickstart_kan/interpret
+        write(look)          # pictures, tables and a page in runs/quickstart_kan/interpret
 
-    What takes long is kept in ``RUN/interpret/cache``: another object, or the same command after
+    What takes long is kept in ``cache`` in its folder: another object, or the same command after
     an interruption, goes on from there. Edges are described on the training split and judged on
     the validation split.
 
@@ -71,6 +73,8 @@ class Interpretation:
             windows; 0 is the whole split. Totals read 32 times as many, at most the whole split.
         seed: decides the windows and all else that is random.
         device: auto, cpu, cuda, cuda:N or mps.
+        folder: where results are kept; ``RUN/interpret`` if None, and for a model that came with
+            the project ``runs/NAME/interpret``.
 
     Raises:
         UserError: no such run or checkpoint, data that is not the run's, a run without KAN layers.
@@ -86,6 +90,7 @@ class Interpretation:
         budget: int = 8192,
         seed: int = 1337,
         device: str = "auto",
+        folder: Path | str | None = None,
     ) -> None:
         if budget < 0:
             raise UsageError(f"--budget {budget}: must be 0 (the whole split) or above")
@@ -101,7 +106,8 @@ class Interpretation:
             raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
         for split in ("train", "val"):
             check_length(self.data.split(split), self.model.config.block_size, split)
-        self.folder = self.run.path / "interpret"
+        home = Path("runs") if str(run).startswith(PREFIX) else self.run.path.parent
+        self.folder = Path(folder or home / self.run.path.name / "interpret")
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         weights = read_json(saved / MANIFEST)["sha256"][WEIGHTS]
         self.identity = {"weights": weights, "data": self.data.fingerprint, "seed": seed}
@@ -159,11 +165,31 @@ class Interpretation:
             tables = []
             for name, fits in self.fits.items():
                 table = fits.table()
-                scores = self.importance["std_grad"][name].numpy()
-                rank = scores[table["output"], table["input"]]
-                tables.append(table.assign(layer=name, importance=rank))
+                at = table["output"], table["input"]
+                scores = {s: each[name].numpy()[at] for s, each in self.importance.items()}
+                scores["importance"] = scores.pop("std_grad")
+                tables.append(table.assign(layer=name, **scores))
             table = pd.concat(tables, ignore_index=True)
             return table.sort_values("importance", ascending=False, ignore_index=True)
+
+    @cached_property
+    def ablations(self) -> pd.DataFrame:
+        """What really happens without single edges: see ``importance.ablations``."""
+        with (
+            self._stage("ablations", **self._judged_by) as stage,
+            bar("taking edges out", "edges") as progress,
+        ):
+            # One edge changes little, but all predictions: its KL needs less text than a loss.
+            judge = Judge(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
+            rows = ablations(
+                judge, self.layers, self.observed, self.importance, stage.result, progress
+            )
+        return pd.DataFrame(rows)
+
+    @property
+    def rank_correlations(self) -> pd.DataFrame:
+        """How well each score foretells what taking an edge out does."""
+        return rank_correlations(self.ablations.to_dict("records"), list(self.importance))
 
     @cached_property
     def faithfulness(self) -> pd.DataFrame:

@@ -58,6 +58,7 @@ def summary(look: Interpretation) -> dict[str, Any]:
         "totals": totals.drop(columns="tokens").to_dict("index"),
         "total_tokens": int(totals["tokens"].iloc[0]),
         "explained": float((loss["mean"] - loss["formula"]) / (loss["mean"] - loss["spline"])),
+        "rank_correlations": look.rank_correlations.set_index("score").to_dict("index"),
         "atlas": {"shapes": len(look.atlas.shapes), **look.atlas_score},
         "seconds": {name: round(spent, 2) for name, spent in look.seconds.items()},
         "peak_memory_bytes": peak_memory(look.model.tokens.weight.device),
@@ -71,7 +72,7 @@ def words(found: dict[str, Any]) -> list[str]:
     def loss(name: str) -> str:
         return f"{totals[name]['loss']:.4f} ({totals[name]['added']:+.4f})"
 
-    atlas = found["atlas"]
+    atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
     return [
         f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
         f"{loss('formula')} nats per token, where the splines themselves as tables give "
@@ -83,6 +84,8 @@ def words(found: dict[str, Any]) -> list[str]:
         f"{found['good_fits_of_importance']:.1%} of the importance. A formula is accepted for "
         f"{found['accepted']:.1%} of the edges; with the others left as splines the loss is "
         f"{loss('formula where it fits')}.",
+        f"Importance foretells what taking single edges out does to the predictions with a rank "
+        f"correlation of {rank:.2f}.",
         f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
         f"{atlas['added']:+.4f} nats per token.",
     ]
@@ -123,7 +126,7 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
     """
     check_top(top)
     tables = {"faithfulness": look.faithfulness, "totals": look.totals, "pruning": look.pruning}
-    tables["atlas"] = look.atlas.table()
+    tables |= {"ablations": look.ablations, "atlas": look.atlas.table()}
     for name, table in tables.items():
         write_atomic(look.folder / f"{name}.csv", table.to_csv(index=False))
     with bar("drawing", "pictures") as progress:
@@ -226,6 +229,16 @@ def _sections(look: Interpretation, found: dict[str, Any], top: int) -> list[Sec
             charts=plots.pruning_charts(look.pruning),
             table=look.pruning,
             is_table_folded=True,
+        ),
+        Section(
+            "Does importance foretell what an edge does?",
+            [
+                f"{len(look.ablations)} edges, from the most important to the least, were taken "
+                "out one at a time. Spearman's rank correlation of each score with the KL of the "
+                "predictions, and with the change of the loss, which for one edge is near what "
+                "32-bit numbers can tell."
+            ],
+            table=look.rank_correlations,
         ),
         Section("Which families?", charts=_family_charts(look)),
         Section(

@@ -1,0 +1,79 @@
+"""nanogpkant interpret: everything about a run's edges, or a run without some of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import Namespace
+
+from nanogpkant.errors import UsageError, UserError
+from nanogpkant.interpret.export import write_export
+from nanogpkant.interpret.interpretation import Interpretation
+from nanogpkant.interpret.report import check_top, words, write
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the command found."""
+
+    value: Any
+    """for --json"""
+    words: str
+    """for a person"""
+
+
+def interpret(options: Namespace) -> Result:
+    """``nanogpkant interpret``.
+
+    Raises:
+        UsageError: flags that cannot work, or that do not go together.
+        UserError: a run that cannot be read or has no KAN layers, or the command was stopped.
+    """
+    check(options)
+    look = Interpretation(
+        options.run,
+        options.checkpoint,
+        options.layers,
+        options.families,
+        options.budget,
+        options.seed,
+        options.device,
+        options.to,
+    )
+    if options.prune is not None:
+        return _pruned(look, options)
+    try:
+        manifest = write_export(look, options.top, options.neurons, options.lookup)
+        found = write(look, options.top)
+    except KeyboardInterrupt:
+        raise UserError("stopped: the same command goes on from here") from None
+    found["export"] = {"folder": str(look.folder / "export"), **manifest}
+    where = f"Tables and formulas are in {look.folder / 'export'}. The page: {found['page']}"
+    return Result(found, "\n".join([*words(found), where]))
+
+
+def check(options: Namespace) -> None:
+    """Refuse flags that do not go together, before anything is read."""
+    check_top(options.top)
+    if (options.prune is None) != (options.out is None):
+        raise UsageError("--prune SHARE and --out FOLDER: give both, or neither")
+    if options.finetune and options.prune is None:
+        raise UsageError("--finetune: is for --prune, which is missing")
+
+
+def _pruned(look: Interpretation, options: Namespace) -> Result:
+    found = look.prune(
+        options.prune,
+        options.out,
+        options.finetune,
+        options.score,
+        options.ablation,
+        options.unit,
+    )
+    lines = [
+        f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
+        f"{row['file_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
+        + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
+        for name, row in found.items()
+        if isinstance(row, dict) and "edges" in row
+    ]
+    return Result(found, "\n".join([*lines, f"the pruned run is in {found['run']}"]))
