@@ -66,7 +66,8 @@ class Lookup(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., m)."""
-        tables = self.curves(self.points()).permute(2, 0, 1).flatten(0, 1).to(x.dtype)  # (nG, m)
+        tables = self.curves(self.points()).permute(2, 0, 1).flatten(0, 1).to(x.dtype)
+        tables = tables.contiguous()  # (nG, m), of which rows are read
         rows = self.normalise(x).flatten(0, -2)
         y = torch.cat([self._look_up(part, tables) for part in rows.split(ROWS)])
         y = y if self.bias is None else y + self.bias
