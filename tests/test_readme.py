@@ -52,6 +52,9 @@ def test_the_commands_work(words, newcomer, capsys):
         words[words.index("--prompt") + 1] = "Speak"
     if words[1] == "bench":  # a layer of 4 by 4 alone, not minutes of everybody's
         words = [*words, "--inputs", "4", "--rows", "16", "--rivals", "none", "--repeats", "3"]
+    if words[1] == "interpret":  # little text, and one layer of the model that comes with it
+        layers = [] if "runs/quickstart_kan" in words else ["--layers", "blocks.1.mlp.out"]
+        words = [*words, "--budget", "64", *layers]
     assert main(words[1:]) == 0, capsys.readouterr().err
     if "--plot" in words:
         assert (newcomer / "runs" / "quickstart.png").stat().st_size > 10_000
@@ -79,6 +82,7 @@ def test_there_are_commands_to_run():
         "match",
         "track",
         "export",
+        "interpret",
     }
     assert [words[1] for words in commands("make")] == ["quickstart", "test", "bench"]
     assert len(code("python")) == 1
