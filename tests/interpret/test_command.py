@@ -48,7 +48,7 @@ def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
     flags = ["--prune", "0.5", "--out", str(out), "--finetune", "2", "--to", str(tmp_path / "i")]
     assert main(["interpret", str(tiny_run), *FLAGS, *flags, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert value["pruned"]["edges"] == value["before"]["edges"] // 2
+    assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
     assert main(["eval", str(out), "--json"]) == 0
     loss = json.loads(capsys.readouterr().out)["loss"]
     assert loss == pytest.approx(

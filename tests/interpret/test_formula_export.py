@@ -60,9 +60,10 @@ def test_every_family_is_the_same_function_in_sympy(family):
     planted = 0.3 + 2 * family.value(rate * u + offset)
     fits = fit(x[:, None], torch.full((64, 1), 1 / 64), planted[:, None, None], [family.name])
     row = fits.table().iloc[0]
-    fitted = fits.evaluate(x.double()[:, None])[:, 0, 0].numpy()
+    inside = x[1:-1].double()  # at the very ends a rounding error is beyond the range
+    fitted = fits.evaluate(inside[:, None])[:, 0, 0].numpy()
     assert row["term"] == family.name or row["r2"] > 0.999
-    assert np.abs(values(row, x.double().numpy()) - fitted).max() <= 1e-5 * fitted.std()
+    assert np.abs(values(row, inside.numpy()) - fitted).max() <= 1e-5 * fitted.std()
 
 
 def test_a_neuron_is_the_sum_of_its_edges(look, exported):
