@@ -25,7 +25,13 @@ class Card:
     curve: np.ndarray
     formula: np.ndarray | None
     density: np.ndarray
-    """the largest is 1"""
+    """per unit of x; the largest is 1"""
+
+    @property
+    def across(self) -> np.ndarray:
+        """x from 0 to 1, which is not evenly spaced; evenly where x is constant."""
+        width = self.x[-1] - self.x[0]
+        return (self.x - self.x[0]) / width if width > 0 else np.linspace(0, 1, len(self.x))
 
 
 def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: Fits) -> list[Card]:
@@ -35,7 +41,8 @@ def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: F
         rows: theirs, of the table of edges.
     """
     at = points(observed)  # (G, n)
-    x, density = _numpy(at), _numpy(weights(observed, at))
+    x = _numpy(at)
+    density = _numpy(weights(observed, at)) / np.gradient(x, axis=0).clip(min=1e-30)
     outputs, inputs = rows["output"].to_numpy(), rows["input"].to_numpy()
     curves = _numpy(layer.edges(at.to(layer.weight)))[:, outputs, inputs]
     formulas = _numpy(fits.evaluate(at))[:, outputs, inputs]

@@ -54,8 +54,7 @@ def _picture(card: Card) -> dict[str, Any]:
     low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
-        across = WIDTH * (card.x - card.x[0]) / max(card.x[-1] - card.x[0], 1e-30)
-        places = zip(across, HEIGHT * (1 - y), strict=True)
+        places = zip(WIDTH * card.across, HEIGHT * (1 - y), strict=True)
         return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
 
     def scaled(y: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
     curves, formulas, areas = [], [], []
     for number, card in enumerate(cards):
         left, top = number % columns + 0.04, -(number // columns) - 0.24
-        across = left + 0.92 * np.linspace(0, 1, len(card.x))
+        across = left + 0.92 * card.across
         low, high = bounds(card)
 
         def up(y: np.ndarray, low=low, high=high, top=top) -> np.ndarray:
@@ -224,7 +224,8 @@ def panels(charts: dict[str, Draw], title: str, columns: int = 3) -> Figure:
     """Charts side by side."""
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.4 * rows + 0.4), layout="constrained")
+    width = max(4.4 * columns, 7.0)
+    figure = Figure(figsize=(width, 3.4 * rows + 0.4), layout="constrained")
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (name, draw) in zip(places, charts.items(), strict=False):
         draw(axes)

@@ -18,6 +18,7 @@ from nanogpkant.interpret.interpretation import Interpretation
 from nanogpkant.interpret.page import Section, page
 
 IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
+FAMILIES_SHOWN = 12  # by name, in the chart
 TABLE_ROWS = 1000  # of the most important edges, in the page
 GOOD = 0.99  # R² that a formula is expected to have
 METHOD = (
@@ -192,7 +193,11 @@ def _importances(look: Interpretation) -> dict[str, np.ndarray]:
 
 def _family_charts(look: Interpretation) -> dict[str, plots.Draw]:
     edges = look.edges
-    counts = pd.crosstab(edges["layer"], edges["family"], normalize="index")
+    # A pair of families is "a + b + line": there are too many to tell apart.
+    family = edges["family"].mask(edges["family"].str.count(r" \+ ") == 2, "two terms")
+    common = family.value_counts().index[:FAMILIES_SHOWN]
+    family = family.where(family.isin(common), "others")
+    counts = pd.crosstab(edges["layer"], family, normalize="index")
     common = counts.sum().sort_values(ascending=False).index
     return {
         "share of each layer's edges": plots.family_chart(counts.loc[list(look.layers), common])
