@@ -198,8 +198,9 @@ def test_help_has_defaults(verb, capsys):
         assert "default: " in text
 
 
-def test_help_comes_without_loading_torch():
-    code = "import sys; from nanogpkant.cli import main; main(['train', '--help'])"
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_comes_without_loading_torch(verb):
+    code = f"import sys; from nanogpkant.cli import main; main(['{verb}', '--help'])"
     check = f"try:\n  {code}\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", f"import sys\n{check}"], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -5,18 +5,22 @@ else), ``tokenizer.json`` and ``meta.json``. The token files are memory-mapped: 
 memory costs no more than the pages in use.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from nanogpkant.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpkant.errors import UserError
 from nanogpkant.files import read_json, sha256_of
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1  # of the folder; raised when an older reader would misread it
 SPLITS = ("train", "val")
@@ -162,6 +166,8 @@ def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 def _inputs_and_targets(
     windows: np.ndarray, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch  # takes a second, which preparing a text does not need
+
     rows = torch.from_numpy(windows)
     if torch.device(device).type == "cuda":
         # from pinned memory the copy overlaps with the step before
