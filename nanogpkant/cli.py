@@ -287,6 +287,22 @@ def compare(arguments: list[str]) -> None:
         raise UserError(found.failed)
 
 
+def search(arguments: list[str]) -> None:
+    """Find the best settings of several kinds of model, with as many trials for each."""
+    from nanogpkant.compare.flags import add_search_flags
+
+    parser = parser_for("search")
+    add_search_flags(parser)
+    options = parse(parser, arguments)
+
+    from nanogpkant.compare.search import search
+
+    found = search(options)
+    report(options, found.rows, None)
+    if not options.json:
+        print(found.words)
+
+
 def match(arguments: list[str]) -> None:
     """Find the plain GPT, or the KAN, that costs as much as a preset."""
     from nanogpkant.compare.flags import add_match_flags
@@ -413,6 +429,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "sample": sample,
     "match": match,
     "compare": compare,
+    "search": search,
     "interpret": interpret,
     "bench": bench,
     "export": export,

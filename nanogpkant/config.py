@@ -56,8 +56,9 @@ class KANConfig:
 
     sites: list[Site] = field(default_factory=list)
     """projections that are KAN: any of qkv, attn_out, mlp_in, mlp_out; none is the plain GPT"""
-    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier", "rational"] = "bspline"
-    """family of one-dimensional functions; hat is piecewise linear; rational has to be shared"""
+    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier", "rational", "line"] = "bspline"
+    """family of one-dimensional functions; hat is piecewise linear; rational has to be shared, and
+    so has line, a control: no more than a learned factor"""
     share: str = "edge"
     """edge: every edge has functions of its own; group:G: each of G groups of inputs shares one
     learned function; atoms:K: the whole layer shares K learned functions"""
@@ -73,7 +74,8 @@ class KANConfig:
     """beyond the grid bspline and hat run out and are zero, or go on in straight lines"""
     base: Literal["silu", "gelu", "identity", "none", "gpt"] = "silu"
     """function added to every edge's own, with a weight of its own, or to the first shared one;
-    gpt is what a plain GPT has there: gelu before mlp_out, identity elsewhere"""
+    gpt is what the plain GPT has there: gelu before mlp_out unless model.mlp is gated, identity
+    elsewhere"""
     prenorm: Literal["none", "rms"] = "none"
     """divide every input vector by its root mean square before the functions, or not"""
     spline_scale: bool = False
@@ -94,7 +96,7 @@ class KANConfig:
         if not re.fullmatch(r"edge|(group|atoms):[1-9]\d*", self.share):
             remedy = "must be edge, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
-        if self.basis == "rational" and self.share == "edge":
+        if self.basis in ("rational", "line") and self.share == "edge":
             refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
@@ -118,8 +120,11 @@ class ModelConfig:
     """width of the residual stream; a multiple of n_head"""
     block_size: int = 256
     """longest context, tokens"""
+    mlp: Literal["gelu", "gated"] = "gelu"
+    """what is between an MLP's projections: gelu; or gated, twice as many numbers, one half of which
+    multiplies, through SiLU, the other (SwiGLU)"""
     mlp_ratio: float = 4.0
-    """width inside each MLP, in units of n_embd"""
+    """width inside each MLP, where mlp_out reads, in units of n_embd"""
     dropout: float = 0.2
     """share of activations dropped in training, 0 to below 1"""
     bias: bool = False
@@ -140,7 +145,7 @@ class ModelConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Numbers inside each MLP, between its two projections."""
+        """Numbers that an MLP's second projection reads."""
         return round(self.mlp_ratio * self.n_embd)
 
 

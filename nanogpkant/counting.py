@@ -51,7 +51,7 @@ def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:
     kan = config.kan
     if site not in kan.sites:
         return n_in * n_out + config.bias * n_out, 2 * n_in * n_out
-    features = features_at(site, kan)
+    features = features_at(site, config)
     shared = math.prod(features.coefficient_shape or (0,))
     parameters = (features.size + kan.spline_scale) * n_in * n_out + config.bias * n_out + shared
     return parameters, 2 * features.size * n_in * n_out

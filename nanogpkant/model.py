@@ -84,19 +84,26 @@ def _causal_mask(T: int, S: int, device: torch.device) -> Tensor:
 class MLP(nn.Module):
     """Two projections. GELU stands between them only where the second is a plain one.
 
-    A KAN layer brings its own nonlinearity, on its input.
+    A KAN layer brings its own nonlinearity, on its input. A gated MLP multiplies in any case, which
+    sums of functions of one number cannot.
+
+    Source: the gated form is SwiGLU of Shazeer (arXiv 2002.05202).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.into = make_linear("mlp_in", config)
         self.out = make_linear("mlp_out", config)
-        self.gelu = "mlp_out" not in config.kan.sites
+        self.is_gated = config.mlp == "gated"
+        self.has_gelu = not self.is_gated and "mlp_out" not in config.kan.sites
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         hidden = self.into(x)
-        return self.out(F.gelu(hidden) if self.gelu else hidden)
+        if self.is_gated:
+            gate, value = hidden.chunk(2, dim=-1)
+            return self.out(F.silu(gate) * value)
+        return self.out(F.gelu(hidden) if self.has_gelu else hidden)
 
 
 class Block(nn.Module):

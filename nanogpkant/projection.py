@@ -6,9 +6,9 @@ from torch import nn
 
 from nanogpkant.config import KANConfig, ModelConfig, Site
 from nanogpkant.errors import UsageError
-from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear, Rational
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear, Line, Rational
 from nanogpkant.kan.basis import Basis
-from nanogpkant.kan.shared import share
+from nanogpkant.kan.shared import Family, share
 
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
 
@@ -16,16 +16,17 @@ RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the r
 def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
     """How many inputs and outputs a projection has."""
     width, mlp = config.n_embd, config.mlp_width
+    halves = 2 if config.mlp == "gated" else 1
     shapes = {
         "qkv": (width, 3 * width),
         "attn_out": (width, width),
-        "mlp_in": (width, mlp),
+        "mlp_in": (width, halves * mlp),
         "mlp_out": (mlp, width),
     }
     return shapes[site]
 
 
-def make_basis(kan: KANConfig) -> Basis | Rational:
+def make_basis(kan: KANConfig) -> Basis | Family:
     """What the functions of a KAN layer are made of."""
     bases = {
         "bspline": lambda: BSpline(
@@ -36,20 +37,22 @@ def make_basis(kan: KANConfig) -> Basis | Rational:
         "chebyshev": lambda: Chebyshev(kan.degree),
         "fourier": lambda: Fourier(kan.degree),
         "rational": lambda: Rational(kan.degree),
+        "line": lambda: Line(),
     }
     return bases[kan.basis]()
 
 
-def base_at(site: Site, kan: KANConfig) -> str:
+def base_at(site: Site, config: ModelConfig) -> str:
     """The base function of a site's edges."""
-    if kan.base == "gpt":
-        return "gelu" if site == "mlp_out" else "identity"
-    return kan.base
+    if config.kan.base == "gpt":
+        return "gelu" if site == "mlp_out" and config.mlp == "gelu" else "identity"
+    return config.kan.base
 
 
-def features_at(site: Site, kan: KANConfig) -> Features:
+def features_at(site: Site, config: ModelConfig) -> Features:
     """The features of a site's inputs, where it is KAN."""
-    return Features(share(make_basis(kan), kan.share), base_at(site, kan))
+    kan = config.kan
+    return Features(share(make_basis(kan), kan.share), base_at(site, config))
 
 
 def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLinear:
@@ -59,7 +62,7 @@ def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLine
             n_in,
             n_out,
             make_basis(kan),
-            base=base_at(site, kan),
+            base=base_at(site, config),
             bias=config.bias,
             share=kan.share,
             prenorm=kan.prenorm,

@@ -72,7 +72,7 @@ def load_experiment(path: Path) -> Experiment:
 
 def _experiment(path: Path, values: Any, text: str) -> Experiment:
     known = [f.name for f in fields(Experiment) if f.name != "text"]
-    _check_keys(values, known, "")
+    check_keys(values, known, "")
     for key, kind, what in (
         ("variants", list, "a list of models"),
         ("seeds", list, "a list of whole numbers"),
@@ -81,10 +81,10 @@ def _experiment(path: Path, values: Any, text: str) -> Experiment:
         if not isinstance(values.get(key), kind) or not values[key]:
             raise UsageError(f"{key} {values.get(key)!r}: must be {what}, and not empty")
     name = values.get("name", path.stem)
-    _check_name(name, "name")
+    check_name(name, "name")
     data, overrides = values.get("data") or {}, values.get("overrides") or {}
-    _check_keys(data, [f.name for f in fields(DataConfig)], "data.")
-    _check_overrides(overrides, "")
+    check_keys(data, [f.name for f in fields(DataConfig)], "data.")
+    check_overrides(overrides, "")
     variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -94,7 +94,7 @@ def _experiment(path: Path, values: Any, text: str) -> Experiment:
     return Experiment(name, about, variants, seeds, budget, data, overrides, text)
 
 
-def _check_keys(values: Any, known: list[str], prefix: str) -> None:
+def check_keys(values: Any, known: list[str], prefix: str) -> None:
     if not isinstance(values, dict):
         where = prefix.rstrip(". ") or "the file"
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
@@ -105,13 +105,13 @@ def _check_keys(values: Any, known: list[str], prefix: str) -> None:
             raise UsageError(f"unknown key {prefix}{key}: {hint}")
 
 
-def _check_name(name: Any, where: str) -> None:
+def check_name(name: Any, where: str) -> None:
     """A name is also that of a folder."""
     if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
         raise UsageError(f"{where} {name!r}: must be text that a folder can be called")
 
 
-def _check_overrides(overrides: Any, prefix: str) -> None:
+def check_overrides(overrides: Any, prefix: str) -> None:
     if not isinstance(overrides, dict):
         raise UsageError(f"{prefix}overrides must hold dotted keys and values, not {overrides!r}")
     for key in overrides:
@@ -123,13 +123,13 @@ def _check_overrides(overrides: Any, prefix: str) -> None:
 
 def _variant(number: int, values: Any, folder: Path) -> Variant:
     prefix = f"variants, number {number}: "
-    _check_keys(values, [f.name for f in fields(Variant)], prefix)
+    check_keys(values, [f.name for f in fields(Variant)], prefix)
     preset, overrides = values.get("preset"), values.get("overrides") or {}
     if not isinstance(preset, str):
         raise UsageError(f"{prefix}preset {preset!r}: must be a preset's name or a path to a file")
     name = values.get("name", Path(preset).stem)
-    _check_name(name, f"{prefix}name")
-    _check_overrides(overrides, prefix)
+    check_name(name, f"{prefix}name")
+    check_overrides(overrides, prefix)
     if preset.endswith((".yaml", ".yml")):
         preset = str(folder / preset)
     return Variant(name, preset, overrides)
@@ -145,7 +145,7 @@ def _check_seeds(seeds: list[Any]) -> None:
 
 
 def _budget(values: dict[str, Any]) -> dict[str, float]:
-    _check_keys(values, [*BUDGETS, "evaluations"], "budget.")
+    check_keys(values, [*BUDGETS, "evaluations"], "budget.")
     named = [key for key in BUDGETS if key in values]
     if len(named) != 1:
         raise UsageError(f"budget: must name just one of {', '.join(BUDGETS)}")

@@ -33,6 +33,13 @@ def add_match_flags(parser: ArgumentParser) -> None:
     add("--repeats", type=int, default=7, help="timed rounds; slow steps get fewer, at least 3")
 
 
+def add_search_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", help="YAML file: kinds of model, what may be chosen for each, and how many trials")
+    add("--out", default="runs", help="folder for the search's own")
+    add("--jobs", type=int, default=1, help="runs trained at the same time")
+
+
 def add_compare_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", nargs="*", help="run folders")

@@ -99,18 +99,18 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
-    config = _changed(base, changes)
+    config = changed(base, changes)
     data = TokenData.open(prepare_data(config.data))
     changes |= {"train.dtype": _dtype(config, folder)}
-    changes |= _budgeted(_changed(base, changes), experiment.budget, data.vocab_size)
+    changes |= _budgeted(changed(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
-        config, path = _changed(base, own), folder / variant.name / f"seed-{seed}"
+        config, path = changed(base, own), folder / variant.name / f"seed-{seed}"
         state, done = _state(path, config, data.fingerprint)
         yield Planned(variant.name, variant.preset, own, config, data.vocab_size, path, state, done)
 
 
-def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+def changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     """A configuration with dotted settings changed, checked as those of a file are."""
     values, known = asdict(config), field_names(RunConfig)
     for key, value in changes.items():
@@ -185,7 +185,7 @@ def _first_difference(found: RunConfig, config: RunConfig) -> tuple[str, Any, An
         for part in key.split("."):
             theirs, ours = getattr(theirs, part), getattr(ours, part)
         leaf = not hasattr(ours, "__dataclass_fields__")
-        if leaf and theirs != ours and recipe(_changed(config, {key: theirs})) != recipe(config):
+        if leaf and theirs != ours and recipe(changed(config, {key: theirs})) != recipe(config):
             return key, theirs, ours
     return "train.seed", found.train.seed, config.train.seed
 

@@ -45,7 +45,7 @@ class TokenData:
     meta: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> "TokenData":
+    def open(cls, folder: Path) -> TokenData:
         """Open a prepared dataset, checking that the sizes of its files agree; reads no tokens.
 
         Raises:

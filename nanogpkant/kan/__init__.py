@@ -15,7 +15,7 @@ from nanogpkant.kan.bspline import BSpline
 from nanogpkant.kan.features import BASE_FUNCTIONS, BASES, Features
 from nanogpkant.kan.functional import BACKENDS, kan_linear
 from nanogpkant.kan.layer import KANLinear
-from nanogpkant.kan.shared import Rational, Shared
+from nanogpkant.kan.shared import Line, Rational, Shared
 
 __all__ = [
     "BACKENDS",
@@ -27,6 +27,7 @@ __all__ = [
     "Features",
     "Fourier",
     "KANLinear",
+    "Line",
     "Rational",
     "Shared",
     "kan_linear",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogpkant.kan.basis import RBF, Basis, Chebyshev, Fourier, wide
 from nanogpkant.kan.bspline import BSpline
-from nanogpkant.kan.shared import Rational, Shared
+from nanogpkant.kan.shared import Family, Line, Rational, Shared
 
 
 def _silu_derivative(x: Tensor) -> Tensor:
@@ -41,6 +41,7 @@ BASES: dict[str, type] = {
     "chebyshev": Chebyshev,
     "fourier": Fourier,
     "rational": Rational,
+    "line": Line,
     "shared": Shared,
 }
 
@@ -165,7 +166,7 @@ def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] |
     return torch.cat([function(x.to(expanded.dtype)).unsqueeze(-2), expanded], dim=-2)
 
 
-def _plain(basis: Basis | Rational | Shared) -> dict:
+def _plain(basis: Basis | Family | Shared) -> dict:
     name = next(name for name, kind in BASES.items() if type(basis) is kind)
     values = {f.name: getattr(basis, f.name) for f in dataclasses.fields(basis)}
     if "family" in values:
@@ -173,7 +174,7 @@ def _plain(basis: Basis | Rational | Shared) -> dict:
     return {"name": name, **values}
 
 
-def _basis(values: dict) -> Basis | Rational | Shared:
+def _basis(values: dict) -> Basis | Family | Shared:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     if "family" in values:
         values["family"] = _basis(values["family"])

@@ -12,7 +12,7 @@ from nanogpkant.kan.bspline import BSpline
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.functional import BACKENDS, kan_linear
 from nanogpkant.kan.grid import GridChange, refine, update_grid
-from nanogpkant.kan.shared import Rational
+from nanogpkant.kan.shared import Family
 from nanogpkant.kan.shared import share as shared
 
 INITS = ("variance_preserving", "whitened", "original")
@@ -57,7 +57,7 @@ class KANLinear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        basis: Basis | Rational | None = None,
+        basis: Basis | Family | None = None,
         base: str = "silu",
         bias: bool = False,
         share: str = "edge",

@@ -116,6 +116,31 @@ def _moments(terms: Tensor, u: Tensor, count: int) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Straight lines through zero: all that is learned is a factor. A control for the others."""
+
+    numbers = 1
+    line = 0  # which number is the coefficient of x
+
+    def combine(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """(..., G, n / G) and (M, G, 1, 1) -> (..., M, G, n / G)."""
+        return x.unsqueeze(-3) * coefficients[..., 0]
+
+    def pull_back(self, grad: Tensor, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of ``combine`` -> those of x and of the coefficients, shaped as in Rational."""
+        grad_x = (grad * coefficients[..., 0]).sum(-3)
+        return grad_x, (grad * x.unsqueeze(-3)).sum((0, -1)).unsqueeze(-1)
+
+    def start(self, index: int) -> Tensor:
+        """(1,): function 0 starts at zero, the others at x."""
+        return torch.full((1,), float(index > 0), device="cpu")
+
+
+Family = Rational | Line
+"""what only shared functions are made of"""
+
+
+@dataclass(frozen=True)
 class Combination:
     """Sums of a line and the functions of a fixed basis, with learned coefficients."""
 
@@ -161,7 +186,7 @@ class Shared:
     """Learned functions that groups of inputs share, as a basis whose features are learned.
 
     Args:
-        family: what the functions are made of: a fixed basis (and a line), or ``Rational``.
+        family: what the functions are made of: a fixed basis (and a line), ``Rational``, ``Line``.
         functions: M, how many functions every input gets.
         groups: G, how many groups of neighbouring inputs have functions of their own.
 
@@ -169,12 +194,12 @@ class Shared:
         ValueError: fewer than one function or group, or another kind of family.
     """
 
-    family: Basis | Rational
+    family: Basis | Family
     functions: int = 1
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, Basis | Rational):
+        if not isinstance(self.family, Basis | Family):
             raise ValueError(f"{self.family!r} is no family of functions that can be shared")
         if self.functions < 1 or self.groups < 1:
             raise ValueError(f"{self.functions} functions of {self.groups} groups: both must be 1+")
@@ -184,8 +209,8 @@ class Shared:
         return self.functions
 
     @property
-    def _form(self) -> Rational | Combination:
-        return self.family if isinstance(self.family, Rational) else Combination(self.family)
+    def _form(self) -> Family | Combination:
+        return self.family if isinstance(self.family, Family) else Combination(self.family)
 
     @property
     def coefficient_shape(self) -> tuple[int, int, int]:
@@ -216,7 +241,7 @@ class Shared:
         return grad_x.flatten(-2), grad_coefficients
 
 
-def share(basis: Basis | Rational, how: str) -> Basis | Shared:
+def share(basis: Basis | Family, how: str) -> Basis | Shared:
     """The basis of a layer whose functions are shared as ``how`` says.
 
     Args:
@@ -228,8 +253,8 @@ def share(basis: Basis | Rational, how: str) -> Basis | Shared:
     """
     kind, _, number = how.partition(":")
     if how == "edge":
-        if isinstance(basis, Rational):
-            raise ValueError('rational functions cannot be an edge\'s own; share="group:8"')
+        if isinstance(basis, Family):
+            raise ValueError(f'{basis} cannot be an edge\'s own; share="group:8"')
         return basis
     if kind not in ("group", "atoms") or not number.isascii() or not number.isdigit():
         raise ValueError(f"share is {how!r}; it must be edge, group:G or atoms:K")
