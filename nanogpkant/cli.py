@@ -264,9 +264,7 @@ def presets(arguments: list[str]) -> None:
             }
         )
     lines = (f"{r['name']:<42} {r['parameters'] / 1e6:6.2f}M  {r['about']}" for r in rows)
-    report(options, rows, None)
-    if not options.json:
-        print("\n".join(lines))
+    show(options, rows, "\n".join(lines))
 
 
 def compare(arguments: list[str]) -> None:
@@ -280,9 +278,7 @@ def compare(arguments: list[str]) -> None:
     from nanogpkant.compare.command import compare
 
     found = compare(options)
-    report(options, found.value, None)
-    if not options.json:
-        print(found.words)
+    show(options, found.value, found.words)
     if found.failed:
         raise UserError(found.failed)
 
@@ -298,9 +294,7 @@ def search(arguments: list[str]) -> None:
     from nanogpkant.compare.search import search
 
     found = search(options)
-    report(options, found.rows, None)
-    if not options.json:
-        print(found.words)
+    show(options, found.rows, found.words)
 
 
 def match(arguments: list[str]) -> None:
@@ -329,10 +323,7 @@ def interpret(arguments: list[str]) -> None:
 
     from nanogpkant.interpret.command import interpret
 
-    found = interpret(options)
-    report(options, found.value, None)
-    if not options.json:
-        print(found.words)
+    show(options, *interpret(options))
 
 
 def bench(arguments: list[str]) -> None:
@@ -346,9 +337,7 @@ def bench(arguments: list[str]) -> None:
     from nanogpkant.bench import run
 
     found = run(options.what, options)
-    report(options, found.as_dict(), None)
-    if not options.json:
-        print(found.markdown(), end="")
+    show(options, found.as_dict(), found.markdown().rstrip("\n"))
     if found.wrong:
         raise UserError(f"a gate was not passed: {found.wrong[0]}")
 
@@ -470,11 +459,16 @@ def with_flags(parser: ArgumentParser, arguments: list[str], base: RunConfig) ->
     return config_from({field.name: values[field.name] for field in fields(RunConfig)})
 
 
-def report(options: Namespace, value: Any, words: str | None) -> None:
-    """The result: as JSON on standard output, or in words on standard error."""
+def show(options: Namespace, value: Any, words: str) -> None:
+    """The result that was asked for, on standard output: as JSON or in words."""
+    print(json.dumps(value, ensure_ascii=False) if options.json else words)
+
+
+def report(options: Namespace, value: Any, words: str) -> None:
+    """What was done: as JSON on standard output, or in words on standard error."""
     if options.json:
         print(json.dumps(value, ensure_ascii=False))
-    elif words is not None:
+    else:
         note(words)
 
 

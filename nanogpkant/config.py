@@ -121,8 +121,8 @@ class ModelConfig:
     block_size: int = 256
     """longest context, tokens"""
     mlp: Literal["gelu", "gated"] = "gelu"
-    """what is between an MLP's projections: gelu; or gated, twice as many numbers, one half of which
-    multiplies, through SiLU, the other (SwiGLU)"""
+    """what is between an MLP's projections: gelu; or gated: of twice as many numbers one half,
+    after SiLU, multiplies the other (SwiGLU)"""
     mlp_ratio: float = 4.0
     """width inside each MLP, where mlp_out reads, in units of n_embd"""
     dropout: float = 0.2

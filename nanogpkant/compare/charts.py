@@ -142,7 +142,7 @@ def save_png(
         figure.subplots(rows, 2, squeeze=False).flat, charts.values(), strict=False
     ):
         draw(axes)
-        _plain(axes)
+        plain(axes)
     keys = [Line2D([], [], color=colour_of(number), lw=2) for number in lines.values()]
     for dashes in dashed.values():
         keys.append(Line2D([], [], color=REFERENCE_COLOUR, lw=1.3, dashes=dashes))
@@ -154,7 +154,8 @@ def save_png(
         figure.savefig(out, dpi=140)
 
 
-def _plain(axes: Axes, faint: str = "#d5d8dc") -> None:
+def plain(axes: Axes, faint: str = "#d5d8dc") -> None:
+    """Axes without a frame, over faint lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=faint, lw=0.6)
     axes.set_axisbelow(True)
@@ -172,7 +173,7 @@ def to_svg(title: str, draw: Draw) -> str:
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         draw(axes)
-        _plain(axes, FAINT)
+        plain(axes, FAINT)
         # Without metadata there is no address in it, and nothing that differs from day to day.
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -13,6 +13,18 @@ from nanogpkant.compare.sections import Section, sections_of
 from nanogpkant.files import write_atomic, write_json
 
 
+def template_environment(package: str, is_html: bool = True) -> Environment:
+    """The templates of a package: unknown names are errors, and values cannot become markup."""
+    return Environment(
+        loader=PackageLoader(package),
+        autoescape=is_html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
 @dataclass(frozen=True)
 class Report:
     """Everything that is written."""
@@ -54,14 +66,7 @@ class Report:
             write_atomic(folder / f"report.{kind}", self._laid_out(kind, sections))
 
     def _laid_out(self, kind: str, sections: list[Section]) -> str:
-        environment = Environment(
-            loader=PackageLoader("nanogpkant.compare"),
-            autoescape=kind == "html",
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
+        environment = template_environment("nanogpkant.compare", is_html=kind == "html")
         environment.filters["svg"] = to_svg
         environment.filters["markdown"] = _for_markdown
         environment.filters["colour"] = colour_of

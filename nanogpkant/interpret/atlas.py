@@ -9,6 +9,7 @@ Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is s
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from nanogpkant.interpret.collect import Observed
-from nanogpkant.interpret.curves import weights
+from nanogpkant.interpret.curves import even_points, tabulate, weights
 from nanogpkant.interpret.formulas import Fits, fit
 from nanogpkant.interpret.lookup import Curves
 from nanogpkant.kan import KANLinear
@@ -65,7 +66,7 @@ class Atlas:
         """A row for each shape: edges, share of all, the layer with most of them, formula in u."""
         counts = self.counts()
         edges = sum(a.shape.numel() for a in self.layers.values())
-        formulas = self.fits().table().sort_values("output")
+        formulas = self.fits.table().sort_values("output")
         return pd.DataFrame(
             {
                 "edges": counts.sum(axis=1),
@@ -77,6 +78,7 @@ class Atlas:
             }
         )
 
+    @cached_property
     def fits(self) -> Fits:
         """The formulas of the shapes in u, as those of a layer with one input and k outputs."""
         return fit(self.u[:, None], self.density[:, None], self.shapes.T[:, :, None].contiguous())
@@ -115,12 +117,12 @@ def atlas(
         progress: called with (layers done, layers in all).
     """
     u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
-    density = _common_density(u, observed)
+    density = _common_density(observed)
     random = np.random.default_rng(seed)
     edges = sum(layer.in_features * layer.out_features for layer in layers.values())
     sample = []
     for name, layer in layers.items():
-        shapes, is_loud = _shapes(_curves(layer, observed[name], u), density)
+        shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
         shapes = shapes[is_loud]
         wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
         sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
@@ -141,25 +143,19 @@ def atlas(
     return found
 
 
-def _places(observed: Observed, u: Tensor) -> Tensor:
-    """(G,) of u -> (G, n), the inputs there."""
-    low, high = observed.low, observed.high
-    return low + (u[:, None] + 1) / 2 * (high - low)
+def _places(observed: Observed) -> Tensor:
+    """(G, n): the inputs at every u."""
+    return even_points(observed.low, observed.high, POINTS)
 
 
-def _common_density(u: Tensor, observed: dict[str, Observed]) -> Tensor:
-    """(G,): how often inputs lie at u, the mean over all inputs of all layers.
+def _common_density(observed: dict[str, Observed]) -> Tensor:
+    """(G,): how often inputs lie at every u, the mean over all inputs of all layers.
 
     A hundredth of it is even, so that no stretch of a shape is without any weight.
     """
-    found = [weights(each, _places(each, u)) for each in observed.values()]
+    found = [weights(each, _places(each)) for each in observed.values()]
     total = sum((each / each.sum(0)).sum(1) for each in found)
-    return 0.99 * total / total.sum() + 0.01 / len(u)
-
-
-def _curves(layer: KANLinear, observed: Observed, u: Tensor) -> Tensor:
-    """(G, m, n): every edge at u of its input."""
-    return layer.edges(_places(observed, u).to(layer.weight)).detach().cpu()
+    return 0.99 * total / total.sum() + 0.01 / POINTS
 
 
 def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,13 +180,13 @@ def _assign(
     found: Atlas, layer: KANLinear, observed: Observed, pca: PCA, centres: Tensor
 ) -> Assigned:
     """The nearest shape of every edge, and the best gain and offset where its input lies."""
-    curves = _curves(layer, observed, found.u)  # (G, m, n)
+    at = _places(observed)
+    curves = tabulate(layer, at)  # (G, m, n)
     rows, is_loud = _shapes(curves, found.density)
     where = torch.from_numpy(pca.transform(rows * found.density.sqrt()))
     label = torch.cdist(where, centres).argmin(1).view_as(curves[0])  # (m, n)
-    share = weights(observed, _places(observed, found.u))
+    share = weights(observed, at)
     share = share / share.sum(0)  # (G, n)
-    curves = curves
     shape = found.shapes[label].movedim(-1, 0)  # (G, m, n)
     mean, shape_mean = (torch.einsum("gn,gmn->mn", share, each) for each in (curves, shape))
     curves, shape = curves - mean, shape - shape_mean

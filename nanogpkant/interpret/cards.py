@@ -62,7 +62,7 @@ def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: F
 
 def shape_cards(atlas: Atlas) -> list[Card]:
     """The cards of an atlas' shapes, with how many edges have each."""
-    table, fits = atlas.table(), atlas.fits()
+    table, fits = atlas.table(), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
     formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
     return [

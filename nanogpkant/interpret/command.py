@@ -1,6 +1,5 @@
 """nanogpkant interpret: everything about a run's edges, or a run without some of them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from jsonargparse import Namespace
@@ -11,18 +10,11 @@ from nanogpkant.interpret.interpretation import Interpretation
 from nanogpkant.interpret.report import check_top, words, write
 
 
-@dataclass(frozen=True)
-class Result:
-    """What the command found."""
-
-    value: Any
-    """for --json"""
-    words: str
-    """for a person"""
-
-
-def interpret(options: Namespace) -> Result:
+def interpret(options: Namespace) -> tuple[dict[str, Any], str]:
     """``nanogpkant interpret``.
+
+    Returns:
+        what was found, and the same in words.
 
     Raises:
         UsageError: flags that cannot work, or that do not go together.
@@ -48,7 +40,7 @@ def interpret(options: Namespace) -> Result:
         raise UserError("stopped: the same command goes on from here") from None
     found["export"] = {"folder": str(look.folder / "export"), **manifest}
     where = f"Tables and formulas are in {look.folder / 'export'}. The page: {found['page']}"
-    return Result(found, "\n".join([*words(found), where]))
+    return found, "\n".join([*words(found), where])
 
 
 def check(options: Namespace) -> None:
@@ -60,7 +52,7 @@ def check(options: Namespace) -> None:
         raise UsageError("--finetune: is for --prune, which is missing")
 
 
-def _pruned(look: Interpretation, options: Namespace) -> Result:
+def _pruned(look: Interpretation, options: Namespace) -> tuple[dict[str, Any], str]:
     found = look.prune(
         options.prune,
         options.out,
@@ -76,4 +68,4 @@ def _pruned(look: Interpretation, options: Namespace) -> Result:
         for name, row in found.items()
         if isinstance(row, dict) and "edges" in row
     ]
-    return Result(found, "\n".join([*lines, f"the pruned run is in {found['run']}"]))
+    return found, "\n".join([*lines, f"the pruned run is in {found['run']}"])

@@ -34,6 +34,12 @@ def points(observed: Observed, count: int = 64) -> Tensor:
     return found.T.contiguous()
 
 
+def even_points(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """(count, n) evenly spaced from ``low`` to ``high``, (n,) each."""
+    steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
+    return low + steps[:, None] * (high - low)
+
+
 def weights(observed: Observed, points: Tensor) -> Tensor:
     """How often inputs lie nearest to each point: (G, n), of sum 1 for every input.
 

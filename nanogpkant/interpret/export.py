@@ -21,12 +21,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import safetensors.torch
 import sympy
-import torch
 from torch import Tensor
 
 from nanogpkant.console import bar
 from nanogpkant.errors import UsageError
-from nanogpkant.files import sha256_of, write_atomic, write_json, writing
+from nanogpkant.files import replacing, sha256_of, write_atomic, write_json, writing
+from nanogpkant.interpret.curves import even_points, tabulate
 from nanogpkant.interpret.families import FAMILIES, POLYNOMIALS
 from nanogpkant.interpret.formulas import ACCEPTED, GOOD
 from nanogpkant.interpret.interpretation import OBSERVED_TOKENS, Interpretation
@@ -134,8 +134,7 @@ def write_lookup(look: Interpretation, file: Path, count: int) -> None:
         for done, (name, layer) in enumerate(look.layers.items()):
             progress(done, len(look.layers))
             low, high = look.observed[name].low, look.observed[name].high
-            at = low + torch.linspace(0, 1, count)[:, None] * (high - low)
-            values = layer.edges(at.to(layer.weight)).detach().float().cpu()
+            values = tabulate(layer, even_points(low, high, count))
             scale = values.abs().max().clamp(min=1e-30)
             parts = {"low": low, "high": high, "values": (values / scale).half(), "scale": scale}
             tensors |= {f"{name}/{key}": part.contiguous() for key, part in parts.items()}
@@ -176,10 +175,8 @@ def _write_table(edges: pd.DataFrame, folder: Path) -> None:
         ("edges.parquet", lambda to: pyarrow.parquet.write_table(table, to, compression="zstd")),
         ("edges.csv", lambda to: pyarrow.csv.write_csv(table, to)),
     ):
-        unfinished = folder / f"{name}.part"
-        with writing(folder / name):
+        with replacing(folder / name) as unfinished:
             write(unfinished)
-            unfinished.replace(folder / name)
 
 
 def _manifest(look: Interpretation, lookup: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ arXiv 2403.17806); formulas judged in context rather than alone, arXiv 2603.1525
 
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from nanogpkant.interpret.collect import Observed
 from nanogpkant.interpret.curves import points, weights
 from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.lookup import Curves, Lookup, controls, mixed
-from nanogpkant.interpret.store import Remember
+from nanogpkant.interpret.store import Remember, rows_of
 from nanogpkant.kan import KANLinear
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of all edges
@@ -134,11 +135,8 @@ def faithfulness(
         modules = {name: layers[name].replaced(by, edges.get(name)) for name in names}
         return asdict(trial) | judge.row(modules)
 
-    rows = []
-    for done, trial in enumerate(trials):
-        progress(done, len(trials))
-        rows.append(remember(" ".join(map(str, astuple(trial))), lambda trial=trial: row(trial)))
-    return rows
+    named = {" ".join(map(str, astuple(trial))): partial(row, trial) for trial in trials}
+    return rows_of(named, remember, progress)
 
 
 def totals(
@@ -167,8 +165,6 @@ def totals(
         by, edges = ("formula", accepted) if name == fitting else (name, {})
         return judge.row({n: each.replaced(by, edges.get(n)) for n, each in layers.items()})
 
-    rows, names = [], ("original", *REPLACEMENTS, fitting)
-    for done, name in enumerate(names):
-        progress(done, len(names))
-        rows.append({"replacement": name} | remember(name, lambda name=name: row(name)))
-    return rows
+    trials = {name: partial(row, name) for name in ("original", *REPLACEMENTS, fitting)}
+    rows = rows_of(trials, remember, progress)
+    return [{"replacement": name} | row for name, row in zip(trials, rows, strict=True)]

@@ -167,16 +167,12 @@ class Fits:
         try:
             with safetensors.safe_open(path, "pt") as saved:
                 options = json.loads((saved.metadata() or {}).get("options", "null"))
-                tensors = {field.name: saved.get_tensor(field.name) for field in _fields(cls)}
+                tensors = {f.name: saved.get_tensor(f.name) for f in dataclasses.fields(cls)}
         except (OSError, safetensors.SafetensorError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged: fit the formulas again") from error
         if options != OPTIONS:
             raise UserError(f"{path} is of a version with other families: fit the formulas again")
         return cls(**tensors)
-
-
-def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(cls)
 
 
 def _wide(values: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ m outputs, n inputs.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from nanogpkant.interpret.collect import Observed
 from nanogpkant.interpret.curves import points, tabulate, weights
 from nanogpkant.interpret.judge import Judge
-from nanogpkant.interpret.store import Remember
+from nanogpkant.interpret.store import Remember, rows_of
 from nanogpkant.kan import KANLinear
 
 ABLATED = 200  # edges that are really taken out
@@ -31,17 +32,12 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
         loss's gradient at its output, the loss to first order; ``norm``: length of the edge's
         coefficients, which knows nothing of the data.
     """
-    mean, values, share = _moments(layer, observed)
+    at = points(observed)
+    share, values = weights(observed, at), tabulate(layer, at)
+    mean = torch.einsum("gn,gmn->mn", share, values)
     std = torch.einsum("gn,gmn->mn", share, (values - mean).square_()).sqrt()
     norm = layer.effective_weight().float().norm(dim=1).cpu()
     return {"std_grad": std * observed.grad_rms[:, None], "std": std, "norm": norm}
-
-
-def _moments(layer: KANLinear, observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
-    """(m, n) mean of every edge, and what it is of: (G, m, n) values with (G, n) shares."""
-    at = points(observed)
-    share, values = weights(observed, at), tabulate(layer, at)
-    return torch.einsum("gn,gmn->mn", share, values), values, share
 
 
 class WithoutEdge(nn.Module):
@@ -63,8 +59,8 @@ class WithoutEdge(nn.Module):
 def ablations(
     judge: Judge,
     layers: dict[str, KANLinear],
-    observed: dict[str, Observed],
     scores: dict[str, dict[str, Tensor]],
+    means: dict[str, Tensor],
     remember: Remember,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
@@ -75,6 +71,7 @@ def ablations(
 
     Args:
         scores: {score: {layer: (m, n)}}, as ``importance`` gives them.
+        means: (m, n) the mean of each edge of each layer.
         remember: ``Stage.result``.
     """
     ranked = torch.cat([scores["std_grad"][name].flatten() for name in layers])
@@ -82,24 +79,21 @@ def ablations(
     count = min(ABLATED, len(order))
     chosen = order[torch.linspace(0, len(order) - 1, count).round().long()].tolist()
     starts = torch.tensor([0, *(scores["std_grad"][name].numel() for name in layers)]).cumsum(0)
-    means: dict[str, Tensor] = {}
-    rows = []
-    for done, place in enumerate(chosen):
-        progress(done, count)
+
+    def take_out(name: str, output: int, input: int) -> dict[str, float]:
+        without = WithoutEdge(layers[name], output, input, means[name][output, input].item())
+        return judge.row({name: without})
+
+    trials, edges = {}, []
+    for place in chosen:
         number = int((starts[1:] <= place).sum())
-        name, layer = list(layers.items())[number]
-        output, input = divmod(place - int(starts[number]), layer.in_features)
-        if name not in means:
-            means[name] = _moments(layer, observed[name])[0]
-        mean = means[name][output, input].item()
-
-        def take_out(name=name, layer=layer, output=output, input=input, mean=mean) -> dict:
-            return judge.row({name: WithoutEdge(layer, output, input, mean)})
-
-        row = remember(f"{name} {output} {input}", take_out)
+        name = list(layers)[number]
+        output, input = divmod(place - int(starts[number]), layers[name].in_features)
+        trials[f"{name} {output} {input}"] = partial(take_out, name, output, input)
         of = {score: scores[score][name][output, input].item() for score in scores}
-        rows.append({"layer": name, "output": output, "input": input} | of | row)
-    return rows
+        edges.append({"layer": name, "output": output, "input": input} | of)
+    rows = rows_of(trials, remember, progress)
+    return [edge | row for edge, row in zip(edges, rows, strict=True)]
 
 
 def rank_correlations(rows: list[dict[str, Any]], scores: list[str]) -> pd.DataFrame:

@@ -109,8 +109,8 @@ class Interpretation:
         home = Path("runs") if str(run).startswith(PREFIX) else self.run.path.parent
         self.folder = Path(folder or home / self.run.path.name / "interpret")
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
-        weights = read_json(saved / MANIFEST)["sha256"][WEIGHTS]
-        self.identity = {"weights": weights, "data": self.data.fingerprint, "seed": seed}
+        sha256 = read_json(saved / MANIFEST)["sha256"]
+        self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
         """what all results rest on"""
         self.seconds: dict[str, float] = {}
         """spent in each stage by this object"""
@@ -182,7 +182,7 @@ class Interpretation:
             # One edge changes little, but all predictions: its KL needs less text than a loss.
             judge = Judge(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
             rows = ablations(
-                judge, self.layers, self.observed, self.importance, stage.result, progress
+                judge, self.layers, self.importance, self._means, stage.result, progress
             )
         return pd.DataFrame(rows)
 

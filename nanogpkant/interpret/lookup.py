@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpkant.interpret.curves import even_points
 from nanogpkant.kan import KANLinear
 
 POINTS = 64  # of a table, evenly spaced, and more where there are more than 8 functions an edge
@@ -55,18 +56,14 @@ class Lookup(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise, self.bias = layer.normalise, layer.bias
-        self.low, self.width = low, high - low
+        self.low, self.high = low, high
         self.curves, self.count = curves, count or table_points(layer)
-
-    def points(self) -> Tensor:
-        """(G, n)."""
-        steps = torch.linspace(0, 1, self.count, dtype=self.low.dtype, device=self.low.device)
-        return self.low + steps[:, None] * self.width
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., m)."""
-        tables = self.curves(self.points()).permute(2, 0, 1).flatten(0, 1).to(x.dtype)
+        points = even_points(self.low, self.high, self.count)
+        tables = self.curves(points).permute(2, 0, 1).flatten(0, 1).to(x.dtype)
         tables = tables.contiguous()  # (nG, m), of which rows are read
         rows = self.normalise(x).flatten(0, -2)
         y = torch.cat([self._look_up(part, tables) for part in rows.split(ROWS)])
@@ -75,7 +72,7 @@ class Lookup(nn.Module):
 
     def _look_up(self, x: Tensor, tables: Tensor) -> Tensor:
         """(rows, n) and (n * G, m) -> (rows, m): two rows of the tables for every input."""
-        position = (x - self.low) / self.width * (self.count - 1)
+        position = (x - self.low) / (self.high - self.low) * (self.count - 1)
         position = position.nan_to_num(0.0).clamp(0, self.count - 1)  # width 0: the first point
         first = position.floor().clamp(max=self.count - 2)
         part = position - first

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-from nanogpkant.compare.charts import to_svg
+from nanogpkant.compare.charts import Draw, to_svg
+from nanogpkant.compare.report import template_environment
 from nanogpkant.interpret.cards import Card
-from nanogpkant.interpret.plots import Draw, bounds, colour_scale, sorted_map
+from nanogpkant.interpret.plots import bounds, colour_scale, sorted_map
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most
@@ -36,14 +36,7 @@ class Section:
 
 def page(title: str, about: str, sections: list[Section]) -> str:
     """The whole page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("nanogpkant.interpret"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = template_environment("nanogpkant.interpret")
     environment.filters |= {"svg": to_svg, "picture": _picture, "heat": _heat, "cell": _cell}
     template = environment.get_template("page.html.jinja")
     return template.render(title=title, about=about, sections=sections)

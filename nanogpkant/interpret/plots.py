@@ -1,6 +1,6 @@
 """The pictures, as matplotlib figures. Many curves are one collection in one pair of axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,20 +10,18 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from nanogpkant.compare.charts import COLOURS, Draw, plain
 from nanogpkant.interpret.cards import Card
 
-INK, FAINT = "#1d2329", "#d5d8dc"
+INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
-# Told apart by most colour-blind eyes, on white and on black.
-COLOURS = ("#c8553d", "#2f7fb0", "#6a9a2d", "#9460b8", "#c08a1e", "#3a9d8f", "#b84f86", "#7b8794")
 REPLACEMENT_COLOURS = {
-    "formula": "#c8553d",
-    "line": "#2f7fb0",
-    "mean": "#6a9a2d",
-    "zero": "#7b8794",
-    "spline": "#9460b8",
+    "formula": COLOURS[0],
+    "line": COLOURS[1],
+    "mean": COLOURS[2],
+    "zero": COLOURS[7],
+    "spline": COLOURS[3],
 }
-Draw = Callable[[Axes], None]
 
 
 def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
@@ -230,9 +228,7 @@ def panels(charts: dict[str, Draw], title: str, columns: int = 3) -> Figure:
     for axes, (name, draw) in zip(places, charts.items(), strict=False):
         draw(axes)
         axes.set_title(name, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=FAINT, lw=0.6)
-        axes.set_axisbelow(True)
+        plain(axes)
     for axes in places[len(charts) :]:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=11)

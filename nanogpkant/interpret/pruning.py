@@ -17,6 +17,7 @@ Source: the loss under mean and zero ablation by score follows the practice of c
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from nanogpkant.interpret.faithfulness import first_share
 from nanogpkant.interpret.judge import Judge
-from nanogpkant.interpret.store import Remember
+from nanogpkant.interpret.store import Remember, rows_of
 from nanogpkant.kan.pruned import PrunedLinear, narrowed, prune
 from nanogpkant.model import GPT
 
@@ -93,20 +94,17 @@ def pruning(
         rows of ``score``, ``ablation`` ("mean" or "zero"), ``share`` of edges removed, ``loss``,
         ``kl``, ``tokens`` and ``added``: loss above the original's.
     """
-    trials = list(itertools.product(scores, ABLATIONS, SHARES))
 
     def row(name: str, ablation: str, share: float) -> dict[str, Any]:
         keep = kept_edges(scores[name], share)
         made = pruned_layers(judge.model, keep, means if ablation == "mean" else None)
         return {"score": name, "ablation": ablation, "share": share} | judge.row(made)
 
-    rows = []
-    for done, each in enumerate(trials):
-        progress(done, len(trials))
-        name, ablation, share = each
-        key = f"{share:g} by {name}, {ablation}"
-        rows.append(remember(key, lambda each=each: row(*each)))
-    return rows
+    trials = {
+        f"{share:g} by {name}, {ablation}": partial(row, name, ablation, share)
+        for name, ablation, share in itertools.product(scores, ABLATIONS, SHARES)
+    }
+    return rows_of(trials, remember, progress)
 
 
 def _drop_units(made: dict[str, nn.Module], before: str, after: str, start: int) -> None:

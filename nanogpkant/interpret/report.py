@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nanogpkant.compare.charts import Draw
 from nanogpkant.console import bar
 from nanogpkant.device import peak_memory
 from nanogpkant.errors import UsageError
@@ -102,17 +103,23 @@ def figures(look: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]
         UsageError: fewer than one.
     """
     check_top(top)
+    yield from _figures(look, top, _all_cards(look, top))
+
+
+def _figures(
+    look: Interpretation, top: int, cards: dict[str, list[Card]]
+) -> Iterator[tuple[str, Figure]]:
     charts = plots.faithfulness_charts(look.faithfulness)
     yield "faithfulness", plots.panels(charts, "Edges replaced: how far the predictions move")
     charts = plots.pruning_charts(look.pruning)
     yield "pruning", plots.panels(charts, "Edges removed, the least by each score first")
     yield "families", plots.panels(_family_charts(look), "Families of the formulas", columns=1)
     yield "importance", plots.importance_maps(_importances(look))
-    yield "atlas", plots.sheet(shape_cards(look.atlas), "The shapes of all edges", columns=8)
-    yield "worst", plots.sheet(_cards(look, worst_edges(look.edges, top)), _WORST)
+    yield "atlas", plots.sheet(cards["atlas"], "The shapes of all edges", columns=8)
+    yield "worst", plots.sheet(cards["worst"], _WORST)
     for name in look.layers:
         title = f"{name}: the {top} most important edges"
-        yield f"edges_{name}", plots.sheet(_cards(look, _top_edges(look, name, top)), title)
+        yield f"edges_{name}", plots.sheet(cards[name], title)
 
 
 def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
@@ -130,8 +137,9 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
     tables |= {"ablations": look.ablations, "atlas": look.atlas.table()}
     for name, table in tables.items():
         write_atomic(look.folder / f"{name}.csv", table.to_csv(index=False))
+    cards = _all_cards(look, top)
     with bar("drawing", "pictures") as progress:
-        for done, (name, figure) in enumerate(figures(look, top)):
+        for done, (name, figure) in enumerate(_figures(look, top, cards)):
             progress(done, 6 + len(look.layers))
             save(figure, look.folder / "pictures" / f"{name}.png")
     found = summary(look)
@@ -139,7 +147,7 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
         f"Inside {look.run.path.name}",
         f"Step {found['step']}, {found['edges']:,} edges.",
     )
-    write_atomic(look.folder / "index.html", page(title, about, _sections(look, found, top)))
+    write_atomic(look.folder / "index.html", page(title, about, _sections(look, found, cards)))
     found["page"] = str(look.folder / "index.html")
     write_json(look.folder / "summary.json", found)
     return found
@@ -174,8 +182,13 @@ def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
 _WORST = "The worst fits among the most important tenth"
 
 
-def _top_edges(look: Interpretation, layer: str, top: int) -> pd.DataFrame:
-    return look.edges[look.edges["layer"] == layer].iloc[:top]
+def _all_cards(look: Interpretation, top: int) -> dict[str, list[Card]]:
+    """Those of the atlas, of the worst fits and of the most important edges of each layer."""
+    cards = {"atlas": shape_cards(look.atlas)}
+    cards["worst"] = _cards(look, worst_edges(look.edges, top))
+    for name in look.layers:
+        cards[name] = _cards(look, look.edges[look.edges["layer"] == name].iloc[:top])
+    return cards
 
 
 def _cards(look: Interpretation, rows: pd.DataFrame) -> list[Card]:
@@ -191,7 +204,7 @@ def _importances(look: Interpretation) -> dict[str, np.ndarray]:
     return {name: each.numpy() for name, each in look.importance["std_grad"].items()}
 
 
-def _family_charts(look: Interpretation) -> dict[str, plots.Draw]:
+def _family_charts(look: Interpretation) -> dict[str, Draw]:
     edges = look.edges
     # A pair of families is "a + b + line": there are too many to tell apart.
     family = edges["family"].mask(edges["family"].str.count(r" \+ ") == 2, "two terms")
@@ -204,7 +217,9 @@ def _family_charts(look: Interpretation) -> dict[str, plots.Draw]:
     }
 
 
-def _sections(look: Interpretation, found: dict[str, Any], top: int) -> list[Section]:
+def _sections(
+    look: Interpretation, found: dict[str, Any], cards: dict[str, list[Card]]
+) -> list[Section]:
     totals = look.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
@@ -212,9 +227,9 @@ def _sections(look: Interpretation, found: dict[str, Any], top: int) -> list[Sec
     layer_sections = [
         Section(
             name,
-            [f"Importance of its edges, and the {top} most important. {key}"],
+            [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
             map=_importances(look)[name],
-            cards=_cards(look, _top_edges(look, name, top)),
+            cards=cards[name],
             is_folded=number > 0,
         )
         for number, name in enumerate(look.layers)
@@ -252,9 +267,9 @@ def _sections(look: Interpretation, found: dict[str, Any], top: int) -> list[Sec
                 "The shapes that stand for all edges, the most frequent first, over each input's "
                 "range from -1 to 1. Dashed is the nearest formula."
             ],
-            cards=shape_cards(look.atlas),
+            cards=cards["atlas"],
         ),
-        Section(_WORST, [key], cards=_cards(look, worst_edges(look.edges, top))),
+        Section(_WORST, [key], cards=cards["worst"]),
         *layer_sections,
         Section(
             f"The {min(TABLE_ROWS, len(look.edges)):,} most important edges",

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,19 @@ class Stage:
             self._results[name] = find()
             write_json(self.folder / RESULTS, self._results)
         return self._results[name]
+
+
+def rows_of(
+    trials: Mapping[str, Callable[[], dict[str, Any]]],
+    remember: Remember,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """A row for each trial: its name is what it is remembered under."""
+    rows = []
+    for done, (name, find) in enumerate(trials.items()):
+        progress(done, len(trials))
+        rows.append(remember(name, find))
+    return rows
 
 
 def _read(path: Path) -> Any:

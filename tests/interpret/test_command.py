@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import chromium
 import pandas as pd
 import pytest
 
 from nanogpkant.cli import main
-
-sys.path.append(str(Path(__file__).parents[1] / "compare"))
-import chromium
 
 FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 

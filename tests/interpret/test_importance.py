@@ -7,15 +7,11 @@ import torch
 from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.interpret.collect import collect
 from nanogpkant.interpret.curves import points, weights
+from nanogpkant.interpret.faithfulness import replaceable
 from nanogpkant.interpret.importance import ablations, importance, rank_correlations
 from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.layers import kan_layers
 from nanogpkant.model import GPT
-
-
-@pytest.fixture(scope="module")
-def text() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 11, 3000).astype(np.uint16)
 
 
 @pytest.fixture(params=["edge", "group:2"])
@@ -64,11 +60,12 @@ def test_taking_edges_out_is_what_the_scores_foretell(model: GPT, text: np.ndarr
     def remember(name, find):
         return known.setdefault(name, None) or known.update({name: find()}) or known[name]
 
-    rows = ablations(judge, layers, observed, scores, remember)
+    means = {name: replaceable(layer, observed[name]).means() for name, layer in layers.items()}
+    rows = ablations(judge, layers, scores, means, remember)
     assert len(rows) == 200
     assert len({(r["layer"], r["output"], r["input"]) for r in rows}) == 200
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     found = rank_correlations(rows, list(scores)).set_index("score")
     assert found.loc["std_grad", "with_kl"] > 0.8
     # The same again needs no model: all of it is remembered.
-    assert ablations(None, layers, observed, scores, lambda name, _: known[name]) == rows
+    assert ablations(None, layers, scores, means, lambda name, _: known[name]) == rows

@@ -1,0 +1,150 @@
+"""Formulas of the same edges by nanogpkant and by pykan, and of all edges: R² and time.
+
+    pip install pykan
+    python benchmarks/formulas.py runs/NAME --json results/formulas.json
+
+Everything runs on one core, and its seconds are those of the processor, which others at work on the
+machine change little. pykan fits a*f(b*x + c) + d with each of its functions, as its
+``suggest_symbolic`` does, and the best R² of them all counts, whatever its complexity. Both R² are
+worked out here, from the numbers of the formulas, in float64, over the same points and weights; a
+figure is printed only where nanogpkant's own R² agrees with that.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanogpkant.bench.report import machine
+from nanogpkant.interpret import Interpretation
+from nanogpkant.interpret.curves import points, tabulate, weights
+from nanogpkant.interpret.formulas import fit
+
+DRAWS = 200  # of an edge's inputs, from their distribution, that pykan fits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--edges", type=int, default=192, help="drawn from all layers alike")
+    parser.add_argument("--seed", type=int, default=0, help="decides which edges")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    look = Interpretation(options.run, device="cpu")
+    at, share, curves = chosen_edges(look, options.edges, options.seed)
+    ours, our_seconds = by_nanogpkant(at, share, curves)
+    theirs, their_seconds = by_pykan(at, share, curves, options.seed)
+    every, all_seconds = all_edges(look)
+    found = {
+        "command": f"python benchmarks/formulas.py {options.run} --edges {options.edges}",
+        "machine": machine(torch.device("cpu")),
+        "threads": 1,
+        "draws_for_pykan": DRAWS,
+        "edges": options.edges,
+        "nanogpkant": describe(ours, our_seconds),
+        "pykan": describe(theirs, their_seconds),
+        "pykan_better_by_more_than_0.001": int((theirs > ours + 1e-3).sum()),
+        "nanogpkant_better_by_more_than_0.001": int((ours > theirs + 1e-3).sum()),
+        "worst_difference": float((ours - theirs).min()),
+        "times_faster_on_the_same_edges": their_seconds / our_seconds,
+        "all_edges": {"edges": every, "seconds": all_seconds, "edges_per_s": every / all_seconds},
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+def chosen_edges(
+    look: Interpretation, count: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Some edges that are not flat, each as a layer of one output: (G, E), (G, E), (G, 1, E)."""
+    random, parts = np.random.default_rng(seed), []
+    for number, (name, layer) in enumerate(look.layers.items()):
+        at = points(look.observed[name])
+        share, curves = weights(look.observed[name], at), tabulate(layer, at)
+        wanted = count // len(look.layers) + (number < count % len(look.layers))
+        loud = (curves.std(0) > 1e-4 * curves.std()).nonzero().numpy()
+        output, input = random.choice(loud, wanted, replace=False).T
+        parts.append((at[:, input], share[:, input], curves[:, output, input][:, None]))
+    return tuple(torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
+
+
+def by_nanogpkant(
+    at: torch.Tensor, share: torch.Tensor, curves: torch.Tensor
+) -> tuple[np.ndarray, float]:
+    """R² of every edge, and the seconds that it took."""
+    fit(at[:, :2], share[:, :2], curves[:, :, :2])  # what is worked out once
+    started = time.process_time()
+    fits = fit(at, share, curves)
+    seconds = time.process_time() - started
+    found = r2(fits.evaluate(at.double()), share, curves)[0]
+    wrong = np.abs(found - fits.r2[0].numpy())
+    assert wrong.max() < 1e-4, f"R² differs from that of the formula by {wrong.max():g}"
+    return found, seconds
+
+
+def by_pykan(
+    at: torch.Tensor, share: torch.Tensor, curves: torch.Tensor, seed: int
+) -> tuple[np.ndarray, float]:
+    """The best R² of every edge among pykan's functions, and the seconds that it took."""
+    from kan.utils import SYMBOLIC_LIB, fit_params
+
+    random = torch.Generator().manual_seed(seed)
+    best, seconds = [], 0.0
+    for edge in range(at.shape[1]):
+        x, y = at[:, edge].double(), curves[:, 0, edge].double()
+        drawn = torch.multinomial(share[:, edge], DRAWS, replacement=True, generator=random)
+        scores = []
+        for function, *_ in SYMBOLIC_LIB.values():
+            started = time.process_time()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ValueError):
+                (a, b, c, d), _ = fit_params(x[drawn], y[drawn], function, verbose=False)
+                seconds += time.process_time() - started
+                says = torch.nan_to_num(c * function(a * x + b) + d)
+                one = says[:, None, None], share[:, edge, None], y[:, None, None]
+                scores.append(float(r2(*one)[0, 0]))
+        best.append(max(scores))
+    return np.array(best), seconds
+
+
+def r2(values: torch.Tensor, share: torch.Tensor, curves: torch.Tensor) -> np.ndarray:
+    """(m, n): share of the weighted variance of (G, m, n) curves that values explain."""
+    share = (share / share.sum(0)).double()[:, None]
+    curves = curves.double()
+    mean = (share * curves).sum(0)
+    left = (share * (values.double() - curves).square()).sum(0)
+    return (1 - left / (share * (curves - mean).square()).sum(0)).numpy()
+
+
+def all_edges(look: Interpretation) -> tuple[int, float]:
+    """How many edges there are, and the seconds that their formulas take."""
+    edges, seconds = 0, 0.0
+    for name, layer in look.layers.items():
+        at = points(look.observed[name])
+        share, curves = weights(look.observed[name], at), tabulate(layer, at)
+        started = time.process_time()
+        fit(at, share, curves)
+        seconds += time.process_time() - started
+        edges += layer.in_features * layer.out_features
+    return edges, seconds
+
+
+def describe(found: np.ndarray, seconds: float) -> dict[str, float]:
+    return {
+        "seconds": seconds,
+        "edges_per_s": len(found) / seconds,
+        "mean_r2": float(found.mean()),
+        "lowest_r2": float(found.min()),
+        "share_above_0.99": float((found >= 0.99).mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()
