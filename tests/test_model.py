@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nanogpkant.config import SITES, KANConfig, ModelConfig
 from nanogpkant.kan import KANLinear
-from nanogpkant.model import GPT, Attention, Cache
+from nanogpkant.model import GPT, MLP, Attention, Cache
 from nanogpkant.nonfinite import first_nonfinite
 from nanogpkant.projection import make_linear, site_shape
 
@@ -250,3 +250,27 @@ def test_a_bad_gradient_is_named_from_the_end(model: GPT) -> None:
     for name in ("tokens.weight", "blocks.0.norm_1.bias", "blocks.1.mlp.out.weight"):
         model.get_parameter(name).grad.view(-1)[0] = math.nan
         assert first_nonfinite(model, IDX, IDX) == f"the gradient of {name}"
+
+
+def test_a_gated_mlp_is_swiglu(tiny_config):
+    config = tiny_config(mlp="gated", mlp_ratio=3.0)
+    mlp = MLP(config)
+    assert (mlp.into.out_features, mlp.out.in_features) == (48, 24)
+    x = torch.randn(5, 8)
+    gate, value = mlp.into.weight[:24], mlp.into.weight[24:]
+    expected = (F.silu(x @ gate.T) * (x @ value.T)) @ mlp.out.weight.T
+    torch.testing.assert_close(mlp(x), expected)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "gated"])
+@pytest.mark.parametrize("basis", ["chebyshev", "rational", "line"])
+def test_shared_functions_start_as_the_plain_gpt(tiny_config, mlp, basis):
+    sites = ["qkv", "attn_out", "mlp_in", "mlp_out"]
+    settings = {"kan.share": "group:2", "kan.basis": basis, "kan.base": "gpt", "mlp": mlp}
+    settings |= {"kan.init": "variance_preserving", "kan.spline_scale": False}
+    plain, kan = GPT(tiny_config(mlp=mlp), 11), GPT(tiny_config(sites, **settings), 11)
+    weights = {name: value.view_as(kan.state_dict()[name]) if name in kan.state_dict() else value
+               for name, value in plain.state_dict().items()}  # fmt: skip
+    kan.load_state_dict(weights, strict=False)
+    idx = torch.randint(11, (2, 8))
+    torch.testing.assert_close(kan(idx), plain(idx), rtol=1e-4, atol=1e-5)

@@ -15,6 +15,8 @@ from nanogpkant.kan import (
     Chebyshev,
     Features,
     Fourier,
+    KANLinear,
+    Line,
     Rational,
     Shared,
 )
@@ -242,3 +244,20 @@ def test_shared_functions_are_a_value() -> None:
     assert Shared(Rational(), 2, 3) == Shared(Rational(5), functions=2, groups=3)
     assert Shared(RBF(), 2, 3) != Shared(RBF(), 3, 2)
     assert len({*SHARED, *SHARED}) == len(SHARED)
+
+
+def test_shared_lines_are_factors_and_nothing_more() -> None:
+    shared = Shared(Line(), groups=2)
+    assert shared.coefficient_shape == (1, 2, 1)
+    x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+    factors = torch.tensor([[[0.5], [-2.0]]], dtype=torch.float64, requires_grad=True)
+    y = shared.expand(x, factors)
+    torch.testing.assert_close(y[:, 0], x * factors[0, :, 0].repeat_interleave(3))
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, factors), grad)
+    torch.testing.assert_close(shared.pull_back(grad, x.detach(), factors.detach()), expected)
+
+
+def test_lines_cannot_be_an_edges_own() -> None:
+    with pytest.raises(ValueError, match=r"Line\(\) cannot be an edge's own"):
+        KANLinear(4, 4, Line())
