@@ -10,6 +10,8 @@ from nanogpkant.cli import main
 from nanogpkant.compare.search import _best, load_search
 from nanogpkant.config import load_config
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="session")
 def content(tiny_experiment: Path) -> dict:
@@ -135,6 +137,13 @@ def test_refused_files(content, tmp_path, capsys, changes, words) -> None:
     assert main(["search", str(write(tmp_path, content, **changes))]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and "hunt.yaml" in line and words in line
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "experiments" / "search").glob("*_search.yaml")), ids=lambda f: f.stem
+)
+def test_the_projects_own_searches_can_be_planned(file: Path) -> None:
+    assert len(load_search(file).families) > 1
 
 
 def test_a_misspelt_choice_shows_before_anything_is_trained(content, tmp_path, capsys) -> None:

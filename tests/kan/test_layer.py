@@ -250,7 +250,7 @@ def test_the_layer_runs_on_the_backend_that_it_is_told(monkeypatch: pytest.Monke
         ({"share": "group:3", "spline_scale": True}, "spline_scale"),
         ({"share": "atoms:3", "init": "original"}, "original.*an edge's own"),
         ({"basis": Chebyshev(), "init": "original"}, "original.*B-splines"),
-        ({"basis": Rational()}, "rational.*share"),
+        ({"basis": Rational()}, "Rational.*edge's own.*share"),
         ({"dropout": 1.0}, "dropout is 1.0.*below 1"),
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"dropout": float("nan")}, "dropout is nan"),
