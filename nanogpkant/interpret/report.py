@@ -1,5 +1,6 @@
 """What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def words(found: dict[str, Any]) -> list[str]:
         return f"{totals[name]['loss']:.4f} ({totals[name]['added']:+.4f})"
 
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
+    foretold = (  # no rank is above another where no edge matters, as after text of one character
+        "of which nothing can be said: none of them matters"
+        if math.isnan(rank)
+        else f"with a rank correlation of {rank:.2f}"
+    )
     return [
         f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
         f"{loss('formula')} nats per token, where the splines themselves as tables give "
@@ -86,8 +92,7 @@ def words(found: dict[str, Any]) -> list[str]:
         f"{found['good_fits_of_importance']:.1%} of the importance. A formula is accepted for "
         f"{found['accepted']:.1%} of the edges; with the others left as splines the loss is "
         f"{loss('formula where it fits')}.",
-        f"Importance foretells what taking single edges out does to the predictions with a rank "
-        f"correlation of {rank:.2f}.",
+        f"Importance foretells what taking single edges out does to the predictions, {foretold}.",
         f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
         f"{atlas['added']:+.4f} nats per token.",
     ]
