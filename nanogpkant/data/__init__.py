@@ -1,8 +1,9 @@
 """Text into tokens: datasets by name, tokenizers, token files and batches."""
 
+from nanogpkant.data.batches import Batches, blocks, check_length
 from nanogpkant.data.corpus import DATASETS, Dataset, ensure, prepare
 from nanogpkant.data.tokenizer import CharTokenizer, load_tokenizer
-from nanogpkant.data.tokens import Batches, TokenData, blocks, check_length
+from nanogpkant.data.tokens import TokenData
 
 __all__ = [
     "DATASETS",
