@@ -60,8 +60,8 @@ class KANConfig:
     """family of one-dimensional functions; hat is piecewise linear; rational has to be shared, and
     so has line, a control: no more than a learned factor"""
     share: str = "edge"
-    """edge: every edge has functions of its own; group:G: each of G groups of inputs shares one
-    learned function; atoms:K: the whole layer shares K learned functions"""
+    """edge: every edge has functions of its own; input: the edges of an input share one learned
+    function; group:G: each of G groups of inputs shares one; atoms:K: the whole layer shares K"""
     grid_size: int = 5
     """intervals of the grid of bspline, hat and rbf"""
     spline_order: int = 3
@@ -93,8 +93,8 @@ class KANConfig:
         object.__setattr__(self, "grid_range", tuple(self.grid_range))
         _at_least("model.kan", self, grid_size=1, degree=1)
         _fraction("model.kan", self, "dropout")
-        if not re.fullmatch(r"edge|(group|atoms):[1-9]\d*", self.share):
-            remedy = "must be edge, group:G or atoms:K, such as group:8"
+        if not re.fullmatch(r"edge|input|(group|atoms):[1-9]\d*", self.share):
+            remedy = "must be edge, input, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
         if self.basis in ("rational", "line") and self.share == "edge":
             refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")

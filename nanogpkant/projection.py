@@ -51,8 +51,8 @@ def base_at(site: Site, config: ModelConfig) -> str:
 
 def features_at(site: Site, config: ModelConfig) -> Features:
     """The features of a site's inputs, where it is KAN."""
-    kan = config.kan
-    return Features(share(make_basis(kan), kan.share), base_at(site, config))
+    kan, (n_in, _) = config.kan, site_shape(site, config)
+    return Features(share(make_basis(kan), kan.share, n_in), base_at(site, config))
 
 
 def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLinear:

@@ -32,8 +32,8 @@ class KANLinear(nn.Module):
         basis: the functions of an edge, cubic B-splines with 5 intervals on [-1, 1] by default.
         base: base function of every edge: "silu", "gelu", "identity" or "none".
         bias: learn a constant for every output.
-        share: "edge" gives every edge functions of its own; "group:G" and "atoms:K" share few
-            learned ones between edges: see ``shared``.
+        share: "edge" gives every edge functions of its own; "input", "group:G" and "atoms:K" share
+            few learned ones between edges: see ``shared``.
         prenorm: "rms" divides every input vector by its root mean square first, without parameters,
             so that the inputs meet the grid at unit scale; "none" takes them as they come.
         spline_scale: learn one more factor for every edge's spline, as efficient-kan does.
@@ -80,7 +80,7 @@ class KANLinear(nn.Module):
             raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
-        basis = shared(BSpline() if basis is None else basis, share)
+        basis = shared(BSpline() if basis is None else basis, share, in_features)
         self.in_features, self.out_features = in_features, out_features
         self.features = Features(basis, base)
         self.prenorm, self.init, self.backend = prenorm, init, backend

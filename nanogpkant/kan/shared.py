@@ -3,7 +3,8 @@
 Where every edge has a function of its own, its shape costs M numbers an edge. Here an edge only
 weighs functions that whole groups of inputs share, and the shapes cost next to nothing:
 
-- ``group:G``: phi_ij(x) = w_ij * psi_g(x), one learned function for each of G groups of inputs; and
+- ``group:G``: phi_ij(x) = w_ij * psi_g(x), one learned function for each of G groups of inputs;
+- ``input``: the same with one function for every input; and
 - ``atoms:K``: phi_ij(x) = sum_k a_ijk * psi_k(x), K learned functions for the whole layer.
 
 Both are M functions for each of G groups, M = 1 or G = 1. Their learned numbers are the layer's
@@ -241,12 +242,14 @@ class Shared:
         return grad_x.flatten(-2), grad_coefficients
 
 
-def share(basis: Basis | Family, how: str) -> Basis | Shared:
+def share(basis: Basis | Family, how: str, in_features: int) -> Basis | Shared:
     """The basis of a layer whose functions are shared as ``how`` says.
 
     Args:
         basis: what the functions are made of.
-        how: "edge" (every edge has its own), "group:G" or "atoms:K".
+        how: "edge" (every edge has its own), "input" (all edges of an input share one), "group:G"
+            or "atoms:K".
+        in_features: of the layer.
 
     Raises:
         ValueError: another text, or a family that cannot be an edge's own.
@@ -256,7 +259,9 @@ def share(basis: Basis | Family, how: str) -> Basis | Shared:
         if isinstance(basis, Family):
             raise ValueError(f'{basis} cannot be an edge\'s own; share="group:8"')
         return basis
+    if how == "input":
+        return Shared(basis, groups=in_features)
     if kind not in ("group", "atoms") or not number.isascii() or not number.isdigit():
-        raise ValueError(f"share is {how!r}; it must be edge, group:G or atoms:K")
+        raise ValueError(f"share is {how!r}; it must be edge, input, group:G or atoms:K")
     count = int(number)
     return Shared(basis, groups=count) if kind == "group" else Shared(basis, functions=count)

@@ -184,9 +184,10 @@ def test_nan_comes_out_as_nan_and_only_there(shared: Shared) -> None:
 
 
 def test_share_says_who_shares() -> None:
-    assert share(RBF(), "edge") == RBF()
-    assert share(RBF(), "group:8") == Shared(RBF(), functions=1, groups=8)
-    assert share(Rational(3), "atoms:4") == Shared(Rational(3), functions=4, groups=1)
+    assert share(RBF(), "edge", 6) == RBF()
+    assert share(RBF(), "group:8", 16) == Shared(RBF(), functions=1, groups=8)
+    assert share(RBF(), "input", 6) == Shared(RBF(), functions=1, groups=6)
+    assert share(Rational(3), "atoms:4", 6) == Shared(Rational(3), functions=4, groups=1)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +196,7 @@ def test_share_says_who_shares() -> None:
         "",
         "8",
         "edge:",
+        "input:1",
         "edge:2",
         "group",
         "group:",
@@ -214,12 +216,12 @@ def test_share_says_who_shares() -> None:
 )
 def test_what_says_nothing_about_sharing_is_refused(how: str) -> None:
     with pytest.raises(ValueError, match=r"share is|must be 1\+"):
-        share(RBF(), how)
+        share(RBF(), how, 8)
 
 
 def test_rational_functions_have_to_be_shared() -> None:
     with pytest.raises(ValueError, match="share="):
-        share(Rational(), "edge")
+        share(Rational(), "edge", 8)
 
 
 @pytest.mark.parametrize("arguments", [(0, 1), (1, 0), (-1, 1), (1, -1)], ids=str)
@@ -261,3 +263,12 @@ def test_shared_lines_are_factors_and_nothing_more() -> None:
 def test_lines_cannot_be_an_edges_own() -> None:
     with pytest.raises(ValueError, match=r"Line\(\) cannot be an edge's own"):
         KANLinear(4, 4, Line())
+
+
+def test_a_learned_factor_for_every_input_is_a_scale() -> None:
+    layer = KANLinear(5, 3, Line(), base="identity", share="input")
+    with torch.no_grad():
+        layer.coefficients.normal_()
+    x = torch.randn(4, 5)
+    expected = (x * (1 + layer.coefficients[0, :, 0])) @ layer.weight[:, 0].T
+    torch.testing.assert_close(layer(x), expected)

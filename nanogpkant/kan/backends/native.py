@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis, Chebyshev
+from nanogpkant.kan.basis import Basis, Chebyshev, Fourier
 from nanogpkant.kan.bspline import TERMS, BSpline
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.shared import Rational, Shared
@@ -26,7 +26,8 @@ from nanogpkant.kan.shared import Rational, Shared
 log = logging.getLogger(__name__)
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
-SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV"}
+SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
+LARGEST_ANGLE = 1e5  # that C takes the sine of; float32 has lost the phase of larger ones by then
 
 
 def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> str | None:
@@ -34,7 +35,7 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
     if inputs not in NUMBERS or dtype not in NUMBERS:
         return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
     if _macros(features.basis) is None:
-        return "only B-splines on uniform grids and shared polynomials are compiled"
+        return "only B-splines on uniform grids and shared polynomials and waves are compiled"
     if _library(features, inputs, dtype) is None:
         return "there is no C compiler that works"
     return None
@@ -94,8 +95,9 @@ def _macros(basis: Basis | Shared) -> dict[str, object] | None:
         }
     if isinstance(basis, Shared) and type(basis.family) in SHARED:
         family = basis.family
-        limit = family.limit if isinstance(family, Rational) else 0.0
-        return {"FAMILY": SHARED[type(family)], "DEGREE": family.degree, "LIMIT": f"{limit}f"}
+        degree = family.frequencies if isinstance(family, Fourier) else family.degree
+        limit = family.limit if isinstance(family, Rational) else LARGEST_ANGLE
+        return {"FAMILY": SHARED[type(family)], "DEGREE": degree, "LIMIT": f"{limit}f"}
     return None
 
 

@@ -65,6 +65,28 @@ static inline float exponential(float x) {
     return sum * power_of_2.f;
 }
 
+/* Sine and cosine of an angle of at most 1e5, to 1e-7: what is left of it beyond whole quarters of
+   a turn, in the polynomials of the Cephes library (netlib.org/cephes, sinf and cosf). */
+struct wave { float sine, cosine; };
+static inline struct wave wave(float angle) {
+    float quarters = (angle * 0.636619772f + 12582912.0f) - 12582912.0f; /* rounds, as above */
+    float r = angle - quarters * 1.5703125f; /* a quarter is pi / 2, in three parts */
+    r = (r - quarters * 4.83751297e-4f) - quarters * 7.54978995e-8f;
+    float square = r * r;
+    float sine = -1.9515295891e-4f * square + 8.3321608736e-3f;
+    sine = r + r * square * (sine * square - 1.6666654611e-1f);
+    float cosine = 2.4433157118e-5f * square - 1.3887316255e-3f;
+    cosine = 1 - 0.5f * square + square * square * (cosine * square + 4.1666645683e-2f);
+    int32_t quarter = quarters;
+    float up = quarter & 1 ? cosine : sine, right = quarter & 1 ? sine : cosine;
+    return (struct wave){quarter & 2 ? -up : up, (quarter + 1) & 2 ? -right : right};
+}
+/* The wave of the sum of two angles. */
+static inline struct wave turned(struct wave a, struct wave b) {
+    return (struct wave){a.sine * b.cosine + a.cosine * b.sine,
+                         a.cosine * b.cosine - a.sine * b.sine};
+}
+
 /* The normal distribution below x, to 1e-7: Abramowitz and Stegun, 7.1.26. */
 static inline float normal_below(float x) {
     float a = (x < 0 ? -x : x) * 0.70710678f, t = 1 / (1 + 0.3275911f * a);

@@ -1,32 +1,42 @@
 /* Functions that groups of inputs share, and their gradients, as loops that a compiler vectorises.
 
    The specification is kan/shared.py: psi(x) = P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
-   Chebyshev polynomials of tanh(x); the first function has the base function added. Here every
-   input has coefficients of its own, those of its group repeated: then the loops need not care
-   where a group ends. native.py defines, beside the macros of numbers.h:
+   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the first
+   function has the base function added. Here every input has coefficients of its own, those of its
+   group repeated: then the loops need not care where a group ends. native.py defines, beside the
+   macros of numbers.h:
 
-   FAMILY   RATIONAL or CHEBYSHEV
-   DEGREE   of the polynomials
+   FAMILY   RATIONAL, CHEBYSHEV or FOURIER
+   DEGREE   of the polynomials, or the highest multiple of x
    LIMIT    the largest |x| that a rational function is taken at
 */
 #include "numbers.h"
 
-enum { RATIONAL, CHEBYSHEV };
-#define COEFFICIENTS (FAMILY == RATIONAL ? 2 * DEGREE : DEGREE + 1) /* of a function */
+enum { RATIONAL, CHEBYSHEV, FOURIER };
+#define COEFFICIENTS (FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
 
-/* What both families are polynomials of. */
+/* What the polynomials are taken of, or the angle of the waves. */
 static inline float inner(float x) {
-    if (FAMILY == RATIONAL) return clamp(x, -LIMIT, LIMIT);
+    if (FAMILY != CHEBYSHEV) return clamp(x, -LIMIT, LIMIT);
     float e = exponential(-2 * (x < 0 ? -x : x)), tanh = (1 - e) / (1 + e);
     return x < 0 ? -tanh : tanh;
 }
 static inline float inner_slope(float x, float u) {
-    if (FAMILY == RATIONAL) return x < -LIMIT || x > LIMIT ? 0 : 1;
+    if (FAMILY != CHEBYSHEV) return x < -LIMIT || x > LIMIT ? 0 : 1;
     return 1 - u * u;
 }
 
 /* psi at x, u = inner(x); its coefficients c lie n apart. */
 static inline float value(float x, float u, const float *c, long n) {
+    if (FAMILY == FOURIER) {
+        struct wave first = wave(u), now = first;
+        float total = c[0] * x;
+        for (int k = 1; k <= DEGREE; k++) {
+            total += c[k * n] * now.cosine + c[(DEGREE + k) * n] * now.sine;
+            now = turned(now, first);
+        }
+        return total;
+    }
     if (FAMILY == CHEBYSHEV) {
         float before = 1, term = u, total = c[0] * x + c[n] * u;
         for (int k = 2; k <= DEGREE; k++) {
@@ -44,6 +54,18 @@ static inline float value(float x, float u, const float *c, long n) {
 
 /* Its slope; adds ``grad`` times the derivative by each coefficient to ``sums``, n apart as well. */
 static inline float slope(float x, float u, const float *c, long n, float grad, float *sums) {
+    if (FAMILY == FOURIER) {
+        struct wave first = wave(u), now = first;
+        float total = 0;
+        sums[0] += grad * x;
+        for (int k = 1; k <= DEGREE; k++) {
+            sums[k * n] += grad * now.cosine;
+            sums[(DEGREE + k) * n] += grad * now.sine;
+            total += k * (c[(DEGREE + k) * n] * now.cosine - c[k * n] * now.sine);
+            now = turned(now, first);
+        }
+        return c[0] + total * inner_slope(x, u);
+    }
     if (FAMILY == CHEBYSHEV) {
         /* T_k' = k U_k-1, U the polynomials of the second kind. */
         float before = 1, term = u, second_before = 0, second = 1, total = c[n];
