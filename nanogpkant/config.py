@@ -270,6 +270,8 @@ class TrainConfig:
     """passes summed into one optimiser step"""
     eval_interval: int = 250
     """steps between evaluations on the whole validation split; a checkpoint goes with each"""
+    eval_tokens: int | None = None
+    """tokens that each evaluation predicts, from the validation split's start; null is all of it"""
     eval_only: bool = False
     """evaluate the starting model and stop"""
     always_save: bool = True
@@ -296,6 +298,8 @@ class TrainConfig:
         _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
         if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             refuse("train.max_seconds", self.max_seconds, "must be above 0")
+        if self.eval_tokens is not None:
+            _at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"

@@ -10,7 +10,7 @@ import math
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def change(s: Session) -> None:
 
 
 def validate(s: Session, progress: StepProgress) -> bool:
-    """Evaluate on the whole validation split and log it; returns whether it is the best so far."""
+    """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
     progress.update(state.step, doing="evaluating")
     result = evaluate(s.model, s.data.val, s.config.train.batch_size)
@@ -292,6 +292,8 @@ def open_all(
         data = open_run_data(run, config.data)
     else:
         data = TokenData.open(prepare_data(config.data))
+    if config.train.eval_tokens is not None:
+        data = replace(data, val=data.val[: config.train.eval_tokens + 1])
     check_length(data.train, config.model.block_size, "train")
     check_length(data.val, config.model.block_size, "val")
     return config, device, accelerator, data

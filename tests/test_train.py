@@ -13,9 +13,16 @@ import pytest
 import torch
 
 from nanogpkant import train as train_module
-from nanogpkant.checkpoint import load_checkpoint, open_run, read_metrics
+from nanogpkant.checkpoint import (
+    load_checkpoint,
+    load_model,
+    open_run,
+    open_run_data,
+    read_metrics,
+)
 from nanogpkant.cli import main
 from nanogpkant.config import load_config
+from nanogpkant.evaluate import evaluate
 from nanogpkant.model import GPT
 
 TIMES = ("seconds", "tokens_per_second", "memory_bytes")
@@ -385,3 +392,13 @@ def test_evaluations_know_their_loss_on_each_half(tiny_run):
         halves = row["loss_first_half"], row["loss_second_half"]
         assert sum(halves) / 2 == pytest.approx(row["loss"], rel=1e-3)
         assert halves[0] != halves[1]
+
+
+def test_evaluations_read_as_much_as_they_are_told(tiny_experiment, tmp_path):
+    flags = ["--train.eval_tokens", "100", "--train.max_iters", "4", "--out", str(tmp_path / "run")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    rows = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if r["split"] == "val"]
+    assert [row["tokens"] for row in rows] == [100, 100]
+    trained = load_model(tmp_path / "run", "last")
+    text = open_run_data(open_run(tmp_path / "run"), trained.config.data).val[:101]
+    assert evaluate(trained.model, text, 3).loss == pytest.approx(rows[-1]["loss"], rel=1e-3)
