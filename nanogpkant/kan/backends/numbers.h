@@ -87,15 +87,16 @@ static inline struct wave turned(struct wave a, struct wave b) {
                          a.cosine * b.cosine - a.sine * b.sine};
 }
 
-/* The normal distribution below x, to 1e-7: Abramowitz and Stegun, 7.1.26. */
-static inline float normal_below(float x) {
-    float a = (x < 0 ? -x : x) * 0.70710678f, t = 1 / (1 + 0.3275911f * a);
-    float sum = 1.061405429f;
-    sum = sum * t - 1.453152027f;
-    sum = sum * t + 1.421413741f;
-    sum = sum * t - 0.284496736f;
-    sum = sum * t + 0.254829592f;
-    float beyond = 0.5f * sum * t * exponential(-a * a);
+/* e^(-x^2 / 2), and of it the normal distribution below x, to 1e-7: Abramowitz and Stegun, 7.1.26. */
+static inline float bell(float x) { return exponential(-0.5f * x * x); }
+static inline float normal_below(float x, float bell) {
+    float t = 1 / (1 + 0.23164189f * (x < 0 ? -x : x));
+    float sum = 0.5307027145f;
+    sum = sum * t - 0.726576014f;
+    sum = sum * t + 0.710706871f;
+    sum = sum * t - 0.142248368f;
+    sum = sum * t + 0.127414796f;
+    float beyond = sum * t * bell;
     return x < 0 ? beyond : 1 - beyond;
 }
 
@@ -103,7 +104,7 @@ enum { NONE, SILU, GELU, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
-    if (BASE == GELU) return x * normal_below(x);
+    if (BASE == GELU) return x * normal_below(x, bell(x));
     return x;
 }
 static inline float base_slope(float x) {
@@ -111,8 +112,10 @@ static inline float base_slope(float x) {
         float gate = 1 / (1 + exponential(-x));
         return gate * (1 + x * (1 - gate));
     }
-    if (BASE == GELU)
-        return normal_below(x) + x * 0.39894228f * exponential(-0.5f * clamp(x * x, 0, 200));
+    if (BASE == GELU) {
+        float density = bell(x);
+        return normal_below(x, density) + x * 0.39894228f * density;
+    }
     return 1;
 }
 
