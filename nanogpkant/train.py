@@ -293,7 +293,8 @@ def open_all(
     else:
         data = TokenData.open(prepare_data(config.data))
     if config.train.eval_tokens is not None:
-        data = replace(data, val=data.val[: config.train.eval_tokens + 1])
+        read = data.val[: config.train.eval_tokens + 1]
+        data = replace(data, splits=data.splits | {"val": read})
     check_length(data.train, config.model.block_size, "train")
     check_length(data.val, config.model.block_size, "val")
     return config, device, accelerator, data
