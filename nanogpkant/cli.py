@@ -248,16 +248,18 @@ def presets(arguments: list[str]) -> None:
     parser = parser_for("presets")
     options = parse(parser, arguments)
 
-    from nanogpkant.counting import SHAKESPEARE_CHARACTERS, count
+    from nanogpkant.counting import VOCABULARIES, count
 
     rows = []
     for name in preset_names():
         _, config = load_preset(name)
-        counted = count(config.model, SHAKESPEARE_CHARACTERS)
+        vocab_size = VOCABULARIES[config.data.dataset]
+        counted = count(config.model, vocab_size)
         rows.append(
             {
                 "name": name,
                 "about": config.about,
+                "vocab_size": vocab_size,
                 "parameters": counted.parameters,
                 "parameters_without_positions": counted.parameters_without_positions,
                 "flops_per_token": counted.flops_per_token,
