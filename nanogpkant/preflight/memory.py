@@ -1,0 +1,167 @@
+"""Bytes of one device in a training step, by arithmetic: nothing is run.
+
+With P parameters, N tokens in a pass on one device, C = n_embd, W the MLP's width, V the
+vocabulary, H heads, and h bytes a number of the matrix products (2 under autocast, else 4):
+
+- weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor. DDP
+  holds all three whole on every device, the gradients once: they are views into its buckets. FSDP2
+  holds a device's rows of every tensor, and whole, for as long as they are used: what stands
+  outside the blocks, two blocks' weights (one is fetched while the other works) and one's gradients.
+- activations, which autograd saves in the forward pass of every block, for each token:
+  both norms' inputs 2 (4 C + 8); the inputs of qkv and of the MLP, 2 h C where those are plain and
+  8 C where they are KAN, which take the norm's float32 as it is; queries, keys, values and
+  attention's output 4 h C with 4 H of its sums, since the fused kernels never write out the
+  weights; the MLP's hidden numbers, h W for GELU and h W for the second projection (a KAN there
+  brings no GELU: h W in all, as KAN layers save no more than their input); three times h W more
+  for a gated one. Then the last norm 4 C + 8 + h C and, by far the most with a large vocabulary,
+  the 4 V logarithms of the loss. Under autocast there is also a copy of every plain weight, 2 bytes
+  a number.
+- workspace, held for a moment at the peak: the loss's backward pass has two more arrays of 4 V N
+  bytes; or one layer's own gradients and, where it is KAN, the features of a chunk of tokens.
+
+torch.compile saves less than that, never more. Sources: what torch's saved-tensor hooks and its
+memory tracker see (tests/preflight holds this to both); PyTorch's documentation of
+DistributedDataParallel's gradient_as_bucket_view and of fully_shard; that attention's weights are
+never stored is FlashAttention (arXiv 2205.14135); the accounting follows Korthikanti et al.
+(arXiv 2205.05198), section 4.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nanogpkant.config import SITES, ModelConfig, Site
+from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
+from nanogpkant.model import GPT
+from nanogpkant.projection import features_at, site_shape
+
+FULL = 4  # bytes of a float32
+INDEX = 8  # of an int64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """what autograd saves for the backward pass, the loss's included"""
+    workspace: int
+    """held only for a moment, at the peak"""
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+def estimate(
+    model: GPT, sequences: int, dtype: str, device: str, parallel: str = "ddp", world: int = 1
+) -> Memory:
+    """What a step takes on the fullest device.
+
+    Args:
+        model: may be on torch's meta device.
+        sequences: of block_size tokens, in one pass on that device.
+        dtype: "float32", or "bfloat16" or "float16" under autocast.
+        device: "cpu", "cuda" or "mps".
+        parallel: "ddp" or "fsdp", how ``world`` devices share the work.
+    """
+    tokens = sequences * model.config.block_size
+    half = FULL if dtype == "float32" else 2
+    return Memory(
+        *_states(model, world if parallel == "fsdp" else 1),
+        saved(model.config, model.vocab_size, tokens, half, device),
+        _workspace(model.config, model.vocab_size, tokens, half, device),
+    )
+
+
+def _states(model: GPT, shards: int) -> tuple[int, int, int]:
+    """Weights, gradients and optimiser state."""
+    parameters = list(model.parameters())
+    own = sum(_rows_of(p, shards) for p in parameters)
+    weights, gradients = own, own
+    if shards > 1:
+        blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
+        outside = sum(p.numel() for p in parameters) - sum(blocks)
+        weights += outside + min(2, len(blocks)) * max(blocks)
+        gradients += outside + max(blocks)
+    return FULL * weights, FULL * gradients, FULL * (2 * own + len(parameters))
+
+
+def _rows_of(parameter: Tensor, shards: int) -> int:
+    """Numbers of the first of so many shards, which is the largest: FSDP2 deals out rows."""
+    rows = parameter.shape[0]
+    return parameter.numel() // rows * math.ceil(rows / shards)
+
+
+def saved(config: ModelConfig, vocab_size: int, tokens: int, half: int, device: str) -> int:
+    """What autograd saves in a forward pass.
+
+    Args:
+        tokens: in the pass.
+        half: bytes of a number of the matrix products, 4 without autocast.
+    """
+    width = config.n_embd
+    norm = FULL * width + 2 * FULL  # its input, the mean and the standard deviation
+    attention = 4 * half * width + FULL * config.n_head
+    drops = config.dropout > 0
+    if drops and device != "cuda":  # there the kernel drops, elsewhere a copy of the values does
+        attention += half * (width + config.n_head)
+    sites = sum(_input(site, config, half) for site in SITES)
+    block = 2 * norm + attention + sites + _between(config, half) + drops * 2 * width
+    ends = norm + half * width + drops * width + FULL * vocab_size + 2 * INDEX
+    copies = sum(_copy(site, config, half) for site in SITES) * config.n_layer
+    copies += 2 * vocab_size * width * (half < FULL)
+    return tokens * (config.n_layer * block + ends) + copies + INDEX * config.block_size
+
+
+def _input(site: Site, config: ModelConfig, half: int) -> int:
+    """Bytes a token that a projection keeps of its input; attention keeps attn_out's anyway."""
+    n, kan = site_shape(site, config)[0], config.kan
+    is_attention = site == "attn_out"
+    if site not in kan.sites:
+        return 0 if is_attention else half * n
+    given = FULL if site in ("qkv", "mlp_in") else half  # norms hand on float32
+    kept = 0 if is_attention else given * n
+    if kan.prenorm == "rms":  # its result, the float32 that it read, and its root mean square
+        kept = given * n + FULL * n * (not is_attention or given < FULL) + FULL
+    return kept + given * n * (kan.dropout > 0)
+
+
+def _between(config: ModelConfig, half: int) -> int:
+    """Bytes a token that stay of what is between an MLP's projections, their inputs left out."""
+    if config.mlp == "gated":  # gate and value, and the gate's SiLU
+        return 3 * half * config.mlp_width
+    return 0 if "mlp_out" in config.kan.sites else half * config.mlp_width
+
+
+def _copy(site: Site, config: ModelConfig, half: int) -> int:
+    """Bytes of what is made of a projection's weight and kept: autocast's copy of a plain one."""
+    n_in, n_out = site_shape(site, config)
+    if site not in config.kan.sites:
+        return 2 * n_in * n_out * (half < FULL)
+    scaled = config.kan.spline_scale  # the product of the two is what the layer works with
+    return FULL * features_at(site, config).size * n_in * n_out if scaled else 0
+
+
+def _workspace(config: ModelConfig, vocab_size: int, tokens: int, half: int, device: str) -> int:
+    """The most that the backward pass holds for a moment: at the loss, or in one projection."""
+    return max(
+        2 * FULL * vocab_size * tokens,
+        *(_at_work(site, config, tokens, half, device) for site in SITES),
+    )
+
+
+def _at_work(site: Site, config: ModelConfig, tokens: int, half: int, device: str) -> int:
+    n_in, n_out = site_shape(site, config)
+    gradients = tokens * (half * (n_in + n_out) + FULL * config.n_embd)
+    if site not in config.kan.sites:
+        return gradients + half * n_in * n_out
+    size = features_at(site, config).size
+    chunk = CHUNK_FEATURES_GPU if device == "cuda" else CHUNK_FEATURES
+    features = half * min(tokens * size * n_in, chunk)
+    weights = (2 * half + FULL) * size * n_in * n_out  # packed, a chunk's gradient, the sum
+    return gradients + features + weights
