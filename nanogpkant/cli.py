@@ -269,6 +269,25 @@ def presets(arguments: list[str]) -> None:
     show(options, rows, "\n".join(lines))
 
 
+def plan(arguments: list[str]) -> None:
+    """Say what a training run takes in memory and time, and whether it fits, before it starts."""
+    from nanogpkant.preflight.flags import add_plan_flags
+
+    parser = parser_for("plan")
+    add_plan_flags(parser)
+    parser.add_class_arguments(RunConfig)
+    options = parse(parser, arguments)
+    name, base = load_preset(options.preset)
+    config = with_flags(parser, arguments, base)
+
+    from nanogpkant.preflight.plan import plan
+
+    found = plan(name, config, options)
+    show(options, found.as_dict(), found.words())
+    if found.refusal:
+        raise UserError(found.refusal)
+
+
 def compare(arguments: list[str]) -> None:
     """Set runs side by side, or train a whole experiment: tables, statistics and a report."""
     from nanogpkant.compare.flags import add_compare_flags
@@ -428,6 +447,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "pull": pull,
     "track": track,
     "presets": presets,
+    "plan": plan,
 }
 
 

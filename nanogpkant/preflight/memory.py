@@ -6,7 +6,8 @@ vocabulary, H heads, and h bytes a number of the matrix products (2 under autoca
 - weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor. DDP
   holds all three whole on every device, the gradients once: they are views into its buckets. FSDP2
   holds a device's rows of every tensor, and whole, for as long as they are used: what stands
-  outside the blocks, two blocks' weights (one is fetched while the other works) and one's gradients.
+  outside the blocks, two blocks' weights (one is fetched while the other works) and one's gradients;
+  or all gradients, where a step has several passes, because only the last one shares them out.
 - activations, which autograd saves in the forward pass of every block, for each token:
   both norms' inputs 2 (4 C + 8); the inputs of qkv and of the MLP, 2 h C where those are plain and
   8 C where they are KAN, which take the norm's float32 as it is; queries, keys, values and
@@ -58,7 +59,7 @@ class Memory:
 
 
 def estimate(
-    model: GPT, sequences: int, dtype: str, device: str, parallel: str = "ddp", world: int = 1
+    model: GPT, sequences: int, dtype: str, device: str, shards: int = 1, passes: int = 1
 ) -> Memory:
     """What a step takes on the fullest device.
 
@@ -67,18 +68,19 @@ def estimate(
         sequences: of block_size tokens, in one pass on that device.
         dtype: "float32", or "bfloat16" or "float16" under autocast.
         device: "cpu", "cuda" or "mps".
-        parallel: "ddp" or "fsdp", how ``world`` devices share the work.
+        shards: how many devices FSDP deals the model out to; 1 where each holds all of it.
+        passes: forward and backward passes in a step.
     """
     tokens = sequences * model.config.block_size
     half = FULL if dtype == "float32" else 2
     return Memory(
-        *_states(model, world if parallel == "fsdp" else 1),
+        *_states(model, shards, passes),
         saved(model.config, model.vocab_size, tokens, half, device),
         _workspace(model.config, model.vocab_size, tokens, half, device),
     )
 
 
-def _states(model: GPT, shards: int) -> tuple[int, int, int]:
+def _states(model: GPT, shards: int, passes: int) -> tuple[int, int, int]:
     """Weights, gradients and optimiser state."""
     parameters = list(model.parameters())
     own = sum(_rows_of(p, shards) for p in parameters)
@@ -87,7 +89,7 @@ def _states(model: GPT, shards: int) -> tuple[int, int, int]:
         blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
         outside = sum(p.numel() for p in parameters) - sum(blocks)
         weights += outside + min(2, len(blocks)) * max(blocks)
-        gradients += outside + max(blocks)
+        gradients += outside + (max(blocks) if passes == 1 else sum(blocks))
     return FULL * weights, FULL * gradients, FULL * (2 * own + len(parameters))
 
 
