@@ -27,5 +27,5 @@ def add_plan_flags(parser: ArgumentParser) -> None:
     add(
         "--vocab_size",
         type=int | None,
-        help="different tokens (default: the prepared text's, or what its dataset is known to have)",
+        help="different tokens (default: those of the prepared text, or of its dataset)",
     )

@@ -5,9 +5,9 @@ vocabulary, H heads, and h bytes a number of the matrix products (2 under autoca
 
 - weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor. DDP
   holds all three whole on every device, the gradients once: they are views into its buckets. FSDP2
-  holds a device's rows of every tensor, and whole, for as long as they are used: what stands
-  outside the blocks, two blocks' weights (one is fetched while the other works) and one's gradients;
-  or all gradients, where a step has several passes, because only the last one shares them out.
+  holds a device's rows of every tensor, and whole, for as long as they are used: what is outside
+  the blocks, two blocks' weights (one is fetched while the other works) and one's gradients; or all
+  gradients where a step has several passes, because only the last one shares them out.
 - activations, which autograd saves in the forward pass of every block, for each token:
   both norms' inputs 2 (4 C + 8); the inputs of qkv and of the MLP, 2 h C where those are plain and
   8 C where they are KAN, which take the norm's float32 as it is; queries, keys, values and
@@ -30,9 +30,9 @@ never stored is FlashAttention (arXiv 2205.14135); the accounting follows Korthi
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
-from nanogpkant.config import SITES, ModelConfig, Site
+from nanogpkant.config import SITES, ModelConfig, Site, with_changes
 from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
 from nanogpkant.model import GPT
 from nanogpkant.projection import features_at, site_shape
@@ -58,13 +58,28 @@ class Memory:
         return sum(vars(self).values())
 
 
+class Sketch:
+    """The shapes of a model's tensors: of one block, which stands for all, and of the rest.
+
+    Raises:
+        UsageError: layers that cannot be.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        self.config, self.vocab_size = config, vocab_size
+        with torch.device("meta"):  # nothing is held
+            model = GPT(with_changes(config, n_layer=1), vocab_size)
+        self.block = [p.shape for p in model.blocks.parameters()]
+        named = model.named_parameters()
+        self.outside = [p.shape for name, p in named if not name.startswith("blocks.")]
+
+
 def estimate(
-    model: GPT, sequences: int, dtype: str, device: str, shards: int = 1, passes: int = 1
+    model: Sketch, sequences: int, dtype: str, device: str, shards: int = 1, passes: int = 1
 ) -> Memory:
     """What a step takes on the fullest device.
 
     Args:
-        model: may be on torch's meta device.
         sequences: of block_size tokens, in one pass on that device.
         dtype: "float32", or "bfloat16" or "float16" under autocast.
         device: "cpu", "cuda" or "mps".
@@ -80,23 +95,22 @@ def estimate(
     )
 
 
-def _states(model: GPT, shards: int, passes: int) -> tuple[int, int, int]:
+def _states(model: Sketch, shards: int, passes: int) -> tuple[int, int, int]:
     """Weights, gradients and optimiser state."""
-    parameters = list(model.parameters())
-    own = sum(_rows_of(p, shards) for p in parameters)
+    layers = model.config.n_layer
+    own = layers * _numbers(model.block, shards) + _numbers(model.outside, shards)
+    tensors = layers * len(model.block) + len(model.outside)
     weights, gradients = own, own
     if shards > 1:
-        blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
-        outside = sum(p.numel() for p in parameters) - sum(blocks)
-        weights += outside + min(2, len(blocks)) * max(blocks)
-        gradients += outside + (max(blocks) if passes == 1 else sum(blocks))
-    return FULL * weights, FULL * gradients, FULL * (2 * own + len(parameters))
+        block, outside = _numbers(model.block), _numbers(model.outside)
+        weights += outside + min(2, layers) * block
+        gradients += outside + (1 if passes == 1 else layers) * block
+    return FULL * weights, FULL * gradients, FULL * (2 * own + tensors)
 
 
-def _rows_of(parameter: Tensor, shards: int) -> int:
-    """Numbers of the first of so many shards, which is the largest: FSDP2 deals out rows."""
-    rows = parameter.shape[0]
-    return parameter.numel() // rows * math.ceil(rows / shards)
+def _numbers(shapes: list[torch.Size], shards: int = 1) -> int:
+    """Of the first of so many shards, which is the largest: FSDP2 deals out rows."""
+    return sum(shape.numel() // shape[0] * math.ceil(shape[0] / shards) for shape in shapes)
 
 
 def saved(config: ModelConfig, vocab_size: int, tokens: int, half: int, device: str) -> int:

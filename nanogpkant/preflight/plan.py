@@ -6,15 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 
 from nanogpkant.config import RunConfig
 from nanogpkant.counting import VOCABULARIES, Count, count
 from nanogpkant.data import TokenData
 from nanogpkant.errors import UsageError
-from nanogpkant.model import GPT
-from nanogpkant.preflight.memory import Memory, estimate
+from nanogpkant.preflight.memory import Memory, Sketch, estimate
 from nanogpkant.preflight.place import Place, Rate, find_place, rate_of
 from nanogpkant.preflight.remedy import Setup, remedy
 
@@ -111,23 +109,23 @@ class Plan:
         rows = {
             "parameters": f"{self.counted.parameters / 1e6:,.2f} M",
             "trained on": f"{setup.world} x {self.place.name}{nodes}{many}, {self.place.dtype}",
-            "a step": f"{self.tokens_per_step:,} tokens: {of_step}, {setup.sequences} a GPU",
+            "a step": f"{self.tokens_per_step:,} tokens: {of_step}, {setup.sequences} a device",
             "in all": f"{self.tokens:,} tokens in {self.steps:,} steps{epochs}",
             "FLOPs": f"{self.tokens * self.counted.flops_per_token:.3g}, "
             f"{self.counted.flops_per_token / 1e6:,.1f} M a token",
-            "memory a GPU": f"{gigabytes(self.memory.total)} of {gigabytes(self.place.memory)}",
+            "memory": f"{size(self.memory.total)} of {size(self.place.memory)} a device",
         }
-        rows |= {f"  {key}": gigabytes(value) for key, value in vars(self.memory).items()}
+        rows |= {f"  {key}": size(value) for key, value in vars(self.memory).items()}
         if self.rate is not None:
-            rate = f"{self.rate.flops / 1e12:,.3g} TFLOPS a GPU ({self.rate.source})"
+            rate = f"{self.rate.flops / 1e12:,.3g} TFLOPS a device ({self.rate.source})"
             step = f"{self.seconds_per_step:,.3g} s a step"
             rows["time"] = f"{duration(self.seconds)} of training, {step}, at {rate}"
         return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
 
 
-def gigabytes(size: int) -> str:
+def size(count: int) -> str:
     """Bytes as people read them: 10^9 a GB."""
-    return f"{size / 1e9:,.2f} GB"
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:
@@ -152,9 +150,7 @@ def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
     train = config.train
     many = (options.gpus, options.nodes, train.parallel)
     setup = Setup(train.batch_size, train.grad_accum_steps, *many)
-    with torch.device("meta"):
-        model = GPT(config.model, vocab_size)
-    of_setup = partial(_memory, model, place)
+    of_setup = partial(_memory, Sketch(config.model, vocab_size), place)
     memory = of_setup(setup)
     refusal = None
     if not _fits(memory, place):
@@ -206,7 +202,7 @@ def _vocab_size(config: RunConfig, data: TokenData | None) -> int:
     return VOCABULARIES[name]
 
 
-def _memory(model: GPT, place: Place, setup: Setup) -> Memory:
+def _memory(model: Sketch, place: Place, setup: Setup) -> Memory:
     where = (place.dtype, place.device)
     return estimate(model, setup.sequences, *where, setup.shards, setup.passes)
 
@@ -223,8 +219,8 @@ def _refuse(
     changed: Setup | None,
     needed: Memory | None,
 ) -> str:
-    usable = f"{gigabytes(int(USABLE * place.memory))} that a training step can have there"
-    problem = f"{name} needs {gigabytes(memory.total)} a GPU, more than the {usable}"
+    usable = f"{size(int(USABLE * place.memory))} of {size(place.memory)} are usable"
+    problem = f"{name} does not fit: it needs {size(memory.total)} a device, {usable}"
     if changed is None:
         return f"{problem}; no batch or number of GPUs helps: lower --model.n_embd or block_size"
-    return f"{problem}; {changed.flags(setup)} needs {gigabytes(needed.total)}"
+    return f"{problem}; {changed.flags(setup)} needs {size(needed.total)}"

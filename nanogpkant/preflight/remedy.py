@@ -1,4 +1,4 @@
-"""The smallest change that makes a run fit: smaller passes, then sharding, then more GPUs."""
+"""The smallest change that makes a run fit: other passes, then sharding, then more GPUs."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -56,14 +56,19 @@ def remedy(setup: Setup, fits: Callable[[Setup], bool]) -> Setup | None:
 def _changes(setup: Setup) -> Iterator[Setup]:
     while setup.world <= MOST_GPUS:
         for parallel in dict.fromkeys((setup.parallel, "fsdp" if setup.world > 1 else "ddp")):
-            yield from _smaller_passes(replace(setup, parallel=parallel))
+            yield from _passes(replace(setup, parallel=parallel))
         more = "gpus" if setup.gpus < GPUS_OF_A_NODE else "nodes"
         setup = replace(setup, **{more: 2 * getattr(setup, more)})
 
 
-def _smaller_passes(setup: Setup) -> Iterator[Setup]:
-    """The setup, then as many sequences a step in more and smaller passes."""
+def _passes(setup: Setup) -> Iterator[Setup]:
+    """The setup, then as many sequences a step in smaller passes, then in larger ones.
+
+    Larger ones help where sharded gradients are whole between passes.
+    """
     total = setup.batch_size * setup.passes
-    for batch_size in range(setup.batch_size, setup.world - 1, -1):
-        if total % batch_size == 0:
-            yield replace(setup, batch_size=batch_size, passes=total // batch_size)
+    sizes = [size for size in range(setup.world, total + 1) if total % size == 0]
+    for size in sorted(
+        sizes, key=lambda size: (size > setup.batch_size, abs(size - setup.batch_size))
+    ):
+        yield replace(setup, batch_size=size, passes=total // size)
