@@ -1,6 +1,7 @@
 """plan: what a run is and costs, and whether it fits, before anything is started."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from nanogpkant.data import TokenData
 from nanogpkant.errors import UsageError
 from nanogpkant.preflight.memory import Memory, Sketch, estimate
 from nanogpkant.preflight.place import Place, Rate, find_place, rate_of
-from nanogpkant.preflight.remedy import Setup, remedy
+from nanogpkant.preflight.remedy import MOST_GPUS, Setup, remedy
 
 # Of a device's memory: the rest is for CUDA's own, NCCL's buffers and the allocator's gaps.
 USABLE = 0.9
@@ -137,7 +138,7 @@ def duration(seconds: float) -> str:
 
 
 def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
-    """``nanogpkant plan``: nothing of the model is held, but where this machine would train it.
+    """``nanogpkant plan``: no model is made, but to time its steps where it would train here.
 
     Raises:
         UsageError: flags that cannot work, or a model that cannot be.
@@ -150,13 +151,8 @@ def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
     train = config.train
     many = (options.gpus, options.nodes, train.parallel)
     setup = Setup(train.batch_size, train.grad_accum_steps, *many)
-    of_setup = partial(_memory, Sketch(config.model, vocab_size), place)
-    memory = of_setup(setup)
-    refusal = None
-    if not _fits(memory, place):
-        changed = remedy(setup, lambda other: _fits(of_setup(other), place))
-        needed = None if changed is None else of_setup(changed)
-        refusal = _refuse(name, setup, memory, place, changed, needed)
+    memory_of = partial(_memory, Sketch(config.model, vocab_size), place)
+    memory, refusal = memory_of(setup), _refusal(name, setup, place, memory_of)
     rate = None
     if refusal is None or options.flops_rate or not place.is_here:
         rate = rate_of(place, config, vocab_size, setup.sequences, options.flops_rate)
@@ -207,20 +203,22 @@ def _memory(model: Sketch, place: Place, setup: Setup) -> Memory:
     return estimate(model, setup.sequences, *where, setup.shards, setup.passes)
 
 
-def _fits(memory: Memory, place: Place) -> bool:
-    return memory.total <= USABLE * place.memory
+def _refusal(
+    name: str, setup: Setup, place: Place, memory_of: Callable[[Setup], Memory]
+) -> str | None:
+    """Why a setup cannot be and the smallest change that can; None where it fits."""
 
+    def fits(other: Setup) -> bool:
+        return memory_of(other).total <= USABLE * place.memory
 
-def _refuse(
-    name: str,
-    setup: Setup,
-    memory: Memory,
-    place: Place,
-    changed: Setup | None,
-    needed: Memory | None,
-) -> str:
-    usable = f"{size(int(USABLE * place.memory))} of {size(place.memory)} are usable"
-    problem = f"{name} does not fit: it needs {size(memory.total)} a device, {usable}"
+    if fits(setup):
+        return None
+    needed, usable = size(memory_of(setup).total), size(int(USABLE * place.memory))
+    usable = f"{usable} of {size(place.memory)} are usable"
+    problem = f"{name} does not fit: it needs {needed} a device, {usable}"
+    most = MOST_GPUS if place.device == "cuda" else setup.world  # others would share one memory
+    changed = remedy(setup, fits, most)
     if changed is None:
-        return f"{problem}; no batch or number of GPUs helps: lower --model.n_embd or block_size"
-    return f"{problem}; {changed.flags(setup)} needs {size(needed.total)}"
+        tried = "batch or number of GPUs" if place.device == "cuda" else "batch"
+        return f"{problem}; no {tried} helps: lower --model.n_embd or --model.block_size"
+    return f"{problem}; {changed.flags(setup)} needs {size(memory_of(changed).total)}"

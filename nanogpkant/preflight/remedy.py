@@ -48,13 +48,13 @@ class Setup:
         return " ".join(f"--{names[name]} {value}" for name, value in changed.items())
 
 
-def remedy(setup: Setup, fits: Callable[[Setup], bool]) -> Setup | None:
+def remedy(setup: Setup, fits: Callable[[Setup], bool], most_gpus: int = MOST_GPUS) -> Setup | None:
     """The first change that fits; a step keeps its sequences in all of them."""
-    return next(filter(fits, _changes(setup)), None)
+    return next(filter(fits, _changes(setup, most_gpus)), None)
 
 
-def _changes(setup: Setup) -> Iterator[Setup]:
-    while setup.world <= MOST_GPUS:
+def _changes(setup: Setup, most_gpus: int) -> Iterator[Setup]:
+    while setup.world <= most_gpus:
         for parallel in dict.fromkeys((setup.parallel, "fsdp" if setup.world > 1 else "ddp")):
             yield from _passes(replace(setup, parallel=parallel))
         more = "gpus" if setup.gpus < GPUS_OF_A_NODE else "nodes"

@@ -129,6 +129,14 @@ def test_a_model_that_nothing_makes_fit(capsys):
     assert "lower --model.n_embd" in refusal
 
 
+def test_on_a_cpu_smaller_passes_are_all_that_helps(capsys):
+    here = ["gpt2", "--train.device", "cpu", "--train.dtype", "bfloat16"]
+    refusal = plan(capsys, *here, "--memory", "4GB", status=1)["refusal"]
+    assert "; --train.batch_size" in refusal
+    refusal = plan(capsys, *here, "--memory", "1GB", status=1)["refusal"]
+    assert "no batch helps" in refusal and "GPU" not in refusal
+
+
 @pytest.mark.parametrize(
     ("most_sequences", "parallel", "expected"),
     [
