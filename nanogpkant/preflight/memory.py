@@ -12,15 +12,15 @@ vocabulary, H heads, and h bytes a number of the matrix products (2 under autoca
   both norms' inputs 2 (4 C + 8); the inputs of qkv and of the MLP, 2 h C where those are plain and
   8 C where they are KAN, which take the norm's float32 as it is; queries, keys, values and
   attention's output 4 h C with 4 H of its sums, since the fused kernels never write out the
-  weights; the MLP's hidden numbers, h W for GELU and h W for the second projection (a KAN there
-  brings no GELU: h W in all, as KAN layers save no more than their input); three times h W more
-  for a gated one. Then the last norm 4 C + 8 + h C and, by far the most with a large vocabulary,
-  the 4 V logarithms of the loss. Under autocast there is also a copy of every plain weight, 2 bytes
-  a number.
+  weights; the MLP's hidden numbers, h W for the second projection, which a KAN layer saves no more
+  than, and h W for GELU where that is plain, or 3 h W for a gate. Then the last norm 4 C + 8 + h C
+  and, by far the most with a large vocabulary, the 4 V logarithms of the loss. Under autocast there
+  is also a copy of every plain weight, 2 bytes a number. Masks of dropout, and what a KAN layer's
+  prenorm and spline_scale keep, are counted below.
 - workspace, held for a moment at the peak: the loss's backward pass has two more arrays of 4 V N
   bytes; or one layer's own gradients and, where it is KAN, the features of a chunk of tokens.
 
-torch.compile saves less than that, never more. Sources: what torch's saved-tensor hooks and its
+What torch.compile saves instead is not known here. Sources: what torch's saved-tensor hooks and its
 memory tracker see (tests/preflight holds this to both); PyTorch's documentation of
 DistributedDataParallel's gradient_as_bucket_view and of fully_shard; that attention's weights are
 never stored is FlashAttention (arXiv 2205.14135); the accounting follows Korthikanti et al.
