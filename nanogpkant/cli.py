@@ -251,16 +251,18 @@ def presets(arguments: list[str]) -> None:
     parser = parser_for("presets")
     options = parse(parser, arguments)
 
-    from nanogpkant.counting import SHAKESPEARE_CHARACTERS, count
+    from nanogpkant.counting import VOCABULARIES, count
 
     rows = []
     for name in preset_names():
         _, config = load_preset(name)
-        counted = count(config.model, SHAKESPEARE_CHARACTERS)
+        vocab_size = VOCABULARIES[config.data.dataset]
+        counted = count(config.model, vocab_size)
         rows.append(
             {
                 "name": name,
                 "about": config.about,
+                "vocab_size": vocab_size,
                 "parameters": counted.parameters,
                 "parameters_without_positions": counted.parameters_without_positions,
                 "flops_per_token": counted.flops_per_token,
@@ -268,6 +270,25 @@ def presets(arguments: list[str]) -> None:
         )
     lines = (f"{r['name']:<42} {r['parameters'] / 1e6:6.2f}M  {r['about']}" for r in rows)
     show(options, rows, "\n".join(lines))
+
+
+def plan(arguments: list[str]) -> None:
+    """Say what a training run takes in memory and time, and whether it fits, before it starts."""
+    from nanogpkant.preflight.flags import add_plan_flags
+
+    parser = parser_for("plan")
+    add_plan_flags(parser)
+    parser.add_class_arguments(RunConfig)
+    options = parse(parser, arguments)
+    name, base = load_preset(options.preset)
+    config = with_flags(parser, arguments, base)
+
+    from nanogpkant.preflight.plan import plan
+
+    found = plan(name, config, options)
+    show(options, found.as_dict(), found.words())
+    if found.refusal:
+        raise UserError(found.refusal)
 
 
 def compare(arguments: list[str]) -> None:
@@ -429,6 +450,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "pull": pull,
     "track": track,
     "presets": presets,
+    "plan": plan,
 }
 
 

@@ -265,7 +265,7 @@ class TrainConfig:
     """also stop after this many seconds in training steps, with the learning rate at its end by
     then; such a run cannot be repeated bit for bit; null is no limit"""
     batch_size: int = 64
-    """sequences in one forward and backward pass"""
+    """sequences in one forward and backward pass, of all processes together"""
     grad_accum_steps: int = 1
     """passes summed into one optimiser step"""
     eval_interval: int = 250
@@ -292,6 +292,9 @@ class TrainConfig:
     """of the matrix products; auto is bfloat16 where the device is measured to be fast at it"""
     compile: bool = False
     """compile the model with torch.compile where a compiler is at hand"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what several processes do: ddp, each holds the whole model; fsdp, each holds a part of every
+    tensor, for models that do not fit otherwise; one process alone is the same either way"""
 
     def __post_init__(self) -> None:
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from nanogpkant.config import SITES, ModelConfig, Site
 from nanogpkant.projection import features_at, site_shape
 
-SHAKESPEARE_CHARACTERS = 65  # the vocabulary that presets are counted with
+SHAKESPEARE_CHARACTERS = 65
+GPT2_TOKENS = 50257
+# Vocabularies of datasets, to count a model before its text is prepared.
+VOCABULARIES = {
+    "shakespeare_char": SHAKESPEARE_CHARACTERS,
+    "tinyshakespeare_char": SHAKESPEARE_CHARACTERS,
+    "shakespeare_all_char": 75,
+    "openwebtext": GPT2_TOKENS,
+    "fineweb_edu": GPT2_TOKENS,
+}
 
 
 @dataclass(frozen=True)

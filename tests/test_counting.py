@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpkant.config import SITES, KANConfig, ModelConfig, with_changes
-from nanogpkant.counting import SHAKESPEARE_CHARACTERS, count
+from nanogpkant.counting import SHAKESPEARE_CHARACTERS, VOCABULARIES, count
 from nanogpkant.model import GPT
 from nanogpkant.presets import load_preset, preset_names
 
@@ -67,10 +67,11 @@ def test_any_model(config: ModelConfig, vocab_size: int, batch_size: int) -> Non
 @pytest.mark.parametrize("name", preset_names())
 def test_presets(name: str) -> None:
     _, config = load_preset(name)
+    vocab_size = VOCABULARIES[config.data.dataset]
     with torch.device("meta"):  # parameters are counted, not stored
-        model = GPT(config.model, SHAKESPEARE_CHARACTERS)
+        model = GPT(config.model, vocab_size)
     parameters = sum(p.numel() for p in model.parameters())
-    assert count(config.model, SHAKESPEARE_CHARACTERS).parameters == parameters
+    assert count(config.model, vocab_size).parameters == parameters
 
 
 def test_flops_of_a_preset_with_every_projection_kan() -> None:

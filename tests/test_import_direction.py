@@ -28,6 +28,7 @@ LAYERS = [
     ["presets"],
     ["train"],
     ["bench"],
+    ["preflight"],
     ["compare"],
     ["interpret"],
     ["cli"],

@@ -1,0 +1,74 @@
+"""The smallest change that makes a run fit: other passes, then sharding, then more GPUs."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+GPUS_OF_A_NODE = 8  # beyond which more GPUs mean more nodes
+MOST_GPUS = 1024
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a step is dealt out."""
+
+    batch_size: int
+    """sequences in one pass of all GPUs together"""
+    passes: int
+    """``train.grad_accum_steps``"""
+    gpus: int
+    """of a node"""
+    nodes: int
+    parallel: str
+
+    @property
+    def world(self) -> int:
+        return self.gpus * self.nodes
+
+    @property
+    def sequences(self) -> int:
+        """In one pass, on the GPU that gets the most."""
+        return math.ceil(self.batch_size / self.world)
+
+    @property
+    def shards(self) -> int:
+        """How many GPUs the model itself is dealt out to."""
+        return self.world if self.parallel == "fsdp" else 1
+
+    def flags(self, other: "Setup") -> str:
+        """What to change to get from the other setup to this one."""
+        names = {
+            "batch_size": "train.batch_size",
+            "passes": "train.grad_accum_steps",
+            "parallel": "train.parallel",
+            "gpus": "gpus",
+            "nodes": "nodes",
+        }
+        changed = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(other, n)}
+        return " ".join(f"--{names[name]} {value}" for name, value in changed.items())
+
+
+def remedy(setup: Setup, fits: Callable[[Setup], bool], most_gpus: int = MOST_GPUS) -> Setup | None:
+    """The first change that fits; a step keeps its sequences in all of them."""
+    return next(filter(fits, _changes(setup, most_gpus)), None)
+
+
+def _changes(setup: Setup, most_gpus: int) -> Iterator[Setup]:
+    while setup.world <= most_gpus:
+        for parallel in dict.fromkeys((setup.parallel, "fsdp" if setup.world > 1 else "ddp")):
+            yield from _passes(replace(setup, parallel=parallel))
+        more = "gpus" if setup.gpus < GPUS_OF_A_NODE else "nodes"
+        setup = replace(setup, **{more: 2 * getattr(setup, more)})
+
+
+def _passes(setup: Setup) -> Iterator[Setup]:
+    """The setup, then as many sequences a step in smaller passes, then in larger ones.
+
+    Larger ones help where sharded gradients are whole between passes.
+    """
+    total = setup.batch_size * setup.passes
+    sizes = [size for size in range(setup.world, total + 1) if total % size == 0]
+    for size in sorted(
+        sizes, key=lambda size: (size > setup.batch_size, abs(size - setup.batch_size))
+    ):
+        yield replace(setup, batch_size=size, passes=total // size)
