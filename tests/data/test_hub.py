@@ -1,49 +1,21 @@
 """Corpora of the Hub, with a folder of Parquet files in its place: the network is never used."""
 
-import io
 import json
 import sys
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nanogpkant.data import DATASETS, Options, TokenData, building, ensure, network, prepare
+from nanogpkant.data import Options, TokenData, building, ensure, network, prepare
 from nanogpkant.errors import UserError
 
-pa = pytest.importorskip("pyarrow")
 datasets = pytest.importorskip("datasets")
 
 TEXTS = [f"Once upon a time there was story {number}." for number in range(600)]
 BYTES = Options(tokenizer="byte", val_fraction=0.2)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """``load_dataset`` streams from three local files, whatever is asked for."""
-    import pyarrow.parquet as pq
-
-    (tmp_path / "hub").mkdir()
-    for part in range(3):
-        table = pa.table({"text": [*TEXTS[part::3], "", None]})
-        pq.write_table(table, tmp_path / f"hub/{part}.parquet")
-    load = datasets.load_dataset
-
-    def load_local(path, name=None, *, split, streaming):
-        assert streaming
-        assert path in [dataset.hub.path for dataset in DATASETS.values() if dataset.hub]
-        files = sorted(map(str, (tmp_path / "hub").glob("*.parquet")))
-        cache = str(tmp_path / "cache")
-        return load(
-            "parquet", data_files={split: files}, split=split, streaming=True, cache_dir=cache
-        )
-
-    monkeypatch.setattr(datasets, "load_dataset", load_local)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO())
-    return tmp_path / "hub"
 
 
 def texts_of(data: TokenData) -> dict[str, list[str]]:
