@@ -40,6 +40,33 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
     return {"std_grad": std * observed.grad_rms[:, None], "std": std, "norm": norm}
 
 
+def ends_of_edges(
+    scores: dict[str, Tensor], observed: dict[str, Observed]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for every input, and one for every output, of all layers, the most important first.
+
+    The importance of either is the root of the summed squares of its edges'. Inputs besides have
+    their mean, standard deviation, 0.1% and 99.9% quantiles and the share outside the grid, outputs
+    the root mean square of the loss's gradient.
+
+    Args:
+        scores: (m, n) of each layer's edges.
+    """
+    inputs, outputs = [], []
+    for name, score in scores.items():
+        seen, power = observed[name], score.double().square()
+        known = ("mean", "std", "low", "high", "outside")
+        for rows, end, axis, about in (
+            (inputs, "input", 0, {key: getattr(seen, key).numpy() for key in known}),
+            (outputs, "output", 1, {"grad_rms": seen.grad_rms.numpy()}),
+        ):
+            total = power.sum(axis).sqrt().numpy()
+            at = {"layer": name, end: range(len(total)), "importance": total}
+            rows.append(pd.DataFrame(at | about))
+    most = {"by": "importance", "ascending": False, "ignore_index": True, "kind": "stable"}
+    return tuple(pd.concat(rows).sort_values(**most) for rows in (inputs, outputs))
+
+
 class WithoutEdge(nn.Module):
     """A KAN layer whose edge from one input to one output gives its mean, whatever the input."""
 
