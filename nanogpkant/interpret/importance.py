@@ -4,6 +4,7 @@ m outputs, n inputs.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -127,12 +128,17 @@ def rank_correlations(rows: list[dict[str, Any]], scores: list[str]) -> pd.DataF
     """Spearman's rank correlation of every score with what taking the edge out really did.
 
     Columns: ``score``; ``with_kl``, the divergence of the predictions; ``with_loss``, the size of
-    the change of the loss, which for a single edge is near what float32 can tell.
+    the change of the loss, which for a single edge is near what float32 can tell. NaN where there
+    is no order, as after text of one character.
     """
     table = pd.DataFrame(rows)
-    found = []
-    for score in scores:
-        kl = stats.spearmanr(table[score], table["kl"]).statistic
-        loss = stats.spearmanr(table[score], table["added"].abs()).statistic
-        found.append({"score": score, "with_kl": float(kl), "with_loss": float(loss)})
-    return pd.DataFrame(found)
+
+    def rank(score: str, effect: pd.Series) -> float:
+        if table[score].nunique() == 1 or effect.nunique() == 1:
+            return math.nan  # nothing is above anything else
+        return float(stats.spearmanr(table[score], effect).statistic)
+
+    effects = {"with_kl": table["kl"], "with_loss": table["added"].abs()}
+    return pd.DataFrame(
+        [{"score": s} | {name: rank(s, effect) for name, effect in effects.items()} for s in scores]
+    )

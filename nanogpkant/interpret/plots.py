@@ -140,6 +140,7 @@ def faithfulness_charts(table: pd.DataFrame, least: float = 1e-5) -> dict[str, D
 
 def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
     def draw(axes: Axes) -> None:
+        axes.set_yscale("log")
         for name, colour in REPLACEMENT_COLOURS.items():
             found = rows[rows["replacement"] == name].sort_values("share")
             if len(found):
@@ -149,7 +150,6 @@ def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
         colour = REPLACEMENT_COLOURS["spline"]
         axes.axhline(max(limit, least), color=colour, ls="--", lw=1.2, label="splines as tables")
         axes.set(xlabel="share of edges replaced", ylabel="KL to the original, nats per token")
-        axes.set_yscale("log")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(frameon=False, fontsize=7)
 
@@ -159,11 +159,11 @@ def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
 def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
     def draw(axes: Axes) -> None:
         names = list(dict.fromkeys(rows["layers"]))
+        axes.set_xscale("log")
         for name, colour in REPLACEMENT_COLOURS.items():
             found = rows[rows["replacement"] == name].set_index("layers").reindex(names)
             label = "splines as tables" if name == "spline" else name
             axes.plot(found["kl"].clip(lower=least), names, "o", ms=5, color=colour, label=label)
-        axes.set_xscale("log")
         axes.set(xlabel="KL to the original, nats per token")
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=7)
@@ -174,7 +174,7 @@ def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
 
 def pruning_charts(table: pd.DataFrame, least: float = 1e-3) -> dict[str, Draw]:
     """Loss above the original's against the share of edges removed, a chart an ablation."""
-    highest = float(table["added"].max())
+    highest = max(float(table["added"].max()), 10 * least)
 
     def chart(rows: pd.DataFrame) -> Draw:
         def draw(axes: Axes) -> None:

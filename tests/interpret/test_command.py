@@ -1,7 +1,10 @@
 """nanogpkant interpret, as people call it, and its page in a real browser."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import chromium
@@ -22,6 +25,7 @@ def found(tiny_run, tmp_path_factory) -> Path:
 
 def test_everything_is_written(found):
     tables = ("faithfulness", "totals", "pruning", "ablations", "atlas")
+    tables += ("layers", "inputs", "outputs")
     assert all(len(pd.read_csv(found / f"{name}.csv")) for name in tables)
     pictures = {p.stem for p in (found / "pictures").iterdir()}
     assert {"faithfulness", "pruning", "families", "importance", "atlas", "worst"} <= pictures
@@ -99,6 +103,40 @@ def test_weights_that_are_not_finite(tiny_run, tmp_path, capsys):
         _ = look.edges
 
 
+@pytest.mark.parametrize("package", ["pandas", "sklearn"])
+def test_without_a_package_of_the_extra(tiny_run, package):
+    script = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from nanogpkant.cli import main\n"
+        f"sys.exit(main(['interpret', {str(tiny_run)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert package in line
+    assert "pip install 'nanogpkant[interpret]'" in line
+
+
+def test_more_edges_than_memory(tiny_run, tmp_path, capsys, monkeypatch):
+    flags = ["--to", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr("nanogpkant.interpret.interpretation.ROW_BYTES", 10**12)
+    assert main(["interpret", str(tiny_run), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "4,096 edges" in line
+    assert "--layers" in line
+    kept = {p.name for p in (tmp_path / "cache" / "formulas").glob("*.safetensors")}
+    assert len(kept) == 4
+
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("nanogpkant.interpret.interpretation.tabulate", full)
+    (tmp_path / "cache" / "formulas" / "blocks.1.mlp.out.safetensors").unlink()
+    assert main(["interpret", str(tiny_run), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory: take fewer layers")
+
+
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 def test_the_page_works_offline_in_every_size_and_colour(found, tmp_path):
     with chromium.Page(tmp_path) as page:
@@ -110,6 +148,25 @@ def test_the_page_works_offline_in_every_size_and_colour(found, tmp_path):
                 wide = page.value("document.documentElement.scrollWidth")
                 assert wide <= width, "the page is wider than its window"
         page.open(found / "index.html", 1280)
+        # What is said of a point is so there, though points lie closer where inputs do.
+        card = "document.querySelectorAll('section .card')[40]"
+        page.value(f"{card}.closest('details')?.setAttribute('open', '')")
+        for share in (0.0, 0.2, 0.6, 1.0):
+            said = page.value(
+                f"""(() => {{
+                    const svg = {card}.querySelector("svg"), box = svg.getBoundingClientRect();
+                    svg.dispatchEvent(new PointerEvent("pointermove", {{
+                        clientX: box.left + {share} * box.width, clientY: box.top + 5}}));
+                    return document.getElementById("tip").textContent;
+                }})()"""
+            )
+            x, y = map(float, re.match(r"φ\((.+?)\) = (.+?);", said).groups())
+            xs, ys = (
+                [float(v) for v in page.value(f"{card}.dataset.{axis}").split()] for axis in "xy"
+            )
+            wanted = xs[0] + share * (xs[-1] - xs[0])
+            assert abs(x - wanted) == pytest.approx(min(abs(v - wanted) for v in xs), abs=1e-3)
+            assert y == ys[xs.index(x)]
         tables = "[...document.querySelectorAll('table')]"
         last = f"{tables}.at(-1)"
         page.value(f"{last}.closest('details')?.setAttribute('open', '')")
