@@ -15,6 +15,7 @@ from nanogpkant.interpret.cards import Card
 
 INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
+KEY = "blue: the curve, dashed red: its formula, grey: how often its input is there"
 REPLACEMENT_COLOURS = {
     "formula": COLOURS[0],
     "line": COLOURS[1],
@@ -32,6 +33,7 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
     axes.set(xlim=(0, columns), ylim=(-rows, 0))
     axes.set_axis_off()
     axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(KEY, fontsize=8, loc="right", color="#5b6570")
     curves, formulas, areas = [], [], []
     for number, card in enumerate(cards):
         left, top = number % columns + 0.04, -(number // columns) - 0.24
@@ -48,8 +50,8 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
         outline = np.column_stack([across, bottom + 0.5 * card.density])
         areas.append(np.vstack([outline, np.column_stack([across, bottom])[::-1]]))
         head, small = card.title.splitlines(), {"fontsize": 6, "color": "#5b6570"}
-        axes.text(left, top + 0.15, head[0], fontsize=7.5, color=INK)
-        axes.text(left, top + 0.05, "\n".join(head[1:]), **small)
+        axes.text(left, top + 0.16, head[0], fontsize=7.5, color=INK)
+        axes.text(left, top + 0.02, "\n".join(head[1:]), va="bottom", **small)
         axes.text(left, top - 0.68, f"{card.x[0]:.2g}", **small)
         axes.text(left + 0.92, top - 0.68, f"{card.x[-1]:.2g}", ha="right", **small)
         axes.text(left + 0.46, top - 0.68, f"y {low:.2g} to {high:.2g}", ha="center", **small)
@@ -101,8 +103,8 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         image = axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
         power = np.square(values, dtype=np.float64)
         by_input, by_output = (np.sort(np.sqrt(power.sum(axis)))[::-1] for axis in (0, 1))
-        above.fill_between(np.arange(len(by_input)), by_input, color=CURVE, lw=0)
-        right.fill_betweenx(np.arange(len(by_output)), by_output, color=CURVE, lw=0)
+        above.stairs(by_input, fill=True, color=CURVE)
+        right.stairs(by_output, fill=True, color=CURVE, orientation="horizontal")
         above.set(xlim=(0, len(by_input)), ylim=(0, None))
         right.set(ylim=(len(by_output), 0), xlim=(0, None))
         axes.set_xlabel(f"{values.shape[1]} inputs", fontsize=7)
@@ -111,7 +113,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         for each in (above, axes, right):
             each.set(xticks=[], yticks=[])
             each.spines[:].set_visible(False)
-    figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance")
+    figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance, nats")
     return figure
 
 

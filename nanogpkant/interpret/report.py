@@ -1,6 +1,7 @@
 """What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def _figures(
     look: Interpretation, top: int, cards: dict[str, list[Card]]
 ) -> Iterator[tuple[str, Figure]]:
     charts = plots.faithfulness_charts(look.faithfulness)
-    yield "faithfulness", plots.panels(charts, "Edges replaced: how far the predictions move")
+    title = "Edges replaced: how far the predictions move"
+    yield "faithfulness", plots.panels(charts, title, columns=2)
     charts = plots.pruning_charts(look.pruning)
     yield "pruning", plots.panels(charts, "Edges removed, the least by each score first")
     yield "families", plots.panels(_family_charts(look), "Families of the formulas", columns=1)
@@ -208,7 +210,9 @@ _WORST = "The worst fits among the most important tenth"
 def _all_cards(look: Interpretation, top: int) -> dict[str, list[Card]]:
     """Those of the atlas, of the worst fits and of the most important edges of each layer."""
     cards = {"atlas": shape_cards(look.atlas)}
-    cards["worst"] = _cards(look, worst_edges(look.edges, top))
+    worst = worst_edges(look.edges, top)
+    shown = zip(_cards(look, worst), worst["layer"], strict=True)
+    cards["worst"] = [replace(card, title=f"{card.title}\n{layer}") for card, layer in shown]
     for name in look.layers:
         cards[name] = _cards(look, look.edges[look.edges["layer"] == name].iloc[:top])
     return cards
@@ -261,7 +265,10 @@ def _sections(
         Section("The answer", words(found), table=totals),
         Section(
             "Are the formulas faithful?",
-            ["The share of edges that are replaced, in three orders, and one layer at a time."],
+            [
+                "The share of edges that are replaced, in three orders, and one layer at a time. "
+                "What is below 0.00001 is drawn there."
+            ],
             charts=plots.faithfulness_charts(look.faithfulness),
             table=look.faithfulness,
             is_table_folded=True,

@@ -56,7 +56,7 @@ def test_inputs_and_outputs_have_the_importance_of_their_edges(
             assert sorted(rows[end]) == list(range(len(expected)))
             assert np.allclose(rows["importance"], expected[rows[end]])
             if end == "input":
-                assert np.allclose(rows["mean"], observed[name].mean[rows[end]])
+                assert np.allclose(rows["mean"], observed[name].mean.numpy()[rows[end]])
 
 
 def test_an_edge_that_is_zero_has_no_importance(model: GPT, text: np.ndarray) -> None:
