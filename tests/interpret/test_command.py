@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from nanogpkant.cli import main
+from nanogpkant.interpret import Interpretation
+from nanogpkant.interpret.judge import Judge
 
 FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 
@@ -42,6 +44,29 @@ def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
     value = json.loads(capsys.readouterr().out)
     assert value["seconds"]["faithfulness"] < 1
     assert before == {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
+
+
+def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys, monkeypatch):
+    whole, scored = Judge.score, []
+
+    def score(judge, modules):
+        scored.append(modules)
+        if len(scored) == 6:
+            raise KeyboardInterrupt
+        return whole(judge, modules)
+
+    monkeypatch.setattr(Judge, "score", score)
+    arguments = ["interpret", str(tiny_run), *FLAGS, "--to", str(tmp_path)]
+    assert main(arguments) == 1
+    assert "stopped: the same command goes on from here" in capsys.readouterr().err
+    results = tmp_path / "cache" / "faithfulness" / "results.json"
+    before = json.loads(results.read_text("utf-8"))
+    assert len(before) == 4  # and the original
+    look = Interpretation(tiny_run, budget=128, device="cpu", folder=tmp_path)
+    rows = len(look.faithfulness)
+    assert len(scored) == 6 + (rows - len(before)) + 1
+    after = json.loads(results.read_text("utf-8"))
+    assert before.items() <= after.items()
 
 
 def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
