@@ -73,7 +73,7 @@ def _pruned(look: Interpretation, options: Namespace) -> tuple[dict[str, Any], s
     )
     lines = [
         f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
-        f"{row['file_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
+        f"{row['weight_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
         + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
         for name, row in found.items()
         if isinstance(row, dict) and "edges" in row

@@ -75,11 +75,23 @@ def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
     assert main(["interpret", str(tiny_run), *FLAGS, *flags, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
+    saved = (out / "checkpoints").glob("step-*/model.safetensors")
+    assert value["pruned"]["weight_bytes"] == pytest.approx(next(saved).stat().st_size, rel=0.05)
     assert main(["eval", str(out), "--json"]) == 0
     loss = json.loads(capsys.readouterr().out)["loss"]
     assert loss == pytest.approx(
         min(value["pruned"]["val_loss"], value["finetuned"]["val_loss"]), abs=1e-4
     )
+
+
+def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys):
+    shared = tmp_path / "shared"
+    assert main(["export", str(tiny_run), "--to", str(shared)]) == 0
+    flags = ["--prune", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half")]
+    assert main(["interpret", str(shared), *FLAGS, *flags, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["pruned"]["weight_bytes"] < 0.9 * value["before"]["weight_bytes"]
+    assert sum(n for n, _ in value["shapes"].values()) < 2 * (16 + 64)
 
 
 @pytest.mark.parametrize(
