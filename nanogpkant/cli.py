@@ -22,7 +22,7 @@ from nanogpkant.config import (
     to_yaml,
 )
 from nanogpkant.console import bar, note
-from nanogpkant.errors import UsageError, UserError
+from nanogpkant.errors import UsageError, UserError, is_out_of_memory
 from nanogpkant.files import read_text
 from nanogpkant.presets import load_preset, preset_names
 
@@ -30,10 +30,6 @@ from nanogpkant.presets import load_preset, preset_names
 # at once.
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
-# What torch says where a tensor does not fit.
-TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return explain(error)
     except (MemoryError, RuntimeError) as error:
-        if debug or not (isinstance(error, MemoryError) or TOO_LARGE.search(str(error))):
+        if debug or not is_out_of_memory(error):
             raise
         note("error: out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
         return UserError.exit_status
@@ -377,7 +373,7 @@ def interpret(arguments: list[str]) -> None:
     add_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.interpret.command import interpret
+    from nanogpkant.interpret import interpret
 
     show(options, *interpret(options))
 

@@ -1,5 +1,10 @@
 """Errors meant for a person: one line that names what is wrong and what would be right."""
 
+import re
+
+# What torch says where a tensor does not fit.
+TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
+
 
 class UserError(Exception):
     """Something the person running the program can mend. Printed as one line; exit status 1."""
@@ -11,3 +16,10 @@ class UsageError(UserError):
     """A flag, key or value that can never work. Raised before anything is loaded; exit status 2."""
 
     exit_status = 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that something does not fit into memory."""
+    if isinstance(error, RuntimeError):
+        return bool(TOO_LARGE.search(str(error)))
+    return isinstance(error, MemoryError)

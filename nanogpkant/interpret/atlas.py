@@ -8,7 +8,7 @@ Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +63,10 @@ class Atlas:
         return pd.DataFrame({n: torch.bincount(a, minlength=k).numpy() for n, a in labels.items()})
 
     def table(self) -> pd.DataFrame:
-        """A row for each shape: edges, share of all, the layer with most of them, formula in u."""
+        """A row for each shape: edges, share of all, the layer with most of them, formula in u.
+
+        And a column for each layer, with how many of its edges have the shape.
+        """
         counts = self.counts()
         edges = sum(a.shape.numel() for a in self.layers.values())
         formulas = self.fits.table().sort_values("output")
@@ -76,7 +79,7 @@ class Atlas:
                 "formula": formulas["formula"].to_numpy(),
                 "formula_r2": formulas["r2"].to_numpy(),
             }
-        )
+        ).join(counts)
 
     @cached_property
     def fits(self) -> Fits:
@@ -127,20 +130,28 @@ def atlas(
         wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
         sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
     learned = torch.cat(sample)  # (sample, G)
+    if len(learned) < 2:  # edges that are all flat: there still are shapes, that nobody has
+        some, _ = _shapes(torch.stack([u, u.square()], dim=1)[..., None], density)
+        learned = torch.cat([learned, some])
     scale = density.sqrt()  # so that plain distances are weighted by the density
     pca = PCA(min(COMPONENTS, *learned.shape)).fit(learned * scale)
     clusters = MiniBatchKMeans(min(k, len(learned)), batch_size=4096, n_init=5, random_state=seed)
     label = clusters.fit_predict(pca.transform(learned * scale))
     # The mean of the members rather than what is left of it in few components.
-    order = np.argsort(-np.bincount(label, minlength=clusters.n_clusters), kind="stable")
-    order = [old for old in order if (label == old).any()]
-    shapes = torch.stack([learned[label == old].mean(0) for old in order])
+    shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])
     found = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
     centres = torch.from_numpy(pca.transform(shapes * scale))
     for done, (name, layer) in enumerate(layers.items()):
         progress(done, len(layers))
         found.layers[name] = _assign(found, layer, observed[name], pca, centres)
-    return found
+    return _most_frequent_first(found)
+
+
+def _most_frequent_first(found: Atlas) -> Atlas:
+    order = torch.from_numpy(np.argsort(-found.counts().sum(axis=1).to_numpy(), kind="stable"))
+    rank = torch.cat([order.argsort(), torch.tensor([-1])])  # the last is that of no shape
+    layers = {n: replace(each, shape=rank[each.shape]) for n, each in found.layers.items()}
+    return replace(found, shapes=found.shapes[order], layers=layers)
 
 
 def _places(observed: Observed) -> Tensor:

@@ -61,13 +61,14 @@ def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: F
 
 
 def shape_cards(atlas: Atlas) -> list[Card]:
-    """The cards of an atlas' shapes, with how many edges have each."""
+    """The cards of an atlas' shapes, with how many edges have each, and where most of them are."""
     table, fits = atlas.table(), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
     formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
     return [
         Card(
-            f"{number + 1}: {row.share:.1%}\n{row.family}",
+            f"{number + 1}: {row.edges:,} edges, {row.share:.1%}\n"
+            f"most in {row.mostly_in}\n{row.family}",
             f"shape {number + 1}: {row.edges:,} edges, most in {row.mostly_in}; {row.formula}, "
             f"R² {row.formula_r2:.4f}",
             u,

@@ -4,7 +4,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from nanogpkant.errors import UsageError, UserError
+from nanogpkant.errors import UsageError, UserError, is_out_of_memory
 from nanogpkant.interpret.export import write_export
 from nanogpkant.interpret.interpretation import Interpretation
 from nanogpkant.interpret.report import check_top, words, write
@@ -18,9 +18,22 @@ def interpret(options: Namespace) -> tuple[dict[str, Any], str]:
 
     Raises:
         UsageError: flags that cannot work, or that do not go together.
-        UserError: a run that cannot be read or has no KAN layers, or the command was stopped.
+        UserError: a run that cannot be read or has no KAN layers, too little memory, or the command
+            was stopped.
     """
     check(options)
+    try:
+        return _looked_into(options)
+    except KeyboardInterrupt:
+        raise UserError("stopped: the same command goes on from here") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "take fewer layers at a time with --layers; what was found until here is kept"
+        raise UserError(f"out of memory: {remedy}") from error
+
+
+def _looked_into(options: Namespace) -> tuple[dict[str, Any], str]:
     look = Interpretation(
         options.run,
         options.checkpoint,
@@ -33,11 +46,8 @@ def interpret(options: Namespace) -> tuple[dict[str, Any], str]:
     )
     if options.prune is not None:
         return _pruned(look, options)
-    try:
-        manifest = write_export(look, options.top, options.neurons, options.lookup)
-        found = write(look, options.top)
-    except KeyboardInterrupt:
-        raise UserError("stopped: the same command goes on from here") from None
+    manifest = write_export(look, options.top, options.neurons, options.lookup)
+    found = write(look, options.top)
     found["export"] = {"folder": str(look.folder / "export"), **manifest}
     where = f"Tables and formulas are in {look.folder / 'export'}. The page: {found['page']}"
     return found, "\n".join([*words(found), where])
@@ -63,7 +73,7 @@ def _pruned(look: Interpretation, options: Namespace) -> tuple[dict[str, Any], s
     )
     lines = [
         f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
-        f"{row['file_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
+        f"{row['weight_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
         + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
         for name, row in found.items()
         if isinstance(row, dict) and "edges" in row

@@ -62,15 +62,28 @@ def tabulate(layer: KANLinear, points: Tensor) -> Tensor:
     Raises:
         UserError: they do not fit into memory, or are not finite.
     """
-    needed = 4 * len(points) * layer.out_features * layer.in_features
-    free = psutil.virtual_memory().available
-    if needed > free:
-        edges = f"{layer.out_features * layer.in_features:,} edges at {len(points)} points"
-        raise UserError(f"{edges} take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+    edges = layer.out_features * layer.in_features
+    check_memory(4 * len(points) * edges, f"{edges:,} edges at {len(points)} points")
     values = layer.edges(points.to(layer.weight)).float().cpu()
     if not values.isfinite().all():
         raise UserError("the weights of a KAN layer are not finite: use another checkpoint")
     return values
+
+
+def check_memory(needed: int, what: str) -> None:
+    """
+    Args:
+        needed: bytes.
+        what: takes them; a plural.
+
+    Raises:
+        UserError: they are more than there are free.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        remedy = "take fewer layers at a time with --layers, or a machine with more"
+        sizes = f"take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise UserError(f"{what} {sizes}: {remedy}; what was found until here is kept")
 
 
 def _filled(observed: Observed) -> Tensor:

@@ -1,13 +1,14 @@
 """What an interpretation found, to take elsewhere.
 
 RUN/interpret/export/
-  edges.parquet · edges.csv   every edge: importance, fit and the numbers of its formula
-  formulas.json               the most important edges, and whole outputs, in sympy and LaTeX
-  lookup.safetensors          every edge as a table of points, where asked for
-  manifest.json               what it was made from, thresholds, families, sha256 of each file
+  edges.parquet    every edge: importance, fit and the numbers of its formula in full
+  edges.csv        every edge, what a person reads of it: formulas have 4 digits
+  formulas.json    the most important edges, and whole outputs, in sympy and LaTeX
+  lookup.safetensors   every edge as a table of points, where asked for
+  manifest.json    what it was made from, thresholds, families, sha256 of each file
 
-A row of the edges is a formula in full: ``expression`` makes sympy of it, and what sympy's lambdify
-makes of that gives the fitted values.
+A row of edges.parquet is a formula in full: ``expression`` makes sympy of it, and what sympy's
+lambdify makes of that gives the fitted values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,9 @@ from nanogpkant.interpret.formulas import ACCEPTED, GOOD
 from nanogpkant.interpret.interpretation import OBSERVED_TOKENS, Interpretation
 
 DIGITS = 5  # of numbers in LaTeX
+READABLE = ("layer", "output", "input", "importance", "std", "family", "formula", "low", "high")
+READABLE += ("r2", "max_error", "complexity", "runner_up", "margin")
+"""columns of edges.csv: with all of them it would be 400 bytes an edge"""
 BEYOND = "constant: the value at the nearer end"
 BETWEEN = "straight lines"
 
@@ -42,7 +46,7 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
     Beyond them the edge counts as constant: replace x by ``Min(Max(x, low), high)``.
 
     Args:
-        row: of ``Interpretation.edges``, or of the tables that ``write_export`` writes.
+        row: of ``Interpretation.edges``, or of edges.parquet.
         x: what to call the input; x_ and its number if None.
     """
     x = sympy.Symbol(f"x_{row['input']}") if x is None else x
@@ -82,7 +86,8 @@ def write_export(
 
     Args:
         look: the interpretation; what it has not worked out yet is worked out.
-        top: edges of each layer, the most important, that are written as sympy and LaTeX.
+        top: edges of each layer, the most important, that are written as sympy and LaTeX, with
+            (complexity, family, R²) of all formulas that no simpler one is as good as.
         neurons: outputs to write likewise, as LAYER:OUTPUT.
         lookup: points of every edge's table; 0 writes none.
 
@@ -107,6 +112,7 @@ def write_export(
         "edges": [
             {key: row[key] for key in ("layer", "input", "output", "low", "high", "r2", "accepted")}
             | _written(expression(row))
+            | {"pareto": look.fits[row["layer"]].pareto(row["output"], row["input"])}
             for row in most
         ],
         "neurons": {name: _written(neuron(look, layer, output)) for name, layer, output in wanted},
@@ -171,12 +177,11 @@ def _check_neuron(look: Interpretation, layer: str, output: int) -> None:
 
 def _write_table(edges: pd.DataFrame, folder: Path) -> None:
     table = pyarrow.Table.from_pandas(edges, preserve_index=False)
-    for name, write in (
-        ("edges.parquet", lambda to: pyarrow.parquet.write_table(table, to, compression="zstd")),
-        ("edges.csv", lambda to: pyarrow.csv.write_csv(table, to)),
-    ):
-        with replacing(folder / name) as unfinished:
-            write(unfinished)
+    with replacing(folder / "edges.parquet") as unfinished:
+        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
+    readable = edges[list(READABLE)].astype({"low": "float32", "high": "float32"})
+    with replacing(folder / "edges.csv") as unfinished:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
 
 
 def _manifest(look: Interpretation, lookup: int) -> dict[str, Any]:

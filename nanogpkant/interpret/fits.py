@@ -198,10 +198,11 @@ def _texts(columns: dict[str, np.ndarray]) -> list[str]:
 def _text(
     powers: list[float], is_line: bool, middle: float, *terms: str | float
 ) -> str:  # fmt: skip
-    parts = list(_polynomial(powers, "x" if is_line else f"(x{_signed(-middle)})"))
+    t = "x" if is_line or not middle else f"(x{_signed(-middle)})"
+    parts = list(_polynomial(powers, t))
     for name, a, b, c in (terms[:4], terms[4:]):
         if name:
-            parts.append(_signed(a) + _call(name, f"{b:.{DIGITS}g}*x{_signed(c)}"))
+            parts.append(_signed(a) + _call(name, f"{b:.{DIGITS}g}*x" + (_signed(c) if c else "")))
     text = "".join(parts) or " + 0"
     return text[3:] if text.startswith(" + ") else "-" + text[3:]
 

@@ -4,6 +4,7 @@ m outputs, n inputs.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +39,33 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
     std = torch.einsum("gn,gmn->mn", share, (values - mean).square_()).sqrt()
     norm = layer.effective_weight().float().norm(dim=1).cpu()
     return {"std_grad": std * observed.grad_rms[:, None], "std": std, "norm": norm}
+
+
+def ends_of_edges(
+    scores: dict[str, Tensor], observed: dict[str, Observed]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for every input, and one for every output, of all layers, the most important first.
+
+    The importance of either is the root of the summed squares of its edges'. Inputs besides have
+    their mean, standard deviation, 0.1% and 99.9% quantiles and the share outside the grid, outputs
+    the root mean square of the loss's gradient.
+
+    Args:
+        scores: (m, n) of each layer's edges.
+    """
+    inputs, outputs = [], []
+    for name, score in scores.items():
+        seen, power = observed[name], score.double().square()
+        known = ("mean", "std", "low", "high", "outside")
+        for rows, end, axis, about in (
+            (inputs, "input", 0, {key: getattr(seen, key).numpy() for key in known}),
+            (outputs, "output", 1, {"grad_rms": seen.grad_rms.numpy()}),
+        ):
+            total = power.sum(axis).sqrt().numpy()
+            at = {"layer": name, end: range(len(total)), "importance": total}
+            rows.append(pd.DataFrame(at | about))
+    most = {"by": "importance", "ascending": False, "ignore_index": True, "kind": "stable"}
+    return tuple(pd.concat(rows).sort_values(**most) for rows in (inputs, outputs))
 
 
 class WithoutEdge(nn.Module):
@@ -100,12 +128,17 @@ def rank_correlations(rows: list[dict[str, Any]], scores: list[str]) -> pd.DataF
     """Spearman's rank correlation of every score with what taking the edge out really did.
 
     Columns: ``score``; ``with_kl``, the divergence of the predictions; ``with_loss``, the size of
-    the change of the loss, which for a single edge is near what float32 can tell.
+    the change of the loss, which for a single edge is near what float32 can tell. NaN where there
+    is no order, as after text of one character.
     """
     table = pd.DataFrame(rows)
-    found = []
-    for score in scores:
-        kl = stats.spearmanr(table[score], table["kl"]).statistic
-        loss = stats.spearmanr(table[score], table["added"].abs()).statistic
-        found.append({"score": score, "with_kl": float(kl), "with_loss": float(loss)})
-    return pd.DataFrame(found)
+
+    def rank(score: str, effect: pd.Series) -> float:
+        if table[score].nunique() == 1 or effect.nunique() == 1:
+            return math.nan  # nothing is above anything else
+        return float(stats.spearmanr(table[score], effect).statistic)
+
+    effects = {"with_kl": table["kl"], "with_loss": table["added"].abs()}
+    return pd.DataFrame(
+        [{"score": s} | {name: rank(s, effect) for name, effect in effects.items()} for s in scores]
+    )

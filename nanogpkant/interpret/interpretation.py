@@ -27,7 +27,7 @@ from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import read_json
 from nanogpkant.interpret.atlas import Atlas, atlas
 from nanogpkant.interpret.collect import Observed, collect
-from nanogpkant.interpret.curves import points, tabulate, weights
+from nanogpkant.interpret.curves import check_memory, points, tabulate, weights
 from nanogpkant.interpret.faithfulness import (
     Replaceable,
     faithfulness,
@@ -35,8 +35,14 @@ from nanogpkant.interpret.faithfulness import (
     replaceable,
     totals,
 )
+from nanogpkant.interpret.families import chosen
 from nanogpkant.interpret.formulas import Fits, fit
-from nanogpkant.interpret.importance import ablations, importance, rank_correlations
+from nanogpkant.interpret.importance import (
+    ablations,
+    ends_of_edges,
+    importance,
+    rank_correlations,
+)
 from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.layers import chosen_layers, kan_layers
 from nanogpkant.interpret.pruned_run import check_new_folder, write_pruned_run
@@ -48,6 +54,7 @@ OBSERVED_TOKENS = 65536  # of the training split
 ONE_EDGE = 4  # is taken out on this part of the budget
 TOTAL = 32  # times the budget: tokens that totals are measured on at most
 SHAPES = 32  # of the atlas
+ROW_BYTES = 1000  # an edge in the table of edges, while it is made and sorted
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
 
 
@@ -78,7 +85,7 @@ class Interpretation:
 
     Raises:
         UserError: no such run or checkpoint, data that is not the run's, a run without KAN layers.
-        UsageError: a layer that there is none of, or a setting out of its range.
+        UsageError: a layer or family that there is none of, or a setting out of its range.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class Interpretation:
         if budget < 0:
             raise UsageError(f"--budget {budget}: must be 0 (the whole split) or above")
         check_seed(seed)
+        chosen(families)
         self.families, self.budget, self.seed = families, budget, seed
         self.run = open_run(Path(run))
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
@@ -160,10 +168,17 @@ class Interpretation:
 
     @cached_property
     def edges(self) -> pd.DataFrame:
-        """A row for every edge, the most important first: its importance, formula and fit."""
+        """A row for every edge, the most important first: its importance, formula and fit.
+
+        Raises:
+            UserError: they do not fit into memory.
+        """
+        fitted = self.fits.items()
+        edges = sum(fits.r2.numel() for _, fits in fitted)
+        check_memory(ROW_BYTES * edges, f"the formulas of {edges:,} edges as a table")
         with self._timed("table"):
             tables = []
-            for name, fits in self.fits.items():
+            for name, fits in fitted:
                 table = fits.table()
                 at = table["output"], table["input"]
                 scores = {s: each[name].numpy()[at] for s, each in self.importance.items()}
@@ -171,6 +186,36 @@ class Interpretation:
                 tables.append(table.assign(layer=name, **scores))
             table = pd.concat(tables, ignore_index=True)
             return table.sort_values("importance", ascending=False, ignore_index=True)
+
+    @cached_property
+    def inputs(self) -> pd.DataFrame:
+        """A row for every input of every layer: see ``importance.ends_of_edges``."""
+        return ends_of_edges(self.importance["std_grad"], self.observed)[0]
+
+    @cached_property
+    def outputs(self) -> pd.DataFrame:
+        """A row for every output of every layer, likewise."""
+        return ends_of_edges(self.importance["std_grad"], self.observed)[1]
+
+    @cached_property
+    def by_layer(self) -> pd.DataFrame:
+        """A row for every layer, in the model's order.
+
+        ``importance`` is the share of the summed squares of all edges, ``outside`` how much of its
+        inputs lies outside the grid, ``accepted`` the share of edges with a formula.
+        """
+        edges = self.edges.groupby("layer", sort=False)
+        power = edges["importance"].agg(lambda values: values.astype("float64").pow(2).sum())
+        rows = pd.DataFrame(
+            {
+                "site": {name: self.observed[name].site for name in self.layers},
+                "edges": edges.size(),
+                "importance": power / max(power.sum(), 1e-300),
+                "outside": self.inputs.groupby("layer")["outside"].mean(),
+                "accepted": edges["accepted"].mean(),
+            }
+        )
+        return rows.loc[list(self.layers)].rename_axis("layer").reset_index()
 
     @cached_property
     def ablations(self) -> pd.DataFrame:

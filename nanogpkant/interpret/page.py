@@ -43,7 +43,7 @@ def page(title: str, about: str, sections: list[Section]) -> str:
 
 
 def _picture(card: Card) -> dict[str, Any]:
-    """A card's paths, in the units of its picture, and the ranges that they stand for."""
+    """A card's paths, in the units of its picture, and the numbers that they stand for."""
     low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
@@ -57,7 +57,7 @@ def _picture(card: Card) -> dict[str, Any]:
         "density": f"{path(0.75 * card.density)}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",
         "curve": path(scaled(card.curve)),
         "formula": None if card.formula is None else path(scaled(card.formula)),
-        "x": [float(card.x[0]), float(card.x[-1])],
+        "x": [f"{x:.4g}" for x in card.x],
         "y": [f"{y:.4g}" for y in card.curve],
         "low": low,
         "high": high,

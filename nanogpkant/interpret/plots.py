@@ -15,6 +15,7 @@ from nanogpkant.interpret.cards import Card
 
 INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
+KEY = "blue: the curve, dashed red: its formula, grey: how often its input is there"
 REPLACEMENT_COLOURS = {
     "formula": COLOURS[0],
     "line": COLOURS[1],
@@ -32,6 +33,7 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
     axes.set(xlim=(0, columns), ylim=(-rows, 0))
     axes.set_axis_off()
     axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(KEY, fontsize=8, loc="right", color="#5b6570")
     curves, formulas, areas = [], [], []
     for number, card in enumerate(cards):
         left, top = number % columns + 0.04, -(number // columns) - 0.24
@@ -48,8 +50,8 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
         outline = np.column_stack([across, bottom + 0.5 * card.density])
         areas.append(np.vstack([outline, np.column_stack([across, bottom])[::-1]]))
         head, small = card.title.splitlines(), {"fontsize": 6, "color": "#5b6570"}
-        axes.text(left, top + 0.15, head[0], fontsize=7.5, color=INK)
-        axes.text(left, top + 0.05, "\n".join(head[1:]), **small)
+        axes.text(left, top + 0.16, head[0], fontsize=7.5, color=INK)
+        axes.text(left, top + 0.02, "\n".join(head[1:]), va="bottom", **small)
         axes.text(left, top - 0.68, f"{card.x[0]:.2g}", **small)
         axes.text(left + 0.92, top - 0.68, f"{card.x[-1]:.2g}", ha="right", **small)
         axes.text(left + 0.46, top - 0.68, f"y {low:.2g} to {high:.2g}", ha="center", **small)
@@ -101,8 +103,8 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         image = axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
         power = np.square(values, dtype=np.float64)
         by_input, by_output = (np.sort(np.sqrt(power.sum(axis)))[::-1] for axis in (0, 1))
-        above.fill_between(np.arange(len(by_input)), by_input, color=CURVE, lw=0)
-        right.fill_betweenx(np.arange(len(by_output)), by_output, color=CURVE, lw=0)
+        above.stairs(by_input, fill=True, color=CURVE)
+        right.stairs(by_output, fill=True, color=CURVE, orientation="horizontal")
         above.set(xlim=(0, len(by_input)), ylim=(0, None))
         right.set(ylim=(len(by_output), 0), xlim=(0, None))
         axes.set_xlabel(f"{values.shape[1]} inputs", fontsize=7)
@@ -111,7 +113,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         for each in (above, axes, right):
             each.set(xticks=[], yticks=[])
             each.spines[:].set_visible(False)
-    figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance")
+    figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance, nats")
     return figure
 
 
@@ -140,6 +142,7 @@ def faithfulness_charts(table: pd.DataFrame, least: float = 1e-5) -> dict[str, D
 
 def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
     def draw(axes: Axes) -> None:
+        axes.set_yscale("log")
         for name, colour in REPLACEMENT_COLOURS.items():
             found = rows[rows["replacement"] == name].sort_values("share")
             if len(found):
@@ -149,7 +152,6 @@ def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
         colour = REPLACEMENT_COLOURS["spline"]
         axes.axhline(max(limit, least), color=colour, ls="--", lw=1.2, label="splines as tables")
         axes.set(xlabel="share of edges replaced", ylabel="KL to the original, nats per token")
-        axes.set_yscale("log")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(frameon=False, fontsize=7)
 
@@ -159,11 +161,11 @@ def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
 def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
     def draw(axes: Axes) -> None:
         names = list(dict.fromkeys(rows["layers"]))
+        axes.set_xscale("log")
         for name, colour in REPLACEMENT_COLOURS.items():
             found = rows[rows["replacement"] == name].set_index("layers").reindex(names)
             label = "splines as tables" if name == "spline" else name
             axes.plot(found["kl"].clip(lower=least), names, "o", ms=5, color=colour, label=label)
-        axes.set_xscale("log")
         axes.set(xlabel="KL to the original, nats per token")
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=7)
@@ -174,7 +176,7 @@ def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
 
 def pruning_charts(table: pd.DataFrame, least: float = 1e-3) -> dict[str, Draw]:
     """Loss above the original's against the share of edges removed, a chart an ablation."""
-    highest = float(table["added"].max())
+    highest = max(float(table["added"].max()), 10 * least)
 
     def chart(rows: pd.DataFrame) -> Draw:
         def draw(axes: Axes) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from nanogpkant.checkpoint import (
-    WEIGHTS,
     RunFolder,
     TrainedModel,
     create_run,
@@ -67,9 +66,9 @@ def write_pruned_run(
 
     Returns:
         ``about``, "run", and for the run "before", when "pruned" and, where it was trained on,
-        "finetuned": ``edges``, ``parameters``, ``file_bytes`` of the weights, ``val_loss`` over the
-        whole split, and ``tokens_per_second`` of a forward pass; and ``shapes``, inputs and outputs
-        left of each layer.
+        "finetuned": ``edges``, ``parameters``, ``weight_bytes`` as they are saved, ``val_loss``
+        over the whole split, and ``tokens_per_second`` of a forward pass; and ``shapes``, inputs
+        and outputs left of each layer.
 
     Raises:
         UserError: the folder cannot be written.
@@ -78,19 +77,20 @@ def write_pruned_run(
     check_new_folder(out)
     model, config = trained.model, _config_of(trained, finetune)
     checkpoint = load_checkpoint(source, f"step-{trained.step:06d}")
-    report = {"before": _size(model, checkpoint.folder)}
+    seconds = 0.0 if source.is_exported else checkpoint.training()["seconds"]
+    report = {"before": _size(model)}
     report["before"]["val_loss"] = _evaluate(model, data, "evaluating the run").loss
     with swapped(model, modules):
         found = _evaluate(model, data, "evaluating the pruned run")
         environment = describe(model.tokens.weight.device)
         environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
         run = create_run(out, config, environment, trained.tokenizer)
-        state = State(trained.step, checkpoint.training()["seconds"], found.loss, found.loss)
+        state = State(trained.step, seconds, found.loss, found.loss)
         training = asdict(state)
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()
         features = features_of(model)
         save_checkpoint(run, trained.step, model.state_dict(), training, True, 0, features)
-        report["pruned"] = _size(model, load_checkpoint(run).folder) | {"val_loss": found.loss}
+        report["pruned"] = _size(model) | {"val_loss": found.loss}
     row = {"step": trained.step, "split": "val"} | found.as_dict() | {"seconds": state.seconds}
     write_metrics(run.metrics_file, [row])
     if finetune:
@@ -122,12 +122,12 @@ def _shapes(model: GPT) -> dict[str, list[int]]:
     return {name: [m.in_features, m.out_features] for name, m in kan_layers(model).items()}
 
 
-def _size(model: GPT, checkpoint: Path) -> dict[str, Any]:
+def _size(model: GPT) -> dict[str, Any]:
     weights = [layer.effective_weight().detach() for layer in kan_layers(model).values()]
     return {
         "edges": sum(int((weight != 0).any(dim=1).sum()) for weight in weights),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "file_bytes": (checkpoint / WEIGHTS).stat().st_size,
+        "weight_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
     }
 
 

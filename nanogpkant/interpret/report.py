@@ -1,7 +1,7 @@
 """What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
 
-import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from nanogpkant.errors import UsageError
 from nanogpkant.files import write_atomic, write_json, writing
 from nanogpkant.interpret import plots
 from nanogpkant.interpret.cards import Card, edge_cards, shape_cards
+from nanogpkant.interpret.formulas import ACCEPTED
 from nanogpkant.interpret.interpretation import Interpretation
 from nanogpkant.interpret.page import Section, page
 
 IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
 FAMILIES_SHOWN = 12  # by name, in the chart
 TABLE_ROWS = 1000  # of the most important edges, in the page
-GOOD = 0.99  # R² that a formula is expected to have
 METHOD = (
     "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
     "Importance is the standard deviation of an edge over real inputs times the root mean square "
@@ -41,13 +41,15 @@ def summary(look: Interpretation) -> dict[str, Any]:
     """The findings in numbers.
 
     ``explained`` is how far formulas bring the model back from the loss of means to that of its
-    splines: (mean - formula) / (mean - spline), 1 is all the way. Shares ``of_importance`` are of
-    the sum of squared importances.
+    splines: (mean - formula) / (mean - spline), 1 is all the way; None where means are no worse
+    than splines, and there is nothing to explain. Shares ``of_importance`` are of the sum of
+    squared importances.
     """
     edges, totals = look.edges, look.totals.set_index("replacement")
     loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
     power = power / max(power.sum(), 1e-300)
-    good, has_formula = (edges["r2"] >= GOOD).to_numpy(), edges["accepted"].to_numpy()
+    ranks = look.rank_correlations.set_index("score").astype(object)
+    has_formula = edges["accepted"].to_numpy()
     return {
         "run": str(look.run.path),
         "step": look.trained.step,
@@ -55,17 +57,25 @@ def summary(look: Interpretation) -> dict[str, Any]:
         "edges": len(edges),
         "accepted": float(has_formula.mean()),
         "accepted_of_importance": float(power[has_formula].sum()),
-        "good_fits": float(good.mean()),
-        "good_fits_of_importance": float(power[good].sum()),
         "families": edges["family"].value_counts(normalize=True).round(6).to_dict(),
         "totals": totals.drop(columns="tokens").to_dict("index"),
         "total_tokens": int(totals["tokens"].iloc[0]),
-        "explained": float((loss["mean"] - loss["formula"]) / (loss["mean"] - loss["spline"])),
-        "rank_correlations": look.rank_correlations.set_index("score").to_dict("index"),
-        "atlas": {"shapes": len(look.atlas.shapes), **look.atlas_score},
+        "explained": _explained(loss),
+        "rank_correlations": ranks.where(ranks.notna(), None).to_dict("index"),
+        "layer_importance": look.by_layer.set_index("layer")["importance"].to_dict(),
+        "atlas": {
+            "shapes": len(look.atlas.shapes),
+            "variance_of_components": look.atlas.variance,
+            **look.atlas_score,
+        },
         "seconds": {name: round(spent, 2) for name, spent in look.seconds.items()},
         "peak_memory_bytes": peak_memory(look.model.tokens.weight.device),
     }
+
+
+def _explained(loss: pd.Series) -> float | None:
+    contributed = loss["mean"] - loss["spline"]
+    return float((loss["mean"] - loss["formula"]) / contributed) if contributed > 0 else None
 
 
 def words(found: dict[str, Any]) -> list[str]:
@@ -78,23 +88,28 @@ def words(found: dict[str, Any]) -> list[str]:
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
     foretold = (  # no rank is above another where no edge matters, as after text of one character
         "of which nothing can be said: none of them matters"
-        if math.isnan(rank)
+        if rank is None
         else f"with a rank correlation of {rank:.2f}"
+    )
+    contributed = (
+        "The curves contribute nothing to be explained, as after little training"
+        if found["explained"] is None
+        else f"Formulas explain {found['explained']:.2%} of what the curves contribute"
     )
     return [
         f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
         f"{loss('formula')} nats per token, where the splines themselves as tables give "
         f"{loss('spline')} and the model as it is {totals['original']['loss']:.4f}.",
-        f"Formulas explain {found['explained']:.2%} of what the curves contribute: the loss is "
-        f"{loss('line')} with every edge a line, {loss('mean')} with its mean, {loss('zero')} "
-        f"with nothing. Measured on {found['total_tokens']:,} tokens of the validation split.",
-        f"R² is {GOOD} or above for {found['good_fits']:.1%} of the edges, which hold "
-        f"{found['good_fits_of_importance']:.1%} of the importance. A formula is accepted for "
-        f"{found['accepted']:.1%} of the edges; with the others left as splines the loss is "
-        f"{loss('formula where it fits')}.",
+        f"{contributed}: the loss is {loss('line')} with every edge a line, {loss('mean')} with "
+        f"its mean, {loss('zero')} with nothing. Measured on {found['total_tokens']:,} tokens of "
+        "the validation split.",
+        f"R² is {1 - ACCEPTED} or above for {found['accepted']:.1%} of the edges, which hold "
+        f"{found['accepted_of_importance']:.1%} of the importance; with the others left as splines "
+        f"the loss is {loss('formula where it fits')}.",
         f"Importance foretells what taking single edges out does to the predictions, {foretold}.",
         f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
-        f"{atlas['added']:+.4f} nats per token.",
+        f"{atlas['added']:+.4f} nats per token; three principal components hold "
+        f"{sum(atlas['variance_of_components'][:3]):.1%} of the variance of their shapes.",
     ]
 
 
@@ -115,7 +130,8 @@ def _figures(
     look: Interpretation, top: int, cards: dict[str, list[Card]]
 ) -> Iterator[tuple[str, Figure]]:
     charts = plots.faithfulness_charts(look.faithfulness)
-    yield "faithfulness", plots.panels(charts, "Edges replaced: how far the predictions move")
+    title = "Edges replaced: how far the predictions move"
+    yield "faithfulness", plots.panels(charts, title, columns=2)
     charts = plots.pruning_charts(look.pruning)
     yield "pruning", plots.panels(charts, "Edges removed, the least by each score first")
     yield "families", plots.panels(_family_charts(look), "Families of the formulas", columns=1)
@@ -140,13 +156,17 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
     check_top(top)
     tables = {"faithfulness": look.faithfulness, "totals": look.totals, "pruning": look.pruning}
     tables |= {"ablations": look.ablations, "atlas": look.atlas.table()}
+    tables |= {"layers": look.by_layer, "inputs": look.inputs, "outputs": look.outputs}
     for name, table in tables.items():
         write_atomic(look.folder / f"{name}.csv", table.to_csv(index=False))
-    cards = _all_cards(look, top)
+    cards, written = _all_cards(look, top), []
     with bar("drawing", "pictures") as progress:
         for done, (name, figure) in enumerate(_figures(look, top, cards)):
             progress(done, 6 + len(look.layers))
-            save(figure, look.folder / "pictures" / f"{name}.png")
+            written.append(look.folder / "pictures" / f"{name}.png")
+            save(figure, written[-1])
+    for old in {*(look.folder / "pictures").glob("*.png")} - {*written}:
+        old.unlink()  # of layers that were looked at before, and now are not
     found = summary(look)
     title, about = (
         f"Inside {look.run.path.name}",
@@ -190,7 +210,9 @@ _WORST = "The worst fits among the most important tenth"
 def _all_cards(look: Interpretation, top: int) -> dict[str, list[Card]]:
     """Those of the atlas, of the worst fits and of the most important edges of each layer."""
     cards = {"atlas": shape_cards(look.atlas)}
-    cards["worst"] = _cards(look, worst_edges(look.edges, top))
+    worst = worst_edges(look.edges, top)
+    shown = zip(_cards(look, worst), worst["layer"], strict=True)
+    cards["worst"] = [replace(card, title=f"{card.title}\n{layer}") for card, layer in shown]
     for name in look.layers:
         cards[name] = _cards(look, look.edges[look.edges["layer"] == name].iloc[:top])
     return cards
@@ -243,7 +265,10 @@ def _sections(
         Section("The answer", words(found), table=totals),
         Section(
             "Are the formulas faithful?",
-            ["The share of edges that are replaced, in three orders, and one layer at a time."],
+            [
+                "The share of edges that are replaced, in three orders, and one layer at a time. "
+                "What is below 0.00001 is drawn there."
+            ],
             charts=plots.faithfulness_charts(look.faithfulness),
             table=look.faithfulness,
             is_table_folded=True,
@@ -265,7 +290,15 @@ def _sections(
             ],
             table=look.rank_correlations,
         ),
-        Section("Which families?", charts=_family_charts(look)),
+        Section(
+            "Which layers matter, and what are they made of?",
+            [
+                "Importance is the layer's share of that of all edges, outside how much of its "
+                "inputs lies outside the grid, accepted the share of edges with a formula."
+            ],
+            charts=_family_charts(look),
+            table=look.by_layer,
+        ),
         Section(
             "The atlas: which shapes are there?",
             [

@@ -74,6 +74,20 @@ def test_edges_as_the_atlas_has_them(make_model, text):
         assert model(torch.randint(11, (2, 16))).isfinite().all()
 
 
+def test_edges_that_are_all_flat_have_no_shape(make_model, text):
+    model = make_model()
+    layers, observed = kan_layers(model), collect(model, text)
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.weight.zero_()
+    found = atlas(layers, observed)
+    assert all((each.shape == -1).all() for each in found.layers.values())
+    assert found.table()["edges"].sum() == 0
+    for name, layer in layers.items():
+        x = torch.randn(5, layer.in_features)
+        assert not found.curves(name, observed[name])(x).any()
+
+
 def test_the_seed_decides(make_model, text):
     model = make_model()
     layers, observed = kan_layers(model), collect(model, text)

@@ -1,7 +1,10 @@
 """nanogpkant interpret, as people call it, and its page in a real browser."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import chromium
@@ -9,6 +12,8 @@ import pandas as pd
 import pytest
 
 from nanogpkant.cli import main
+from nanogpkant.interpret import Interpretation
+from nanogpkant.interpret.judge import Judge
 
 FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 
@@ -22,6 +27,7 @@ def found(tiny_run, tmp_path_factory) -> Path:
 
 def test_everything_is_written(found):
     tables = ("faithfulness", "totals", "pruning", "ablations", "atlas")
+    tables += ("layers", "inputs", "outputs")
     assert all(len(pd.read_csv(found / f"{name}.csv")) for name in tables)
     pictures = {p.stem for p in (found / "pictures").iterdir()}
     assert {"faithfulness", "pruning", "families", "importance", "atlas", "worst"} <= pictures
@@ -40,17 +46,52 @@ def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
 
 
+def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys, monkeypatch):
+    whole, scored = Judge.score, []
+
+    def score(judge, modules):
+        scored.append(modules)
+        if len(scored) == 6:
+            raise KeyboardInterrupt
+        return whole(judge, modules)
+
+    monkeypatch.setattr(Judge, "score", score)
+    arguments = ["interpret", str(tiny_run), *FLAGS, "--to", str(tmp_path)]
+    assert main(arguments) == 1
+    assert "stopped: the same command goes on from here" in capsys.readouterr().err
+    results = tmp_path / "cache" / "faithfulness" / "results.json"
+    before = json.loads(results.read_text("utf-8"))
+    assert len(before) == 4  # and the original
+    look = Interpretation(tiny_run, budget=128, device="cpu", folder=tmp_path)
+    rows = len(look.faithfulness)
+    assert len(scored) == 6 + (rows - len(before)) + 1
+    after = json.loads(results.read_text("utf-8"))
+    assert before.items() <= after.items()
+
+
 def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
     out = tmp_path / "pruned"
     flags = ["--prune", "0.5", "--out", str(out), "--finetune", "2", "--to", str(tmp_path / "i")]
     assert main(["interpret", str(tiny_run), *FLAGS, *flags, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
+    saved = (out / "checkpoints").glob("step-*/model.safetensors")
+    assert value["pruned"]["weight_bytes"] == pytest.approx(next(saved).stat().st_size, rel=0.05)
     assert main(["eval", str(out), "--json"]) == 0
     loss = json.loads(capsys.readouterr().out)["loss"]
     assert loss == pytest.approx(
         min(value["pruned"]["val_loss"], value["finetuned"]["val_loss"]), abs=1e-4
     )
+
+
+def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys):
+    shared = tmp_path / "shared"
+    assert main(["export", str(tiny_run), "--to", str(shared)]) == 0
+    flags = ["--prune", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half")]
+    assert main(["interpret", str(shared), *FLAGS, *flags, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["pruned"]["weight_bytes"] < 0.9 * value["before"]["weight_bytes"]
+    assert sum(n for n, _ in value["shapes"].values()) < 2 * (16 + 64)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +140,40 @@ def test_weights_that_are_not_finite(tiny_run, tmp_path, capsys):
         _ = look.edges
 
 
+@pytest.mark.parametrize("package", ["pandas", "sklearn"])
+def test_without_a_package_of_the_extra(tiny_run, package):
+    script = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from nanogpkant.cli import main\n"
+        f"sys.exit(main(['interpret', {str(tiny_run)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert package in line
+    assert "pip install 'nanogpkant[interpret]'" in line
+
+
+def test_more_edges_than_memory(tiny_run, tmp_path, capsys, monkeypatch):
+    flags = ["--to", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr("nanogpkant.interpret.interpretation.ROW_BYTES", 10**12)
+    assert main(["interpret", str(tiny_run), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "4,096 edges" in line
+    assert "--layers" in line
+    kept = {p.name for p in (tmp_path / "cache" / "formulas").glob("*.safetensors")}
+    assert len(kept) == 4
+
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("nanogpkant.interpret.interpretation.tabulate", full)
+    (tmp_path / "cache" / "formulas" / "blocks.1.mlp.out.safetensors").unlink()
+    assert main(["interpret", str(tiny_run), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory: take fewer layers")
+
+
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 def test_the_page_works_offline_in_every_size_and_colour(found, tmp_path):
     with chromium.Page(tmp_path) as page:
@@ -110,6 +185,25 @@ def test_the_page_works_offline_in_every_size_and_colour(found, tmp_path):
                 wide = page.value("document.documentElement.scrollWidth")
                 assert wide <= width, "the page is wider than its window"
         page.open(found / "index.html", 1280)
+        # What is said of a point is so there, though points lie closer where inputs do.
+        card = "document.querySelectorAll('section .card')[40]"
+        page.value(f"{card}.closest('details')?.setAttribute('open', '')")
+        for share in (0.0, 0.2, 0.6, 1.0):
+            said = page.value(
+                f"""(() => {{
+                    const svg = {card}.querySelector("svg"), box = svg.getBoundingClientRect();
+                    svg.dispatchEvent(new PointerEvent("pointermove", {{
+                        clientX: box.left + {share} * box.width, clientY: box.top + 5}}));
+                    return document.getElementById("tip").textContent;
+                }})()"""
+            )
+            x, y = map(float, re.match(r"φ\((.+?)\) = (.+?);", said).groups())
+            xs, ys = (
+                [float(v) for v in page.value(f"{card}.dataset.{axis}").split()] for axis in "xy"
+            )
+            wanted = xs[0] + share * (xs[-1] - xs[0])
+            assert abs(x - wanted) == pytest.approx(min(abs(v - wanted) for v in xs), abs=1e-3)
+            assert y == ys[xs.index(x)]
         tables = "[...document.querySelectorAll('table')]"
         last = f"{tables}.at(-1)"
         page.value(f"{last}.closest('details')?.setAttribute('open', '')")

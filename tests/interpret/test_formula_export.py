@@ -37,10 +37,8 @@ def values(row, x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(function(x), x.shape)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_tables_through_sympy_give_the_fitted_values(look, exported, kind):
-    read = {"parquet": pd.read_parquet, "csv": lambda f: pd.read_csv(f, keep_default_na=False)}
-    table = read[kind](exported[0] / f"edges.{kind}")
+def test_the_table_through_sympy_gives_the_fitted_values(look, exported):
+    table = pd.read_parquet(exported[0] / "edges.parquet")
     assert len(table) == sum(m.in_features * m.out_features for m in look.layers.values())
     for name, rows in table.groupby("layer"):
         at = points(look.observed[name])
@@ -49,6 +47,19 @@ def test_tables_through_sympy_give_the_fitted_values(look, exported, kind):
             x = at[:, row["input"]].double().numpy()
             expected = fitted[:, row["output"], row["input"]]
             assert np.abs(values(row, x) - expected).max() <= 1e-5 * max(expected.std(), 1e-6)
+
+
+def test_the_text_of_a_formula_is_the_formula(look, exported):
+    table = pd.read_csv(exported[0] / "edges.csv", keep_default_na=False)
+    assert len(table) == len(look.edges)
+    x = sympy.Symbol("x", real=True)
+    named = {f.name: (lambda z, f=f: sympy.sympify(f.expression, {"z": z})) for f in FAMILIES}
+    for row in table.to_dict("records")[::97]:
+        written = sympy.sympify(row["formula"].replace("^", "**"), named | {"x": x})
+        at = points(look.observed[row["layer"]])[1:-1].double()
+        fitted = look.fits[row["layer"]].evaluate(at)[:, row["output"], row["input"]].numpy()
+        found = sympy.lambdify(x, written, ["scipy", "numpy"])(at[:, row["input"]].numpy())
+        assert np.abs(found - fitted).max() <= 0.03 * max(np.ptp(fitted), 1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -80,6 +91,12 @@ def test_a_neuron_is_the_sum_of_its_edges(look, exported):
     assert again(*x[[int(s.name[2:]) for s in symbols]]) == pytest.approx(expected, abs=1e-5)
     assert len(written["edges"]) == 3 * len(look.layers)
     assert all(r"\\" not in edge["latex"] and edge["latex"] for edge in written["edges"])
+    for edge in written["edges"]:
+        complexities, names, r2 = zip(*edge["pareto"], strict=True)
+        assert list(complexities) == sorted(set(complexities))
+        assert list(r2) == sorted(set(r2))
+        assert r2[-1] >= edge["r2"] - 2e-3  # the front is kept as float16
+        assert names[0] == "constant"
 
 
 def test_lookup_tables_are_the_edges(look, exported):

@@ -8,7 +8,12 @@ from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.interpret.collect import collect
 from nanogpkant.interpret.curves import points, weights
 from nanogpkant.interpret.faithfulness import replaceable
-from nanogpkant.interpret.importance import ablations, importance, rank_correlations
+from nanogpkant.interpret.importance import (
+    ablations,
+    ends_of_edges,
+    importance,
+    rank_correlations,
+)
 from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.layers import kan_layers
 from nanogpkant.model import GPT
@@ -36,6 +41,22 @@ def test_std_is_that_of_the_curve_over_the_inputs(model: GPT, text: np.ndarray) 
     assert np.allclose(scores["std_grad"].numpy(), expected, rtol=1e-3, atol=1e-9)
     norm = np.sqrt((layer.weight.detach().numpy() ** 2).sum(1))
     assert np.allclose(scores["norm"].numpy(), norm, rtol=1e-5)
+
+
+def test_inputs_and_outputs_have_the_importance_of_their_edges(
+    model: GPT, text: np.ndarray
+) -> None:
+    observed = collect(model, text)
+    scores = {n: importance(m, observed[n])["std_grad"] for n, m in kan_layers(model).items()}
+    tables = ends_of_edges(scores, observed)
+    for axis, end, table in zip((0, 1), ("input", "output"), tables, strict=True):
+        assert table["importance"].is_monotonic_decreasing
+        for name, rows in table.groupby("layer"):
+            expected = np.sqrt((scores[name].numpy().astype(float) ** 2).sum(axis))
+            assert sorted(rows[end]) == list(range(len(expected)))
+            assert np.allclose(rows["importance"], expected[rows[end]])
+            if end == "input":
+                assert np.allclose(rows["mean"], observed[name].mean.numpy()[rows[end]])
 
 
 def test_an_edge_that_is_zero_has_no_importance(model: GPT, text: np.ndarray) -> None:
