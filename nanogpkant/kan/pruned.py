@@ -52,7 +52,19 @@ class PrunedLinear(nn.Module):
         self.constant = nn.Parameter(constant)
         self.register_buffer("inputs", inputs)
         self.register_buffer("outputs", outputs)
-        layer.weight.register_hook(lambda gradient: gradient * self.edges_left()[:, None])
+        self.train()
+
+    def train(self, mode: bool = True) -> "PrunedLinear":
+        """As of any module; from then on edges that are gone get no gradient.
+
+        Not in __init__ alone, because some loaders put other parameters in place of the first ones.
+        """
+        if mode and not self.layer.weight._backward_hooks:
+            self.layer.weight.register_hook(self._of_edges_left)
+        return super().train(mode)
+
+    def _of_edges_left(self, gradient: Tensor) -> Tensor:
+        return gradient * self.edges_left()[:, None]
 
     @property
     def has_groups(self) -> bool:
