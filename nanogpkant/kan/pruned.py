@@ -28,7 +28,8 @@ class PrunedLinear(nn.Module):
         prenorm: as in ``KANLinear``, over all the inputs.
 
     Raises:
-        ValueError: indices that do not fit the layer or its outputs.
+        ValueError: indices that do not fit the layer or its outputs; on the meta device, which
+            holds no values, only their number is looked at.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class PrunedLinear(nn.Module):
             ("inputs", inputs, layer.in_features),
             ("outputs", outputs, layer.out_features),
         ):
-            if index.shape != (count,) or (index.diff() <= 0).any() or index.min() < 0:
+            unordered = not index.is_meta and ((index.diff() <= 0).any() or index.min() < 0)
+            if index.shape != (count,) or unordered:
                 raise ValueError(f"{name} are not {count} different indices, ascending")
-        if constant.dim() != 1 or outputs.max() >= len(constant):
+        if constant.dim() != 1 or (not outputs.is_meta and outputs.max() >= len(constant)):
             raise ValueError(f"the outputs reach beyond the {constant.numel()} that there are")
         self.layer, self.prenorm = layer, prenorm
         self.constant = nn.Parameter(constant)
