@@ -74,9 +74,9 @@ class Attention(nn.Module):
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
         T, S = q.shape[2], k.shape[2]
         # One token sees everything; a mask is only needed for several that follow cached ones.
-        if visible is None and 1 < T < S:
+        is_causal = visible is None and bool(T == S)
+        if visible is None and not is_causal and T > 1:
             visible = _causal_mask(T, S, q.device)
-        is_causal = visible is None and T == S
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=is_causal, dropout_p=in_kernel
         )

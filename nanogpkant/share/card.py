@@ -46,8 +46,20 @@ print(tokenizer.decode(written[0]))
 The model's code is `modeling_nanogpkant.py`, which `trust_remote_code=True` runs: look at it first.
 It needs torch and transformers alone, and is plain torch: nanogpkant itself has faster KAN layers.
 Its context ends at {block_size} tokens.""",
+    "onnx": """\
+```python
+import numpy
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("PATH/TO/{name}/tokenizer.json")
+session = onnxruntime.InferenceSession("PATH/TO/{name}/model.onnx")
+ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), up to {block_size} of them
+(logits,) = session.run(None, {{"input_ids": ids}})  # (batch, tokens, vocabulary)
+print(tokenizer.decode([logits[0, -1].argmax()]))
+```""",
 }
-LIBRARY = {"run": "nanogpkant", "hf": "transformers"}
+LIBRARY = {"run": "nanogpkant", "hf": "transformers", "onnx": "onnx"}
 
 
 def model_card(

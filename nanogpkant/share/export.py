@@ -71,14 +71,15 @@ def export_run(
     run = open_run(path)
     trained = load_model(path, which)  # whoever gets the folder can load it
     with new_folder(to) as draft:
-        write = {"run": _write_run, "hf": _write_hf}[form]
+        write = {"run": _write_run, "hf": _write_hf, "onnx": _write_onnx}[form]
         weights = write(draft, run, which, trained, bfloat16)
         names = sorted(path.name for path in draft.iterdir())
         write_manifest(draft, trained.step, names)
         card = model_card(run, to.name, trained.step, weights, licence, form)
         write_atomic(draft / CARD, card)
     warn_of_paths(to)
-    return {"folder": str(to), "step": trained.step, "bytes": (to / WEIGHTS).stat().st_size}
+    (model,) = (to / name for name in names if name in (WEIGHTS, "model.onnx"))
+    return {"folder": str(to), "step": trained.step, "bytes": model.stat().st_size}
 
 
 def _write_run(
@@ -102,6 +103,18 @@ def _write_hf(
     weights = _rounded(trained.model.state_dict(), bfloat16)
     write_huggingface(draft, trained, weights)
     return weights
+
+
+def _write_onnx(
+    draft: Path, run: RunFolder, which: str, trained: TrainedModel, bfloat16: bool
+) -> dict[str, Tensor]:
+    """What ONNX runtimes load."""
+    if bfloat16:
+        raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
+    from nanogpkant.share.onnx_format import write_onnx
+
+    write_onnx(draft, trained)
+    return trained.model.state_dict()
 
 
 def _rounded(weights: dict[str, Tensor], bfloat16: bool) -> dict[str, Tensor]:

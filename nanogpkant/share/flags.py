@@ -1,4 +1,4 @@
-"""The flags of export, and of eval with the harness. Nothing here loads torch, so that --help answers at once."""
+"""The flags of export, and the harness's of eval. Nothing here loads torch: --help answers at once."""
 
 from jsonargparse import ArgumentParser
 
@@ -22,6 +22,8 @@ def add_export_flags(parser: ArgumentParser) -> None:
 
 def add_harness_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    about = "instead, run tasks of the lm-evaluation-harness: names (it downloads them), or .yaml files"
+    about = (
+        "run these tasks of the lm-evaluation-harness instead: names (downloaded), or .yaml files"
+    )
     add("--harness", nargs="+", help=about)
     add("--harness_limit", type=int | None, help="documents of each task (default: all)")
