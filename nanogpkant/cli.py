@@ -194,7 +194,7 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=1337, help="decides the random batches")
     add_harness_flags(parser)
     options = parse(parser, arguments)
-    if options.harness:
+    if options.harness or options.harness_limit:
         return evaluate_by_harness(options)
 
     from nanogpkant.evaluate import evaluate_run

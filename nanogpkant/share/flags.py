@@ -1,4 +1,4 @@
-"""The flags of export, and the harness's of eval. Nothing here loads torch: --help answers at once."""
+"""The flags of export, and the harness's. Nothing here loads torch: --help answers at once."""
 
 from jsonargparse import ArgumentParser
 

@@ -27,7 +27,7 @@ Figures = dict[str, dict[str, float]]
 def run_harness(
     path: Path,
     which: str,
-    tasks: list[str],
+    tasks: list[str] | None,
     limit: int | None,
     device_name: str,
     dtype_name: str,
@@ -49,6 +49,8 @@ def run_harness(
         UserError: the harness is not installed or cannot run the tasks; no such run or checkpoint.
         UsageError: a setting out of its range.
     """
+    if not tasks:
+        raise UsageError(f"--harness_limit {limit}: is for --harness TASKS, which is missing")
     if limit is not None and limit < 1:
         raise UsageError(f"--harness_limit {limit}: must be at least 1")
     if batch_size < 1:
@@ -67,6 +69,8 @@ def run_harness(
             results = _evaluate(folder, prefix, tasks, limit, str(device), dtype, batch_size)
         except Exception as error:  # of any kind, and it would not be ours to mend
             problem = " ".join(str(error).split()) or type(error).__name__
+            if "[UNK]" in problem:
+                problem = "their text holds characters that the model has never seen"
             raise UserError(f"--harness {' '.join(tasks)}: {problem}") from error
     return {task: _figures(values) for task, values in results.items()}
 
@@ -84,8 +88,10 @@ def _evaluate(
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    if tokenizer.eos_token is None:  # the harness cuts texts at one: this the model never writes
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=True, split_special_tokens=False
+    )
+    if tokenizer.eos_token is None:  # the harness cuts texts at one: this, nobody ever writes
         tokenizer.eos_token = tokenizer.pad_token
     model = HFLM(
         str(folder),
