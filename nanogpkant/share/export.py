@@ -36,9 +36,13 @@ from nanogpkant.errors import UsageError
 from nanogpkant.files import fsync_folder, read_text, write_atomic, writing
 from nanogpkant.manifest import write_manifest
 from nanogpkant.share.card import model_card
+from nanogpkant.share.huggingface import FILES as HUGGINGFACE
 from nanogpkant.share.huggingface import write_huggingface
+from nanogpkant.share.onnx_format import FILES as ONNX
+from nanogpkant.share.onnx_format import MODEL, write_onnx
 
 CARD = "README.md"
+FOR_OTHERS = {"config.json": HUGGINGFACE, MODEL: ONNX}  # by a file that no other format has
 TELLING = (CARD, "config.yaml", "environment.json")  # files with a command and settings
 
 
@@ -78,7 +82,7 @@ def export_run(
         card = model_card(run, to.name, trained.step, weights, licence, form)
         write_atomic(draft / CARD, card)
     warn_of_paths(to)
-    (model,) = (to / name for name in names if name in (WEIGHTS, "model.onnx"))
+    (model,) = (to / name for name in names if name in (WEIGHTS, MODEL))
     return {"folder": str(to), "step": trained.step, "bytes": model.stat().st_size}
 
 
@@ -111,8 +115,6 @@ def _write_onnx(
     """What ONNX runtimes load."""
     if bfloat16:
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
-    from nanogpkant.share.onnx_format import write_onnx
-
     write_onnx(draft, trained)
     return trained.model.state_dict()
 

@@ -25,7 +25,6 @@ from nanogpkant.errors import UserError
 from nanogpkant.files import write_atomic
 from nanogpkant.kan import KANLinear
 from nanogpkant.kan.grid import has_grid, spline_of
-from nanogpkant.share.tokenizers_json import to_tokenizers
 
 MODEL = "model.onnx"
 LARGEST = 2**31 - 2**20  # bytes that protobuf can hold, less some for the graph
@@ -38,6 +37,8 @@ def write_onnx(draft: Path, trained: TrainedModel) -> None:
     Raises:
         UserError: the exporter is not installed, or cannot write this model.
     """
+    from nanogpkant.share.tokenizers_json import to_tokenizers
+
     note("tracing the model for ONNX, which takes half a minute")
     length = torch.export.Dim("tokens", max=trained.config.model.block_size)
     ids = torch.zeros(2, min(4, trained.config.model.block_size), dtype=torch.int64)
