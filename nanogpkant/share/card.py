@@ -11,7 +11,6 @@ from nanogpkant.config import ModelConfig, RunConfig, load_config
 from nanogpkant.counting import count
 from nanogpkant.data import load_tokenizer
 from nanogpkant.files import read_text
-from nanogpkant.generate import start_of_text
 
 SAMPLE_LINES = 20
 
@@ -88,7 +87,7 @@ def model_card(
     evaluation = next((r for r in rows if (r["step"], r["split"]) == (step, "val")), {})
     front = front_matter(name, config, evaluation, licence, LIBRARY[form])
     head = yaml.safe_dump(front, sort_keys=False)
-    start = start_of_text(load_tokenizer(run.tokenizer_file))
+    start = load_tokenizer(run.tokenizer_file).start
     use = USE[form].format(name=name, start=start, block_size=config.model.block_size)
     parts = [
         f"---\n{head}---\n\n# {name}",

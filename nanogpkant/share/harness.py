@@ -4,7 +4,7 @@ The harness sees what anybody would who gets the folder of ``export --format hf`
 are of what a document holds per word or byte, ours per token. Both read a text in windows of
 ``block_size`` predictions, each from the tokens before it in the window, so for a model of
 characters and a text of single bytes they are one figure; the harness also predicts a document's
-first token, from ``start_of_text``.
+first token, from the one that ends a text or, where there is none, from a new line.
 
 Source: Gao et al., the Language Model Evaluation Harness (github.com/EleutherAI/lm-evaluation-
 harness).
@@ -18,7 +18,6 @@ from typing import Any
 from nanogpkant.checkpoint import load_model
 from nanogpkant.device import resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError, UserError
-from nanogpkant.generate import start_of_text
 from nanogpkant.share.export import export_run
 
 Figures = dict[str, dict[str, float]]
@@ -61,12 +60,12 @@ def run_harness(
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")
     tokenizer = load_model(path, which).tokenizer
-    prefix = int(tokenizer.encode(start_of_text(tokenizer))[0])
+    start = tokenizer.encode(tokenizer.start)[0] if tokenizer.eot is None else tokenizer.eot
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "exported"
         export_run(path, folder, which, form="hf")
         try:
-            results = _evaluate(folder, prefix, tasks, limit, str(device), dtype, batch_size)
+            results = _evaluate(folder, int(start), tasks, limit, str(device), dtype, batch_size)
         except Exception as error:  # of any kind, and it would not be ours to mend
             problem = " ".join(str(error).split()) or type(error).__name__
             if "[UNK]" in problem:
@@ -77,7 +76,7 @@ def run_harness(
 
 def _evaluate(
     folder: Path,
-    prefix: int,
+    start: int,
     tasks: list[str],
     limit: int | None,
     device: str,
@@ -97,7 +96,7 @@ def _evaluate(
         str(folder),
         tokenizer=tokenizer,
         trust_remote_code=True,
-        prefix_token_id=prefix,
+        prefix_token_id=start,
         device=device,
         dtype=dtype,
         batch_size=batch_size,

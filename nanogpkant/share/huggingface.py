@@ -62,14 +62,16 @@ def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Ten
     """
     from nanogpkant.share.tokenizers_json import to_tokenizers, tokenizer_config
 
-    block_size = trained.config.model.block_size
+    tokenizer, block_size = trained.tokenizer, trained.config.model.block_size
     weights = {f"model.{name}": tensor for name, tensor in weights.items()}
     write_weights(draft / WEIGHTS, weights, features_of(trained.model))
     write_json(draft / "config.json", config_json(trained.model, weights))
-    write_json(draft / "generation_config.json", {})  # transformers' own defaults
+    eot = tokenizer.eot
+    ends = {} if eot is None else {"eos_token_id": eot, "pad_token_id": eot}
+    write_json(draft / "generation_config.json", ends)
     write_atomic(draft / f"{MODELING}.py", modeling_code())
-    write_atomic(draft / "tokenizer.json", to_tokenizers(trained.tokenizer).to_str(pretty=True))
-    write_json(draft / "tokenizer_config.json", tokenizer_config(block_size))
+    write_atomic(draft / "tokenizer.json", to_tokenizers(tokenizer).to_str(pretty=True))
+    write_json(draft / "tokenizer_config.json", tokenizer_config(tokenizer, block_size))
     return list(FILES)
 
 

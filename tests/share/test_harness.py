@@ -60,7 +60,7 @@ def found(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     trained = load_model(tiny_run)
     encode, decode = trained.tokenizer.encode, trained.tokenizer.decode
     document: dict[str, Any] = {"text": TEXT, "prompt": "Speak, "}
-    prompt = torch.tensor([encode(document["prompt"]).astype("int64")])
+    prompt = torch.from_numpy(encode(document["prompt"]).astype("int64"))[None]
     written = list(generate(trained.model, prompt, 4, temperature=0))
     document["written"] = decode(torch.cat(written).tolist())
     document["choices"] = [document["written"], "you.", "fffff"]  # the first is the most likely
