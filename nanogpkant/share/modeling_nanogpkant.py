@@ -24,6 +24,7 @@ from nanogpkant.kan.pruned import like_saved
 from nanogpkant.model import GPT
 
 BACKENDS = ("reference",)
+UNUSED = ("cache_position",)  # that transformers 4 hands over; the cache knows it
 
 
 def runner(
@@ -123,6 +124,7 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **others: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V) of the token after each token.
 
@@ -135,7 +137,14 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
                 so that they may be the input itself.
             use_cache: return keys and values; by default in evaluation mode.
             num_items_in_batch: labels that the loss is divided by, where it is not their mean.
+            others: what transformers hands to every model; it may say nothing.
+
+        Raises:
+            ValueError: ``others`` ask for something, or more tokens than ``block_size``.
         """
+        for name, value in others.items():
+            if name not in UNUSED and value is not None and value is not False:
+                raise ValueError(f"this model has no {name}")
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError("attention_mask must be (batch, tokens); static caches do not work")
         if attention_mask is not None and bool(attention_mask.all()):
