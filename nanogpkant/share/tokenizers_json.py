@@ -10,13 +10,14 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from nanogpkant import data
+from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
+from nanogpkant.data import Tokenizer as OurTokenizer
+from nanogpkant.data.tokenizer.bpe import END, shown_bytes
 
 PADDING = "<|pad|>"
-END = "<|endoftext|>"
 
 
-def to_tokenizers(tokenizer: data.Tokenizer) -> Tokenizer:
+def to_tokenizers(tokenizer: OurTokenizer) -> Tokenizer:
     """The same tokenizer, of the tokenizers library."""
     made = {"char": _of_characters, "byte": _of_bytes, "bpe": _of_pairs}[tokenizer.type](tokenizer)
     special = END if END in made.get_vocab() else PADDING
@@ -24,7 +25,7 @@ def to_tokenizers(tokenizer: data.Tokenizer) -> Tokenizer:
     return made
 
 
-def _of_characters(tokenizer: data.Tokenizer) -> Tokenizer:
+def _of_characters(tokenizer: CharTokenizer) -> Tokenizer:
     ids = {character: number for number, character in enumerate(tokenizer.characters)}
     made = Tokenizer(models.WordLevel(ids, unk_token=""))  # there is no such token: an error
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -32,14 +33,14 @@ def _of_characters(tokenizer: data.Tokenizer) -> Tokenizer:
     return made
 
 
-def _of_bytes(tokenizer: data.Tokenizer) -> Tokenizer:
+def _of_bytes(tokenizer: ByteTokenizer) -> Tokenizer:
     made = Tokenizer(models.BPE({shown: byte for byte, shown in enumerate(shown_bytes())}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     return made
 
 
-def _of_pairs(tokenizer: data.Tokenizer) -> Tokenizer:
+def _of_pairs(tokenizer: BPETokenizer) -> Tokenizer:
     shown = shown_bytes()
     names = ["".join(shown[byte] for byte in token) for token in tokenizer.tokens]
     ids = {name: number for number, name in enumerate(names)} | {END: tokenizer.eot}
@@ -73,14 +74,7 @@ def merges(tokens: tuple[bytes, ...]) -> list[tuple[int, int]]:
     return found
 
 
-def shown_bytes() -> list[str]:
-    """The character that each byte is written as: itself where it can be seen, as GPT-2 has it."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(byte if byte in seen else next(others)) for byte in range(256)]
-
-
-def tokenizer_config(tokenizer: data.Tokenizer, block_size: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer: OurTokenizer, block_size: int) -> dict[str, Any]:
     """tokenizer_config.json: what transformers adds to it.
 
     Padding stands on the left, where ``generate`` wants it. It is the token that ends a text, or

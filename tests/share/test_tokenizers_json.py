@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpkant.data import ByteTokenizer, CharTokenizer
-from nanogpkant.share.tokenizers_json import PADDING, to_tokenizers, tokenizer_config
+from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
+from nanogpkant.data.tokenizer import train_bpe
+from nanogpkant.data.tokenizer.bpe import END
+from nanogpkant.share.tokenizers_json import PADDING, merges, to_tokenizers, tokenizer_config
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -63,3 +65,44 @@ def test_padding_lies_beyond_the_model(tmp_path: Path):
     assert json.loads(json.dumps(config))["pad_token"] == PADDING
     assert config["model_max_length"] == 8
     assert "eos_token" not in config
+
+
+@pytest.fixture(scope="module")
+def pairs() -> BPETokenizer:
+    """A vocabulary of pairs, trained on this very file."""
+    pytest.importorskip("tiktoken")
+    return train_bpe([Path(__file__).read_text(encoding="utf-8")] * 2, 600)
+
+
+def test_pairs(pairs: BPETokenizer):
+    theirs = tokenizers.Tokenizer.from_str(to_tokenizers(pairs).to_str())
+    assert theirs.token_to_id(END) == pairs.eot
+    assert theirs.get_vocab_size() == pairs.vocab_size
+    here = Path(__file__).read_text(encoding="utf-8")
+    for text in ("", ODD, here, f"a{END}b", "   \n \n\n  x\n", "don't we'll", " 12 1999\t\t"):
+        same(pairs, theirs, text)
+
+    @given(st.text() | st.text("aehrst \n'_.("))
+    @settings(max_examples=100, deadline=None)
+    def any_text(text: str) -> None:
+        same(pairs, theirs, text)
+
+    any_text()
+
+
+def test_each_longer_token_is_merged_from_two(pairs: BPETokenizer):
+    found = merges(pairs.tokens)
+    assert [pairs.tokens[a] + pairs.tokens[b] for a, b in found] == list(pairs.tokens[256:])
+
+
+def test_a_token_that_no_pair_leads_to_is_only_a_whole_text():
+    pytest.importorskip("tiktoken")
+    ours = BPETokenizer([*(bytes([b]) for b in range(256)), b"abcd", b"cd"])
+    assert merges(ours.tokens) == [(ord("c"), ord("d"))]
+    for text in ("abcd", "abcde", " abcd", "cd"):
+        same(ours, to_tokenizers(ours), text)
+
+
+def test_the_end_of_a_text_is_named_where_there_is_one(pairs: BPETokenizer):
+    config = tokenizer_config(pairs, 8)
+    assert config["eos_token"] == config["pad_token"] == END
