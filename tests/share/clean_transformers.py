@@ -1,8 +1,8 @@
 """Loads exported folders as somebody does who has torch and transformers, but not this project.
 
-Run by test_huggingface.py in a process of its own: python clean_transformers.py FOLDER. Every
-folder in FOLDER is a model with an expected.safetensors: what this project says. Prints one JSON
-object, {model: {what: figure}}.
+Run by test_huggingface.py in a process of its own: clean_transformers.py FOLDER SCRATCH PAGE. Every
+folder in FOLDER is a model with an expected.safetensors: what this project says. PAGE has code to
+run. Prints one JSON object, {model: {what: figure}}.
 """
 
 import contextlib
@@ -106,11 +106,11 @@ def more(folder, scratch):
     model.resize_token_embeddings(20)
     found["resized"] = model.eval()(ids).logits.shape[-1]
     text = "Speak, friend"
-    code = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1]
-    code = code.split("```")[0].replace("PATH/TO/", f"{folder.parent}/")
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(code, {})
-    found["card prints"] = printed.getvalue()
+    for what, file in (("card", folder / "README.md"), ("page", Path(sys.argv[3]))):
+        code = file.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code.replace("PATH/TO/", f"{folder.parent}/"), {})
+        found[f"{what} prints"] = printed.getvalue()
     found["text"] = tokenizer.decode(tokenizer(text)["input_ids"])
     return found
 

@@ -25,6 +25,7 @@ from nanogpkant.kan.pruned import prune
 from nanogpkant.model import GPT
 from nanogpkant.share.huggingface import modeling_code, write_huggingface
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"
 CLEAN = Path(__file__).with_name("clean_transformers.py")
 TOKENIZER = CharTokenizer("Speak, frindt")
 MLP = ["mlp_in", "mlp_out"]
@@ -112,9 +113,11 @@ def clean(
     to = root / "models" / "exported"
     assert main(["export", str(tiny_run), "--to", str(to), "--format", "hf"]) == 0
     save_file(expected(load_model(tiny_run).model), to / "expected.safetensors")
+    (root / "shared").mkdir()
+    (root / "shared" / "hf").symlink_to(to)  # as docs/sharing.md calls it
 
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "home")}
-    command = [sys.executable, str(CLEAN), str(root / "models"), str(root)]
+    command = [sys.executable, str(CLEAN), str(root / "models"), str(root), str(PAGE)]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -159,7 +162,8 @@ def test_it_can_start_afresh_train_and_take_more_tokens(clean):
     assert clean["more"]["resized"] == 20
 
 
-def test_the_cards_code_runs(clean):
+def test_the_cards_code_and_the_pages_run(clean):
+    assert clean["more"]["page prints"].startswith("['Speak, ")
     assert len(clean["more"]["card prints"]) == 16 + 1  # the whole context, and print's new line
     assert clean["more"]["text"] == "Speak, friend"
 
