@@ -230,7 +230,8 @@ def evaluate(arguments: list[str]) -> None:
     add_harness_flags(parser)
     options = parse(parser, arguments)
     if options.harness or options.harness_limit:
-        return evaluate_by_harness(options)
+        evaluate_by_harness(options)
+        return
 
     from nanogpkant.evaluate import evaluate_run
 
@@ -245,7 +246,6 @@ def evaluate(arguments: list[str]) -> None:
         options.seed,
     ).as_dict()
     report(options, {"split": options.split, **result}, describe_evaluation(result))
-    return None
 
 
 def evaluate_by_harness(options: Namespace) -> None:

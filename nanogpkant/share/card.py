@@ -58,6 +58,7 @@ ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), up to {
 print(tokenizer.decode([logits[0, -1].argmax()]))
 ```""",
 }
+REPEATED = " config.yaml has every setting: `nanogpkant train config.yaml` repeats the run."
 LIBRARY = {"run": "nanogpkant", "hf": "transformers", "onnx": "onnx"}
 
 
@@ -95,7 +96,7 @@ def model_card(
         description(config.model),
         use,
         f"## Figures\n\n{figures(run, config, evaluation, step, weights)}",
-        f"## How it was made\n\n{making(run, config)}",
+        f"## How it was made\n\n{making(run, config, form)}",
         f"## What it writes\n\n{sample(run)}" if run.samples_file.exists() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -165,7 +166,7 @@ def figures(
     return "\n".join(["| | |", "|---|---|", *(f"| {words} | {value} |" for words, value in rows)])
 
 
-def making(run: RunFolder, config: RunConfig) -> str:
+def making(run: RunFolder, config: RunConfig, form: str) -> str:
     """The command, and what it ran on."""
     environment = run.environment()
     versions = environment.get("versions", {})
@@ -174,8 +175,7 @@ def making(run: RunFolder, config: RunConfig) -> str:
         f"```bash\n{environment.get('command', 'not recorded')}\n```\n\n"
         f"On {environment.get('device_name') or 'a device that was not recorded'} in "
         f"{config.train.dtype}, with {named or 'versions that were not recorded'}, revision "
-        f"{environment.get('git_revision') or 'not recorded'}. config.yaml has every setting: "
-        "`nanogpkant train config.yaml` repeats the run."
+        f"{environment.get('git_revision') or 'not recorded'}.{REPEATED if form == 'run' else ''}"
     )
 
 

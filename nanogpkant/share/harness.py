@@ -18,7 +18,7 @@ from typing import Any
 from nanogpkant.checkpoint import load_model
 from nanogpkant.device import resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError, UserError
-from nanogpkant.share.export import export_run
+from nanogpkant.share.huggingface import write_huggingface
 
 Figures = dict[str, dict[str, float]]
 
@@ -59,11 +59,12 @@ def run_harness(
         raise UserError(f"--harness: the lm-evaluation-harness is not installed; {remedy}")
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")
-    tokenizer = load_model(path, which).tokenizer
+    trained = load_model(path, which)
+    tokenizer = trained.tokenizer
     start = tokenizer.encode(tokenizer.start)[0] if tokenizer.eot is None else tokenizer.eot
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "exported"
-        export_run(path, folder, which, form="hf")
+        folder = Path(temporary)
+        write_huggingface(folder, trained, trained.model.state_dict())
         try:
             results = _evaluate(folder, int(start), tasks, limit, str(device), dtype, batch_size)
         except Exception as error:  # of any kind, and it would not be ours to mend

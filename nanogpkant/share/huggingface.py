@@ -53,8 +53,8 @@ def modeling_code() -> str:
     return f"{HEAD}\n{code}"
 
 
-def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    """Write all files of such a folder but its card and manifest; returns their names.
+def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:
+    """Write all files of such a folder but its card and manifest.
 
     Args:
         trained: the model and its tokenizer.
@@ -72,7 +72,6 @@ def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Ten
     write_atomic(draft / f"{MODELING}.py", modeling_code())
     write_atomic(draft / "tokenizer.json", to_tokenizers(tokenizer).to_str(pretty=True))
     write_json(draft / "tokenizer_config.json", tokenizer_config(tokenizer, block_size))
-    return list(FILES)
 
 
 def config_json(model: GPT, weights: dict[str, Tensor]) -> dict[str, Any]:
