@@ -8,11 +8,16 @@ it or putting another in its place would be a silent change of the text.
 from itertools import pairwise
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-
 from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
 from nanogpkant.data import Tokenizer as OurTokenizer
 from nanogpkant.data.tokenizer.bpe import END, shown_bytes
+from nanogpkant.errors import UserError
+
+try:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+except ImportError as error:
+    needed = "--format hf, --format onnx and --harness need the tokenizers package"
+    raise UserError(f"{needed}: pip install 'nanogpkant[hf]'") from error
 
 PADDING = "<|pad|>"
 

@@ -75,6 +75,21 @@ def figures(folder):
     return found
 
 
+def pruned_gradient(folder):
+    """The largest gradient of an edge that is gone; how many there are; the largest of the rest."""
+    model, ids = load(folder).train(), load_file(folder / "expected.safetensors")["ids"]
+    model(ids, labels=ids).loss.backward()
+    weights = [p for name, p in model.named_parameters() if name.endswith(".layer.weight")]
+    gone = [(w == 0).all(1) for w in weights]
+    sizes = [w.grad.abs().amax(1) for w in weights]
+    pairs = list(zip(sizes, gone, strict=True))
+    return [
+        max(size[mask].max().item() for size, mask in pairs),
+        sum(mask.sum().item() for mask in gone),
+        max(size[~mask].max().item() for size, mask in pairs),
+    ]
+
+
 def more(folder, scratch):
     """What is the same for every model, of one."""
     expected = load_file(folder / "expected.safetensors")
@@ -118,6 +133,7 @@ def more(folder, scratch):
 def main():
     folders = sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir())
     result = {folder.name: figures(folder) for folder in folders}
+    result["pruned gradient"] = pruned_gradient(Path(sys.argv[1]) / "pruned")
     result["more"] = more(Path(sys.argv[1]) / "exported", Path(sys.argv[2]))
     try:
         import nanogpkant  # noqa: F401

@@ -162,6 +162,13 @@ def test_it_can_start_afresh_train_and_take_more_tokens(clean):
     assert clean["more"]["resized"] == 20
 
 
+def test_training_there_brings_no_pruned_edge_back(clean):
+    of_those_gone, how_many, of_the_rest = clean["pruned gradient"]
+    assert of_those_gone == 0
+    assert how_many > 100
+    assert of_the_rest > 1e-4
+
+
 def test_the_cards_code_and_the_pages_run(clean):
     assert clean["more"]["page prints"].startswith("['Speak, ")
     assert len(clean["more"]["card prints"]) == 16 + 1  # the whole context, and print's new line
@@ -206,3 +213,11 @@ def test_the_manifest_covers_the_folder(tiny_run: Path, tmp_path: Path):
     assert {*manifest["sha256"], "manifest.json", "README.md"} == {p.name for p in to.iterdir()}
     config = json.loads((to / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == "bfloat16"
+
+
+def test_without_the_tokenizers_package_it_says_so(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "nanogpkant.share.tokenizers_json", raising=False)
+    assert main(["export", str(tiny_run), "--to", str(tmp_path / "to"), "--format", "hf"]) == 1
+    assert "pip install 'nanogpkant[hf]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
