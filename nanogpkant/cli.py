@@ -208,6 +208,8 @@ def train(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure loss, perplexity, bits per character and accuracy over a whole split."""
+    from nanogpkant.share.flags import add_harness_flags
+
     parser = parser_for("eval")
     add_run_arguments(parser)
     parser.add_argument(
@@ -221,7 +223,11 @@ def evaluate(arguments: list[str]) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=64, help="sequences at a time")
     parser.add_argument("--seed", type=int, default=1337, help="decides the random batches")
+    add_harness_flags(parser)
     options = parse(parser, arguments)
+    if options.harness or options.harness_limit:
+        evaluate_by_harness(options)
+        return
 
     from nanogpkant.evaluate import evaluate_run
 
@@ -236,6 +242,21 @@ def evaluate(arguments: list[str]) -> None:
         options.seed,
     ).as_dict()
     report(options, {"split": options.split, **result}, describe_evaluation(result))
+
+
+def evaluate_by_harness(options: Namespace) -> None:
+    from nanogpkant.share.harness import in_words, run_harness
+
+    found = run_harness(
+        Path(options.run),
+        options.checkpoint,
+        options.harness,
+        options.harness_limit,
+        options.device,
+        options.dtype,
+        options.batch_size,
+    )
+    show(options, found, in_words(found))
 
 
 def sample(arguments: list[str]) -> None:
@@ -396,21 +417,17 @@ def bench(arguments: list[str]) -> None:
 
 def export(arguments: list[str]) -> None:
     """Write a trained model as a folder to share: weights, configuration, tokenizer, model card."""
+    from nanogpkant.share.flags import add_export_flags
+
     parser = parser_for("export")
-    add = parser.add_argument
-    add("run", help="run folder, such as runs/quickstart_kan")
-    add("--to", required=True, help="folder to write; it must not exist, or be empty")
-    add("--checkpoint", default="best", help="best, last, or a step-NNNNNN")
-    add("--bfloat16", action="store_true", help="round the weights to it, which halves them")
-    add("--license", help="for the model card, such as mit (default: says nothing)")
+    add_export_flags(parser)
     options = parse(parser, arguments)
 
     from nanogpkant.share.export import export_run
 
     to = Path(options.to)
-    result = export_run(
-        Path(options.run), to, options.checkpoint, options.bfloat16, options.license
-    )
+    chosen = (options.checkpoint, options.bfloat16, options.license, options.format)
+    result = export_run(Path(options.run), to, *chosen)
     report(options, result, f"{to} holds step {result['step']}, {result['bytes'] / 1e6:.1f} MB")
 
 

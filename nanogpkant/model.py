@@ -45,18 +45,22 @@ class Attention(nn.Module):
         self.qkv = make_linear("qkv", config)
         self.out = make_linear("attn_out", config)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: Cache | None = None, visible: Tensor | None = None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         # (B, T, 3C) -> three (B, H, T, D)
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        y = self.attend(q, k, v)
+        y = self.attend(q, k, v, visible)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, H, T, D) and twice (B, H, S, D) -> (B, H, T, D): the last T of S tokens look back.
+
+        ``visible`` (B, 1, T, S) says where, if it is not everywhere.
 
         On CUDA, dropout of attention weights happens inside the fused kernel. On other devices
         asking the kernel for it selects an unfused path that is many times slower, so there the
@@ -70,15 +74,31 @@ class Attention(nn.Module):
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
         T, S = q.shape[2], k.shape[2]
         # One token sees everything; a mask is only needed for several that follow cached ones.
-        mask = _causal_mask(T, S, q.device) if 1 < T < S else None
+        is_causal = visible is None and bool(T == S)
+        if visible is None and not is_causal and T > 1:
+            visible = _causal_mask(T, S, q.device)
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=T == S, dropout_p=in_kernel
+            q, k, v, attn_mask=visible, is_causal=is_causal, dropout_p=in_kernel
         )
 
 
 def _causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     """(T, S) of True where one of the last T of S tokens may look."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def _around_padding(attention_mask: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) of the last T of S tokens, and (B, 1, T, S) of where they may look.
+
+    Padding has no part in the text: it is not counted, and only itself looks at it, since a token
+    that looks at nothing at all would be a NaN.
+    """
+    is_text = attention_mask.bool()  # (B, S)
+    position = (is_text.cumsum(-1) - 1).clamp(min=0)[:, -T:]
+    S = is_text.shape[1]
+    itself = torch.eye(S, dtype=torch.bool, device=is_text.device)[-T:]
+    visible = _causal_mask(T, S, is_text.device) & is_text[:, None, None, :]
+    return position, visible | itself
 
 
 class MLP(nn.Module):
@@ -115,9 +135,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: Cache | None = None, visible: Tensor | None = None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.norm_1(x), cache))
+        x = x + self.dropout(self.attention(self.norm_1(x), cache, visible))
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
 
@@ -139,7 +161,11 @@ class GPT(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: Cache | None = None
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits of the token after each token, or how well they predict the targets.
 
@@ -147,6 +173,8 @@ class GPT(nn.Module):
             idx: (B, T) token ids; with a cache only those that follow the ones already in it.
             targets: (B, T) ids of the tokens that follow, where the loss is wanted.
             cache: keys and values of earlier tokens; the new ones are added to it.
+            attention_mask: (B, S), 0 where one of the S tokens, those in the cache included, is
+                padding and not text; the text then has the logits that it has alone.
 
         Returns:
             (B, T, V) logits, or with targets their mean cross-entropy, nats per token, in float32.
@@ -157,10 +185,12 @@ class GPT(nn.Module):
         T, seen = idx.shape[1], 0 if cache is None else cache.length
         if seen + T > self.config.block_size:
             raise ValueError(f"{seen + T} tokens do not fit in block_size {self.config.block_size}")
-        position = torch.arange(seen, seen + T, device=idx.device)
+        position, visible = torch.arange(seen, seen + T, device=idx.device), None
+        if attention_mask is not None:
+            position, visible = _around_padding(attention_mask, T)
         x = self.dropout(self.tokens(idx) + self.positions(position))  # (B, T, C)
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, cache, visible)
         if cache is not None:
             cache.length += T
         logits = F.linear(self.norm(x), self.tokens.weight)  # (B, T, V)

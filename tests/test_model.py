@@ -165,6 +165,27 @@ def test_logits_do_not_depend_on_what_is_cached(
     assert cache.length == 8
 
 
+@pytest.mark.parametrize("is_left", [True, False], ids=["left", "right"])
+@pytest.mark.parametrize("sites", ENDS, ids=["plain", "kan"])
+def test_padding_changes_nothing(tiny_gpt, sites: tuple[str, ...], is_left: bool) -> None:
+    """Texts of 2, 5 and 3 tokens in a batch of 5, and one more token each, against each alone."""
+    model = tiny_gpt(sites).eval()
+    texts = [torch.randint(11, (length,)) for length in (2, 5, 3)]
+    idx, mask = torch.randint(11, (3, 5)), torch.zeros(3, 5, dtype=torch.int64)
+    for row, text in enumerate(texts):
+        where = slice(5 - len(text), 5) if is_left else slice(0, len(text))
+        idx[row, where], mask[row, where] = text, 1
+    cache = Cache(model.config, 3, torch.device("cpu"), torch.float64)
+    logits, new = model(idx, cache=cache, attention_mask=mask), torch.randint(11, (3, 1))
+    longer = torch.cat([mask, torch.ones_like(new)], 1)
+    after = model(new, cache=cache, attention_mask=longer)
+    assert logits.isfinite().all()
+    for row, text in enumerate(texts):
+        alone = model(torch.cat([text, new[row]])[None])[0]
+        together = torch.cat([logits[row, mask[row] == 1], after[row]])
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
+
+
 @pytest.fixture
 def attention(tiny_config) -> Attention:
     return Attention(tiny_config(dropout=0.3), layer=0).double()

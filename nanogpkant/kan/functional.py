@@ -5,6 +5,7 @@ torch.compile, activation checkpointing and distributed wrappers see a single op
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -55,13 +56,7 @@ def kan_linear(
     check_shapes(x, weight, features, coefficients, keep)
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if (backend := pick_backend(backend, x.device, features, dtype)) == "reference":
-        run = reference.forward
-    else:
-
-        def run(x, weight, features, coefficients, keep, dtype):
-            return _kan_linear(x, weight, coefficients, keep, features.spec, backend, dtype)
-
+    run = runner(backend, x.device, features, dtype)
     rows = None if keep is None else keep.reshape(-1, x.shape[-1])
     with torch.autocast(device, enabled=False):  # each backend casts at the place that it chose
         y = run(x.reshape(-1, x.shape[-1]), weight, features, coefficients, rows, dtype)
@@ -86,6 +81,23 @@ def check_shapes(
         raise ValueError(f"{x.shape[-1]} inputs do not split into {features.basis.groups} groups")
     if keep is not None and keep.shape != x.shape:
         raise ValueError(f"keep is {tuple(keep.shape)}; it needs x's {tuple(x.shape)}")
+
+
+def runner(
+    backend: str, device: torch.device, features: Features, dtype: torch.dtype
+) -> Callable[..., Tensor]:
+    """What computes (rows, n) -> (rows, out), called as ``reference.forward`` is.
+
+    Raises:
+        ValueError: see ``pick_backend``.
+    """
+    if (name := pick_backend(backend, device, features, dtype)) == "reference":
+        return reference.forward
+
+    def run(x, weight, features, coefficients, keep, dtype):
+        return _kan_linear(x, weight, coefficients, keep, features.spec, name, dtype)
+
+    return run
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:

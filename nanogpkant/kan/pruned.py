@@ -28,7 +28,8 @@ class PrunedLinear(nn.Module):
         prenorm: as in ``KANLinear``, over all the inputs.
 
     Raises:
-        ValueError: indices that do not fit the layer or its outputs.
+        ValueError: indices that do not fit the layer or its outputs; on the meta device, which
+            holds no values, only their number is looked at.
     """
 
     def __init__(
@@ -44,15 +45,28 @@ class PrunedLinear(nn.Module):
             ("inputs", inputs, layer.in_features),
             ("outputs", outputs, layer.out_features),
         ):
-            if index.shape != (count,) or (index.diff() <= 0).any() or index.min() < 0:
+            unordered = not index.is_meta and ((index.diff() <= 0).any() or index.min() < 0)
+            if index.shape != (count,) or unordered:
                 raise ValueError(f"{name} are not {count} different indices, ascending")
-        if constant.dim() != 1 or outputs.max() >= len(constant):
+        if constant.dim() != 1 or (not outputs.is_meta and outputs.max() >= len(constant)):
             raise ValueError(f"the outputs reach beyond the {constant.numel()} that there are")
         self.layer, self.prenorm = layer, prenorm
         self.constant = nn.Parameter(constant)
         self.register_buffer("inputs", inputs)
         self.register_buffer("outputs", outputs)
-        layer.weight.register_hook(lambda gradient: gradient * self.edges_left()[:, None])
+        self.train()
+
+    def train(self, mode: bool = True) -> "PrunedLinear":
+        """As of any module; from then on edges that are gone get no gradient.
+
+        Not in __init__ alone, because some loaders put other parameters in place of the first ones.
+        """
+        if mode and not self.layer.weight._backward_hooks:
+            self.layer.weight.register_hook(self._of_edges_left)
+        return super().train(mode)
+
+    def _of_edges_left(self, gradient: Tensor) -> Tensor:
+        return gradient * self.edges_left()[:, None]
 
     @property
     def has_groups(self) -> bool:

@@ -1,1 +1,1 @@
-"""Trained models for others: an exported folder, its model card, and the Hugging Face Hub."""
+"""Trained models for others: exported folders, for transformers and ONNX too, and the Hub."""

@@ -24,24 +24,61 @@ FIGURES = (
     ("seconds", None, "seconds in training steps", "{:,.0f}"),
 )
 
-USE = """\
+# How a folder of each format is used, and the library that the Hub is told of.
+USE = {
+    "run": """\
 ```bash
 nanogpkant sample PATH/TO/{name} --tokens 300
 nanogpkant eval PATH/TO/{name}
-```"""
+```""",
+    "hf": """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH/TO/{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH/TO/{name}", trust_remote_code=True)
+tokens = tokenizer({start!r}, return_tensors="pt")
+written = model.generate(**tokens, do_sample=True, temperature=0.8, max_length={block_size})
+print(tokenizer.decode(written[0]))
+```
+
+The model's code is `modeling_nanogpkant.py`, which `trust_remote_code=True` runs: look at it first.
+It needs torch and transformers alone, and is plain torch: nanogpkant itself has faster KAN layers.
+Its context ends at {block_size} tokens.""",
+    "onnx": """\
+```python
+import numpy
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("PATH/TO/{name}/tokenizer.json")
+session = onnxruntime.InferenceSession("PATH/TO/{name}/model.onnx")
+ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), up to {block_size} of them
+(logits,) = session.run(None, {{"input_ids": ids}})  # (batch, tokens, vocabulary)
+print(tokenizer.decode([logits[0, -1].argmax()]))
+```""",
+}
+REPEATED = " config.yaml has every setting: `nanogpkant train config.yaml` repeats the run."
+LIBRARY = {"run": "nanogpkant", "hf": "transformers", "onnx": "onnx"}
 
 
 def model_card(
-    run: RunFolder, name: str, step: int, weights: dict[str, Tensor], licence: str | None
+    run: RunFolder,
+    name: str,
+    step: int,
+    weights: dict[str, Tensor],
+    licence: str | None,
+    form: str = "run",
 ) -> str:
     """README.md of an exported run.
 
     Args:
-        run: the exported folder, whole but for its card.
+        run: the run that is exported.
         name: what the model is called.
         step: optimiser steps that its weights have had.
         weights: as exported.
         licence: of the model, by the Hub's identifier, such as mit.
+        form: the format of the exported folder.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -49,25 +86,28 @@ def model_card(
     config = load_config(run.config_file)
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
     evaluation = next((r for r in rows if (r["step"], r["split"]) == (step, "val")), {})
-    head = yaml.safe_dump(front_matter(name, config, evaluation, licence), sort_keys=False)
+    front = front_matter(name, config, evaluation, licence, LIBRARY[form])
+    head = yaml.safe_dump(front, sort_keys=False)
+    start = load_tokenizer(run.tokenizer_file).start
+    use = USE[form].format(name=name, start=start, block_size=config.model.block_size)
     parts = [
         f"---\n{head}---\n\n# {name}",
         " ".join(config.about.split()),
         description(config.model),
-        USE.format(name=name),
+        use,
         f"## Figures\n\n{figures(run, config, evaluation, step, weights)}",
-        f"## How it was made\n\n{making(run, config)}",
+        f"## How it was made\n\n{making(run, config, form)}",
         f"## What it writes\n\n{sample(run)}" if run.samples_file.exists() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def front_matter(
-    name: str, config: RunConfig, evaluation: dict[str, Any], licence: str | None
+    name: str, config: RunConfig, evaluation: dict[str, Any], licence: str | None, library: str
 ) -> dict[str, Any]:
     """What the Hub reads of a card: https://huggingface.co/docs/hub/model-cards."""
     tags = ["nanogpkant", *(["kolmogorov-arnold-network"] if config.model.kan.sites else [])]
-    front = {"library_name": "nanogpkant", "pipeline_tag": "text-generation", "tags": tags}
+    front = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
     if licence:
         front["license"] = licence
     metrics = [
@@ -126,7 +166,7 @@ def figures(
     return "\n".join(["| | |", "|---|---|", *(f"| {words} | {value} |" for words, value in rows)])
 
 
-def making(run: RunFolder, config: RunConfig) -> str:
+def making(run: RunFolder, config: RunConfig, form: str) -> str:
     """The command, and what it ran on."""
     environment = run.environment()
     versions = environment.get("versions", {})
@@ -135,8 +175,7 @@ def making(run: RunFolder, config: RunConfig) -> str:
         f"```bash\n{environment.get('command', 'not recorded')}\n```\n\n"
         f"On {environment.get('device_name') or 'a device that was not recorded'} in "
         f"{config.train.dtype}, with {named or 'versions that were not recorded'}, revision "
-        f"{environment.get('git_revision') or 'not recorded'}. config.yaml has every setting: "
-        "`nanogpkant train config.yaml` repeats the run."
+        f"{environment.get('git_revision') or 'not recorded'}.{REPEATED if form == 'run' else ''}"
     )
 
 

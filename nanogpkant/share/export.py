@@ -1,10 +1,14 @@
-"""``nanogpkant export``: one checkpoint of a run as a folder to share, which opens as a run does.
+"""``nanogpkant export``: one checkpoint of a run as a folder to share.
 
 DIR/
   README.md            the model card; yours to edit, so the manifest leaves it out
+  manifest.json        sha256 of each other file
+
+By itself it opens as a run does, and has these files besides; ``huggingface`` and ``onnx`` say what
+the folders for others' programs hold.
+
   model.safetensors    the weights, as they are or rounded to bfloat16
   config.yaml · environment.json · metrics.jsonl · tokenizer.json · samples.txt    as in the run
-  manifest.json        sha256 of each file
 """
 
 import re
@@ -14,11 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nanogpkant.checkpoint import (
     EXPORTED,
     EXPORTED_IF_THERE,
     WEIGHTS,
     RunFolder,
+    TrainedModel,
     load_checkpoint,
     load_model,
     open_run,
@@ -29,8 +36,14 @@ from nanogpkant.errors import UsageError
 from nanogpkant.files import fsync_folder, read_text, write_atomic, writing
 from nanogpkant.manifest import write_manifest
 from nanogpkant.share.card import model_card
+from nanogpkant.share.huggingface import FILES as HUGGINGFACE
+from nanogpkant.share.huggingface import write_huggingface
+from nanogpkant.share.onnx_format import FILES as ONNX
+from nanogpkant.share.onnx_format import MODEL, write_onnx
 
 CARD = "README.md"
+FOR_OTHERS = {"config.json": HUGGINGFACE, MODEL: ONNX}  # by a file that no other format has
+TELLING = (CARD, "config.yaml", "environment.json")  # files with a command and settings
 
 
 def export_run(
@@ -39,6 +52,7 @@ def export_run(
     which: str = "best",
     bfloat16: bool = False,
     licence: str | None = None,
+    form: str = "run",
 ) -> dict[str, Any]:
     """Write a run's checkpoint as a folder to share.
 
@@ -47,32 +61,68 @@ def export_run(
         to: the folder to write; one that is there has to be empty.
         bfloat16: round the weights to it, which halves them.
         licence: for the model card, by the Hub's identifier, such as mit.
+        form: one of ``FORMATS``.
 
     Returns:
-        {"folder", "step", "bytes"}.
+        {"folder", "step", "bytes"}, the last those of the weights.
 
     Raises:
-        UserError: no such run or checkpoint, one that does not fit its model, or a full disk.
+        UserError: no such run or checkpoint, one that does not fit its model, a full disk, or a
+            package that is not installed.
         UsageError: ``to`` holds something.
     """
     check_is_new(to)
     run = open_run(path)
-    step = load_model(path, which).step  # whoever gets the folder can load it
+    trained = load_model(path, which)  # whoever gets the folder can load it
+    with new_folder(to) as draft:
+        write = {"run": _write_run, "hf": _write_hf, "onnx": _write_onnx}[form]
+        weights = write(draft, run, which, trained, bfloat16)
+        names = sorted(path.name for path in draft.iterdir())
+        write_manifest(draft, trained.step, names)
+        card = model_card(run, to.name, trained.step, weights, licence, form)
+        write_atomic(draft / CARD, card)
+    warn_of_paths(to)
+    (model,) = (to / name for name in names if name in (WEIGHTS, MODEL))
+    return {"folder": str(to), "step": trained.step, "bytes": model.stat().st_size}
+
+
+def _write_run(
+    draft: Path, run: RunFolder, which: str, trained: TrainedModel, bfloat16: bool
+) -> dict[str, Tensor]:
+    """The files of the run, and the checkpoint's weights as they were saved, which are returned."""
     checkpoint = load_checkpoint(run, which)
     specs = {name: features.spec for name, features in checkpoint.features().items()}
-    weights = checkpoint.weights()
+    weights = _rounded(checkpoint.weights(), bfloat16)
+    write_weights(draft / WEIGHTS, weights, specs)
+    for name in (*EXPORTED, *EXPORTED_IF_THERE):
+        if name != WEIGHTS and (run.path / name).is_file():
+            write_atomic(draft / name, (run.path / name).read_bytes())
+    return weights
+
+
+def _write_hf(
+    draft: Path, run: RunFolder, which: str, trained: TrainedModel, bfloat16: bool
+) -> dict[str, Tensor]:
+    """What transformers loads."""
+    weights = _rounded(trained.model.state_dict(), bfloat16)
+    write_huggingface(draft, trained, weights)
+    return weights
+
+
+def _write_onnx(
+    draft: Path, run: RunFolder, which: str, trained: TrainedModel, bfloat16: bool
+) -> dict[str, Tensor]:
+    """What ONNX runtimes load."""
     if bfloat16:
-        weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
-    with new_folder(to) as draft:
-        write_weights(draft / WEIGHTS, weights, specs)
-        for name in (*EXPORTED, *EXPORTED_IF_THERE):
-            if name != WEIGHTS and (run.path / name).is_file():
-                write_atomic(draft / name, (run.path / name).read_bytes())
-        write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
-        card = model_card(RunFolder(draft), to.name, step, weights, licence)
-        write_atomic(draft / CARD, card)
-    warn_of_paths(RunFolder(to))
-    return {"folder": str(to), "step": step, "bytes": (to / WEIGHTS).stat().st_size}
+        raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
+    write_onnx(draft, trained)
+    return trained.model.state_dict()
+
+
+def _rounded(weights: dict[str, Tensor], bfloat16: bool) -> dict[str, Tensor]:
+    if not bfloat16:
+        return weights
+    return {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
 
 
 def check_is_new(to: Path) -> None:
@@ -107,9 +157,10 @@ def new_folder(to: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def warn_of_paths(run: RunFolder) -> None:
-    """Say which folders of this machine a shared run would tell of."""
-    text = read_text(run.config_file) + read_text(run.environment_file)
-    if paths := re.findall(r"(?<![\w.:])(?:/|[A-Z]:\\)[^\s'\",]+", text):
-        named = ", ".join(dict.fromkeys(paths))
-        warn(f"config.yaml or environment.json name {named}: look before you share them")
+def warn_of_paths(folder: Path) -> None:
+    """Say which folders of this machine a folder to share would tell of."""
+    files = [file for name in TELLING if (file := folder / name).is_file()]
+    text = "".join(map(read_text, files))
+    if paths := re.findall(r"(?<![\w.:/])(?:/|[A-Z]:\\)[^\s'\",/][^\s'\",]*", text):
+        named, where = ", ".join(dict.fromkeys(paths)), " or ".join(file.name for file in files)
+        warn(f"{where} name {named}: look before you share them")

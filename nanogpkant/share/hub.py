@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 from nanogpkant.checkpoint import EXPORTED, EXPORTED_IF_THERE, load_checkpoint, open_run
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import sha256_of
-from nanogpkant.manifest import MANIFEST, read_manifest
-from nanogpkant.share.export import CARD, check_is_new, export_run, new_folder
+from nanogpkant.manifest import MANIFEST, read_manifest, verify
+from nanogpkant.share.export import CARD, FOR_OTHERS, check_is_new, export_run, new_folder
 
 TIMEOUT = 10  # seconds without an answer to the first request
 LOG_IN = "log in with hf auth login, or set HF_TOKEN"
@@ -30,7 +30,8 @@ def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
     """Upload a run, exported or to be exported, to the Hub.
 
     Args:
-        path: the folder of an exported run, or of a run, of which the best checkpoint is taken.
+        path: the folder of an exported run, in any format, or of a run, of which the best
+            checkpoint is taken.
         repo: NAME or OWNER/NAME of a repository; made if there is none.
         private: whether one that is made is for its owner alone.
 
@@ -43,13 +44,9 @@ def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
     """
     if get_token() is None:
         raise UserError(f"--repo {repo}: the Hub has to know who you are: {LOG_IN}")
-    run, api = open_run(path), HfApi()
+    api = HfApi()
     with TemporaryDirectory() as temporary:
-        folder = run.path
-        if not run.is_exported:
-            folder = Path(temporary) / run.path.name
-            export_run(path, folder)
-        load_checkpoint(open_run(folder))  # verifies it
+        folder, files = _verified(path, Path(temporary))
         with talking_of(repo):
             with suppress(RepositoryNotFoundError):
                 api.model_info(repo, timeout=TIMEOUT)  # requests after this one have no limit
@@ -57,10 +54,25 @@ def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
             commit = api.upload_folder(
                 repo_id=made.repo_id,
                 folder_path=folder,
-                allow_patterns=[*EXPORTED, *EXPORTED_IF_THERE, MANIFEST, CARD],
+                allow_patterns=[*files, MANIFEST, CARD],
                 commit_message=f"nanogpkant push {made.repo_name}",
             )
     return {"repo": made.repo_id, "url": str(made), "commit": commit.oid}
+
+
+def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
+    """An exported folder that is whole, made in ``temporary`` of another run; and its files."""
+    for mark, files in FOR_OTHERS.items():
+        if (path / mark).is_file():
+            verify(path, files)
+            return path, list(files)
+    run = open_run(path)
+    folder = run.path
+    if not run.is_exported:
+        folder = temporary / run.path.name
+        export_run(path, folder)
+    load_checkpoint(open_run(folder))  # verifies it
+    return folder, [*EXPORTED, *EXPORTED_IF_THERE]
 
 
 def pull(repo: str, to: Path) -> dict[str, Any]:
@@ -82,6 +94,10 @@ def pull(repo: str, to: Path) -> dict[str, Any]:
     api = HfApi()
     with talking_of(repo):
         info = api.model_info(repo, timeout=TIMEOUT)
+    names = [file.rfilename for file in info.siblings]
+    if "config.json" in names:
+        remedy = "a model for transformers, whose from_pretrained opens it"
+        raise UserError(f"{repo} is not an exported run of nanogpkant, but {remedy}")
     with new_folder(to) as draft, talking_of(repo):
 
         def fetch(name: str) -> Path:
@@ -94,7 +110,7 @@ def pull(repo: str, to: Path) -> dict[str, Any]:
             if sha256_of(fetch(name)) != sha256:
                 remedy = "it was cut short or altered, and nothing was kept; try again"
                 raise UserError(f"{name} of {repo} does not match its {MANIFEST}: {remedy}")
-        if CARD in [file.rfilename for file in info.siblings]:
+        if CARD in names:
             fetch(CARD)
         shutil.rmtree(draft / ".cache")  # the client's notes on what it downloaded
     return {"repo": repo, "folder": str(to), "step": step, "commit": info.sha}

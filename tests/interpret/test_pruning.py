@@ -11,7 +11,8 @@ from nanogpkant.interpret.judge import Judge
 from nanogpkant.interpret.layers import kan_layers
 from nanogpkant.interpret.lookup import swapped
 from nanogpkant.interpret.pruning import ABLATIONS, SHARES, by_input, pruned_layers, pruning
-from nanogpkant.kan.pruned import PrunedLinear
+from nanogpkant.kan import KANLinear
+from nanogpkant.kan.pruned import PrunedLinear, prune
 
 CASES = {
     "splines": {},
@@ -93,3 +94,12 @@ def test_inputs_count_as_a_whole():
     scores = {"layer": torch.tensor([[3.0, 0.0], [4.0, 1.0]])}
     expected = torch.tensor([[12.5**0.5, 0.5**0.5]] * 2)
     torch.testing.assert_close(by_input(scores)["layer"], expected)
+
+
+def test_edges_that_are_gone_stay_so_whoever_loads_the_weights():
+    """Some loaders put other parameters in place of a module's own; train() comes after that."""
+    keep = torch.tensor([[True, False], [True, True]])
+    layer = prune(KANLinear(2, 2), keep, torch.zeros(2)).eval()
+    layer.layer.weight = torch.nn.Parameter(layer.layer.weight.detach().clone())
+    layer.train().train()(torch.randn(5, 2)).sum().backward()
+    assert torch.equal((layer.layer.weight.grad != 0).any(1), keep)

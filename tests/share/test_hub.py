@@ -172,3 +172,16 @@ def test_a_folder_in_use_is_not_pulled_into(hub, shared, tmp_path, capsys):
     line = error_of(capsys, "pull", "me/tiny-kan", "--to", str(tmp_path), status=2)
     assert "not an empty folder" in line
     assert hub.requests == []
+
+
+def test_folders_for_transformers_are_pushed_and_pointed_to(hub, tiny_run, tmp_path, capsys):
+    folder = tmp_path / "hf"
+    assert main(["export", str(tiny_run), "--to", str(folder), "--format", "hf"]) == 0
+    (folder / "secret.txt").write_text("mine", encoding="utf-8")
+    assert main(["push", str(folder), "--repo", "me/hf"]) == 0
+    assert set(hub.repos["me/hf"]) == {path.name for path in folder.iterdir()} - {"secret.txt"}
+    line = error_of(capsys, "pull", "me/hf", "--to", str(tmp_path / "pulled"))
+    assert "a model for transformers" in line
+    (folder / "modeling_nanogpkant.py").write_text("import os\n", encoding="utf-8")
+    line = error_of(capsys, "push", str(folder), "--repo", "me/hf")
+    assert "modeling_nanogpkant.py does not match manifest.json" in line

@@ -141,11 +141,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     )
     trained.train_from_iterator(texts, trainer)
     ids = trained.get_vocab()
-    byte_of = {character: byte for byte, character in enumerate(_shown_bytes())}
+    byte_of = {character: byte for byte, character in enumerate(shown_bytes())}
     return BPETokenizer([bytes(map(byte_of.get, token)) for token in sorted(ids, key=ids.get)])
 
 
-def _shown_bytes() -> list[str]:
+def shown_bytes() -> list[str]:
     """The character that stands for each byte in vocabularies of GPT-2's kind."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable in Latin-1
     others = iter(range(256, 512))

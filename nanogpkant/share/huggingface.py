@@ -1,0 +1,99 @@
+"""``nanogpkant export --format hf``: a folder that transformers loads without this project.
+
+DIR/
+  README.md                 the model card
+  config.json · generation_config.json · model.safetensors
+  modeling_nanogpkant.py    the model's code, made of this project's: see ``bundle``
+  tokenizer.json · tokenizer_config.json
+  manifest.json             sha256 of each file
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nanogpkant import __version__
+from nanogpkant.checkpoint import WEIGHTS, TrainedModel, features_of, write_weights
+from nanogpkant.config import with_changes
+from nanogpkant.files import write_atomic, write_json
+from nanogpkant.kan.pruned import PrunedLinear
+from nanogpkant.model import GPT
+from nanogpkant.share.bundle import bundle
+
+MODELING = "modeling_nanogpkant"
+FILES = (
+    WEIGHTS,
+    "config.json",
+    "generation_config.json",
+    f"{MODELING}.py",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+HEAD = f'''\
+"""The model of this folder: code of nanogpkant {__version__}, put into one file; not to be edited.
+
+Comments name the modules that the definitions are of. MIT licence, copyright 2026 the nanogpkant
+authors.
+"""
+
+# ruff: noqa
+'''
+
+
+def modeling_code() -> str:
+    """The model's code as one file, without what only training here needs."""
+    code = bundle(
+        f"nanogpkant.share.{MODELING}",
+        without={"KANLinear": ["update_grid", "refine"]},
+        instead={"nanogpkant.kan.functional": ["BACKENDS", "runner"]},
+    )
+    return f"{HEAD}\n{code}"
+
+
+def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:
+    """Write all files of such a folder but its card and manifest.
+
+    Args:
+        trained: the model and its tokenizer.
+        weights: the model's state, of any type.
+    """
+    from nanogpkant.share.tokenizers_json import to_tokenizers, tokenizer_config
+
+    tokenizer, block_size = trained.tokenizer, trained.config.model.block_size
+    weights = {f"model.{name}": tensor for name, tensor in weights.items()}
+    write_weights(draft / WEIGHTS, weights, features_of(trained.model))
+    write_json(draft / "config.json", config_json(trained.model, weights))
+    eot = tokenizer.eot
+    ends = {} if eot is None else {"eos_token_id": eot, "pad_token_id": eot}
+    write_json(draft / "generation_config.json", ends)
+    write_atomic(draft / f"{MODELING}.py", modeling_code())
+    write_atomic(draft / "tokenizer.json", to_tokenizers(tokenizer).to_str(pretty=True))
+    write_json(draft / "tokenizer_config.json", tokenizer_config(tokenizer, block_size))
+
+
+def config_json(model: GPT, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """config.json: what the model is made of, and where transformers finds its code."""
+    config = with_changes(model.config, **{"kan.backend": "reference", "kan.spline_scale": False})
+    dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
+    pruned = {
+        name: (module.layer.in_features, module.layer.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, PrunedLinear)
+    }
+    return {
+        "model_type": "nanogpkant",
+        "architectures": ["NanoGPKANTForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{MODELING}.NanoGPKANTConfig",
+            "AutoModelForCausalLM": f"{MODELING}.NanoGPKANTForCausalLM",
+        },
+        "dtype": str(dtype).removeprefix("torch."),
+        "vocab_size": model.vocab_size,
+        "gpt": asdict(config),
+        "kan_features": features_of(model),
+        "pruned": pruned,
+        "tie_word_embeddings": True,
+    }

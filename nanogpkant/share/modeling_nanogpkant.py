@@ -1,0 +1,166 @@
+"""This project's model as transformers wants it; ``bundle`` makes it the file of a shared folder.
+
+The model is the project's own, and nothing here computes: what transformers hands over is passed
+on. KAN layers run in plain torch, without the compiled kernels of the project, so that nothing but
+torch and transformers is needed; expect them to be slower, and to take more memory in training.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache as TheirCache
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from nanogpkant.config import KANConfig, ModelConfig
+from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.features import Features
+from nanogpkant.kan.grid import set_features
+from nanogpkant.kan.pruned import like_saved
+from nanogpkant.model import GPT
+
+BACKENDS = ("reference",)
+UNUSED = ("cache_position",)  # that transformers 4 hands over; the cache knows it
+
+
+def runner(
+    backend: str, device: torch.device, features: Features, dtype: torch.dtype
+) -> Callable[..., Tensor]:
+    """What computes a KAN layer: always plain torch."""
+    return forward
+
+
+class NanoGPKANTConfig(PretrainedConfig):
+    """What a model is made of.
+
+    Args:
+        gpt: the fields of ``ModelConfig``.
+        vocab_size: tokens.
+        kan_features: {KAN layer: its ``Features.spec``}, since grids change in training.
+        pruned: {pruned layer: its remaining inputs and outputs}.
+    """
+
+    model_type = "nanogpkant"
+
+    def __init__(
+        self,
+        gpt: dict[str, Any] | None = None,
+        vocab_size: int = 65,
+        kan_features: dict[str, str] | None = None,
+        pruned: dict[str, tuple[int, int]] | None = None,
+        **others: Any,
+    ) -> None:
+        self.gpt, self.vocab_size = gpt or {}, vocab_size
+        self.kan_features, self.pruned = kan_features or {}, pruned or {}
+        # By the names that transformers looks for.
+        model = self.model_config()
+        self.hidden_size, self.max_position_embeddings = model.n_embd, model.block_size
+        self.num_hidden_layers, self.num_attention_heads = model.n_layer, model.n_head
+        super().__init__(**others)
+
+    def model_config(self) -> ModelConfig:
+        kan = KANConfig(**self.gpt.get("kan", {}) | {"backend": "reference"})
+        return ModelConfig(**self.gpt | {"kan": kan})
+
+
+class PastTokens:
+    """Transformers' cache, as this project's model uses one."""
+
+    def __init__(self, theirs: TheirCache) -> None:
+        self.theirs, self.length = theirs, theirs.get_seq_length()
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (B, H, T, D) keys and values of new tokens; returns those of all."""
+        return self.theirs.update(k, v, layer)
+
+
+class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
+    """A GPT of Kolmogorov-Arnold layers, or a plain one. Embedding and output share one matrix."""
+
+    config_class = NanoGPKANTConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    accepts_loss_kwargs = True
+    _no_split_modules = ("Block",)
+
+    def __init__(self, config: NanoGPKANTConfig) -> None:
+        super().__init__(config)
+        self.model = GPT(config.model_config(), config.vocab_size)
+        for name, (n, m) in config.pruned.items():
+            layer = self.model.get_submodule(name)
+            shapes = {
+                "layer.weight": torch.empty(m, layer.features.size, n),
+                "constant": torch.empty(layer.out_features),
+                "inputs": torch.arange(n),
+                "outputs": torch.arange(m),
+            }
+            self.model.set_submodule(name, like_saved(layer, shapes))
+        for name, spec in config.kan_features.items():
+            layer, features = self.model.get_submodule(name), Features.from_spec(spec)
+            if layer.features != features:
+                set_features(layer, features)
+                layer.reset_parameters()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules have drawn their own weights already."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: TheirCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **others: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, T, V) of the token after each token.
+
+        Args:
+            input_ids: (B, T) token ids; with a cache only those that follow the ones in it.
+            attention_mask: (B, S) 0 where one of all S tokens, those in the cache included, is
+                padding, on whichever side; what id it has does not matter then.
+            past_key_values: keys and values of earlier tokens.
+            labels: (B, T) ids that the loss is wanted of, -100 where not; moved by one place here,
+                so that they may be the input itself.
+            use_cache: return keys and values; by default in evaluation mode.
+            num_items_in_batch: labels that the loss is divided by, where it is not their mean.
+            others: what transformers hands to every model; it may say nothing.
+
+        Raises:
+            ValueError: ``others`` ask for something, or more tokens than ``block_size``.
+        """
+        for name, value in others.items():
+            if name not in UNUSED and value is not None and value is not False:
+                raise ValueError(f"this model has no {name}")
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError("attention_mask must be (batch, tokens); static caches do not work")
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        if attention_mask is not None:  # the id of padding may be none of the vocabulary's
+            new = attention_mask[:, -input_ids.shape[1] :]
+            input_ids = input_ids.masked_fill(new == 0, 0)
+        use_cache = not self.training if use_cache is None else use_cache
+        if past_key_values is None and use_cache:
+            past_key_values = DynamicCache()
+        past = None if past_key_values is None else PastTokens(past_key_values)
+        logits = self.model(input_ids, cache=past, attention_mask=attention_mask)
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.vocab_size
+            loss = self.loss_function(
+                logits, labels, vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)

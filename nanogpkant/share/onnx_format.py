@@ -1,0 +1,94 @@
+"""``nanogpkant export --format onnx``: the whole model as one file, from token ids to logits.
+
+DIR/
+  README.md · manifest.json
+  model.onnx        input_ids (batch, tokens) int64 -> logits (batch, tokens, vocabulary) float32,
+                    any batch and up to ``block_size`` tokens
+  tokenizer.json    of the tokenizers library
+
+There is no cache: every call reads its whole context. One thing does not go into ONNX: B-splines on
+grids that are not uniform, which only ``update_grid`` with ``adaptivity`` makes, because torch's
+exporter has no ``searchsorted``.
+"""
+
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nanogpkant.checkpoint import TrainedModel
+from nanogpkant.console import note
+from nanogpkant.errors import UserError
+from nanogpkant.files import write_atomic
+from nanogpkant.kan import KANLinear
+from nanogpkant.kan.grid import has_grid, spline_of
+
+MODEL = "model.onnx"
+LARGEST = 2**31 - 2**20  # bytes that protobuf can hold, less some for the graph
+FILES = (MODEL, "tokenizer.json")
+
+
+def write_onnx(draft: Path, trained: TrainedModel) -> None:
+    """Write all files of such a folder but its card and manifest.
+
+    Raises:
+        UserError: the exporter is not installed, or cannot write this model.
+    """
+    from nanogpkant.share.tokenizers_json import to_tokenizers
+
+    note("tracing the model for ONNX, which takes half a minute")
+    length = torch.export.Dim("tokens", max=trained.config.model.block_size)
+    ids = torch.zeros(2, min(4, trained.config.model.block_size), dtype=torch.int64)
+    shapes = {0: torch.export.Dim("batch"), 1: length}
+    write_atomic(draft / MODEL, onnx_bytes(trained.model, ids, shapes, ["input_ids"], ["logits"]))
+    write_atomic(draft / "tokenizer.json", to_tokenizers(trained.tokenizer).to_str(pretty=True))
+
+
+def onnx_bytes(
+    module: nn.Module,
+    example: Tensor,
+    dynamic: dict[int, torch.export.Dim],
+    inputs: list[str],
+    outputs: list[str],
+) -> bytes:
+    """A module of one input as the content of an .onnx file; its KAN layers in plain torch.
+
+    Args:
+        module: in evaluation mode; its KAN layers are left on the reference backend.
+        example: an input, with at least 2 along dynamic dimensions.
+        dynamic: dimensions of the input that may differ from the example's.
+        inputs, outputs: their names in the file.
+
+    Raises:
+        UserError: the exporter is not installed, or cannot write this module.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        remedy = "pip install 'nanogpkant[onnx]' brings what is needed"
+        raise UserError(f"--format onnx: {' and '.join(missing)} not installed; {remedy}")
+    size = 4 * sum(tensor.numel() for tensor in module.state_dict().values())
+    if size >= LARGEST:
+        problem = f"{size / 1e9:.1f} GB of weights do not fit in one .onnx file"
+        raise UserError(f"--format onnx: {problem}; --format hf takes them")
+    for name, layer in module.named_modules():
+        if isinstance(layer, KANLinear):
+            layer.backend = "reference"  # ONNX knows nothing of our own operator
+            if has_grid(layer) and spline_of(layer).grid is not None:
+                problem = "has knots unevenly far apart, and torch's exporter no searchsorted"
+                raise UserError(f"--format onnx: {name} {problem}; --format hf takes it")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=inputs,
+            output_names=outputs,
+            verbose=False,
+        )
+    return program.model_proto.SerializeToString()

@@ -1,0 +1,99 @@
+"""A run's tokenizer as transformers reads one: tokenizer.json of the tokenizers library.
+
+Ids are the same, every text that the run's tokenizer takes comes back unchanged, and no code is
+needed. A character that a model of characters has never seen is an error, as it is here: dropping
+it or putting another in its place would be a silent change of the text.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
+from nanogpkant.data import Tokenizer as OurTokenizer
+from nanogpkant.data.tokenizer.bpe import END, shown_bytes
+from nanogpkant.errors import UserError
+
+try:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+except ImportError as error:
+    needed = "--format hf, --format onnx and --harness need the tokenizers package"
+    raise UserError(f"{needed}: pip install 'nanogpkant[hf]'") from error
+
+PADDING = "<|pad|>"
+
+
+def to_tokenizers(tokenizer: OurTokenizer) -> Tokenizer:
+    """The same tokenizer, of the tokenizers library."""
+    made = {"char": _of_characters, "byte": _of_bytes, "bpe": _of_pairs}[tokenizer.type](tokenizer)
+    special = END if END in made.get_vocab() else PADDING
+    made.add_special_tokens([AddedToken(special, special=True, normalized=False)])
+    return made
+
+
+def _of_characters(tokenizer: CharTokenizer) -> Tokenizer:
+    ids = {character: number for number, character in enumerate(tokenizer.characters)}
+    made = Tokenizer(models.WordLevel(ids, unk_token=""))  # there is no such token: an error
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    return made
+
+
+def _of_bytes(tokenizer: ByteTokenizer) -> Tokenizer:
+    made = Tokenizer(models.BPE({shown: byte for byte, shown in enumerate(shown_bytes())}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _of_pairs(tokenizer: BPETokenizer) -> Tokenizer:
+    shown = shown_bytes()
+    names = ["".join(shown[byte] for byte in token) for token in tokenizer.tokens]
+    ids = {name: number for number, name in enumerate(names)} | {END: tokenizer.eot}
+    pairs = [(names[a], names[b]) for a, b in merges(tokenizer.tokens)]
+    made = Tokenizer(models.BPE(ids, pairs, ignore_merges=True))
+    cut = pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def merges(tokens: tuple[bytes, ...]) -> list[tuple[int, int]]:
+    """The two tokens that each longer token is merged from, the lowest id first.
+
+    A vocabulary says in which order pairs merge (that of their ids), not which pairs: those are
+    what is left of a token's bytes when all that merges before it has merged.
+    """
+    ids = {token: number for number, token in enumerate(tokens)}
+    found = []
+    for number, token in enumerate(tokens):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joined = [ids.get(a + b, number) for a, b in pairwise(parts)]
+            if (lowest := min(joined)) >= number:
+                break  # no pairs lead to it: only a text that is this whole token has it
+            at = joined.index(lowest)
+            parts[at : at + 2] = [tokens[lowest]]
+        if len(parts) == 2:
+            found.append((ids[parts[0]], ids[parts[1]]))
+    return found
+
+
+def tokenizer_config(tokenizer: OurTokenizer, block_size: int) -> dict[str, Any]:
+    """tokenizer_config.json: what transformers adds to it.
+
+    Padding stands on the left, where ``generate`` wants it. It is the token that ends a text, or
+    else has an id beyond the model's, which never reads it: see ``attention_mask`` there. A text
+    that happens to hold the name of either is text.
+    """
+    ends = {"eos_token": END, "bos_token": END} if tokenizer.type == "bpe" else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **ends,
+        "pad_token": END if ends else PADDING,
+        "padding_side": "left",
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }

@@ -1,0 +1,223 @@
+"""Exported models in transformers, loaded by a process that cannot import this project."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from nanogpkant.checkpoint import TrainedModel, load_model
+from nanogpkant.cli import main
+from nanogpkant.config import ModelConfig, RunConfig
+from nanogpkant.data import CharTokenizer
+from nanogpkant.generate import generate
+from nanogpkant.kan import KANLinear
+from nanogpkant.kan.pruned import prune
+from nanogpkant.model import GPT
+from nanogpkant.share.huggingface import modeling_code, write_huggingface
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"
+CLEAN = Path(__file__).with_name("clean_transformers.py")
+TOKENIZER = CharTokenizer("Speak, frindt")
+MLP = ["mlp_in", "mlp_out"]
+ALL = ["qkv", "attn_out", "mlp_in", "mlp_out"]
+SHARED = {"kan.share": "group:4"}
+
+# Each: KAN sites, and changes of the configuration.
+MODELS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "plain": ([], {}),
+    "plain_bias": ([], {"bias": True, "dropout": 0.1}),
+    "gated": ([], {"mlp": "gated", "mlp_ratio": 1.5}),
+    "gated_kan": (MLP, {"mlp": "gated"}),
+    "everywhere": (ALL, {"bias": True, "kan.base": "gpt"}),
+    "hat": (MLP, {"kan.basis": "hat", "kan.outside": "linear"}),
+    "linear": (MLP, {"kan.outside": "linear", "kan.base": "none", "kan.spline_order": 2}),
+    "rbf": (MLP, {"kan.basis": "rbf", "kan.base": "gelu"}),
+    "chebyshev": (MLP, {"kan.basis": "chebyshev", "kan.prenorm": "rms"}),
+    "fourier": (MLP, {"kan.basis": "fourier", "kan.base": "identity"}),
+    "rational": (MLP, SHARED | {"kan.basis": "rational", "kan.base": "none"}),
+    "line": (MLP, SHARED | {"kan.basis": "line"}),
+    "atoms": (MLP, {"kan.share": "atoms:3"}),
+    "groups": (MLP, {"kan.share": "group:2", "kan.init": "whitened"}),
+    "scale": (MLP, {"kan.spline_scale": True, "kan.init": "original"}),
+    "refined": (MLP, {}),
+    "moved": (ALL, {}),
+    "groups_refined": (MLP, {"kan.share": "group:2"}),
+    "pruned": (MLP, {"kan.prenorm": "rms", "bias": True}),
+    "pruned_refined": (MLP, {"kan.spline_scale": True}),
+}
+
+
+def change(name: str, model: GPT) -> None:
+    """What the name of a model promises, done to its KAN layers."""
+    for path, layer in list(model.named_modules()):
+        if not isinstance(layer, KANLinear):
+            continue
+        if "refined" in name:
+            layer.refine(6)
+        if "moved" in name:
+            samples = torch.randn(200, layer.in_features) + 0.3
+            changed = layer.update_grid(samples, adaptivity=0.7, tolerance=torch.inf)
+            assert changed.new.grid is not None
+        if "pruned" in name:
+            keep = torch.rand(layer.out_features, layer.in_features) > 0.6
+            keep[1], keep[:, 2] = False, False
+            model.set_submodule(path, prune(layer, keep, torch.randn(layer.out_features)))
+
+
+@torch.no_grad()
+def expected(model: GPT) -> dict[str, torch.Tensor]:
+    ids = torch.randint(model.vocab_size, (3, model.config.block_size))
+    greedy = list(generate(model, ids[:, :3], 5, temperature=0))
+    return {
+        "ids": ids,
+        "logits": model(ids),
+        "loss": model(ids[:, :-1], ids[:, 1:]),
+        "greedy": torch.cat([ids[:, :3], torch.stack(greedy, 1)], 1),
+    }
+
+
+@pytest.fixture(scope="module")
+def clean(
+    tiny_config: Callable[..., ModelConfig],
+    tiny_run: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """What a process without this project found of every model."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("hf")
+    (root / "models").mkdir()
+    for name, (sites, changes) in MODELS.items():
+        folder = root / "models" / name
+        folder.mkdir()
+        config = tiny_config(sites, **changes)
+        model = GPT(config, TOKENIZER.vocab_size).eval()
+        nn.init.normal_(model.tokens.weight)  # logits of a size that errors show in
+        nn.init.normal_(model.positions.weight)
+        change(name, model)
+        for layer in model.modules():
+            if isinstance(layer, KANLinear):
+                layer.fold_scale()
+        trained = TrainedModel(model, TOKENIZER, RunConfig(model=config), 0)
+        write_huggingface(folder, trained, model.state_dict())
+        save_file(expected(model), folder / "expected.safetensors")
+    to = root / "models" / "exported"
+    assert main(["export", str(tiny_run), "--to", str(to), "--format", "hf"]) == 0
+    save_file(expected(load_model(tiny_run).model), to / "expected.safetensors")
+    (root / "shared").mkdir()
+    (root / "shared" / "hf").symlink_to(to)  # as docs/sharing.md calls it
+
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "home")}
+    command = [sys.executable, str(CLEAN), str(root / "models"), str(root), str(PAGE)]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_process_could_not_import_this_project(clean):
+    assert clean["clean"] == "No module named 'nanogpkant'"
+
+
+@pytest.mark.parametrize("name", [*MODELS, "exported"])
+def test_the_model_is_the_same(clean, name: str):
+    found = clean[name]
+    assert found.pop("scale") > 0.3
+    for what, figure in found.items():
+        assert figure == 0 if what.startswith("greedy") else figure < 1e-5, (what, figure)
+
+
+def test_it_is_saved_and_loaded_again_without_a_pickle(clean):
+    assert clean["more"]["saved and loaded"] < 1e-6
+    files = clean["more"]["files"]
+    assert "modeling_nanogpkant.py" in files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
+    assert clean["more"]["ties"]
+
+
+def test_it_loads_in_bfloat16(clean):
+    assert clean["more"]["bfloat16 weights"] == ["torch.bfloat16"]
+    assert 0 < clean["more"]["bfloat16"] < 0.1
+
+
+def test_it_writes_up_to_its_context_and_no_further(clean):
+    assert clean["more"]["default length"] == 16
+    assert clean["more"]["too long"] == "17 tokens do not fit in block_size 16"
+    assert clean["more"]["beams"] == 5
+
+
+def test_it_can_start_afresh_train_and_take_more_tokens(clean):
+    assert all(clean["more"]["fresh"])
+    assert clean["more"]["fresh differs"] > 0.1
+    assert clean["more"]["without gradient"] == []
+    assert clean["more"]["resized"] == 20
+
+
+def test_training_there_brings_no_pruned_edge_back(clean):
+    of_those_gone, how_many, of_the_rest = clean["pruned gradient"]
+    assert of_those_gone == 0
+    assert how_many > 100
+    assert of_the_rest > 1e-4
+
+
+def test_the_cards_code_and_the_pages_run(clean):
+    assert clean["more"]["page prints"].startswith("['Speak, ")
+    assert len(clean["more"]["card prints"]) == 16 + 1  # the whole context, and print's new line
+    assert clean["more"]["text"] == "Speak, friend"
+
+
+def test_the_code_is_this_projects_and_needs_no_other_package():
+    """Every class of it is, word for word, the class of the module that is named above it."""
+    code = modeling_code()
+    tree, here = ast.parse(code), code.splitlines()
+    packages = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            packages.add(node.module.split(".")[0])
+    assert packages - sys.stdlib_module_names == {"torch", "transformers"}
+    import inspect
+
+    for mine in (GPT, KANLinear):
+        (node,) = [n for n in tree.body if getattr(n, "name", None) == mine.__name__]
+        theirs = here[node.lineno - 1 : node.end_lineno]
+        source = inspect.getsource(mine).splitlines()
+        assert set(filter(None, theirs)) <= set(source)
+        assert mine is KANLinear or theirs == source
+
+
+def test_names_that_nothing_defines_are_not_left(tmp_path: Path):
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    file = tmp_path / "code.py"
+    file.write_text(modeling_code().replace("# ruff: noqa", ""), encoding="utf-8")
+    check = [ruff, "check", "--isolated", "--select", "F,E9", "--target-version", "py311"]
+    done = subprocess.run([*check, str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_manifest_covers_the_folder(tiny_run: Path, tmp_path: Path):
+    to = tmp_path / "to"
+    assert main(["export", str(tiny_run), "--to", str(to), "--format", "hf", "--bfloat16"]) == 0
+    manifest = json.loads((to / "manifest.json").read_text(encoding="utf-8"))
+    assert {*manifest["sha256"], "manifest.json", "README.md"} == {p.name for p in to.iterdir()}
+    config = json.loads((to / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == "bfloat16"
+
+
+def test_without_the_tokenizers_package_it_says_so(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "nanogpkant.share.tokenizers_json", raising=False)
+    assert main(["export", str(tiny_run), "--to", str(tmp_path / "to"), "--format", "hf"]) == 1
+    assert "pip install 'nanogpkant[hf]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
