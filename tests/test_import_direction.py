@@ -26,6 +26,7 @@ LAYERS = [
     ["checkpoint", "grids"],
     ["generate", "evaluate", "tracking", "share"],
     ["presets"],
+    ["convert"],
     ["train"],
     ["bench"],
     ["compare"],

@@ -75,14 +75,14 @@ def export_run(
     return {"folder": str(to), "step": step, "bytes": (to / WEIGHTS).stat().st_size}
 
 
-def check_is_new(to: Path) -> None:
+def check_is_new(to: Path, flag: str = "--to") -> None:
     """Refuse a folder to write that holds something.
 
     Raises:
         UsageError: it does, or is a file.
     """
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise UsageError(f"--to {to}: exists and is not an empty folder; name another")
+        raise UsageError(f"{flag} {to}: exists and is not an empty folder; name another")
 
 
 @contextmanager
