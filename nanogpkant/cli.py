@@ -346,9 +346,7 @@ def convert(arguments: list[str]) -> None:
     """Turn a GPT-2, or a plain run, into a run: as it is, or with KAN layers and the same function."""
     parser = parser_for("convert")
     add = parser.add_argument
-    add(
-        "source", help="run folder, folder of a GPT-2, or a name: gpt2, gpt2-medium, ...-large, -xl"
-    )
+    add("source", help="run folder, folder of a GPT-2, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
     add("--out", required=True, help="run folder to write; it must not exist, or be empty")
     parser.add_class_arguments(RunConfig)
     options = parse(parser, arguments)
