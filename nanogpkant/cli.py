@@ -343,7 +343,7 @@ def bench(arguments: list[str]) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    """Turn a GPT-2, or a plain run, into a run: as it is, or with KAN layers and the same function."""
+    """Turn a GPT-2 or a plain run into a run: as it is, or with KAN layers of the same function."""
     parser = parser_for("convert")
     add = parser.add_argument
     add("source", help="run folder, folder of a GPT-2, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")

@@ -281,8 +281,8 @@ class TrainConfig:
     sample_tokens: int = 500
     """tokens written to samples.txt when training ends; 0 for none"""
     init_from: str = "scratch"
-    """scratch, or what training starts from: a run folder, of which the best weights, a local folder
-    of a GPT-2 as transformers saves it, or gpt2, gpt2-medium, gpt2-large or gpt2-xl, which are
+    """scratch, or whose weights training starts from: a run folder (its best), a local folder of a
+    GPT-2 as transformers saves it, or gpt2, gpt2-medium, gpt2-large or gpt2-xl, which are
     downloaded; projections that are plain there may be KAN here, with the function kept"""
     seed: int = 1337
     """decides the initial weights, the batches and the dropout"""

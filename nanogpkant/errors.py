@@ -11,3 +11,8 @@ class UsageError(UserError):
     """A flag, key or value that can never work. Raised before anything is loaded; exit status 2."""
 
     exit_status = 2
+
+
+def one_line(error: BaseException) -> str:
+    """What another project's error says, for a line of ours."""
+    return " ".join(str(error).split()) or type(error).__name__

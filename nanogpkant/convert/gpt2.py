@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.errors import UserError
+from nanogpkant.errors import UserError, one_line
 from nanogpkant.files import read_json
-from nanogpkant.share.hub import TIMEOUT, one_line
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 CONFIG = "config.json"
@@ -51,6 +50,8 @@ def download(name: str) -> Path:
         UserError: the Hub cannot be reached, or does not answer within 10 seconds.
     """
     from huggingface_hub import HfApi, hf_hub_download
+
+    from nanogpkant.share.hub import TIMEOUT
 
     repo = f"openai-community/{name}"
     try:  # the only request with a limit of time; without it, what follows might wait for ever

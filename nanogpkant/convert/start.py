@@ -121,7 +121,7 @@ def build(source: Source, config: ModelConfig, vocab_size: int) -> GPT:
 
 @torch.no_grad()
 def largest_change_of_logits(model: GPT, source: Source) -> float:
-    """How far the logits of a model are from the source's on random tokens: rounding, if it fits."""
+    """How far a model's logits are from the source's on random tokens: by rounding alone."""
     length = min(model.config.block_size, 64)
     random = torch.Generator("cpu").manual_seed(0)
     idx = torch.randint(model.vocab_size, (1, length), generator=random, device="cpu")
