@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from nanogpkant.config import DataConfig, RunConfig, load_config, to_yaml
 from nanogpkant.console import bar
-from nanogpkant.data import CharTokenizer, TokenData, ensure, load_tokenizer
+from nanogpkant.data import TokenData, Tokenizer, ensure, load_tokenizer
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import (
     fsync_folder,
@@ -155,7 +155,7 @@ def open_run(path: Path) -> RunFolder:
 
 
 def create_run(
-    path: Path, config: RunConfig, environment: dict[str, Any], tokenizer: CharTokenizer
+    path: Path, config: RunConfig, environment: dict[str, Any], tokenizer: Tokenizer
 ) -> RunFolder:
     """Make a run folder with all that is known before the first step, in one rename.
 
@@ -378,7 +378,7 @@ class TrainedModel:
     """What sampling, evaluating and interpreting start from."""
 
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     config: RunConfig
     step: int
 

@@ -123,17 +123,20 @@ def parser_for(verb: str) -> ArgumentParser:
 
 def prepare(arguments: list[str]) -> None:
     """Turn a text into token files that training reads."""
-    from nanogpkant.data import DATASETS, prepare
+    from nanogpkant.data import DATASETS, TOKENIZERS, Options, prepare
 
     parser = parser_for("prepare")
     known = "; ".join(f"{d.name}: {d.about}" for d in DATASETS.values())
     parser.add_argument("dataset", help=f"a name of your own with --file, or one of: {known}")
-    parser.add_argument("--file", help="a UTF-8 text file to use instead (default: none)")
-    parser.add_argument("--dir", default="data", help="folder that datasets lie in")
+    add = parser.add_argument
+    add("--file", help="a text, or a folder of texts, to use instead (default: none)")
+    add("--dir", default="data", help="folder that datasets lie in")
+    add("--tokenizer", help=f"{', '.join(TOKENIZERS)} (default: the dataset's own; for yours char)")
     options = parse(parser, arguments)
+    how = Options(tokenizer=options.tokenizer)
     with bar(f"preparing {options.dataset}", "bytes") as progress:
         file = None if options.file is None else Path(options.file)
-        folder = prepare(options.dataset, Path(options.dir), file, progress)
+        folder = prepare(options.dataset, Path(options.dir), file, progress, how)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     report(options, {"folder": str(folder), **meta}, f"{options.dataset} is ready in {folder}")
 

@@ -7,6 +7,7 @@ the text alone, so the logits are the same with and without a cache.
 """
 
 import time
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from nanogpkant.checkpoint import load_model
 from nanogpkant.config import check_seed
-from nanogpkant.data import CharTokenizer
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError
 from nanogpkant.model import GPT, Cache
@@ -64,22 +64,24 @@ def sample_run(
     dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
     trained = load_model(path, which, device)
     decode = trained.tokenizer.decode
-    prompt = start_of_text(trained.tokenizer) if prompt is None else prompt
+    prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
     drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
     tokens = []
     if stream and samples == 1:
         stream(prompt)
+    characters = getincrementaldecoder("utf-8")("replace")  # a token may end within one
     started = time.perf_counter()
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for token in drawn:
             tokens.append(token)
             if stream and samples == 1:
-                stream(decode(token.tolist()))
+                stream(characters.decode(trained.tokenizer.decode_bytes(token.tolist())))
     rate = samples * len(tokens) / (time.perf_counter() - started)
     texts = [decode(row) for row in torch.stack(tokens, dim=1).tolist()]
     if stream:
-        stream("\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))
+        rest = characters.decode(b"", final=True)
+        stream(f"{rest}\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))
     return {"prompt": prompt, "samples": texts, "tokens_per_second": round(rate, 1)}
 
 
@@ -96,11 +98,6 @@ def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
     if start != cache.start:
         cache.start, cache.length = start, 0
     return model(text[:, start + cache.length :], cache=cache)[:, -1].float()
-
-
-def start_of_text(tokenizer: CharTokenizer) -> str:
-    """What a text without a prompt begins from: a new line, or else the first character."""
-    return "\n" if "\n" in tokenizer.characters else tokenizer.characters[0]
 
 
 def generate(

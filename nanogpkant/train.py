@@ -44,7 +44,7 @@ from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dty
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.evaluate import Evaluation, evaluate
 from nanogpkant.files import write_atomic, writing
-from nanogpkant.generate import generate, start_of_text
+from nanogpkant.generate import generate
 from nanogpkant.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.model import GPT
 from nanogpkant.nonfinite import first_nonfinite
@@ -415,7 +415,7 @@ def log(s: Session, split: str, values: dict[str, Any]) -> None:
 def write_samples(run: RunFolder, tokens: int, seed: int, device: torch.device) -> None:
     """Let the run's best model write a text of its own, into samples.txt."""
     trained = load_model(run.path, "best", device)
-    start = trained.tokenizer.encode(start_of_text(trained.tokenizer))
+    start = trained.tokenizer.encode(trained.tokenizer.start)
     prompt = torch.as_tensor(start.astype("int64"), device=device)[None]
     ids = [int(token) for token in generate(trained.model, prompt, tokens, seed=seed)]
     write_atomic(run.samples_file, trained.tokenizer.decode(ids) + "\n")

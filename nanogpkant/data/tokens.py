@@ -1,23 +1,76 @@
 """Token files: what a text is once it is prepared.
 
-A prepared dataset is a folder of ``train.bin`` and ``val.bin`` (token ids, little-endian, nothing
-else), ``tokenizer.json`` and ``meta.json``. The token files are memory-mapped: a corpus larger than
-memory costs no more than the pages in use.
+A prepared dataset is a folder of shards (``train-00000.bin``, ...: token ids, little-endian, and
+nothing else), ``tokenizer.json``, and ``meta.json`` with the list of every split's shards. The
+shards are memory-mapped: a corpus larger than memory costs no more than the pages in use.
 """
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanogpkant.data.tokenizer import CharTokenizer, load_tokenizer
+from nanogpkant.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpkant.errors import UserError
 from nanogpkant.files import read_json, sha256_of
 
-FORMAT = 1  # of the folder; raised when an older reader would misread it
-SPLITS = ("train", "val")
+FORMAT = 2  # of the folder; raised when an older reader would misread it
+SPLITS = ("train", "val", "test")  # in the order of the text; the last is not in every dataset
+
+
+class Tokens:
+    """The token ids of a split, in one or more shards, read as if they were one array.
+
+    ``len(tokens)``, ``tokens[i]``, and ``tokens[indices]`` with an integer array of any shape,
+    which gives an array of that shape. A slice ``tokens[a:b]`` is again ``Tokens`` and copies
+    nothing; ``np.asarray(tokens)`` reads all of it.
+
+    Args:
+        shards: one-dimensional arrays.
+        dtype: of the ids.
+    """
+
+    def __init__(self, shards: Iterable[np.ndarray], dtype: np.dtype):
+        self.dtype = np.dtype(dtype)
+        self._shards = [shard for shard in shards if len(shard)]
+        self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._shards else 0
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Any:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._range(start, stop) if step == 1 else self[np.arange(start, stop, step)]
+        index = np.asarray(index)
+        if index.dtype.kind not in "iu":
+            raise IndexError(f"tokens are picked by integers, not by {index.dtype}")
+        if index.size and not -len(self) <= index.min() <= index.max() < len(self):
+            raise IndexError(f"index out of range: there are {len(self)} tokens")
+        if len(self._shards) == 1:
+            return self._shards[0][index]
+        index = np.where(index < 0, index + len(self), index)
+        picked = np.empty(index.shape, dtype=self.dtype)
+        shard_of = np.searchsorted(self._ends, index, side="right")
+        for number in np.unique(shard_of):
+            here, shard = shard_of == number, self._shards[number]
+            picked[here] = shard[index[here] - (self._ends[number] - len(shard))]
+        return picked[()]  # a scalar where one was asked for
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        whole = np.concatenate([np.empty(0, dtype=self.dtype), *self._shards])
+        return whole.astype(dtype or self.dtype, copy=False)
+
+    def _range(self, start: int, stop: int) -> "Tokens":
+        begins = self._ends - [len(shard) for shard in self._shards]
+        cut = (
+            shard[max(0, start - begin) : max(0, stop - begin)]
+            for shard, begin in zip(self._shards, begins, strict=True)
+        )
+        return Tokens(cut, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -26,16 +79,14 @@ class TokenData:
 
     Attributes:
         folder: where it lies.
-        train: token ids of the first 90% of the text, shape (tokens,), memory-mapped.
-        val: token ids of the rest, likewise.
+        splits: the token ids of each split, by name, memory-mapped.
         tokenizer: turns ids back into text.
         meta: the content of ``meta.json``.
     """
 
     folder: Path
-    train: np.ndarray
-    val: np.ndarray
-    tokenizer: CharTokenizer
+    splits: dict[str, Tokens]
+    tokenizer: Tokenizer
     meta: dict[str, Any]
 
     @classmethod
@@ -49,11 +100,12 @@ class TokenData:
         tokenizer = load_tokenizer(folder / "tokenizer.json")
         if (tokenizer.vocab_size, tokenizer.dtype.name) != (meta["vocab_size"], meta["dtype"]):
             raise _damaged(folder, "tokenizer.json does not fit meta.json")
-        train, val = (
-            _open_tokens(folder, split, meta[f"{split}_tokens"], tokenizer.dtype)
-            for split in SPLITS
-        )
-        return cls(folder, train, val, tokenizer, meta)
+        dtype = tokenizer.dtype
+        splits = {
+            split: Tokens([_open_shard(folder, shard, dtype) for shard in shards], dtype)
+            for split, shards in meta["splits"].items()
+        }
+        return cls(folder, splits, tokenizer, meta)
 
     @property
     def fingerprint(self) -> str:
@@ -65,30 +117,50 @@ class TokenData:
         """How many different tokens there are."""
         return self.tokenizer.vocab_size
 
-    def split(self, name: str) -> np.ndarray:
-        """The token ids of ``"train"`` or ``"val"``: shape (tokens,).
+    @property
+    def train(self) -> Tokens:
+        """The tokens to train on."""
+        return self.split("train")
+
+    @property
+    def val(self) -> Tokens:
+        """The tokens to choose by."""
+        return self.split("val")
+
+    @property
+    def test(self) -> Tokens:
+        """The tokens for the last word, where the dataset has a test split."""
+        return self.split("test")
+
+    def split(self, name: str) -> Tokens:
+        """The token ids of ``"train"``, ``"val"`` or ``"test"``.
 
         Raises:
             UserError: there is no such split.
         """
-        if name not in SPLITS:
-            raise UserError(f"there is no split {name!r}; choose one of {', '.join(SPLITS)}")
-        return getattr(self, name)
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise UserError(f"{self.folder} has no split {name!r}; choose one of {known}")
+        return self.splits[name]
 
     def verify(self) -> None:
-        """Read every token and compare with the recorded fingerprint.
+        """Read every token and compare with the recorded checksums.
 
         Raises:
             UserError: a file was altered since it was prepared.
         """
-        if fingerprint_of(self.folder) != self.fingerprint:
+        shards = [shard for split in self.meta["splits"].values() for shard in split]
+        found = [sha256_of(self.folder / shard["file"]) for shard in shards]
+        for shard, sha256 in zip(shards, found, strict=True):
+            if shard.get("sha256", sha256) != sha256:
+                raise _damaged(self.folder, f"{shard['file']} is not what was written")
+        if fingerprint_of(found, self.folder / "tokenizer.json") != self.fingerprint:
             raise _damaged(self.folder, "its files do not have the fingerprint in meta.json")
 
 
-def fingerprint_of(folder: Path) -> str:
-    """The SHA-256, in hexadecimal, over those of the token files and the tokenizer."""
-    files = ("train.bin", "val.bin", "tokenizer.json")
-    return hashlib.sha256("".join(sha256_of(folder / f) for f in files).encode()).hexdigest()
+def fingerprint_of(shards: Iterable[str], tokenizer: Path) -> str:
+    """The SHA-256, in hexadecimal, over those of the shards, in order, and of the tokenizer."""
+    return hashlib.sha256("".join([*shards, sha256_of(tokenizer)]).encode()).hexdigest()
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -102,27 +174,57 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     meta = read_json(path)
     if not isinstance(meta, dict) or "format" not in meta:
         raise _damaged(folder, "meta.json is not what prepare writes")
-    if meta["format"] != FORMAT:
+    if meta["format"] == 1:  # one file a split, and no checksum of each
+        meta["splits"] = {
+            split: [{"file": f"{split}.bin", "tokens": meta.get(f"{split}_tokens")}]
+            for split in ("train", "val")
+        }
+    elif meta["format"] != FORMAT:
         raise UserError(
             f"{path} has format {meta['format']!r} where this version reads {FORMAT}: "
             f"remove {folder} and run nanogpkant prepare {folder.name}"
         )
-    counts = (meta.get("train_tokens"), meta.get("val_tokens"), meta.get("vocab_size"))
     names = (meta.get("dtype"), meta.get("fingerprint"), meta.get("source_sha256"))
-    if not all(type(count) is int and count > 0 for count in counts) or not all(
-        isinstance(name, str) for name in names
+    if not (
+        all(isinstance(name, str) for name in names)
+        and _is_count(meta.get("vocab_size"))
+        and _are_splits(meta.get("splits"))
     ):
         raise _damaged(folder, "meta.json lacks an entry or holds a wrong one")
     return meta
 
 
-def _open_tokens(folder: Path, split: str, count: int, dtype: np.dtype) -> np.ndarray:
-    path = folder / f"{split}.bin"
-    expected = count * dtype.itemsize
+def _are_splits(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and {"train", "val"} <= set(value) <= set(SPLITS)
+        and all(isinstance(shards, list) and shards for shards in value.values())
+        and all(_is_shard(shard) for shards in value.values() for shard in shards)
+    )
+
+
+def _is_shard(value: Any) -> bool:
+    """Whether ``value`` is {"file", "tokens", "sha256"}; the file lies in the folder itself."""
+    return (
+        isinstance(value, dict)
+        and isinstance(file := value.get("file"), str)
+        and Path(file).name == file
+        and _is_count(value.get("tokens"))
+        and isinstance(value.get("sha256", ""), str)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype) -> np.ndarray:
+    path = folder / shard["file"]
+    expected = shard["tokens"] * dtype.itemsize
     size = path.stat().st_size if path.is_file() else 0
     if size != expected:
         raise _damaged(folder, f"{path.name} has {size:,} bytes where {expected:,} are recorded")
-    return np.memmap(path, dtype=dtype, mode="r")
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def _damaged(folder: Path, what: str) -> UserError:

@@ -1,15 +1,18 @@
-"""Tokenizers: text to token ids and back, saved as readable JSON."""
+"""One token a character."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from nanogpkant.data.tokenizer.base import Tokenizer
 from nanogpkant.errors import UserError
-from nanogpkant.files import read_json, write_json
+
+END = "\0"  # ends a document where several follow one another; text does not hold it otherwise
 
 
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """One token a character (a Unicode code point); ids follow the order of the code points.
 
     Args:
@@ -19,10 +22,13 @@ class CharTokenizer:
         UserError: there are no characters, or one of them is not a single character.
     """
 
+    type = "char"
+
     def __init__(self, characters: Sequence[str]):
         if not characters or not all(map(_is_character, characters)):
             raise UserError("a character vocabulary must be one or more single characters")
         self.characters = tuple(sorted(set(characters)))
+        self.vocab_size = len(self.characters)
         # code point of each id, and id of each code point; -1 stands for "not in the vocabulary"
         self._codes = np.array([ord(character) for character in self.characters], dtype="<u4")
         self._ids = np.full(self._codes[-1] + 2, -1, dtype=np.int32)
@@ -37,14 +43,8 @@ class CharTokenizer:
         return cls(tuple(characters))
 
     @classmethod
-    def load(cls, path: Path) -> "CharTokenizer":
-        """Read what ``save`` wrote.
-
-        Raises:
-            UserError: the file is missing or malformed.
-        """
-        value = read_json(path)
-        characters = value.get("characters") if isinstance(value, dict) else None
+    def from_json(cls, value: dict[str, Any]) -> "CharTokenizer":
+        characters = value.get("characters")
         if (
             not isinstance(characters, list)
             or not characters
@@ -52,31 +52,27 @@ class CharTokenizer:
             or characters != sorted(set(characters))  # any other order would renumber the tokens
         ):
             raise UserError(
-                f"{path} is not a character tokenizer: "
-                '"characters" must be a sorted list of distinct single characters'
+                'a character tokenizer: "characters" must be a sorted list of distinct single '
+                "characters"
             )
         return cls(characters)
 
-    def save(self, path: Path) -> None:
-        """Write the vocabulary to ``path`` as JSON, atomically."""
-        write_json(path, {"type": "char", "characters": list(self.characters)})
+    def as_json(self) -> dict[str, Any]:
+        return {"characters": list(self.characters)}
 
     @property
-    def vocab_size(self) -> int:
-        """How many characters there are."""
-        return len(self.characters)
+    def eot(self) -> int | None:
+        return self.characters.index(END) if END in self.characters else None
 
     @property
-    def dtype(self) -> np.dtype:
-        """The smallest type that holds every id: little-endian uint16, or uint32 past 65,536."""
-        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+    def start(self) -> str:
+        return "\n" if "\n" in self.characters else self.characters[0]
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        return np.array([len(character.encode("utf-8")) for character in self.characters])
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of ``text``: shape (len(text),), type ``dtype``.
-
-        Raises:
-            UserError: ``text`` holds a character outside the vocabulary.
-        """
         # surrogatepass: a terminal's undecodable byte should be reported below as unseen
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids = self._ids[np.minimum(codes, len(self._ids) - 1)]  # the last entry is always -1
@@ -85,18 +81,10 @@ class CharTokenizer:
         return ids.astype(self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text whose token ids are ``ids``: a list, an array or a tensor on the CPU.
+        return self._codes[self.checked(ids)].tobytes().decode("utf-32-le")
 
-        Raises:
-            UserError: an id is outside 0 .. vocab_size - 1.
-        """
-        ids = np.asarray(ids, dtype=np.int64)
-        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if outside.size:
-            raise UserError(
-                f"token id {outside[0]} has no character: ids run from 0 to {self.vocab_size - 1}"
-            )
-        return self._codes[ids].tobytes().decode("utf-32-le")
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self.decode(ids).encode("utf-8")
 
     def _unseen(self, characters: Sequence[str]) -> str:
         named = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in list(dict.fromkeys(characters))[:5])
@@ -115,23 +103,6 @@ class CharTokenizer:
 
     def __repr__(self) -> str:
         return f"CharTokenizer({''.join(self.characters)!r})"
-
-
-TOKENIZERS = {"char": CharTokenizer}  # by the "type" in their files
-
-
-def load_tokenizer(path: Path) -> CharTokenizer:
-    """Read a tokenizer of whichever type ``path`` says it is.
-
-    Raises:
-        UserError: the file is missing, malformed or of an unknown type.
-    """
-    value = read_json(path)
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind not in list(TOKENIZERS):
-        known = ", ".join(map(repr, TOKENIZERS))
-        raise UserError(f'{path} is not a tokenizer: its "type" is {kind!r}, not one of {known}')
-    return TOKENIZERS[kind].load(path)
 
 
 def _is_character(value: object) -> bool:
