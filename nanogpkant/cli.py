@@ -355,7 +355,9 @@ def convert(arguments: list[str]) -> None:
     options = parse(parser, arguments)
 
     from nanogpkant.convert import convert, open_source, starting_config
+    from nanogpkant.share.export import check_is_new
 
+    check_is_new(Path(options.out), "--out")  # before anything is downloaded
     source = open_source(options.source)
     config = with_flags(parser, arguments, starting_config(source))
     result = convert(source, config, Path(options.out))

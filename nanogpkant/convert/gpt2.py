@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,8 +162,3 @@ def transformers_talking_of(folder: Path) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
-
-
-def read_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer that lies beside a GPT-2, or None."""
-    return None

@@ -12,10 +12,11 @@ from nanogpkant.convert.gpt2 import (
     download,
     is_gpt2_folder,
     read_shape,
-    read_tokenizer,
     read_weights,
 )
-from nanogpkant.data import CharTokenizer, load_tokenizer
+from nanogpkant.convert.vocabulary import read_tokenizer
+from nanogpkant.data import load_tokenizer
+from nanogpkant.data.tokenizer import Tokenizer
 from nanogpkant.errors import UserError
 from nanogpkant.kan.features import Features
 from nanogpkant.model import GPT
@@ -45,7 +46,7 @@ class Source:
     config: RunConfig
     """a run's own; of GPT-2 the model, and the data "none" """
     checkpoint: Checkpoint
-    tokenizer: CharTokenizer | None
+    tokenizer: Tokenizer | None
     """None: a folder of GPT-2 that has none"""
     data_fingerprint: str
     """of the data that ``config`` names; "" for none"""

@@ -50,3 +50,30 @@ def plain(tiny_config: Callable[..., ModelConfig]) -> Callable[..., tuple[Source
 @pytest.fixture
 def idx() -> torch.Tensor:
     return torch.randint(11, (4, 8))
+
+
+@pytest.fixture
+def bpe(tmp_path: Path) -> Callable[..., Any]:
+    """Train a small tokenizer of GPT-2's kind and save it as transformers would; both it and where.
+
+    288 tokens: 256 bytes, 31 merges, and the end of text, which comes last as in GPT-2.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+
+    def make(folder: Path | None = None) -> tuple[Any, Path]:
+        folder = folder or tmp_path / "vocabulary"
+        folder.mkdir(exist_ok=True)
+        byte_level = tokenizers.pre_tokenizers.ByteLevel
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=287, initial_alphabet=byte_level.alphabet(), show_progress=False
+        )
+        text = "Speak, friend, and enter.\nI hear you, the friend of the speaker.\n" * 20
+        tokenizer.train_from_iterator([text], trainer)
+        tokenizer.add_special_tokens(["<|endoftext|>"])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        return tokenizer, folder
+
+    return make
