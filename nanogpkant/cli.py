@@ -122,18 +122,48 @@ def parser_for(verb: str) -> ArgumentParser:
 
 
 def prepare(arguments: list[str]) -> None:
-    """Turn a text into token files that training reads."""
-    from nanogpkant.data import DATASETS, TOKENIZERS, Options, prepare
+    """Turn a text, or a whole corpus, into token files that training reads."""
+    from nanogpkant.data import DATASETS, TOKENIZERS, VOCAB_SIZE, Options, prepare
 
     parser = parser_for("prepare")
-    known = "; ".join(f"{d.name}: {d.about}" for d in DATASETS.values())
-    parser.add_argument("dataset", help=f"a name of your own with --file, or one of: {known}")
     add = parser.add_argument
-    add("--file", help="a text, or a folder of texts, to use instead (default: none)")
+    known = "; ".join(f"{d.name}: {d.about}" for d in DATASETS.values())
+    add("dataset", help=f"a name of your own with --file, or one of: {known}")
+    add(
+        "--file",
+        help="what to read instead: plain text, .jsonl or .parquet, with .gz or not, or a folder "
+        "of them (default: none)",
+    )
     add("--dir", default="data", help="folder that datasets lie in")
-    add("--tokenizer", help=f"{', '.join(TOKENIZERS)} (default: the dataset's own; for yours char)")
+    add(
+        "--tokenizer",
+        help=f"{', '.join(TOKENIZERS)}, or a run, dataset or tokenizer.json whose tokenizer to use "
+        "(default: the dataset's own, char for a text of yours)",
+    )
+    add("--vocab_size", type=int | None, help=f"tokens that bpe makes (default: {VOCAB_SIZE})")
+    add("--field", default="text", help="where the text is in a line of JSON or a row of a table")
+    add(
+        "--separator",
+        help="what stands between the documents of a plain text, \\n for a new line "
+        "(default: none, each file is one document)",
+    )
+    add(
+        "--val_fraction",
+        type=float | None,
+        help="share of the text, or of its documents, to validate on (default: 0.1 of a text of "
+        "yours, the dataset's own otherwise)",
+    )
+    cores = os.cpu_count() or 1
+    add("--workers", type=int, default=cores, help="processes that encode, at most")
     options = parse(parser, arguments)
-    how = Options(tokenizer=options.tokenizer)
+    how = Options(
+        options.tokenizer,
+        options.vocab_size,
+        options.val_fraction,
+        options.field,
+        options.separator and options.separator.replace("\\n", "\n"),
+        options.workers,
+    )
     with bar(f"preparing {options.dataset}", "bytes") as progress:
         file = None if options.file is None else Path(options.file)
         folder = prepare(options.dataset, Path(options.dir), file, progress, how)
@@ -184,7 +214,9 @@ def evaluate(arguments: list[str]) -> None:
     """Measure loss, perplexity, bits per character and accuracy over a whole split."""
     parser = parser_for("eval")
     add_run_arguments(parser)
-    parser.add_argument("--split", default="val", choices=["train", "val"], help="text to predict")
+    parser.add_argument(
+        "--split", default="val", choices=["train", "val", "test"], help="text to predict"
+    )
     parser.add_argument(
         "--random_batches",
         type=int,
@@ -510,10 +542,12 @@ def read_prompt(options: Namespace) -> str | None:
 
 
 def describe_evaluation(result: dict[str, float]) -> str:
+    bits = f"{result['bits_per_char']:.4f} bits/char"
+    if result.get("bits_per_byte", result["bits_per_char"]) != result["bits_per_char"]:
+        bits = f"{result['bits_per_byte']:.4f} bits/byte"
     return (
-        f"loss {result['loss']:.4f} nats, perplexity {result['perplexity']:.3f}, "
-        f"{result['bits_per_char']:.4f} bits/char, accuracy {result['accuracy']:.1%} "
-        f"over {result['tokens']:,} tokens"
+        f"loss {result['loss']:.4f} nats, perplexity {result['perplexity']:.3f}, {bits}, "
+        f"accuracy {result['accuracy']:.1%} over {result['tokens']:,} tokens"
     )
 
 

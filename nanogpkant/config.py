@@ -156,7 +156,7 @@ class DataConfig:
     dataset: str = "shakespeare_char"
     """name of a dataset: see nanogpkant prepare --help"""
     file: str | None = None
-    """a UTF-8 text file to use as that dataset, instead of the embedded or downloaded text"""
+    """a text, or a folder of texts, to use as that dataset, instead of its own source"""
     dir: str = "data"
     """folder that prepared datasets lie in"""
 

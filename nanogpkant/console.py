@@ -67,8 +67,8 @@ class StepProgress:
 
 
 @contextmanager
-def bar(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for one pass over something, as a function of (done, total)."""
+def bar(doing: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for one pass over something, as a function of (done, total or None)."""
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     progress = Progress(
         *columns,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ from torch import Tensor
 from nanogpkant.checkpoint import load_model, open_run, open_run_data
 from nanogpkant.config import check_seed
 from nanogpkant.console import bar
-from nanogpkant.data import Batches, blocks, check_length
+from nanogpkant.data import Batches, Tokenizer, Tokens, blocks, check_length
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.model import GPT
+
+COUNTED = 1 << 20  # tokens at a time
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Evaluation:
     """predictions made"""
     loss_of_halves: tuple[float, float]
     """the same loss over the first half of the predictions, and over the rest"""
+    bytes: int | None = None
+    """UTF-8 bytes of the text that was predicted, where they were counted"""
 
     @property
     def perplexity(self) -> float:
@@ -39,17 +43,21 @@ class Evaluation:
 
     @property
     def bits_per_char(self) -> float:
-        """loss in bits, where a token is a character."""
+        """loss in bits, where a token is a character or a byte; per token otherwise."""
         return self.loss / math.log(2)
 
     def as_dict(self) -> dict[str, float]:
-        return {
+        """The figures by name; bits per byte compare models whatever their tokens are."""
+        values = {
             "loss": self.loss,
             "perplexity": self.perplexity,
             "bits_per_char": self.bits_per_char,
             "accuracy": self.accuracy,
             "tokens": self.tokens,
         }
+        if self.bytes:
+            values["bits_per_byte"] = self.bits_per_char * (self.tokens / self.bytes)
+        return values
 
     def halves(self) -> dict[str, float]:
         """For choosing a checkpoint on one half of the text and reporting it on the other."""
@@ -99,7 +107,7 @@ def evaluate_run(
 
     Args:
         path, which: the run folder and its checkpoint.
-        split: "train" or "val".
+        split: "train", "val", or "test" where the data has one.
         device_name, dtype_name: what it runs on.
         batch_size: sequences at a time.
         random_batches: 0 reads the whole split; more estimates from that many random batches.
@@ -127,7 +135,17 @@ def evaluate_run(
         if random_batches:
             return estimate(trained.model, tokens, batch_size, random_batches, seed)
         with bar("evaluating", "tokens") as progress:
-            return evaluate(trained.model, tokens, batch_size, progress)
+            result = evaluate(trained.model, tokens, batch_size, progress)
+    return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
+
+
+def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
+    """How many UTF-8 bytes token ids stand for; an ``<|endoftext|>`` stands for none."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for start in range(0, len(tokens), COUNTED):
+        some = np.asarray(tokens[start : start + COUNTED])
+        counts += np.bincount(some, minlength=tokenizer.vocab_size)
+    return int(counts @ tokenizer.byte_lengths)
 
 
 @torch.no_grad()

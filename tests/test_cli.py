@@ -241,7 +241,8 @@ def test_print_config_shows_the_flags_and_reads_back(tmp_path, capsys):
 def test_eval_says_what_training_said(tiny_run, capsys):
     assert main(["eval", str(tiny_run), "--json", "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert list(result) == ["split", "loss", "perplexity", "bits_per_char", "accuracy", "tokens"]
+    figures = ["loss", "perplexity", "bits_per_char", "accuracy", "tokens", "bits_per_byte"]
+    assert list(result) == ["split", *figures]
     rows = [r for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
     assert result["loss"] == pytest.approx(min(r["loss"] for r in rows), rel=1e-6)
     assert main(["eval", str(tiny_run), "--split", "train", "--random_batches", "3"]) == 0

@@ -1,19 +1,23 @@
 """Text into tokens: datasets by name, tokenizers, token files and batches."""
 
 from nanogpkant.data.batches import Batches, blocks, check_length
-from nanogpkant.data.corpus import DATASETS, Dataset, Options, ensure, prepare
+from nanogpkant.data.catalog import DATASETS, Dataset
+from nanogpkant.data.corpus import TOKENIZERS, VOCAB_SIZE, Options, ensure, prepare
 from nanogpkant.data.tokenizer import (
-    TOKENIZERS,
+    BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
     load_tokenizer,
 )
-from nanogpkant.data.tokens import TokenData, Tokens
+from nanogpkant.data.tokens import SPLITS, TokenData, Tokens
 
 __all__ = [
     "DATASETS",
+    "SPLITS",
     "TOKENIZERS",
+    "VOCAB_SIZE",
+    "BPETokenizer",
     "Batches",
     "ByteTokenizer",
     "CharTokenizer",

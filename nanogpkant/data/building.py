@@ -11,9 +11,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import numpy as np
-
 from nanogpkant.console import note
+from nanogpkant.data.encoding import Batch, Cursor, encode_all
 from nanogpkant.data.shards import ShardWriter
 from nanogpkant.data.sources import Advance, Source
 from nanogpkant.data.tokenizer import Tokenizer, load_tokenizer
@@ -22,25 +21,10 @@ from nanogpkant.files import read_json, write_json
 
 PROGRESS = "progress.json"
 BATCH = 1 << 20  # characters, about, that are encoded at a time
+BATCH_TEXTS = 1 << 14  # at most, in a batch
 FLUSH = 1 << 26  # characters, about, between two states that a killed run can go on from
 
 Divide = Callable[[str, bool], Iterator[tuple[str, str]]]  # see ByPosition and ByContent
-Cursor = tuple[int, int]  # the piece to read next: number of its part, number in that part
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Text to be encoded together.
-
-    Attributes:
-        texts: (split, text, whether an end-of-text token comes after it), in the source's order.
-        size: characters.
-        next: where the next batch begins.
-    """
-
-    texts: list[tuple[str, str, bool]]
-    size: int
-    next: Cursor
 
 
 @dataclass(frozen=True)
@@ -50,6 +34,14 @@ class Built:
     tokenizer: Tokenizer
     splits: dict[str, list[dict[str, Any]]]
 
+    def count(self, split: str) -> int:
+        """Tokens of a split."""
+        return sum(shard["tokens"] for shard in self.splits[split])
+
+    def hashes(self) -> list[str]:
+        """The SHA-256 of every shard, in order."""
+        return [shard["sha256"] for shards in self.splits.values() for shard in shards]
+
 
 def build(
     work: Path,
@@ -58,6 +50,7 @@ def build(
     divide: Divide,
     splits: Iterable[str],
     make_tokenizer: Callable[[], Tokenizer],
+    workers: int,
     advance: Advance,
 ) -> Built:
     """Write a source's token files into the folder ``work``, going on with what is there.
@@ -69,6 +62,7 @@ def build(
         divide: puts pieces into splits.
         splits: their names.
         make_tokenizer: called where there is nothing to go on with.
+        workers: processes that encode.
         advance: told of the bytes read.
 
     Raises:
@@ -79,8 +73,9 @@ def build(
     tokenizer, start, writers = state
     since_flush = 0
     try:
-        for batch in batches(source, divide, start, advance):
-            for split, ids in encode(batch, tokenizer).items():
+        texts = batches(source, divide, start, advance)
+        for batch, encoded in encode_all(tokenizer, texts, workers):
+            for split, ids in encoded.items():
                 writers[split].write(ids)
             since_flush += batch.size
             if since_flush >= FLUSH:
@@ -105,22 +100,11 @@ def batches(source: Source, divide: Divide, start: Cursor, advance: Advance) -> 
                 continue
             texts += [(split, t, ends and not source.one_text) for split, t in divided]
             size += len(text)
-            if size >= BATCH:
+            if size >= BATCH or len(texts) >= BATCH_TEXTS:
                 yield Batch(texts, size, (part_number, number + 1))
                 texts, size = [], 0
     if texts:
         yield Batch(texts, size, (len(source.parts), 0))
-
-
-def encode(batch: Batch, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """The token ids of a batch, by split."""
-    ids: dict[str, list[np.ndarray]] = {}
-    for split, text, ends in batch.texts:
-        into = ids.setdefault(split, [])
-        into.append(tokenizer.encode(text))
-        if ends:
-            into.append(np.array([tokenizer.eot], dtype=tokenizer.dtype))
-    return {split: np.concatenate(parts) for split, parts in ids.items()}
 
 
 State = tuple[Tokenizer, Cursor, dict[str, ShardWriter]]

@@ -24,6 +24,7 @@ from nanogpkant.errors import UserError
 Advance = Callable[[int], None]  # told how many bytes more were read
 
 CHUNK_BYTES = 1 << 20
+ROWS = 1 << 10  # of a table, read at a time
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Part:
         label: what people call it.
         size: bytes to be read, for showing progress.
         read: gives its pieces.
-        open: its bytes as they lie there, packed perhaps.
+        open: its bytes as they lie there, packed perhaps; None where it is no file.
     """
 
     label: str
     size: int
     read: Callable[[Advance], Iterator[Piece]]
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class Source:
         label: what people call it.
         parts: read one after another.
         one_text: it is a single document, to be cut into splits by position.
+        sha256: identifies it, where that is known without reading it.
     """
 
     label: str
     parts: tuple[Part, ...]
     one_text: bool
+    sha256: str | None = None
 
     @property
     def size(self) -> int:
-        """Bytes to be read, for showing progress."""
+        """Bytes to be read, for showing progress; 0 where that is not known."""
         return sum(part.size for part in self.parts)
 
 
@@ -180,13 +183,14 @@ def read_jsonl(
                 value = json.loads(line)
             except ValueError as error:  # not UTF-8 is one too
                 raise UserError(f"{label}, line {number} is not JSON: {error}") from error
-            text = value.get(reading.field) if isinstance(value, dict) else None
-            if not isinstance(text, str):
+            text = value.get(reading.field, 0) if isinstance(value, dict) else 0
+            if not isinstance(text, str | None):
                 raise UserError(
                     f"{label}, line {number} has no text under {reading.field!r}: "
                     "--field names where it is"
                 )
-            yield without_surrogates(text), True
+            if text:
+                yield without_surrogates(text), True
 
 
 def read_parquet(
@@ -197,7 +201,23 @@ def read_parquet(
     Raises:
         UserError: it cannot be read, or has no such column of text.
     """
-    raise NotImplementedError
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    with unpacked(label, open_, advance) as stream:
+        try:
+            table = ParquetFile(stream)
+            names = [f.name for f in table.schema_arrow if "string" in str(f.type)]
+            if reading.field not in names:
+                raise UserError(
+                    f"{label} has no column of text {reading.field!r}: "
+                    f"--field names one of {', '.join(names) or 'none that there is'}"
+                )
+            for batch in table.iter_batches(ROWS, columns=[reading.field]):
+                yield from ((text, True) for text in batch.column(0).to_pylist() if text)
+        except ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{label} is not a Parquet file, or damaged: {reason}") from error
 
 
 def without_surrogates(text: str) -> str:

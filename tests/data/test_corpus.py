@@ -81,6 +81,7 @@ def test_prepare_a_file(text_file, data_dir):
         "source_sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
         "settings": {
             "tokenizer": "char",
+            "vocab_size": None,
             "val_fraction": 0.1,
             "field": "text",
             "separator": None,

@@ -3,15 +3,26 @@
 from pathlib import Path
 
 from nanogpkant.data.tokenizer.base import Tokenizer
+from nanogpkant.data.tokenizer.bpe import SMALLEST_BPE, BPETokenizer, gpt2, train_bpe
 from nanogpkant.data.tokenizer.byte import ByteTokenizer
 from nanogpkant.data.tokenizer.char import CharTokenizer
 from nanogpkant.errors import UserError
 from nanogpkant.files import read_json
 
-__all__ = ["TOKENIZERS", "ByteTokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "SMALLEST_BPE",
+    "TYPES",
+    "BPETokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Tokenizer",
+    "gpt2",
+    "load_tokenizer",
+    "train_bpe",
+]
 
-KINDS: tuple[type[Tokenizer], ...] = (CharTokenizer, ByteTokenizer)
-TOKENIZERS = {kind.type: kind for kind in KINDS}  # by the "type" in their files
+KINDS: tuple[type[Tokenizer], ...] = (CharTokenizer, ByteTokenizer, BPETokenizer)
+TYPES = {kind.type: kind for kind in KINDS}  # by the "type" in their files
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -22,7 +33,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     value = read_json(path)
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind not in list(TOKENIZERS):
-        known = ", ".join(map(repr, TOKENIZERS))
+    if kind not in list(TYPES):
+        known = ", ".join(map(repr, TYPES))
         raise UserError(f'{path} is not a tokenizer: its "type" is {kind!r}, not one of {known}')
-    return TOKENIZERS[kind].load(path)
+    return TYPES[kind].load(path)

@@ -15,7 +15,7 @@ class Tokenizer(ABC):
     """Text to token ids and back. Two are equal if they give every text the same ids.
 
     Attributes:
-        type: its name in ``TOKENIZERS`` and in its file.
+        type: its name in ``TYPES`` and in its file.
         vocab_size: ids run from 0 to ``vocab_size - 1``.
         eot: the id that ends a document, where documents follow one another; None: there is none.
         start: what a text without a prompt begins from.

@@ -1,0 +1,152 @@
+"""Byte-level byte-pair encoding: GPT-2's, or one trained here."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nanogpkant.data.network import answer
+from nanogpkant.data.tokenizer.base import Tokenizer
+from nanogpkant.errors import UserError
+
+END = "<|endoftext|>"
+SMALLEST_BPE = 257  # tokens: every byte, and the end of text
+
+# What is never merged across, as GPT-2 has it: contractions, words, numbers, other signs, each with
+# a space before it, and white space. The quantifiers give nothing back: same result, sooner.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+class BPETokenizer(Tokenizer):
+    """Text is cut by a pattern, and in each cut the pair that makes the lowest id is merged first.
+
+    tiktoken does the work. ``<|endoftext|>`` in a text is text; only ``eot`` ends a document.
+
+    Args:
+        tokens: the bytes of each id; every single byte is among them.
+        pattern: a regular expression of tiktoken's.
+
+    Raises:
+        UserError: tiktoken is not installed, or the tokens or the pattern cannot be.
+    """
+
+    type = "bpe"
+
+    def __init__(self, tokens: Sequence[bytes], pattern: str = PATTERN):
+        self.tokens, self.pattern = tuple(tokens), pattern
+        self.eot = len(self.tokens)
+        self.vocab_size = self.eot + 1
+        if len(set(self.tokens)) < self.eot or not {bytes([b]) for b in range(256)} <= set(tokens):
+            raise UserError("a byte-level vocabulary: its tokens must differ and have every byte")
+        try:
+            import tiktoken
+        except ImportError as error:
+            remedy = "pip install 'nanogpkant[data]'"
+            raise UserError(f"byte-pair encoding needs the tiktoken package: {remedy}") from error
+        ranks = {token: id_ for id_, token in enumerate(self.tokens)}
+        try:
+            self._encoding = tiktoken.Encoding(
+                "bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END: self.eot}
+            )
+        except ValueError as error:
+            raise UserError(
+                "a byte-level vocabulary: its pattern is no regular expression"
+            ) from error
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "BPETokenizer":
+        tokens, pattern = value.get("tokens"), value.get("pattern")
+        if not isinstance(pattern, str) or not isinstance(tokens, list):
+            raise UserError('a byte-level vocabulary: it needs "tokens" and a "pattern"')
+        try:
+            return cls([token.encode("latin-1") for token in tokens], pattern)
+        except (AttributeError, UnicodeEncodeError) as error:
+            message = 'a byte-level vocabulary: "tokens" must be strings, a character for each byte'
+            raise UserError(message) from error
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "pattern": self.pattern,
+            "tokens": [token.decode("latin-1") for token in self.tokens],
+        }
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        return np.array([*map(len, self.tokens), 0])
+
+    def encode(self, text: str) -> np.ndarray:
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+        except UnicodeEncodeError as error:
+            raise UserError(f"the text has no UTF-8 form: {error.reason}") from error
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self._encoding.decode_bytes(self.checked(ids).tolist())
+
+    def __reduce__(self) -> tuple:
+        return BPETokenizer, (self.tokens, self.pattern)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BPETokenizer) and (self.tokens, self.pattern) == (
+            other.tokens,
+            other.pattern,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.tokens, self.pattern))
+
+    def __repr__(self) -> str:
+        return f"BPETokenizer({self.vocab_size} tokens)"
+
+
+def gpt2() -> BPETokenizer:
+    """GPT-2's own, 50,257 tokens, which tiktoken downloads and keeps.
+
+    Raises:
+        UserError: tiktoken is not installed, or cannot get it.
+    """
+    try:
+        import tiktoken
+    except ImportError as error:
+        remedy = "pip install 'nanogpkant[data]'"
+        raise UserError(f"--tokenizer gpt2 needs the tiktoken package: {remedy}") from error
+    remedy = "prepare where there is a network, or give --tokenizer a tokenizer.json made there"
+    encoding = answer(lambda: tiktoken.get_encoding("gpt2"), "GPT-2's vocabulary", remedy)
+    return BPETokenizer(
+        [encoding.decode_single_token_bytes(id_) for id_ in range(encoding.eot_token)]
+    )
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """A vocabulary of ``vocab_size`` tokens, or as many as ``texts`` have pairs for.
+
+    Raises:
+        UserError: the tokenizers package is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer as Trained
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel
+        from tokenizers.trainers import BpeTrainer
+    except ImportError as error:
+        remedy = "pip install 'nanogpkant[data]'"
+        raise UserError(f"--tokenizer bpe needs the tokenizers package: {remedy}") from error
+    trained = Trained(BPE())
+    trained.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts by the same pattern
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - 1,  # and the end of text
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    ids = trained.get_vocab()
+    byte_of = {character: byte for byte, character in enumerate(_shown_bytes())}
+    return BPETokenizer([bytes(map(byte_of.get, token)) for token in sorted(ids, key=ids.get)])
+
+
+def _shown_bytes() -> list[str]:
+    """The character that stands for each byte in vocabularies of GPT-2's kind."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable in Latin-1
+    others = iter(range(256, 512))
+    return [chr(byte if byte in shown else next(others)) for byte in range(256)]
