@@ -1,4 +1,4 @@
-"""The fine-tuning presets fit GPT-2 as transformers describes it; no weights are needed for that."""
+"""The fine-tuning presets fit GPT-2 as transformers describes it, of which no weights are here."""
 
 import json
 from pathlib import Path
