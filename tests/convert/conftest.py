@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nanogpkant.cli import main
 from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.convert import Source
 from nanogpkant.convert.source import Loaded
@@ -77,3 +78,12 @@ def bpe(tmp_path: Path) -> Callable[..., Any]:
         return tokenizer, folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def plain_run(tiny_experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished plain run of the tiny experiment. Not to be changed."""
+    flags = ["--model.kan.sites", "[]", "--model.kan.spline_scale", "false"]
+    out = tmp_path_factory.mktemp("plain") / "plain"
+    assert main(["train", str(tiny_experiment), *flags, "--out", str(out)]) == 0
+    return out

@@ -11,7 +11,7 @@ from nanogpkant.cli import main
 
 ALL = ["--model.kan.sites", "[qkv, attn_out, mlp_in, mlp_out]"]
 KAN = [*ALL, "--model.kan.base", "gpt", "--model.kan.spline_scale", "false"]
-PLAIN = ["--model.kan.sites", "[]"]
+PLAIN = ["--model.kan.sites", "[]", "--model.kan.spline_scale", "false"]
 
 
 def result_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
@@ -24,14 +24,6 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object, status: int
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ")
     return line
-
-
-@pytest.fixture(scope="session")
-def plain_run(tiny_experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished plain run of the tiny experiment. Not to be changed."""
-    out = tmp_path_factory.mktemp("plain") / "plain"
-    assert main(["train", str(tiny_experiment), *PLAIN, "--out", str(out)]) == 0
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +134,7 @@ def test_a_source_that_is_none(tmp_path, capsys) -> None:
     assert "is not a run (config.yaml), a GPT-2 folder (config.json), or one of gpt2" in line
 
 
-def test_a_gpt2_with_its_tokenizer(gpt2, bpe, tmp_path, capsys) -> None:
+def test_a_gpt2_with_its_tokenizer(gpt2, bpe, corpus, tmp_path, capsys) -> None:
     """From transformers' folder to text, to a measured loss, and to a KAN that is trained."""
     pytest.importorskip("tiktoken")
     folder, theirs = gpt2(vocab_size=288, n_positions=16)
@@ -157,6 +149,16 @@ def test_a_gpt2_with_its_tokenizer(gpt2, bpe, tmp_path, capsys) -> None:
     assert result_of(capsys, "sample", tmp_path / "run", "--prompt", "Speak", "--tokens", 4)
     line = error_of(capsys, "eval", tmp_path / "run", status=1)
     assert "was made by nanogpkant convert, without data" in line
+
+    text = ["--file", corpus, "--dir", tmp_path / "data", "--tokenizer", tmp_path / "run"]
+    result_of(capsys, "prepare", "mine", *text)
+    data = ["--data.dataset", "mine", "--data.dir", tmp_path / "data"]
+    result_of(capsys, "convert", folder, "--out", tmp_path / "plain", *data)
+    found = result_of(capsys, "convert", folder, "--out", tmp_path / "kan", *data, *ALL)
+    assert found["largest_change_of_logits"] < 1e-4
+    plain, kan = (result_of(capsys, "eval", tmp_path / name) for name in ("plain", "kan"))
+    assert kan["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+    assert 0 < kan["bits_per_byte"] < kan["bits_per_char"]
 
 
 def test_a_gpt2_without_a_tokenizer(gpt2, corpus, tmp_path, capsys) -> None:
