@@ -32,7 +32,7 @@ def test_the_page(gpt2, bpe, plain_run, corpus, tmp_path, monkeypatch, capsys) -
     shutil.copytree(plain_run, "runs/quickstart_gpt")
     shutil.copy(corpus, "notes.txt")
     commands = [shlex.split(line) for line in code("bash").splitlines()]
-    assert [words[1] for words in commands].count("convert") == 3
+    assert [words[1] for words in commands].count("convert") == 4
     for program, *words in commands:
         assert program == "nanogpkant"
         if words[0] == "train" and words[1] in preset_names():
