@@ -90,5 +90,10 @@ def open_source(name: str) -> Source:
 
 def _gpt2(name: str, folder: Path) -> Source:
     config = RunConfig(f"GPT-2 from {name}", read_shape(folder), DataConfig(dataset="none"))
-    checkpoint = Loaded(folder, 0, read_weights(folder), {})
-    return Source(name, config, checkpoint, read_tokenizer(folder), "")
+    weights, tokenizer = read_weights(folder), read_tokenizer(folder)
+    rows = len(weights["tokens.weight"])
+    if tokenizer is not None and tokenizer.vocab_size != rows:
+        have = tokenizer.vocab_size
+        remedy = f"transformers' resize_token_embeddings({have}) makes them fit"
+        raise UserError(f"{folder} has {rows} embeddings and a tokenizer of {have}: {remedy}")
+    return Source(name, config, Loaded(folder, 0, weights, {}), tokenizer, "")

@@ -31,7 +31,7 @@ def start(model: GPT, source: Source) -> None:
     weights = source.checkpoint.weights()
     if (have := len(weights["tokens.weight"])) != model.vocab_size:
         raise UserError(
-            f"it has {have} tokens, and --data.dataset has {model.vocab_size}: {REMEDY}"
+            f"it has {have} tokens, and the text of --data.dataset {model.vocab_size}: {REMEDY}"
         )
     weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
     for name, module in model.named_modules():

@@ -1,12 +1,16 @@
 """A KAN that takes over a plain model computes what that does, at every site, and then learns."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from nanogpkant.config import SITES, OptimConfig, with_changes
+from nanogpkant.config import SITES, OptimConfig, RunConfig, with_changes
 from nanogpkant.convert import build
+from nanogpkant.convert.source import Loaded
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.kan import KANLinear
 from nanogpkant.optim import make_optimizer
@@ -74,6 +78,30 @@ def test_every_group_of_weights_then_learns(plain, idx, basis: str, share: str) 
     assert same == set()
 
 
+def test_a_kan_may_get_more_sites(plain, idx) -> None:
+    """What is KAN already comes with the grid that it has by now."""
+    source, model = plain()
+    changes = kan_changes("bspline", "edge", ("mlp_out",))
+    first = build(source, with_changes(model.config, **changes), 11).eval()
+    nn.init.normal_(first.blocks[1].mlp.out.weight)
+    first.blocks[1].mlp.out.refine(6)
+    loaded = Loaded(
+        Path("memory"),
+        0,
+        dict(first.state_dict()),
+        {n: m.features for n, m in first.named_modules() if isinstance(m, KANLinear)},
+    )
+    source = replace(source, config=RunConfig(model=first.config), checkpoint=loaded)
+    more = build(source, with_changes(first.config, **{"kan.sites": list(SITES)}), 11).eval()
+    assert more.blocks[1].mlp.out.basis == first.blocks[1].mlp.out.basis
+    with torch.no_grad():
+        torch.testing.assert_close(more(idx), first(idx), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="its mlp_out is KAN, and so it has to stay"):
+        build(source, with_changes(first.config, **{"kan.sites": ["qkv"]}), 11)
+    with pytest.raises(UserError, match="--model.kan.grid_size 3; give that too"):
+        build(source, with_changes(first.config, **{"kan.grid_size": 4}), 11)
+
+
 def test_a_first_shared_function_without_base_is_a_line(plain, idx) -> None:
     source, model = plain()
     changes = {"kan.basis": "chebyshev", "kan.share": "group:2", "kan.base": "none"}
@@ -122,7 +150,7 @@ def test_another_shape_is_one_line(plain, changes: dict, line: str) -> None:
 
 def test_another_vocabulary_is_one_line(plain) -> None:
     source, model = plain()
-    with pytest.raises(UserError, match="it has 11 tokens, and --data.dataset has 12"):
+    with pytest.raises(UserError, match="it has 11 tokens, and the text of --data.dataset 12"):
         build(source, model.config, 12)
 
 

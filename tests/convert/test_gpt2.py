@@ -129,6 +129,15 @@ def test_damage_is_one_line(gpt2, damage, name: str, line: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_tokenizer_that_does_not_fit_is_one_line(gpt2, bpe) -> None:
+    pytest.importorskip("tiktoken")
+    folder, _ = gpt2(vocab_size=320)
+    bpe(folder)
+    line = r"has 320 embeddings and a tokenizer of 288: .*resize_token_embeddings\(288\)"
+    with pytest.raises(UserError, match=line):
+        open_source(str(folder))
+
+
 def test_what_is_no_source(tmp_path) -> None:
     with pytest.raises(UserError, match="is not a run .*, a GPT-2 folder .*, or one of gpt2, "):
         open_source(str(tmp_path))
