@@ -406,6 +406,9 @@ def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
     Raises:
         UserError: it is missing, damaged, or no longer the same.
     """
+    if not run.data_fingerprint():
+        remedy = "convert it again with --data.dataset NAME"
+        raise UserError(f"{run.path} was made by nanogpkant convert, without data: {remedy}")
     folder = Path(options.dir) / options.dataset
     if not folder.exists():
         folder = prepare_data(options)

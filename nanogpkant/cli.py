@@ -415,6 +415,27 @@ def bench(arguments: list[str]) -> None:
         raise UserError(f"a gate was not passed: {found.wrong[0]}")
 
 
+def convert(arguments: list[str]) -> None:
+    """Turn a GPT-2 or a plain run into a run: as it is, or with KAN layers of the same function."""
+    parser = parser_for("convert")
+    add = parser.add_argument
+    add("source", help="run folder, folder of a GPT-2, or gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    add("--out", required=True, help="run folder to write; it must not exist, or be empty")
+    parser.add_class_arguments(RunConfig)
+    options = parse(parser, arguments)
+
+    from nanogpkant.convert import convert, open_source, starting_config
+    from nanogpkant.share.export import check_is_new
+
+    check_is_new(Path(options.out), "--out")  # before anything is downloaded
+    source = open_source(options.source)
+    config = with_flags(parser, arguments, starting_config(source))
+    result = convert(source, config, Path(options.out))
+    change = f"its logits differ by {result['largest_change_of_logits']:.1g} at most"
+    words = f"{result['parameters'] / 1e6:.2f}M parameters; {change}"
+    report(options, result, f"{options.source} is in {options.out}: {words}")
+
+
 def export(arguments: list[str]) -> None:
     """Write a trained model as a folder to share: weights, configuration, tokenizer, model card."""
     from nanogpkant.share.flags import add_export_flags
@@ -490,6 +511,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "search": search,
     "interpret": interpret,
     "bench": bench,
+    "convert": convert,
     "export": export,
     "push": push,
     "pull": pull,

@@ -72,10 +72,10 @@ class KANConfig:
     """first and last grid point, in units of the layer's input"""
     outside: Literal["zero", "linear"] = "zero"
     """beyond the grid bspline and hat run out and are zero, or go on in straight lines"""
-    base: Literal["silu", "gelu", "identity", "none", "gpt"] = "silu"
+    base: Literal["silu", "gelu", "gelu_tanh", "identity", "none", "gpt"] = "silu"
     """function added to every edge's own, with a weight of its own, or to the first shared one;
-    gpt is what the plain GPT has there: gelu before mlp_out unless model.mlp is gated, identity
-    elsewhere"""
+    gpt is what the plain GPT has there: before mlp_out the gelu that model.mlp says, unless gated,
+    identity elsewhere"""
     prenorm: Literal["none", "rms"] = "none"
     """divide every input vector by its root mean square before the functions, or not"""
     spline_scale: bool = False
@@ -120,9 +120,9 @@ class ModelConfig:
     """width of the residual stream; a multiple of n_head"""
     block_size: int = 256
     """longest context, tokens"""
-    mlp: Literal["gelu", "gated"] = "gelu"
-    """what is between an MLP's projections: gelu; or gated: of twice as many numbers one half,
-    after SiLU, multiplies the other (SwiGLU)"""
+    mlp: Literal["gelu", "gelu_tanh", "gated"] = "gelu"
+    """what is between an MLP's projections: gelu; gelu_tanh, the approximation to it that GPT-2
+    has; or gated: of twice as many numbers one half, after SiLU, multiplies the other (SwiGLU)"""
     mlp_ratio: float = 4.0
     """width inside each MLP, where mlp_out reads, in units of n_embd"""
     dropout: float = 0.2
@@ -283,7 +283,9 @@ class TrainConfig:
     sample_tokens: int = 500
     """tokens written to samples.txt when training ends; 0 for none"""
     init_from: str = "scratch"
-    """scratch, or a run folder whose best weights training starts from"""
+    """scratch, or whose weights training starts from: a run folder (its best), a local folder of a
+    GPT-2 as transformers saves it, or gpt2, gpt2-medium, gpt2-large or gpt2-xl, which are
+    downloaded; projections that are plain there may be KAN here, with the function kept"""
     seed: int = 1337
     """decides the initial weights, the batches and the dropout"""
     device: str = "auto"

@@ -23,3 +23,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return bool(TOO_LARGE.search(str(error)))
     return isinstance(error, MemoryError)
+
+
+def one_line(error: BaseException) -> str:
+    """What another project's error says, for a line of ours."""
+    return " ".join(str(error).split()) or type(error).__name__

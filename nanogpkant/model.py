@@ -116,6 +116,7 @@ class MLP(nn.Module):
         self.out = make_linear("mlp_out", config)
         self.is_gated = config.mlp == "gated"
         self.has_gelu = not self.is_gated and "mlp_out" not in config.kan.sites
+        self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
@@ -123,7 +124,7 @@ class MLP(nn.Module):
         if self.is_gated:
             gate, value = hidden.chunk(2, dim=-1)
             return self.out(F.silu(gate) * value)
-        return self.out(F.gelu(hidden) if self.has_gelu else hidden)
+        return self.out(F.gelu(hidden, approximate=self.approximate) if self.has_gelu else hidden)
 
 
 class Block(nn.Module):

@@ -45,7 +45,7 @@ def make_basis(kan: KANConfig) -> Basis | Family:
 def base_at(site: Site, config: ModelConfig) -> str:
     """The base function of a site's edges."""
     if config.kan.base == "gpt":
-        return "gelu" if site == "mlp_out" and config.mlp == "gelu" else "identity"
+        return config.mlp if site == "mlp_out" and config.mlp != "gated" else "identity"
     return config.kan.base
 
 

@@ -36,9 +36,10 @@ from nanogpkant.checkpoint import (
     take_pruned_shape,
     write_metrics,
 )
-from nanogpkant.config import RunConfig, TrainConfig, load_config, save_config, with_changes
+from nanogpkant.config import RunConfig, TrainConfig, save_config, with_changes
 from nanogpkant.console import Interrupt, StepProgress, note, warn
-from nanogpkant.data import Batches, TokenData, blocks, check_length, load_tokenizer
+from nanogpkant.convert import start_from
+from nanogpkant.data import Batches, TokenData, blocks, check_length
 from nanogpkant.device import describe, peak_memory, resolve_device, resolve_dtype, synchronize
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.evaluate import Evaluation, evaluate
@@ -334,31 +335,8 @@ def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) 
     if has_own_weights:  # before there is an optimiser of its parameters
         take_pruned_shape(model, load_checkpoint(open_run(resumed), "last"))
     if config.train.init_from != "scratch" and not has_own_weights:
-        source = open_run(Path(config.train.init_from))
-        if load_tokenizer(source.tokenizer_file) != data.tokenizer:
-            remedy = "its vocabulary is not that of --data.dataset; train from scratch"
-            raise UserError(f"--train.init_from {source.path}: {remedy}")
-        check_same_functions(config, source)
-        try:
-            load_weights(model, load_checkpoint(source, "best"))
-        except UserError as error:
-            raise UserError(
-                f"--train.init_from {source.path} with this --model: {error}"
-            ) from error
+        start_from(model, config, data)
     return model
-
-
-def check_same_functions(config: RunConfig, source: RunFolder) -> None:
-    """Refuse to start from a run whose KAN layers mean other functions: its grids come with it.
-
-    Raises:
-        UserError: a setting of ``model.kan`` that the run's differs in.
-    """
-    ours, theirs = asdict(config.model.kan), asdict(load_config(source.config_file).model.kan)
-    for name, value in theirs.items() if ours["sites"] else ():
-        if value != ours[name] and name not in ("backend", "init", "dropout"):
-            remedy = f"it was trained with --model.kan.{name} {value}; give that too"
-            raise UserError(f"--train.init_from {source.path}: {remedy}")
 
 
 def continue_run(

@@ -43,7 +43,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         sites=draw(st.lists(st.sampled_from(SITES), unique=True)),
         grid_size=draw(sizes),
         spline_order=draw(st.integers(1, 5)),
-        base=draw(st.sampled_from(["silu", "gelu", "identity", "none"])),
+        base=draw(st.sampled_from(["silu", "gelu", "gelu_tanh", "identity", "none"])),
         spline_scale=draw(flags),
         prenorm=draw(st.sampled_from(["none", "rms"])),
     )

@@ -27,6 +27,7 @@ LAYERS = [
     ["generate", "evaluate", "tracking"],
     ["share"],
     ["presets"],
+    ["convert"],
     ["train"],
     ["bench"],
     ["preflight"],

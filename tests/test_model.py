@@ -23,9 +23,10 @@ def site_modules(block: nn.Module) -> dict[str, nn.Module]:
     return dict(zip(SITES, (attention.qkv, attention.out, mlp.into, mlp.out), strict=True))
 
 
-def test_plain_gpt_is_hugging_faces_gpt2(tiny_gpt) -> None:
+@pytest.mark.parametrize(("mlp", "theirs"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
+def test_plain_gpt_is_hugging_faces_gpt2(tiny_gpt, mlp: str, theirs: str) -> None:
     transformers = pytest.importorskip("transformers")
-    model = tiny_gpt(bias=True, n_embd=12, n_head=3, n_layer=3).float().eval()
+    model = tiny_gpt(bias=True, n_embd=12, n_head=3, n_layer=3, mlp=mlp).float().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     config = transformers.GPT2Config(
@@ -34,7 +35,7 @@ def test_plain_gpt_is_hugging_faces_gpt2(tiny_gpt) -> None:
         n_embd=12,
         n_layer=3,
         n_head=3,
-        activation_function="gelu",
+        activation_function=theirs,
         attn_implementation="eager",
     )
     theirs = transformers.GPT2LMHeadModel(config).eval()
@@ -283,7 +284,7 @@ def test_a_gated_mlp_is_swiglu(tiny_config):
     torch.testing.assert_close(mlp(x), expected)
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "gated"])
+@pytest.mark.parametrize("mlp", ["gelu", "gelu_tanh", "gated"])
 @pytest.mark.parametrize("basis", ["chebyshev", "rational", "line"])
 def test_shared_functions_start_as_the_plain_gpt(tiny_config, mlp, basis):
     sites = ["qkv", "attn_out", "mlp_in", "mlp_out"]

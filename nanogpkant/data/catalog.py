@@ -43,7 +43,8 @@ class Dataset:
     @property
     def needs_network(self) -> bool:
         """Whether it must be downloaded, unless a file is given."""
-        return self.url is not None or self.hub is not None
+        is_downloaded = self.url is not None or self.hub is not None
+        return is_downloaded or self.tokenizer == "gpt2"
 
 
 DATASETS = {
@@ -55,6 +56,12 @@ DATASETS = {
             embedded=shakespeare.tinyshakespeare,
             # The canonical vocabulary: its 3 comes only from a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
+        ),
+        Dataset(
+            "shakespeare",
+            "the same nine plays in GPT-2's tokens, whose vocabulary is downloaded",
+            embedded=shakespeare.tinyshakespeare,
+            tokenizer="gpt2",
         ),
         Dataset(
             "shakespeare_all_char",

@@ -119,10 +119,13 @@ def ensure(
     check_name(name)
     if file is None and (data_dir / name).exists():
         return data_dir / name
-    if find(name, file).needs_network and file is None:
+    dataset = find(name, file)
+    if dataset.needs_network and file is None:
+        here = "--tokenizer PATH if you have the vocabulary"  # all that an embedded text lacks
+        here = here if dataset.embedded else "--file PATH if you have the text"
         raise UserError(
             f"{name} is not in {data_dir} and has to be downloaded: run nanogpkant prepare {name}, "
-            f"or nanogpkant prepare {name} --file PATH if you have the text"
+            f"or nanogpkant prepare {name} {here}"
         )
     return prepare(name, data_dir, file, progress)
 

@@ -26,10 +26,28 @@ def _gelu_derivative(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
 
 
+_TANH_GELU = 2 * math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    """torch's own has no gradient at inputs whose cube is infinite."""
+    scale, cubic = _TANH_GELU
+    near = x.clamp(-30, 30)  # beyond, the gate is 0 or 1
+    return x * torch.sigmoid(scale * near * (1 + cubic * near * near))
+
+
+def _gelu_tanh_derivative(x: Tensor) -> Tensor:
+    scale, cubic = _TANH_GELU
+    x = x.clamp(-30, 30)
+    gate = torch.sigmoid(scale * x * (1 + cubic * x * x))
+    return gate * (1 + x * (1 - gate) * scale * (1 + 3 * cubic * x * x))
+
+
 # The base function of an edge: name -> (function, derivative). "none" leaves the basis alone.
 BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None] = {
     "silu": (F.silu, _silu_derivative),
     "gelu": (F.gelu, _gelu_derivative),
+    "gelu_tanh": (_gelu_tanh, _gelu_tanh_derivative),
     "identity": (lambda x: x, torch.ones_like),
     "none": None,
 }

@@ -30,7 +30,8 @@ class KANLinear(nn.Module):
         in_features: n, the size of the last dimension of the input.
         out_features: size of the last dimension of the output.
         basis: the functions of an edge, cubic B-splines with 5 intervals on [-1, 1] by default.
-        base: base function of every edge: "silu", "gelu", "identity" or "none".
+        base: base function of every edge: "silu", "gelu", "gelu_tanh" (GPT-2's), "identity"
+            or "none".
         bias: learn a constant for every output.
         share: "edge" gives every edge functions of its own; "input", "group:G" and "atoms:K" share
             few learned ones between edges: see ``shared``.

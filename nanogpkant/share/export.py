@@ -125,14 +125,14 @@ def _rounded(weights: dict[str, Tensor], bfloat16: bool) -> dict[str, Tensor]:
     return {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
 
 
-def check_is_new(to: Path) -> None:
+def check_is_new(to: Path, flag: str = "--to") -> None:
     """Refuse a folder to write that holds something.
 
     Raises:
         UsageError: it does, or is a file.
     """
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise UsageError(f"--to {to}: exists and is not an empty folder; name another")
+        raise UsageError(f"{flag} {to}: exists and is not an empty folder; name another")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from nanogpkant.checkpoint import EXPORTED, EXPORTED_IF_THERE, load_checkpoint, open_run
-from nanogpkant.errors import UsageError, UserError
+from nanogpkant.errors import UsageError, UserError, one_line
 from nanogpkant.files import sha256_of
 from nanogpkant.manifest import MANIFEST, read_manifest, verify
 from nanogpkant.share.export import CARD, FOR_OTHERS, check_is_new, export_run, new_folder
@@ -145,7 +145,3 @@ def talking_of(repo: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk
         raise UserError(f"{repo}: cannot reach the Hub: {one_line(error)}; try later") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

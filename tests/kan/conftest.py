@@ -34,7 +34,7 @@ FEATURES = [
     Features(RBF(), "silu"),
     Features(Chebyshev(4), "identity"),
     Features(Chebyshev(1), "none"),
-    Features(Fourier(2), "gelu"),
+    Features(Fourier(2), "gelu_tanh"),
     Features(Shared(Rational(), groups=3), "gelu"),
     Features(Shared(Rational(3), functions=4), "none"),
     Features(Shared(Rational(1), functions=2), "silu"),

@@ -54,6 +54,12 @@ def test_derivative_of_a_base_function_is_that_of_autograd(base: str) -> None:
     assert torch.equal(derivative(torch.tensor([-1e30, 1e30])), limits)
 
 
+def test_the_tanh_form_of_gelu_is_torchs() -> None:
+    x = torch.linspace(-40, 40, 801, dtype=torch.float64)
+    expected = torch.nn.functional.gelu(x, approximate="tanh")
+    torch.testing.assert_close(BASE_FUNCTIONS["gelu_tanh"][0](x), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_features_are_the_base_function_and_then_the_basis(features: Features, problem) -> None:
     case = problem(features)
     basis, x = features.basis, case.x.detach()
@@ -175,7 +181,7 @@ def test_a_text_that_no_features_have_is_refused(spec: str) -> None:
 
 @pytest.mark.parametrize("base", ["relu", "", "SiLU", None])
 def test_an_unknown_base_function_is_refused(base: str) -> None:
-    with pytest.raises(ValueError, match="known are silu, gelu, identity, none"):
+    with pytest.raises(ValueError, match="known are silu, gelu, gelu_tanh, identity, none"):
         Features(RBF(), base)
 
 

@@ -97,7 +97,7 @@ def test_equals_the_reference(basis: BSpline) -> None:
 
 @kernels
 @pytest.mark.parametrize("outside", ["zero", "linear"])
-@pytest.mark.parametrize("base", ["gelu", "identity", "none"])
+@pytest.mark.parametrize("base", ["gelu", "gelu_tanh", "identity", "none"])
 def test_base_functions(base: str, outside: str) -> None:
     case = problem(BSpline(outside=outside), base)
     assert_equal(case.run(), case.expected())

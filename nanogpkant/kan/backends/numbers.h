@@ -2,7 +2,7 @@
 
    native.py defines the macros:
 
-   BASE     NONE, SILU, GELU or IDENTITY
+   BASE     NONE, SILU, GELU, GELU_TANH or IDENTITY
    INPUT    the type of inputs and of their gradient in memory: float, or bf16
    FEATURE  that of features and of theirs
 */
@@ -100,11 +100,17 @@ static inline float normal_below(float x, float bell) {
     return x < 0 ? beyond : 1 - beyond;
 }
 
-enum { NONE, SILU, GELU, IDENTITY };
+/* sigmoid(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3): what GELU's tanh form multiplies x by. */
+static inline float tanh_gate(float x) {
+    return 1 / (1 + exponential(-1.59576912f * x * (1 + 0.044715f * x * x)));
+}
+
+enum { NONE, SILU, GELU, GELU_TANH, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
+    if (BASE == GELU_TANH) return x * tanh_gate(x);
     return x;
 }
 static inline float base_slope(float x) {
@@ -115,6 +121,10 @@ static inline float base_slope(float x) {
     if (BASE == GELU) {
         float density = bell(x);
         return normal_below(x, density) + x * 0.39894228f * density;
+    }
+    if (BASE == GELU_TANH) {
+        float near = clamp(x, -30, 30), gate = tanh_gate(near);
+        return gate * (1 + near * (1 - gate) * 1.59576912f * (1 + 0.134145f * near * near));
     }
     return 1;
 }
