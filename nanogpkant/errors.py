@@ -11,3 +11,11 @@ class UsageError(UserError):
     """A flag, key or value that can never work. Raised before anything is loaded; exit status 2."""
 
     exit_status = 2
+
+
+class ToldElsewhereError(UserError):
+    """An error that another process of the same run says for all."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("rank 0 says why")
+        self.exit_status = exit_status

@@ -22,15 +22,18 @@ LAYERS = [
     ["projection"],
     ["model"],
     ["counting", "optim", "nonfinite", "device"],
+    ["distributed"],
     ["data"],
     ["checkpoint", "grids"],
-    ["generate", "evaluate", "tracking", "share"],
+    ["generate", "evaluate", "tracking", "training_state", "share"],
     ["presets"],
+    ["session"],
     ["train"],
     ["bench"],
     ["compare"],
     ["interpret"],
     ["cli"],
+    ["__main__"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,6 +1,6 @@
 """Text into tokens: datasets by name, tokenizers, token files and batches."""
 
-from nanogpkant.data.batches import Batches, blocks, check_length
+from nanogpkant.data.batches import Batches, Blocks, blocks, check_length
 from nanogpkant.data.corpus import DATASETS, Dataset, ensure, prepare
 from nanogpkant.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpkant.data.tokens import TokenData
@@ -8,6 +8,7 @@ from nanogpkant.data.tokens import TokenData
 __all__ = [
     "DATASETS",
     "Batches",
+    "Blocks",
     "CharTokenizer",
     "Dataset",
     "TokenData",
