@@ -156,8 +156,7 @@ def start_world(options: TrainConfig) -> Iterator[World]:
         except UserError:
             dist.destroy_process_group()
             raise
-    if dist.is_initialized():  # trackers may have ended it already
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def check_launch(options: TrainConfig, size: int) -> None:
@@ -199,7 +198,7 @@ def spread(model: nn.Module, parallel: str, world: World) -> nn.Module:
 
     ddp: every rank holds the whole model. Gradients are averaged bucket by bucket, in the order in
     which the backward pass makes them and while it goes on; they live in the buckets themselves,
-    which saves a copy. No buffer changes in training, so none is sent.
+    which saves a copy.
 
     fsdp: every rank holds a part of every tensor, and of its moments. A block's weights are put
     together just before they are needed, while the block before it computes.
@@ -210,7 +209,7 @@ def spread(model: nn.Module, parallel: str, world: World) -> nn.Module:
     if world.size == 1:
         return model
     if parallel == "ddp":
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
     if any(isinstance(module, PrunedLinear) for module in model.modules()):
         refuse("train.parallel", parallel, "does not keep pruned edges away; use ddp")
     mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))

@@ -75,16 +75,21 @@ def train(
     """
     with start_world(config.train) as world:
         resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-        s = start(config, out, resume, world)
-        fit(s)
-        finished = is_finished(s.config.train, s.state)
-        if not finished:
-            note(f"stopped at step {s.state.step}; add --resume to the same command to continue")
-        with world.together():
-            if finished and world.is_main and s.config.train.sample_tokens:
-                write_samples(s.run, s.config.train, s.device)
-        if world.is_main:
-            stop_trackers(s.accelerator, s.run, s.state.step)
+        return train_in(world, config, out, resume)
+
+
+def train_in(world: World, config: RunConfig, out: Path, resume: bool) -> dict[str, Any]:
+    """``train`` among the processes of a world; nothing that binds them together outlives it."""
+    s = start(config, out, resume, world)
+    fit(s)
+    finished = is_finished(s.config.train, s.state)
+    if not finished:
+        note(f"stopped at step {s.state.step}; add --resume to the same command to continue")
+    with world.together():
+        if finished and world.is_main and s.config.train.sample_tokens:
+            write_samples(s.run, s.config.train, s.device)
+    if world.is_main:
+        stop_trackers(s.accelerator, s.run, s.state.step)
     return {
         "run": str(out),
         "step": s.state.step,
