@@ -90,6 +90,9 @@ def open_all(
     with world.together():
         accelerator = make_accelerator(config, device, out)
     data = world.main_first(lambda: open_data(config, out, resume))
+    if len(set(world.gather(data.fingerprint))) > 1:
+        problem = f"the processes see different data in {data.folder}: share that folder"
+        raise world.agreed(UserError(problem))
     return config, device, accelerator, data
 
 

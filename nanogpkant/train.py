@@ -75,12 +75,14 @@ def train(
     """
     with start_world(config.train) as world:
         resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-        return train_in(world, config, out, resume)
+        return train_in(world, config, out, resume, overwrite)
 
 
-def train_in(world: World, config: RunConfig, out: Path, resume: bool) -> dict[str, Any]:
+def train_in(
+    world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool
+) -> dict[str, Any]:
     """``train`` among the processes of a world; nothing that binds them together outlives it."""
-    s = start(config, out, resume, world)
+    s = start(world, config, out, resume, overwrite)
     fit(s)
     finished = is_finished(s.config.train, s.state)
     if not finished:
@@ -101,7 +103,7 @@ def train_in(world: World, config: RunConfig, out: Path, resume: bool) -> dict[s
     }
 
 
-def start(config: RunConfig, out: Path, resume: bool, world: World) -> Session:
+def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool) -> Session:
     """Make or open all that training needs; the run folder is made last."""
     config, device, accelerator, data = open_all(config, out, resume, world)
     block_size, options = config.model.block_size, config.train
@@ -118,10 +120,8 @@ def start(config: RunConfig, out: Path, resume: bool, world: World) -> Session:
     if resume:
         run, state = continue_run(config, out, model, optimizer, world)
     else:
-        run, state = (
-            world.from_main(lambda: new_run(config, out, data, device, world.size)),
-            State(),
-        )
+        state = State()
+        run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
     optimizer = accelerator.prepare_optimizer(optimizer)
     with world.together():
         if world.is_main:
@@ -133,10 +133,16 @@ def start(config: RunConfig, out: Path, resume: bool, world: World) -> Session:
 
 
 def new_run(
-    config: RunConfig, out: Path, data: TokenData, device: torch.device, processes: int
+    config: RunConfig,
+    out: Path,
+    overwrite: bool,
+    data: TokenData,
+    device: torch.device,
+    processes: int,
 ) -> RunFolder:
-    """The folder of a run that is about to start; one that is there already is replaced."""
-    remove_run(out)
+    """The folder of a run that is about to start; ``overwrite`` removes the one that is there."""
+    if overwrite:
+        remove_run(out)
     environment = describe(device) | {"data_fingerprint": data.fingerprint}
     environment |= {"processes": processes, "id": uuid.uuid4().hex[:8]}  # of the run, in W&B
     return create_run(out, config, environment, data.tokenizer)

@@ -49,6 +49,16 @@ def poisoned(patch) -> None:
     at_call(patch, 6, poison)
 
 
+def poisoned_shard(patch) -> None:
+    """A NaN in this rank's own part of a weight in shards."""
+
+    def poison(model):
+        with torch.no_grad():
+            model.norm.weight.to_local().fill_(torch.nan)
+
+    at_call(patch, 6, poison)
+
+
 def asked_to_stop(patch) -> None:
     at_call(patch, 3, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -76,7 +86,7 @@ def test_all_end_with_one_error(tiny_experiment, tmp_path):
     sharded = ["--train.parallel", "fsdp"]
     commands = [
         Train([*flags, tmp_path / "nan"], poisoned),
-        Train([*flags, tmp_path / "shard", *sharded], lambda_free_nan),
+        Train([*flags, tmp_path / "shard", *sharded], poisoned_shard),
         Train([*flags, tmp_path / "full"], full_disk, rank=0),
         Train([*flags, tmp_path / "data"], without_data),
         Train([*flags, tmp_path / "stop"], asked_to_stop),
@@ -102,13 +112,3 @@ def test_all_end_with_one_error(tiny_experiment, tmp_path):
 
     assert hung[0].status == 1
     assert "another process of this run did not answer for 2 s" in hung[0].errors
-
-
-def lambda_free_nan(patch) -> None:
-    """A NaN in this rank's own part of a weight in shards."""
-
-    def poison(model):
-        with torch.no_grad():
-            model.norm.weight.to_local().fill_(torch.nan)
-
-    at_call(patch, 6, poison)
