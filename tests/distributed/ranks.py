@@ -23,6 +23,8 @@ from nanogpkant.console import console
 
 PRELOAD = ["ranks", "nanogpkant.train", "torch.distributed.checkpoint", "torch.distributed.fsdp"]
 NOT_COMPARED = ("seconds", "tokens_per_second", "memory_bytes", "layers")
+# Figures that rounding moves more than a loss: a norm, and shares, where one in a hundred may flip.
+ROUGHER = ("grad_norm", "accuracy", "out_of_range", "unseen", "dead", "knot_use")
 
 Command = list | Callable[[int], int | None]
 
@@ -81,6 +83,9 @@ def _received(end: Connection, count: int) -> list[Ended]:
 def _run_rank(
     rank: int, size: int, ports: list[int], commands: tuple[Command], end: Connection
 ) -> None:
+    import faulthandler
+
+    faulthandler.dump_traceback_later(60)
     torch.set_num_threads(1)
     console.quiet = rank > 0
     for port, command in zip(ports, commands, strict=True):
@@ -122,5 +127,6 @@ def assert_same_rows(run: Path, other: Path, rel: float = 1e-5) -> None:
     for row, expected in zip(rows, others, strict=True):
         assert row.keys() == expected.keys()
         for key, value in expected.items():
-            near = value if isinstance(value, str) else pytest.approx(value, rel=rel, abs=1e-7)
+            rough = {"rel": 100 * rel, "abs": 0.01} if key in ROUGHER else {"rel": rel, "abs": 1e-7}
+            near = value if isinstance(value, str) else pytest.approx(value, **rough)
             assert row[key] == near, (row["step"], row["split"], key)

@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from ranks import group
+from ranks import assert_same_rows, group, run_all
 
-from nanogpkant import training_state
+from nanogpkant import checkpoint, training_state
+from nanogpkant import train as train_module
 from nanogpkant.checkpoint import load_checkpoint, open_run
 from nanogpkant.cli import main
 from nanogpkant.model import GPT
@@ -50,11 +51,11 @@ def poisoned(patch) -> None:
 
 
 def poisoned_shard(patch) -> None:
-    """A NaN in this rank's own part of a weight in shards."""
+    """A NaN in what this rank puts together of the shards of a weight."""
 
     def poison(model):
         with torch.no_grad():
-            model.norm.weight.to_local().fill_(torch.nan)
+            model.norm.weight.fill_(torch.nan)
 
     at_call(patch, 6, poison)
 
@@ -79,6 +80,31 @@ def without_data(patch) -> None:
         raise OSError(2, "No such file or directory")
 
     patch.setattr("nanogpkant.session.check_length", fail)
+
+
+def killed_at_second(patch, owner, name: str) -> None:
+    """Killed where a function is called for the second time: in the save at step 8."""
+    real, calls = getattr(owner, name), []
+
+    def changed(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    patch.setattr(owner, name, changed)
+
+
+def killed_before_saving(patch) -> None:
+    killed_at_second(patch, train_module, "save_training")
+
+
+def killed_among_shards(patch) -> None:
+    killed_at_second(patch, training_state.dcp, "save")
+
+
+def killed_before_the_rename(patch) -> None:
+    killed_at_second(patch, checkpoint, "write_manifest")
 
 
 def test_all_end_with_one_error(tiny_experiment, tmp_path):
@@ -110,5 +136,28 @@ def test_all_end_with_one_error(tiny_experiment, tmp_path):
     assert "stopped at step 3; add --resume" in stop[0].errors
     assert load_checkpoint(open_run(tmp_path / "stop"), "last").step == 3
 
-    assert hung[0].status == 1
-    assert "another process of this run did not answer for 2 s" in hung[0].errors
+    assert [each.status for each in hung] == [1, 1]
+    said = "".join(each.errors for each in hung)
+    assert "another process of this run did not answer for 2 s" in said
+
+
+def test_killed_around_a_checkpoint(tiny_experiment, tmp_path):
+    """Between step and save, while shards are written, before the rename: nothing half is left."""
+    flags, sharded = ["train", tiny_experiment, "--out"], ["--train.parallel", "fsdp"]
+    cases = {
+        "before": (killed_before_saving, 1, []),
+        "shards": (killed_among_shards, 1, sharded),
+        "rename": (killed_before_the_rename, 0, sharded),
+    }
+    for name, (kill, rank, more) in cases.items():
+        ((first, second),) = group(2, Train([*flags, tmp_path / name, *more], kill, rank))
+        assert {first.status, second.status} == {-9, 1}
+        survivor = second if rank == 0 else first
+        assert "another process of this run is gone" in survivor.errors
+        assert load_checkpoint(open_run(tmp_path / name), "last").step == 4
+    resumed = [[*flags, tmp_path / name, "--resume"] for name in cases]
+    run_all(2, [*flags, tmp_path / "whole"], *resumed)
+    for name in cases:
+        assert_same_rows(tmp_path / name, tmp_path / "whole")
+        left = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
+        assert not any(name.endswith(".tmp") for name in left), left
