@@ -18,9 +18,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpkant.config import TrainConfig, refuse
@@ -41,7 +38,10 @@ LAUNCHER_SETTINGS = {  # name: (the harmless value, our own way)
 
 @dataclass(frozen=True)
 class World:
-    """All processes of a run, seen from one of them. Every method but ``is_main`` is for all."""
+    """All processes of a run, seen from one of them.
+
+    Its methods, ``agreed`` aside, end when all ranks have called them: in the same order.
+    """
 
     rank: int = 0
     size: int = 1
@@ -165,6 +165,10 @@ def check_launch(options: TrainConfig, size: int) -> None:
     Raises:
         UsageError: says what, and what would.
     """
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            remedy = "start several processes with torchrun or accelerate launch"
+            raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
     if size > options.batch_size:
         remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
         refuse("train.batch_size", options.batch_size, remedy)
@@ -212,7 +216,9 @@ def spread(model: nn.Module, parallel: str, world: World) -> nn.Module:
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
     if any(isinstance(module, PrunedLinear) for module in model.modules()):
         refuse("train.parallel", parallel, "does not keep pruned edges away; use ddp")
-    mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
+    from torch.distributed.fsdp import fully_shard  # half a second, for those alone who need it
+
+    mesh = dist.init_device_mesh(next(model.parameters()).device.type, (world.size,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -224,20 +230,28 @@ def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager:
     Args:
         model: what ``spread`` returned.
     """
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_gradient_sync(wanted)
     elif isinstance(model, DistributedDataParallel) and not wanted:
         return model.no_sync()
     return nullcontext()
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this process holds only a part of every weight: torch's DTensors."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def whole(value: Tensor) -> Tensor:
     """A tensor that may lie in shards, such as the norm of a gradient that does, as one of all."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _from_environment(name: str, default: int) -> int:
-    return int(os.environ.get(name, default))
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise UsageError(f"the environment variable {name} is {value}: must be a whole number")
+    return int(value)
 
 
 @contextmanager

@@ -27,12 +27,12 @@ from nanogpkant.config import RunConfig, save_config, with_changes
 from nanogpkant.console import note, warn
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.device import resolve_device, resolve_dtype
-from nanogpkant.distributed import ALONE, World, own_device
+from nanogpkant.distributed import ALONE, World, is_sharded, own_device
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.model import GPT
 from nanogpkant.nonfinite import first_nonfinite
 from nanogpkant.tracking import check_trackers
-from nanogpkant.training_state import State, is_sharded, load_training
+from nanogpkant.training_state import State, load_training
 
 
 @dataclass

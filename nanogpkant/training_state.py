@@ -4,6 +4,8 @@ Of a model that every rank holds whole, the moments are in training.pt. Of one i
 (``--train.parallel fsdp``) every rank writes those of its own parts, by
 torch.distributed.checkpoint, as safetensors files. Both kinds load on any number of processes,
 whole or in shards. The weights are one whole file in either case, which every command opens.
+
+What torch has for shards takes half a second to import, so the functions that need it import it.
 """
 
 import math
@@ -16,13 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nanogpkant.checkpoint import Checkpoint, RunFolder, features_of, save_checkpoint
-from nanogpkant.distributed import World
+from nanogpkant.distributed import World, is_sharded
 from nanogpkant.errors import UserError
 
 
@@ -39,15 +38,12 @@ class State:
     """of the latest evaluation"""
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds only a part of every weight."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """The model's state with every tensor whole; of a model in shards on rank 0 alone, else {}."""
     if not is_sharded(model):
         return model.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
 
@@ -123,7 +119,9 @@ def _numbered(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 def _sharded_as(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """This rank's part of a whole tensor, if it has only a part of the parameter."""
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+    if hasattr(parameter, "full_tensor") and value.shape == parameter.shape:
+        from torch.distributed.tensor import distribute_tensor
+
         # All ranks have read the same file: nothing has to be sent.
         mesh, placements = parameter.device_mesh, parameter.placements
         return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
@@ -149,6 +147,8 @@ def _write_shards(moments: dict[str, Tensor], folder: Path, world: World) -> Non
     Raises:
         UserError: on all ranks, where one cannot.
     """
+    import torch.distributed.checkpoint as dcp
+
     with world.together():
         if world.is_main:
             shutil.rmtree(folder, ignore_errors=True)
@@ -167,6 +167,8 @@ def _read_shards(
     Raises:
         UserError: they do not fit the parameters.
     """
+    import torch.distributed.checkpoint as dcp
+
     reader = dcp.HuggingFaceStorageReader(folder)
     names = dict(model.named_parameters())
     numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
@@ -192,8 +194,10 @@ def _explaining(problem: str) -> Iterator[None]:
     Raises:
         UserError: it did.
     """
+    from torch.distributed.checkpoint import CheckpointException
+
     try:
         yield
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         reasons = (f"rank {rank}: {why[0]}" for rank, why in error.failures.items())
         raise UserError(f"{problem}: {'; '.join(reasons)}") from error

@@ -73,7 +73,7 @@ def _received(end: Connection, count: int) -> list[Ended]:
     ended = []
     for _ in range(count):
         try:
-            assert end.poll(120), "a process hangs"
+            assert end.poll(280), "a process hangs"
             ended.append(end.recv())
         except EOFError:
             ended.append(Ended(-9, "", ""))

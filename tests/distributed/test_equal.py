@@ -72,11 +72,63 @@ def test_as_one_process(alone, tiny_experiment, tmp_path, size):
             assert row["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
-def test_dropout_differs_between_ranks(tiny_experiment, tmp_path):
-    """And between steps, but not between two runs of the same."""
+class Seeds:
+    """Train, and print which random stream each pass of this rank draws its dropout from."""
+
+    def __init__(self, flags: list) -> None:
+        self.flags = flags
+
+    def __call__(self, rank: int) -> int:
+        forward, seeds = GPT.forward, []
+
+        def listening(model, *args, **kwargs):
+            if model.training:
+                seeds.append(torch.initial_seed())
+            return forward(model, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GPT, "forward", listening)
+            status = main(list(map(str, self.flags)))
+        print(*seeds)
+        return status
+
+
+def test_dropout_differs_between_ranks_and_steps(tiny_experiment, tmp_path):
+    """But not between two runs of the same."""
     flags = ["train", tiny_experiment, "--train.max_iters", 3, "--out"]
-    run_all(2, [*flags, tmp_path / "a"], [*flags, tmp_path / "b"])
+    found = group(2, Seeds([*flags, tmp_path / "a"]), Seeds([*flags, tmp_path / "b"]))
+    drawn = [[each.output.split() for each in ended] for ended in found]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0][0] + drawn[0][1])) == 6
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+LAUNCHED = dict.fromkeys(("RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"), "0")
+LAUNCHED |= {"WORLD_SIZE": "2"}
+ACCUMULATING = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, [], "RANK is not set"),
+        ({"WORLD_SIZE": "two"}, [], "WORLD_SIZE is two"),
+        (LAUNCHED | {"ACCELERATE_USE_FSDP": "true"}, [], "--train.parallel fsdp"),
+        (LAUNCHED | ACCUMULATING, [], "--train.grad_accum_steps"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, ["--overwrite"], "--auto_resume"),
+        ({}, ["--overwrite", "--auto_resume"], "opposite things"),
+        ({}, ["--train.timeout", "0"], "--train.timeout 0"),
+        ({}, ["--train.parallel", "fsdp", "--train.compile", "true"], "--train.compile"),
+        ({}, ["--train.parallel", "fsdp", "--grid.update_every", "2"], "--grid.update_every"),
+    ],
+)
+def test_what_cannot_work(tiny_run, tiny_experiment, monkeypatch, capsys, environment, flags, said):
+    """Said at once, with what would work; the run that is there stays."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", str(tiny_experiment), "--out", str(tiny_run), *flags]) == 2
+    assert said in capsys.readouterr().err
+    assert (tiny_run / "samples.txt").exists()
 
 
 def test_more_processes_than_sequences(tiny_experiment, tmp_path):

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-import torch
+import torch.distributed.checkpoint
 from ranks import assert_same_rows, group, run_all
 
 from nanogpkant import checkpoint, training_state
@@ -100,7 +100,7 @@ def killed_before_saving(patch) -> None:
 
 
 def killed_among_shards(patch) -> None:
-    killed_at_second(patch, training_state.dcp, "save")
+    killed_at_second(patch, torch.distributed.checkpoint, "save")
 
 
 def killed_before_the_rename(patch) -> None:

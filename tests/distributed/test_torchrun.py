@@ -42,7 +42,7 @@ def test_a_killed_rank_costs_nothing(tiny_experiment, tmp_path):
         try:
             wait_for_step(killed, 40, launcher)
             workers(launcher)["1"].kill()
-            _, errors = launcher.communicate(timeout=200)
+            _, errors = launcher.communicate(timeout=250)
         finally:
             launcher.terminate()
     assert launcher.returncode == 0, errors
