@@ -150,13 +150,17 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     has_gpu = resolve_device(options.device).type == "cuda"
     timeout = timedelta(seconds=options.timeout)
     with _naming_losses(rank, options.timeout):
+        _end_group()  # of an earlier run in this program, which failed
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=timeout)
-        try:
-            yield World(rank, size)
-        except UserError:
-            dist.destroy_process_group()
-            raise
-    dist.destroy_process_group()
+        yield World(rank, size)
+    _end_group()
+
+
+def _end_group() -> None:
+    """End the group, when nothing that is bound to it is alive: a model wrapped for ddp that goes
+    after its group can hang. An error holds such things, so a run that fails leaves its group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def check_launch(options: TrainConfig, size: int) -> None:

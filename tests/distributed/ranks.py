@@ -83,9 +83,6 @@ def _received(end: Connection, count: int) -> list[Ended]:
 def _run_rank(
     rank: int, size: int, ports: list[int], commands: tuple[Command], end: Connection
 ) -> None:
-    import faulthandler
-
-    faulthandler.dump_traceback_later(60)
     torch.set_num_threads(1)
     console.quiet = rank > 0
     for port, command in zip(ports, commands, strict=True):
