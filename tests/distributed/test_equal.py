@@ -8,6 +8,7 @@ from nanogpkant.cli import main
 from nanogpkant.config import KANConfig, ModelConfig, TrainConfig
 from nanogpkant.data import Batches
 from nanogpkant.distributed import gradient_sync, spread, start_world, whole
+from nanogpkant.evaluate import evaluate
 from nanogpkant.model import GPT
 
 EXACT = ["--model.dropout", 0, "--train.grad_accum_steps", 2, "--train.max_iters", 5]
@@ -21,8 +22,11 @@ def tiny_gpt() -> GPT:
     return GPT(model, vocab_size=11)
 
 
-def gradients_are_autograd_s(rank: int) -> None:
-    """On 5 rows, which no number of processes here divides, twice: the whole batch's own."""
+def gradients_and_evaluations(rank: int) -> None:
+    """On 5 rows, which no number of processes here divides, twice: the whole batch's gradient.
+
+    And the evaluation of one process, to the last bit, by however many.
+    """
     tokens = torch.arange(200).remainder(11).numpy()
     with start_world(TrainConfig(batch_size=5, device="cpu")) as world:
         alone = tiny_gpt()
@@ -39,6 +43,11 @@ def gradients_are_autograd_s(rank: int) -> None:
                     (wrapped(*batches.batch(i)) * batches.share / 2).backward()
             found = {name: whole(p.grad) for name, p in model.named_parameters()}
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+            for batch_size in (2, 5, 100):  # 13, 6 and 2 batches
+                one = evaluate(alone, tokens, batch_size)
+                shared = evaluate(model, tokens, batch_size, None, world)
+                assert shared == one
+                assert world.gather(shared) == [one] * world.size
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,7 @@ def test_as_one_process(alone, tiny_experiment, tmp_path, size):
     """4 rows a batch: 3 processes share them as 2, 1, 1."""
     flags = ["train", tiny_experiment, *EXACT]
     commands = [
-        gradients_are_autograd_s,
+        gradients_and_evaluations,
         [*flags, "--out", tmp_path / "ddp"],
         [*flags, "--out", tmp_path / "fsdp", "--train.parallel", "fsdp"],
         [*flags, *GRIDS, "--out", tmp_path / "grids"],
