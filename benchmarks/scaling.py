@@ -4,7 +4,8 @@
 
 The batch is the same for all, so this is strong scaling: at an efficiency of 100% a step takes 1/N
 of the time. One and N processes take turns. Of every turn the median step counts, and of the turns
-the median; the fastest step of all is given too, as the one that other work disturbed least.
+the median. On a machine that does other work as well, the CPU seconds of a step say more: those of
+the process that needs most, which leave out what it waits for.
 """
 
 import argparse
@@ -20,7 +21,11 @@ WARM_UP = 3  # steps that are not counted: code is compiled, buckets are laid ou
 
 
 def step_times(preset: str, steps: int) -> list[float]:
-    """In one of the processes: seconds of each step, on the slowest of them."""
+    """In one of the processes: medians over the steps, of the slowest process in each.
+
+    Returns:
+        [seconds, CPU seconds].
+    """
     from nanogpkant.config import with_changes
     from nanogpkant.distributed import start_world
     from nanogpkant.presets import load_preset
@@ -32,16 +37,17 @@ def step_times(preset: str, steps: int) -> list[float]:
         out = world.from_main(lambda: Path(folder) / "run")
         s = start(world, config, out, resume=False, overwrite=False)
         for _ in range(WARM_UP + steps):
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             train_step(s, is_logged=False)
-            times += world.largest(time.perf_counter() - started)
+            took = time.perf_counter() - started, time.process_time() - used
+            times.append(world.largest(*took))
             s.state.step += 1
         del s  # ahead of what binds the processes together
-    return times[WARM_UP:]
+    return [statistics.median(each) for each in zip(*times[WARM_UP:], strict=True)]
 
 
 def run(options: argparse.Namespace, processes: int) -> list[float]:
-    """Start the processes; returns rank 0's times."""
+    """Start the processes; returns what ``step_times`` does on rank 0."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), __file__, "--worker"]
     command += ["--preset", options.preset, "--steps", str(options.steps)]
@@ -63,20 +69,21 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             print(*times)
         return
-    medians: dict[int, list[float]] = {1: [], options.processes: []}
-    fastest = dict.fromkeys(medians, float("inf"))
+    turns: dict[int, list[list[float]]] = {1: [], options.processes: []}
     for _ in range(options.repeats):
-        for processes, found in medians.items():
-            times = run(options, processes)
-            found.append(statistics.median(times))
-            fastest[processes] = min(fastest[processes], *times)
-            print(f"{processes} processes: {found[-1]:.3f} s a step, load {os.getloadavg()[0]:.1f}")
-    middle = {processes: statistics.median(found) for processes, found in medians.items()}
-    for name, seconds in (("median", middle), ("fastest", fastest)):
-        ratio = seconds[1] / seconds[options.processes]
+        for processes, found in turns.items():
+            found.append(run(options, processes))
+            seconds, used = found[-1]
+            load = os.getloadavg()[0]
+            print(
+                f"{processes} processes: {seconds:.3f} s a step, {used:.3f} of CPU, load {load:.1f}"
+            )
+    for name, index in (("seconds", 0), ("CPU seconds", 1)):
+        one, many = (statistics.median(each[index] for each in turns[n]) for n in turns)
+        efficiency = one / many / options.processes
         print(
-            f"{name} step: {seconds[1]:.3f} s and {seconds[options.processes]:.3f} s, "
-            f"{ratio:.2f} times as fast, efficiency {ratio / options.processes:.0%}"
+            f"{name} a step: {one:.3f} with 1 process, {many:.3f} with {options.processes}: "
+            f"{one / many:.2f} times as fast, efficiency {efficiency:.0%}"
         )
 
 
