@@ -99,12 +99,13 @@ class World:
         for rank, found in enumerate(self.gather(told)):
             if found:
                 kind = found[0] if issubclass(found[0], UserError) else UserError
-                raise self.agreed(failed if rank == 0 else kind(f"rank {rank}: {found[1]}"))
+                raise self.agreed(
+                    kind(f"rank {rank}: {found[1]}" if rank else found[1])
+                ) from failed
 
-    def agreed(self, error: UserError | OSError | None) -> UserError | OSError:
+    def agreed(self, error: UserError) -> UserError:
         """An error that all ranks raise: for rank 0 to say, and for the others to end quietly."""
-        status = getattr(error, "exit_status", UserError.exit_status)
-        return error if self.is_main else ToldElsewhereError(status)
+        return error if self.is_main else ToldElsewhereError(error.exit_status)
 
     def main_first(self, do: Callable[[], T]) -> T:
         """Do something on rank 0 and then, when it is done, on all others; each has its own result.

@@ -193,7 +193,7 @@ def check_finite(s: Session, loss: float, grad_norm: float, x: Tensor, y: Tensor
         raise not_finite(s, f"the gradient's norm is {grad_norm}", x, y)
 
 
-def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> Exception:
+def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
     """The error for a run that went wrong, with where it began and what is left. All ranks call."""
     last = s.run.index().get("last")
     left = f"the last good checkpoint is {s.run.checkpoints / last}" if last else "none was saved"

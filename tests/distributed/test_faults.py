@@ -115,10 +115,11 @@ def test_all_end_with_one_error(tiny_experiment, tmp_path):
         Train([*flags, tmp_path / "shard", *sharded], poisoned_shard),
         Train([*flags, tmp_path / "full"], full_disk, rank=0),
         Train([*flags, tmp_path / "data"], without_data),
+        [*flags, tmp_path / "full"],
         Train([*flags, tmp_path / "stop"], asked_to_stop),
         Train([*flags, tmp_path / "stuck", "--train.timeout", 2], stuck),
     ]
-    nan, shard, full, data, stop, hung = group(2, *commands)
+    nan, shard, full, data, there, stop, hung = group(2, *commands)
     for first, second in (nan, shard, full, data):
         assert (first.status, second.status) == (1, 1), (first, second)
         assert not second.errors
@@ -131,6 +132,10 @@ def test_all_end_with_one_error(tiny_experiment, tmp_path):
     assert "No space left" in full[0].errors
     assert "rank 1: [Errno 2] No such file" in data[0].errors
     assert not (tmp_path / "data").exists()
+
+    assert [each.status for each in there] == [2, 2]
+    assert "full exists; --resume continues it" in there[0].errors
+    assert not there[1].errors
 
     assert [each.status for each in stop] == [0, 0]
     assert "stopped at step 3; add --resume" in stop[0].errors
