@@ -98,10 +98,9 @@ class World:
         told = failed and (type(failed), str(failed))
         for rank, found in enumerate(self.gather(told)):
             if found:
-                kind = found[0] if issubclass(found[0], UserError) else UserError
-                raise self.agreed(
-                    kind(f"rank {rank}: {found[1]}" if rank else found[1])
-                ) from failed
+                kind, text = found
+                kind = kind if issubclass(kind, UserError) else UserError
+                raise self.agreed(kind(f"rank {rank}: {text}" if rank else text)) from failed
 
     def agreed(self, error: UserError) -> UserError:
         """An error that all ranks raise: for rank 0 to say, and for the others to end quietly."""
@@ -202,7 +201,7 @@ def own_device(device: torch.device, world: World) -> torch.device:
     return device
 
 
-def spread(model: nn.Module, parallel: str, world: World) -> nn.Module:
+def spread(model: nn.Module, parallel: str, world: World, device: torch.device) -> nn.Module:
     """What a training step calls in place of the model, so that all ranks share one gradient.
 
     ddp: every rank holds the whole model. Gradients are averaged bucket by bucket, in the order in
@@ -210,20 +209,24 @@ def spread(model: nn.Module, parallel: str, world: World) -> nn.Module:
     which saves a copy.
 
     fsdp: every rank holds a part of every tensor, and of its moments. A block's weights are put
-    together just before they are needed, while the block before it computes.
+    together just before they are needed, while the block before it computes. Only parts come to
+    the device, a block at a time: the whole model need not fit there.
+
+    Args:
+        model: still on the CPU, or on the device.
 
     Raises:
         UsageError: a pruned model, whose missing edges only ddp keeps.
     """
     if world.size == 1:
-        return model
+        return model.to(device)
     if parallel == "ddp":
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model.to(device), gradient_as_bucket_view=True)
     if any(isinstance(module, PrunedLinear) for module in model.modules()):
         refuse("train.parallel", parallel, "does not keep pruned edges away; use ddp")
     from torch.distributed.fsdp import fully_shard  # half a second, for those alone who need it
 
-    mesh = dist.init_device_mesh(next(model.parameters()).device.type, (world.size,))
+    mesh = dist.init_device_mesh(device.type, (world.size,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)

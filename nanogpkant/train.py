@@ -111,11 +111,11 @@ def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: b
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
     with world.together():
-        model = make_model(config, data, out if resume else None).to(device)
+        model = make_model(config, data, out if resume else None)
         if options.compile:
-            compile_or_explain(model, batches, device, accelerator)
-    model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast; spread does the rest
-    wrapped = spread(model, options.parallel, world)
+            compile_or_explain(model.to(device), batches, device, accelerator)
+    wrapped = spread(model, options.parallel, world, device)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone
     optimizer = make_optimizer(model, config.optim)
     if resume:
         run, state = continue_run(config, out, model, optimizer, world)
@@ -240,7 +240,8 @@ def change(s: Session) -> None:
         row = change_grids(s.model, s.optimizer, x, s.config, s.state.step)
     except ValueError as error:  # the run has gone bad since it was last looked at
         raise not_finite(s, str(error), x, y) from error
-    s.wrapped = spread(s.model, s.config.train.parallel, s.world)  # tensors have other shapes now
+    # The tensors have other shapes now.
+    s.wrapped = spread(s.model, s.config.train.parallel, s.world, s.device)
     log(s, "grid_change", row)
 
 

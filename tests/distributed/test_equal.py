@@ -37,7 +37,7 @@ def gradients_and_evaluations(rank: int) -> None:
         for parallel in ("ddp", "fsdp"):
             model = tiny_gpt()
             batches = Batches(tokens, 8, 5, 0, world.rank, world.size)
-            wrapped = spread(model, parallel, world)
+            wrapped = spread(model, parallel, world, torch.device("cpu"))
             for i in range(2):
                 with gradient_sync(wrapped, i == 1):
                     (wrapped(*batches.batch(i)) * batches.share / 2).backward()
