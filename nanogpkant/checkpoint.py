@@ -5,7 +5,8 @@
       environment.json    versions, device, command, revision, data fingerprint
       metrics.jsonl       one JSON object a row
       tokenizer.json
-      checkpoints/step-000250/   model.safetensors, training.pt, manifest.json
+      checkpoints/step-000250/   model.safetensors, training.pt, manifest.json, and of a run in
+                                 shards the optimiser's moments: moments/shard-*.safetensors
       checkpoints/index.json     which is best, which is last
       samples.txt
 
@@ -50,7 +51,7 @@ from nanogpkant.manifest import MANIFEST, verify, write_manifest
 from nanogpkant.model import GPT
 from nanogpkant.pretrained import PREFIX, pretrained_folder
 
-WEIGHTS, TRAINING = "model.safetensors", "training.pt"
+WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
 EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
 EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
 FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}
@@ -205,6 +206,7 @@ def save_checkpoint(
     is_best: bool,
     keep_every: int,
     features: dict[str, str] | None = None,
+    shards: Path | None = None,
 ) -> None:
     """Save a checkpoint, point the index at it and remove those that are no longer wanted.
 
@@ -214,6 +216,7 @@ def save_checkpoint(
         is_best: whether the index should call it the best so far; it is always the last.
         keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
         features: what ``features_of`` says of the model.
+        shards: a folder of files, written to the disk, that becomes a part of the checkpoint.
 
     Raises:
         UserError: it cannot be written, say on a full disk; earlier checkpoints are untouched.
@@ -224,6 +227,8 @@ def save_checkpoint(
     with writing(folder):
         try:
             draft.mkdir(parents=True)
+            if shards is not None:
+                shards.rename(draft / SHARDS)
             _write_files(draft, step, weights, training, features or {})
             if folder.exists():  # left by a kill before the index named it
                 shutil.rmtree(folder)
@@ -253,7 +258,8 @@ def _write_files(
     buffer = io.BytesIO()
     torch.save(training, buffer)
     write_atomic(folder / TRAINING, buffer.getvalue())
-    write_manifest(folder, step, (WEIGHTS, TRAINING))
+    shards = sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob("*"))
+    write_manifest(folder, step, (WEIGHTS, TRAINING, *shards))
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
@@ -298,6 +304,11 @@ class Checkpoint:
             problem = f"{FEATURES} in {self.folder / WEIGHTS} describes no KAN layers"
             raise UserError(f"{problem}: {error}") from error
 
+    @property
+    def shards(self) -> Path | None:
+        """The folder of the optimiser's moments, where they were saved in shards."""
+        return folder if (folder := self.folder / SHARDS).is_dir() else None
+
     def training(self) -> dict[str, Any]:
         return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
 
@@ -325,7 +336,7 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     if Path(name).name != name or not folder.is_dir():
         have = ", ".join([*index, *sorted(p.name for p in run.checkpoints.glob("step-*"))])
         raise UserError(f"{run.path} has no checkpoint {which}; it has {have}")
-    return Checkpoint(folder, verify(folder, (WEIGHTS, TRAINING)))
+    return Checkpoint(folder, verify(folder, (WEIGHTS, TRAINING), (f"{SHARDS}/",)))
 
 
 def take_pruned_shape(model: GPT, checkpoint: Checkpoint) -> None:

@@ -21,8 +21,8 @@ from nanogpkant.config import (
     nearest,
     to_yaml,
 )
-from nanogpkant.console import bar, note
-from nanogpkant.errors import UsageError, UserError, is_out_of_memory
+from nanogpkant.console import bar, console, note
+from nanogpkant.errors import ToldElsewhereError, UsageError, UserError, is_out_of_memory
 from nanogpkant.files import read_text
 from nanogpkant.presets import load_preset, preset_names
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if debug or not is_out_of_memory(error):
             raise
-        note("error: out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
+        complain("out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
         return UserError.exit_status
 
 
@@ -62,10 +62,20 @@ def explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         note("stopped")
         return 1
-    note("error: " + in_plain_words(str(error)))
     if isinstance(error, OSError):
-        return UserError.exit_status
-    return error.exit_status if isinstance(error, UserError) else UsageError.exit_status
+        status = UserError.exit_status
+    else:
+        status = error.exit_status if isinstance(error, UserError) else UsageError.exit_status
+    # Bad usage is the same in all processes that train together: one of them speaks of it.
+    if not (isinstance(error, ToldElsewhereError) or (console.quiet and status == 2)):
+        complain(in_plain_words(str(error)))
+    return status
+
+
+def complain(problem: str) -> None:
+    """Print an error, even in a process that leaves speaking to another."""
+    console.quiet = False
+    note(f"error: {problem}")
 
 
 # What jsonargparse says of a value of the wrong type: key, expected types, value.
@@ -174,19 +184,22 @@ def train(arguments: list[str]) -> None:
     add("preset", help="name of a preset (see nanogpkant presets), or a path to a .yaml file")
     add("--out", help="run folder (default: runs/PRESET)")
     add("--resume", action="store_true", help="continue the run from its last checkpoint")
+    about = "continue the run if there is one, else start it: for torchrun and for queues"
+    add("--auto_resume", action="store_true", help=about)
     add("--overwrite", action="store_true", help="replace the run folder if there is one")
     # jsonargparse rewrites --print_config to --print_config=, so it has to take a value.
     add("--print_config", nargs="?", help="print the resolved configuration and stop")
     parser.add_class_arguments(RunConfig)
     options = parse(parser, arguments)
-    if options.resume and options.overwrite:
+    if options.overwrite and (options.resume or options.auto_resume):
         raise UsageError("--resume and --overwrite ask for opposite things: give one of them")
     name, base = load_preset(options.preset)
     out = Path(options.out or Path("runs") / name)
-    if options.resume and (out / "config.yaml").is_file():
+    resume = "auto" if options.auto_resume else options.resume
+    if resume and (out / "config.yaml").is_file():
         base = load_config(out / "config.yaml")
     config = with_flags(parser, arguments, base)
-    if options.resume and (config.model, config.data) != (base.model, base.data):
+    if resume and (config.model, config.data) != (base.model, base.data):
         raise UsageError(
             "--resume: the model and data of a run cannot change; leave those flags out"
         )
@@ -197,10 +210,10 @@ def train(arguments: list[str]) -> None:
     from nanogpkant.train import evaluate_start, train
 
     if config.train.eval_only:
-        result = evaluate_start(config, out, options.resume).as_dict()
+        result = evaluate_start(config, out, resume).as_dict()
         report(options, {"split": "val", **result}, describe_evaluation(result))
         return
-    summary = train(config, out, options.resume, options.overwrite)
+    summary = train(config, out, resume, options.overwrite)
     loss = summary["best_val_loss"] or summary["val_loss"]
     words = f"best validation loss {loss:.4f} after {summary['step']} steps"
     report(options, summary, f"{words}, {summary['seconds']:.0f} s; the run is in {out}")
@@ -558,6 +571,8 @@ def show(options: Namespace, value: Any, words: str) -> None:
 
 def report(options: Namespace, value: Any, words: str) -> None:
     """What was done: as JSON on standard output, or in words on standard error."""
+    if console.quiet:  # another process speaks for all
+        return
     if options.json:
         print(json.dumps(value, ensure_ascii=False))
     else:

@@ -297,9 +297,12 @@ class TrainConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """what several processes do: ddp, each holds the whole model; fsdp, each holds a part of every
     tensor, for models that do not fit otherwise; one process alone is the same either way"""
+    timeout: float = 600.0
+    """seconds after which a process that the others wait for counts as lost, and the run stops"""
 
     def __post_init__(self) -> None:
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
+        _at_least("train", self, timeout=1)
         _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
         if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             refuse("train.max_seconds", self.max_seconds, "must be above 0")
@@ -311,6 +314,9 @@ class TrainConfig:
             refuse("train.keep_every", self.keep_every, remedy)
         if self.dtype == "float16" and not self.device.startswith(("cuda", "auto")):
             refuse("train.dtype", self.dtype, "works on CUDA alone; use bfloat16 or float32")
+        if self.parallel == "fsdp" and (self.compile or self.dtype == "float16"):
+            what = "--train.compile" if self.compile else "--train.dtype float16"
+            refuse("train.parallel", self.parallel, f"does not go with {what}; use ddp")
 
 
 @dataclass(frozen=True)
@@ -351,6 +357,9 @@ class RunConfig:
             refuse(f"grid.{flag}", value, "there is no grid without --model.kan.sites")
         if value and kan.basis not in ("bspline", "hat"):
             refuse(f"grid.{flag}", value, f"--model.kan.basis {kan.basis} has no grid of splines")
+        if value and self.train.parallel == "fsdp":
+            remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"
+            refuse("train.parallel", "fsdp", remedy)
         size = kan.grid_size
         for finer in grid.refine_at.values():
             if finer <= size or finer % size:

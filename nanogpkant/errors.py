@@ -28,3 +28,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """What another project's error says, for a line of ours."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class ToldElsewhereError(UserError):
+    """An error that another process of the same run says for all."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("rank 0 says why")
+        self.exit_status = exit_status

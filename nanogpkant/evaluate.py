@@ -1,7 +1,7 @@
 """Loss, perplexity, bits per character and accuracy over a whole split."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from nanogpkant.checkpoint import load_model, open_run, open_run_data
 from nanogpkant.config import check_seed
 from nanogpkant.console import bar
-from nanogpkant.data import Batches, Tokenizer, Tokens, blocks, check_length
+from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.distributed import ALONE, World
 from nanogpkant.errors import UsageError, UserError
 from nanogpkant.model import GPT
 
@@ -70,27 +71,33 @@ def evaluate(
     tokens: np.ndarray,
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Predict every token of a split once, from up to ``block_size - 1`` tokens before it.
 
     The split is read in consecutive windows of ``block_size``, so each of its len - 1 next-token
-    predictions is made exactly once, always the same way: nothing is drawn at random.
+    predictions is made exactly once, always the same way: nothing is drawn at random. Several
+    processes take the batches in turn. Each batch's sum is the same whoever makes it, and all sums
+    are added in the text's order on every rank, so that the result is that of one process.
 
     Args:
         model: put into evaluation mode for the while; its device and autocast are the caller's.
         tokens: (len,) token ids.
         batch_size: windows evaluated at a time.
         progress: called with (predictions made, predictions in all).
+        world: the processes that share the work; all of them call.
     """
-    batches = blocks(tokens, model.config.block_size, batch_size)
-    return _score(model, batches, len(tokens) - 1, progress)
+    text = Blocks(tokens, model.config.block_size, batch_size)
+    starts = [text.start(number) for number in range(len(text))]
+    return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
 def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
     """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
     drawn = Batches(tokens, model.config.block_size, batch_size, seed)
-    total = iters * batch_size * model.config.block_size
-    return _score(model, map(drawn.batch, range(iters)), total, None)
+    each = batch_size * model.config.block_size
+    starts = [number * each for number in range(iters)]
+    return _score(model, drawn.batch, starts, iters * each, None, ALONE)
 
 
 def evaluate_run(
@@ -151,26 +158,36 @@ def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
 @torch.no_grad()
 def _score(
     model: GPT,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    starts: Sequence[int],
     total: int,
     progress: Callable[[int, int], None] | None,
+    world: World,
 ) -> Evaluation:
+    """Score numbered batches, the first of whose ``total`` predictions have the numbers starts."""
     device = model.tokens.weight.device
     was_training = model.training
     model.eval()
     half = (total + 1) // 2
-    sums, done = [], 0
-    for x, y in batches:
+    sums = []
+    for first in range(0, len(starts), world.size):
+        # All ranks make as many passes, since the weights of a sharded model are put together by
+        # all: one that has no batch left repeats the last, and leaves the result out.
+        number = min(first + world.rank, len(starts) - 1)
+        x, y = batch(number)
         x, y = x.to(device), y.to(device).flatten()
         logits = model(x).float().flatten(0, 1)
         losses = F.cross_entropy(logits, y, reduction="none")  # (rows * T,), in the text's order
-        early, late = losses[: max(0, half - done)], losses[max(0, half - done) :]
+        before = max(0, half - starts[number])
+        early, late = losses[:before], losses[before:]
         sums.append(torch.stack([early.sum(), late.sum(), (logits.argmax(-1) == y).sum()]))
-        done += y.numel()
         if progress is not None:
-            progress(done, total)
+            progress(starts[number] + y.numel(), total)
     model.train(was_training)
     # Batches are summed in float64 on the CPU: some devices have none.
-    early, late, correct = torch.stack(sums).cpu().double().sum(0).tolist()
-    halves = early / half, late / max(1, done - half)  # a single prediction has no second half
-    return Evaluation((early + late) / done, correct / done, done, halves)
+    table = torch.zeros(len(starts), 3, dtype=torch.float64, device="cpu")
+    own = range(world.rank, len(starts), world.size)
+    table[world.rank :: world.size] = torch.stack(sums)[: len(own)].cpu().double()
+    early, late, correct = world.sum(table).sum(0).tolist()
+    halves = early / half, late / max(1, total - half)  # a single prediction has no second half
+    return Evaluation((early + late) / total, correct / total, total, halves)

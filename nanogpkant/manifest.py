@@ -1,6 +1,6 @@
 """manifest.json: the SHA-256 of every file of a checkpoint or exported run, written beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nanogpkant.errors import UserError
@@ -16,9 +16,13 @@ def write_manifest(folder: Path, step: int, names: Iterable[str]) -> None:
 
 
 def read_manifest(
-    path: Path, required: Iterable[str], optional: Iterable[str] = ()
+    path: Path, required: Iterable[str], optional: Collection[str] = ()
 ) -> tuple[int, dict[str, str]]:
     """The step of a manifest's weights, and the SHA-256 of each of its files, by name.
+
+    Args:
+        required: names of files that must be in it.
+        optional: names that may be; one that ends in / is any file in that folder.
 
     Raises:
         UserError: it is damaged, leaves a required file out, or names one that is neither.
@@ -28,13 +32,15 @@ def read_manifest(
         step, hashes = int(manifest["step"]), dict(manifest["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint's manifest: altered") from error
-    for name in sorted({*required} ^ (hashes.keys() - {*optional})):
+    folders = tuple(name for name in optional if name.endswith("/"))
+    others = {name for name in hashes if name not in optional and not name.startswith(folders)}
+    for name in sorted({*required} ^ others):
         problem = "names" if name in hashes else "does not name"
         raise UserError(f"{path} {problem} {name}: it was altered, or is of another version")
     return step, hashes
 
 
-def verify(folder: Path, required: Iterable[str], optional: Iterable[str] = ()) -> int:
+def verify(folder: Path, required: Iterable[str], optional: Collection[str] = ()) -> int:
     """Compare a folder's files with its manifest; returns the step that their weights are of.
 
     Raises:

@@ -137,7 +137,8 @@ def stop_trackers(accelerator: Accelerator, run: RunFolder, step: int) -> None:
     if run.samples_file.exists():
         accelerator.log({"samples": read_text(run.samples_file)}, step=step)
     with redirect_stdout(sys.stderr):
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
         if any(tracker.name == "trackio" for tracker in accelerator.trackers):
             import trackio
 

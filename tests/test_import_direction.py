@@ -22,18 +22,20 @@ LAYERS = [
     ["projection"],
     ["model"],
     ["counting", "optim", "nonfinite", "device"],
+    ["distributed"],
     ["data"],
     ["checkpoint", "grids"],
-    ["generate", "evaluate", "tracking"],
+    ["generate", "evaluate", "tracking", "training_state"],
     ["share"],
     ["presets"],
-    ["convert"],
+    ["convert", "session"],
     ["train"],
     ["bench"],
     ["preflight"],
     ["compare"],
     ["interpret"],
     ["cli"],
+    ["__main__"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
 MODULES = sorted(ROOT.rglob("*.py"))

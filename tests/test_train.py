@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nanogpkant import train as train_module
+from nanogpkant import training_state
 from nanogpkant.checkpoint import (
     load_checkpoint,
     load_model,
@@ -257,7 +258,7 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
     monkeypatch.setattr(train_module, "evaluate", lambda *_: Result(next(losses)))
     saved = []
     monkeypatch.setattr(
-        train_module,
+        training_state,
         "save_checkpoint",
         lambda run, step, w, t, best, *_: saved.append((step, best)),
     )
@@ -310,12 +311,6 @@ def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, cap
         for name in ("compiled", "eager")
     )
     assert compiled == pytest.approx(eager, rel=1e-3)
-
-
-def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r")]) == 2
-    assert "one process" in capsys.readouterr().err
 
 
 def test_a_run_that_never_improves_is_still_whole(tiny_experiment, tmp_path, capsys):

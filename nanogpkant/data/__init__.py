@@ -1,6 +1,6 @@
 """Text into tokens: datasets by name, tokenizers, token files and batches."""
 
-from nanogpkant.data.batches import Batches, blocks, check_length
+from nanogpkant.data.batches import Batches, Blocks, blocks, check_length
 from nanogpkant.data.catalog import DATASETS, Dataset
 from nanogpkant.data.corpus import TOKENIZERS, VOCAB_SIZE, Options, ensure, prepare
 from nanogpkant.data.tokenizer import (
@@ -19,6 +19,7 @@ __all__ = [
     "VOCAB_SIZE",
     "BPETokenizer",
     "Batches",
+    "Blocks",
     "ByteTokenizer",
     "CharTokenizer",
     "Dataset",

@@ -35,47 +35,91 @@ class Batches:
     """Random windows of a split, drawn by number rather than in turn.
 
     Batch ``index`` is a pure function of ``seed`` and ``index``: a resumed run goes on with the
-    very batches that it would have drawn, and there is no state to save.
+    very batches that it would have drawn, and there is no state to save. Several processes share
+    out each batch, whose windows do not depend on how many there are.
 
     Attributes:
         tokens: token ids, shape (tokens,), more than ``block_size`` of them.
         block_size: tokens a window.
-        batch_size: windows a batch.
+        batch_size: windows a batch, those of all processes together.
         seed: a non-negative integer.
+        rank, world: of how many processes which this is: it gets one of ``world`` parts of every
+            batch, as equal as can be.
     """
 
     tokens: np.ndarray
     block_size: int
     batch_size: int
     seed: int
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def share(self) -> float:
+        """Windows of this process, in units of the mean over all processes."""
+        own = len(np.array_split(range(self.batch_size), self.world)[self.rank])
+        return own * self.world / self.batch_size
 
     def batch(
         self, index: int, device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Batch ``index``: inputs and targets, int64, each (batch_size, block_size).
 
-        Every window of the split is equally likely; targets are the inputs one token later.
+        Every window of the split is equally likely; targets are the inputs one token later. Of
+        several processes each gets its rows alone.
         """
         rng = np.random.default_rng([self.seed, index])
         starts = rng.integers(len(self.tokens) - self.block_size, size=self.batch_size)
-        return _inputs_and_targets(_windows(self.tokens, starts, self.block_size), device)
+        own = np.array_split(starts, self.world)[self.rank]
+        return _inputs_and_targets(_windows(self.tokens, own, self.block_size), device)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A whole split in order: each of its len(tokens) - 1 predictions is asked for exactly once.
+
+    Attributes:
+        tokens: token ids, shape (tokens,), two at least.
+        block_size: tokens a row; what is left over at the end is a batch of one shorter row.
+        batch_size: rows a batch.
+    """
+
+    tokens: np.ndarray
+    block_size: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches of the split."""
+        full, rest = divmod(len(self.tokens) - 1, self.block_size)
+        return -(-full // self.batch_size) + (rest > 0)
+
+    def start(self, index: int) -> int:
+        """Predictions asked for before batch ``index``."""
+        full = (len(self.tokens) - 1) // self.block_size
+        return min(index * self.batch_size, full) * self.block_size
+
+    def batch(
+        self, index: int, device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch ``index``: inputs and targets, int64, each (rows, block_size) or (1, what is left).
+
+        There are at most ``batch_size`` rows.
+        """
+        first, full = self.start(index), (len(self.tokens) - 1) // self.block_size
+        if first == full * self.block_size:
+            starts, length = np.array([first]), len(self.tokens) - 1 - first
+        else:
+            end = self.start(index + 1)
+            starts, length = np.arange(first, end, self.block_size), self.block_size
+        return _inputs_and_targets(_windows(self.tokens, starts, length), device)
 
 
 def blocks(
     tokens: np.ndarray, block_size: int, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The whole split in order: each of its len(tokens) - 1 predictions is asked for exactly once.
-
-    Yields inputs and targets, int64, each (rows, block_size) with at most ``batch_size`` rows; what
-    is left over at the end of the split comes last, as one shorter row.
-    """
-    full, rest = divmod(len(tokens) - 1, block_size)
-    starts = np.arange(full) * block_size
-    for first in range(0, full, batch_size):
-        rows = starts[first : first + batch_size]
-        yield _inputs_and_targets(_windows(tokens, rows, block_size), device)
-    if rest > 0:
-        yield _inputs_and_targets(_windows(tokens, np.array([full * block_size]), rest), device)
+    """The batches of ``Blocks``, one after the other."""
+    text = Blocks(tokens, block_size, batch_size)
+    return (text.batch(index, device) for index in range(len(text)))
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

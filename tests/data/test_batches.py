@@ -50,6 +50,19 @@ def test_a_batch_depends_on_seed_and_index_alone():
     assert not torch.equal(Batches(tokens, 8, 4, seed=2).batch(0)[0], in_order[0][0])
 
 
+@given(batch_size=st.integers(1, 40), world=st.integers(1, 40), index=st.integers(0, 99))
+def test_processes_share_out_the_very_same_batch(batch_size, world, index):
+    """No row twice, none left out, whatever the numbers; and the shares are those of the rows."""
+    tokens = np.arange(1000, dtype=np.uint16)
+    whole, _ = Batches(tokens, 4, batch_size, seed=1).batch(index)
+    ranks = [Batches(tokens, 4, batch_size, 1, rank, world) for rank in range(world)]
+    parts = [each.batch(index)[0] for each in ranks]
+    assert torch.equal(torch.cat(parts), whole)
+    rows = [len(part) for part in parts]
+    assert max(rows) - min(rows) <= 1
+    assert [each.share * batch_size / world for each in ranks] == pytest.approx(rows)
+
+
 @pytest.mark.parametrize(("length", "block_size"), [(12, 4), (5, 4), (100, 1)])
 def test_every_start_is_possible_and_equally_likely(length, block_size):
     starts = length - block_size

@@ -1,0 +1,91 @@
+"""How much faster several processes train than one, each on one thread of the CPU.
+
+    python benchmarks/scaling.py --preset quickstart_kan --processes 2 --steps 20 --repeats 3
+
+The batch is the same for all, so this is strong scaling: at an efficiency of 100% a step takes 1/N
+of the time. One and N processes take turns. Of every turn the median step counts, and of the turns
+the median. On a machine that does other work as well, the CPU seconds of a step say more: those of
+the process that needs most, which leave out what it waits for.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WARM_UP = 3  # steps that are not counted: code is compiled, buckets are laid out
+
+
+def step_times(preset: str, steps: int) -> list[float]:
+    """In one of the processes: medians over the steps, of the slowest process in each.
+
+    Returns:
+        [seconds, CPU seconds].
+    """
+    from nanogpkant.config import with_changes
+    from nanogpkant.distributed import start_world
+    from nanogpkant.presets import load_preset
+    from nanogpkant.train import start, train_step
+
+    config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})
+    times = []
+    with tempfile.TemporaryDirectory() as folder, start_world(config.train) as world:
+        out = world.from_main(lambda: Path(folder) / "run")
+        s = start(world, config, out, resume=False, overwrite=False)
+        for _ in range(WARM_UP + steps):
+            started, used = time.perf_counter(), time.process_time()
+            train_step(s, is_logged=False)
+            took = time.perf_counter() - started, time.process_time() - used
+            times.append(world.largest(*took))
+            s.state.step += 1
+        del s  # ahead of what binds the processes together
+    return [statistics.median(each) for each in zip(*times[WARM_UP:], strict=True)]
+
+
+def run(options: argparse.Namespace, processes: int) -> list[float]:
+    """Start the processes; returns what ``step_times`` does on rank 0."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes), __file__, "--worker"]
+    command += ["--preset", options.preset, "--steps", str(options.steps)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, text=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="quickstart_kan", help="what is trained")
+    parser.add_argument("--processes", type=int, default=2, help="compared with one")
+    parser.add_argument("--steps", type=int, default=20, help="timed in a turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        times = step_times(options.preset, options.steps)
+        if os.environ["RANK"] == "0":
+            print(*times)
+        return
+    turns: dict[int, list[list[float]]] = {1: [], options.processes: []}
+    for _ in range(options.repeats):
+        for processes, found in turns.items():
+            found.append(run(options, processes))
+            seconds, used = found[-1]
+            load = os.getloadavg()[0]
+            print(
+                f"{processes} processes: {seconds:.3f} s a step, {used:.3f} of CPU, load {load:.1f}"
+            )
+    for name, index in (("seconds", 0), ("CPU seconds", 1)):
+        one, many = (statistics.median(each[index] for each in turns[n]) for n in turns)
+        efficiency = one / many / options.processes
+        print(
+            f"{name} a step: {one:.3f} with 1 process, {many:.3f} with {options.processes}: "
+            f"{one / many:.2f} times as fast, efficiency {efficiency:.0%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
