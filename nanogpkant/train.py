@@ -13,7 +13,6 @@ import json
 import math
 import time
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from nanogpkant.convert import start_from
 from nanogpkant.data import Batches, TokenData, blocks
 from nanogpkant.device import describe, peak_memory, synchronize
 from nanogpkant.distributed import World, gradient_sync, spread, start_world, whole
-from nanogpkant.errors import UserError
 from nanogpkant.evaluate import Evaluation, evaluate
 from nanogpkant.files import write_atomic, writing
 from nanogpkant.generate import generate
