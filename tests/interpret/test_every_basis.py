@@ -7,17 +7,14 @@ from nanogpkant.interpret import Interpretation, summary
 
 KINDS = {
     "bspline": {},
-    "every projection": {"sites": "[qkv,attn_out,mlp_in,mlp_out]"},
     "hat": {"basis": "hat"},
     "rbf": {"basis": "rbf"},
     "chebyshev": {"basis": "chebyshev"},
     "fourier": {"basis": "fourier"},
     "rational": {"basis": "rational", "share": "group:8"},
-    "line": {"basis": "line", "share": "group:4"},
     "group": {"share": "group:8"},
     "atoms": {"share": "atoms:3"},
     "norm": {"prenorm": "rms"},
-    "no base": {"base": "none"},
 }
 
 
