@@ -6,6 +6,7 @@ from jsonargparse import Namespace
 
 from nanogpkant.errors import UsageError, UserError, is_out_of_memory
 from nanogpkant.interpret.export import write_export
+from nanogpkant.interpret.flags import PRUNING
 from nanogpkant.interpret.interpretation import Interpretation
 from nanogpkant.interpret.report import check_top, words, write
 
@@ -58,8 +59,13 @@ def check(options: Namespace) -> None:
     check_top(options.top)
     if (options.prune is None) != (options.out is None):
         raise UsageError("--prune SHARE and --out FOLDER: give both, or neither")
-    if options.finetune and options.prune is None:
-        raise UsageError("--finetune: is for --prune, which is missing")
+    prunes = options.prune is not None
+    for flag, default in PRUNING.items():
+        if not prunes and getattr(options, flag) != default:
+            raise UsageError(f"--{flag}: is for --prune, which is missing")
+    for flag in ("neurons", "lookup"):
+        if prunes and getattr(options, flag):
+            raise UsageError(f"--{flag}: writes formulas, which --prune does not; leave one out")
 
 
 def _pruned(look: Interpretation, options: Namespace) -> tuple[dict[str, Any], str]:

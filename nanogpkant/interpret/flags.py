@@ -2,6 +2,9 @@
 
 from jsonargparse import ArgumentParser
 
+# Flags that say how --prune goes about it, and what they are where nobody says.
+PRUNING = {"finetune": 0, "score": "std_grad", "unit": "edges", "ablation": "mean"}
+
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
@@ -24,10 +27,11 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--prune", type=float | None, help="share of the edges to remove, 0 to 1: only prunes")
     add("--out", help="with --prune: the run folder to write, which must not exist")
-    add("--finetune", type=int, default=0, help="with --prune: steps to train on for")
-    scores = ["std_grad", "std", "norm", "random"]
-    add("--score", default="std_grad", choices=scores, help="with --prune: the lowest go first")
-    units = ["edges", "inputs"]
-    add("--unit", default="edges", choices=units, help="with --prune: inputs go with all edges")
-    ablations = ["mean", "zero"]
-    add("--ablation", default="mean", choices=ablations, help="with --prune: what stays of an edge")
+    for flag, choices, about in (
+        ("finetune", None, "steps to train on for"),
+        ("score", ["std_grad", "std", "norm", "random"], "the lowest go first"),
+        ("unit", ["edges", "inputs"], "inputs go with all edges"),
+        ("ablation", ["mean", "zero"], "what stays of an edge"),
+    ):
+        kind = {"type": int} if choices is None else {"choices": choices}
+        add(f"--{flag}", default=PRUNING[flag], help=f"with --prune: {about}", **kind)
