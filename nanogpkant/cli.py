@@ -2,27 +2,25 @@
 
 import argparse
 import json
-import os
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from nanogpkant.config import (
-    TRACKERS,
-    RunConfig,
-    TrackingConfig,
-    config_from,
-    load_config,
-    nearest,
-    to_yaml,
+from nanogpkant.commandline import (
+    add_run_arguments,
+    complain,
+    explain,
+    parse,
+    report,
+    show,
+    with_flags,
+    write_now,
 )
-from nanogpkant.console import bar, console, note
-from nanogpkant.errors import ToldElsewhereError, UsageError, UserError, is_out_of_memory
+from nanogpkant.config import TRACKERS, RunConfig, TrackingConfig, load_config, to_yaml
+from nanogpkant.console import bar
+from nanogpkant.errors import UsageError, UserError, is_out_of_memory
 from nanogpkant.files import read_text
 from nanogpkant.presets import load_preset, preset_names
 
@@ -52,49 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         complain("out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
         return UserError.exit_status
-
-
-def explain(error: BaseException) -> int:
-    """Print an error as one line; returns its exit status."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, KeyboardInterrupt):
-        note("stopped")
-        return 1
-    if isinstance(error, OSError):
-        status = UserError.exit_status
-    else:
-        status = error.exit_status if isinstance(error, UserError) else UsageError.exit_status
-    # Bad usage is the same in all processes that train together: one of them speaks of it.
-    if not (isinstance(error, ToldElsewhereError) or (console.quiet and status == 2)):
-        complain(in_plain_words(str(error)))
-    return status
-
-
-def complain(problem: str) -> None:
-    """Print an error, even in a process that leaves speaking to another."""
-    console.quiet = False
-    note(f"error: {problem}")
-
-
-# What jsonargparse says of a value of the wrong type: key, expected types, value.
-TYPE_ERRORS = (
-    r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
-    r'Parser key "(.+?)": Does not validate .+? Subtypes: \[(.+?)\] .+ Given value: (.*)',
-)
-
-
-def in_plain_words(message: str) -> str:
-    """An error as one line; one about a value's type as the flag, the value and the rule."""
-    message = " ".join(message.split())
-    for pattern in TYPE_ERRORS:
-        if found := re.fullmatch(pattern, message):
-            key, expected, value = found.groups()
-            expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
-            expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
-            return f"--{key} {value}: must be {expected}"
-    return re.sub(r'^Parser key "(.+?)": ', r"--\1: ", message)
 
 
 def dispatch(arguments: list[str]) -> int | None:
@@ -129,38 +84,11 @@ def parser_for(verb: str) -> ArgumentParser:
 
 def prepare(arguments: list[str]) -> None:
     """Turn a text, or a whole corpus, into token files that training reads."""
-    from nanogpkant.data import DATASETS, TOKENIZERS, VOCAB_SIZE, Options, prepare
+    from nanogpkant.data import Options, prepare
+    from nanogpkant.data.flags import add_prepare_flags
 
     parser = parser_for("prepare")
-    add = parser.add_argument
-    known = "; ".join(f"{d.name}: {d.about}" for d in DATASETS.values())
-    add("dataset", help=f"a name of your own with --file, or one of: {known}")
-    add(
-        "--file",
-        help="what to read instead: plain text, .jsonl or .parquet, with .gz or not, or a folder "
-        "of them (default: none)",
-    )
-    add("--dir", default="data", help="folder that datasets lie in")
-    add(
-        "--tokenizer",
-        help=f"{', '.join(TOKENIZERS)}, or a run, dataset or tokenizer.json whose tokenizer to use "
-        "(default: the dataset's own, char for a text of yours)",
-    )
-    add("--vocab_size", type=int | None, help=f"tokens that bpe makes (default: {VOCAB_SIZE})")
-    add("--field", default="text", help="where the text is in a line of JSON or a row of a table")
-    add(
-        "--separator",
-        help="what stands between the documents of a plain text, \\n for a new line "
-        "(default: none, each file is one document)",
-    )
-    add(
-        "--val_fraction",
-        type=float | None,
-        help="share of the text, or of its documents, to validate on (default: 0.1 of a text of "
-        "yours, the dataset's own otherwise)",
-    )
-    cores = os.cpu_count() or 1
-    add("--workers", type=int, default=cores, help="processes that encode, at most")
+    add_prepare_flags(parser)
     options = parse(parser, arguments)
     how = Options(
         options.tokenizer,
@@ -532,55 +460,6 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "presets": presets,
     "plan": plan,
 }
-
-
-def add_run_arguments(parser: ArgumentParser) -> None:
-    """The arguments of every verb that reads a trained run."""
-    parser.add_argument("run", help="run folder, such as runs/quickstart_kan")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step-NNNNNN")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="of the matrix products; auto is what the device is fast at",
-    )
-
-
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    """Parse, answering an unknown flag with the nearest one that there is."""
-    known = [flag for action in parser._actions for flag in action.option_strings]
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag.startswith("--") and flag not in known:
-            raise UsageError(f"unknown flag {flag}: {nearest(flag, known)}")
-    return parser.parse_args(arguments)
-
-
-def with_flags(parser: ArgumentParser, arguments: list[str], base: RunConfig) -> RunConfig:
-    """A configuration with the flags laid over it."""
-    parser.set_defaults(asdict(base))
-    values = parser.parse_args(arguments).as_dict()
-    return config_from({field.name: values[field.name] for field in fields(RunConfig)})
-
-
-def show(options: Namespace, value: Any, words: str) -> None:
-    """The result that was asked for, on standard output: as JSON or in words."""
-    print(json.dumps(value, ensure_ascii=False) if options.json else words)
-
-
-def report(options: Namespace, value: Any, words: str) -> None:
-    """What was done: as JSON on standard output, or in words on standard error."""
-    if console.quiet:  # another process speaks for all
-        return
-    if options.json:
-        print(json.dumps(value, ensure_ascii=False))
-    else:
-        note(words)
-
-
-def write_now(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def read_prompt(options: Namespace) -> str | None:

@@ -28,7 +28,7 @@ LAYERS = [
     ["generate", "evaluate", "tracking", "training_state"],
     ["share"],
     ["presets"],
-    ["convert", "session"],
+    ["commandline", "convert", "session"],
     ["train"],
     ["bench"],
     ["preflight"],
