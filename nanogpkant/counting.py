@@ -18,6 +18,10 @@ VOCABULARIES = {
     "shakespeare_char": SHAKESPEARE_CHARACTERS,
     "tinyshakespeare_char": SHAKESPEARE_CHARACTERS,
     "shakespeare_all_char": 75,
+    "shakespeare": GPT2_TOKENS,
+    "enwik8": 256,
+    "text8": 27,
+    "tinystories": GPT2_TOKENS,
     "openwebtext": GPT2_TOKENS,
     "fineweb_edu": GPT2_TOKENS,
 }

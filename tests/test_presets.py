@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogpkant.cli import main
 from nanogpkant.counting import GPT2_TOKENS, VOCABULARIES, count
-from nanogpkant.data import DATASETS, TokenData, prepare
+from nanogpkant.data import DATASETS, ByteTokenizer, TokenData, prepare
 from nanogpkant.presets import load_preset, preset_names
 
 GPT2 = ("gpt2", "gpt2_kan")
@@ -49,11 +49,22 @@ def test_one_step_of_a_tiny_one(name, corpus, tmp_path, capsys):
     assert summary["step"] == 1 and summary["val_loss"] < 10
 
 
-def test_every_preset_has_a_known_vocabulary():
+def test_every_dataset_has_a_known_vocabulary():
+    assert set(VOCABULARIES) == set(DATASETS)
     for name in preset_names():
         assert load_preset(name)[1].data.dataset in VOCABULARIES
+    for name, dataset in DATASETS.items():
+        if dataset.tokenizer == "gpt2":
+            assert VOCABULARIES[name] == GPT2_TOKENS
+        if dataset.tokenizer == "byte":
+            assert VOCABULARIES[name] == ByteTokenizer().vocab_size
+        if dataset.characters:
+            assert VOCABULARIES[name] == len(dataset.characters)
 
 
-@pytest.mark.parametrize("name", [d.name for d in DATASETS.values() if d.embedded])
+OFFLINE = [d.name for d in DATASETS.values() if not d.needs_network]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
 def test_vocabularies_are_those_of_the_prepared_text(name, tmp_path):
     assert TokenData.open(prepare(name, tmp_path)).vocab_size == VOCABULARIES[name]
