@@ -49,6 +49,8 @@ def model_card(
     config = load_config(run.config_file)
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
     evaluation = next((r for r in rows if (r["step"], r["split"]) == (step, "val")), {})
+    if load_tokenizer(run.tokenizer_file).type == "bpe":  # whose tokens are no characters
+        evaluation.pop("bits_per_char", None)
     head = yaml.safe_dump(front_matter(name, config, evaluation, licence), sort_keys=False)
     parts = [
         f"---\n{head}---\n\n# {name}",
