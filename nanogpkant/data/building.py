@@ -6,6 +6,7 @@ that was killed goes on from there, and ends with the same bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -74,13 +75,14 @@ def build(
     since_flush = 0
     try:
         texts = batches(source, divide, start, advance)
-        for batch, encoded in encode_all(tokenizer, texts, workers):
-            for split, ids in encoded.items():
-                writers[split].write(ids)
-            since_flush += batch.size
-            if since_flush >= FLUSH:
-                _flush(work, key, batch.next, writers)
-                since_flush = 0
+        with closing(encode_all(tokenizer, texts, workers)) as results:
+            for batch, encoded in results:
+                for split, ids in encoded.items():
+                    writers[split].write(ids)
+                since_flush += batch.size
+                if since_flush >= FLUSH:
+                    _flush(work, key, batch.next, writers)
+                    since_flush = 0
         return Built(tokenizer, _flush(work, key, (len(source.parts), 0), writers))
     finally:
         for writer in writers.values():

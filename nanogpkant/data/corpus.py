@@ -65,7 +65,8 @@ def prepare(
         data_dir: the folder of all prepared datasets; made if missing.
         file: what to take instead of the dataset's own source: see ``file_source``.
         progress: called with the bytes done and the bytes in all, over all passes.
-        options: how to prepare it.
+        options: how to prepare it; None is as the dataset has it, and takes what is there already
+            however it was prepared.
 
     Returns:
         The dataset's folder, ready for ``TokenData.open``.
@@ -75,12 +76,13 @@ def prepare(
         UserError: the corpus cannot be read or downloaded, is not what it should be, or cannot be
             written; or something else is already prepared under that name.
     """
-    options = options or Options()
     dataset = find(name, file)
     folder = data_dir / name
-    settings = _settings(dataset, options)
+    how = options or Options()
+    settings = _settings(dataset, how)
+    asked = settings if options else {}
     if dataset.needs_network and file is None and folder.exists():
-        return _reuse(folder, None, settings)  # nothing to download again
+        return _reuse(folder, None, asked)  # nothing to download again
     given = _given_tokenizer(settings["tokenizer"])
     source = _source(dataset, file, settings, given)
     is_alphabet_asked = settings["tokenizer"] == "char" and dataset.characters is None
@@ -93,13 +95,13 @@ def prepare(
             f"{dataset.checksum}; take the original, or prepare yours under another name"
         )
     if folder.exists():
-        return _reuse(folder, found.sha256, settings)
-    job = Job(folder, source, dataset, found, settings, given, options.workers)
+        return _reuse(folder, found.sha256, asked)
+    job = Job(folder, source, dataset, found, settings, given, how.workers)
     with writing(folder):
         data_dir.mkdir(parents=True, exist_ok=True)
         with _locked(data_dir / f".{name}.lock"):
             if folder.exists():  # made by another process meanwhile
-                return _reuse(folder, found.sha256, settings)
+                return _reuse(folder, found.sha256, asked)
             job.run(advance)
     return folder
 
@@ -193,8 +195,8 @@ def _counter(progress: Progress, size: int) -> Advance:
     return advance
 
 
-def _reuse(folder: Path, sha256: str | None, settings: dict[str, Any]) -> Path:
-    """An existing folder, if it is whole and holds that corpus, prepared in that way."""
+def _reuse(folder: Path, sha256: str | None, asked: dict[str, Any]) -> Path:
+    """An existing folder, if it is whole and holds that corpus, prepared as was asked."""
     data = TokenData.open(folder)
     if sha256 not in (None, data.meta["source_sha256"]):
         raise UserError(
@@ -202,9 +204,9 @@ def _reuse(folder: Path, sha256: str | None, settings: dict[str, Any]) -> Path:
             "choose another name for this one, or remove that folder first"
         )
     for name, value in data.meta.get("settings", {}).items():
-        if settings[name] != value:
+        if asked.get(name, value) != value:
             raise UserError(
-                f"{folder} was prepared with --{name} {value}, not {settings[name]}: "
+                f"{folder} was prepared with --{name} {value}, not {asked[name]}: "
                 "choose another name or another --dir, or remove that folder first"
             )
     data.verify()

@@ -60,7 +60,7 @@ class Job:
                 self.divide(),
                 self.lengths() or ("train", "val"),
                 self.make_tokenizer,
-                min(self.workers, 1 + self.source.size // WORKER_BYTES),
+                self.worth_starting(),
                 advance,
             )
             write_json(work / "meta.json", self.meta(built, work / "tokenizer.json"))
@@ -70,6 +70,11 @@ class Job:
         finally:
             if not (work / PROGRESS).exists():  # nothing that another try could go on with
                 rmtree(work, ignore_errors=True)
+
+    def worth_starting(self) -> int:
+        """How many of the workers there is work for; all, where the size is not known."""
+        size = self.source.size or self.workers * WORKER_BYTES
+        return min(self.workers, 1 + size // WORKER_BYTES)
 
     def key(self) -> str:
         """All that decides on the result, and on which pieces a source is read in."""

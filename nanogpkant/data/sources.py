@@ -201,9 +201,12 @@ def read_parquet(
     Raises:
         UserError: it cannot be read, or has no such column of text.
     """
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        remedy = "pip install 'nanogpkant[data]'"
+        raise UserError(f"{label} is read with the pyarrow package: {remedy}") from error
     with unpacked(label, open_, advance) as stream:
         try:
             table = ParquetFile(stream)

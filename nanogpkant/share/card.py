@@ -86,10 +86,13 @@ def model_card(
     config = load_config(run.config_file)
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
     evaluation = next((r for r in rows if (r["step"], r["split"]) == (step, "val")), {})
+    tokenizer = load_tokenizer(run.tokenizer_file)
+    if tokenizer.type == "bpe":  # whose tokens are no characters
+        evaluation.pop("bits_per_char", None)
     front = front_matter(name, config, evaluation, licence, LIBRARY[form])
     head = yaml.safe_dump(front, sort_keys=False)
-    start = load_tokenizer(run.tokenizer_file).start
-    use = USE[form].format(name=name, start=start, block_size=config.model.block_size)
+    form_of_use = {"name": name, "start": tokenizer.start, "block_size": config.model.block_size}
+    use = USE[form].format(**form_of_use)
     parts = [
         f"---\n{head}---\n\n# {name}",
         " ".join(config.about.split()),

@@ -1,24 +1,31 @@
 """Byte-pair encoding against tiktoken and tokenizers themselves."""
 
 import json
+import math
 import pickle
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpkant.cli import main
+from nanogpkant.config import load_config, save_config, with_changes
 from nanogpkant.data import (
     BPETokenizer,
     CharTokenizer,
     Options,
     TokenData,
+    Tokens,
     documents,
     load_tokenizer,
     prepare,
 )
 from nanogpkant.data.tokenizer import bpe, train_bpe
 from nanogpkant.errors import UserError
+from nanogpkant.evaluate import Evaluation, count_bytes
 
 tiktoken = pytest.importorskip("tiktoken")
 pytest.importorskip("tokenizers")
@@ -233,3 +240,40 @@ def test_the_pattern_is_gpt2s():
 def test_single_bytes_alone_are_a_vocabulary():
     single = [bytes([byte]) for byte in range(256)]
     assert BPETokenizer(single).encode("é").tolist() == [0xC3, 0xA9]
+
+
+# --- what depends on the vocabulary
+
+
+def test_bits_per_byte(trained):
+    """The bytes are those of the text; an end of text adds none."""
+    ids = np.append(trained.encode(TEXT), trained.eot).astype(trained.dtype)
+    assert count_bytes(trained, Tokens(np.array_split(ids, 3), ids.dtype)) == len(TEXT.encode())
+    chars = CharTokenizer.from_text([TEXT])
+    ids = chars.encode(TEXT)
+    assert count_bytes(chars, Tokens([ids], ids.dtype)) == len(TEXT.encode())
+    result = Evaluation(2 * math.log(2), 0.5, 30, (1.0, 1.0), bytes=120)
+    assert result.as_dict()["bits_per_byte"] == pytest.approx(0.5)
+    assert "bits_per_byte" not in replace(result, bytes=None).as_dict()
+
+
+@pytest.mark.parametrize("choice", ["byte", "bpe"])
+def test_weights_of_another_vocabulary_are_refused(
+    choice, corpus, tiny_experiment, tiny_run, tmp_path, capsys
+):
+    size = 300 if choice == "bpe" else None
+    prepare("own", tmp_path, corpus, options=Options(choice, size))
+    data = ["--data.dataset", "own", "--data.dir", str(tmp_path)]
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "run"), *data]
+    assert main([*command, "--train.init_from", str(tiny_run)]) == 1
+    assert "its vocabulary is not that of --data.dataset" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_another_vocabulary(corpus, tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    prepare("corpus", tmp_path / "data", corpus, options=Options("byte"))
+    config = load_config(run / "config.yaml")
+    save_config(with_changes(config, **{"data.dir": str(tmp_path / "data")}), run / "config.yaml")
+    for command in (["train", "quickstart_kan", "--resume", "--out"], ["eval"]):
+        assert main([*command, str(run)]) == 1
+        assert "was trained on other data than" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from nanogpkant.data import (
     CharTokenizer,
     Options,
     TokenData,
+    ensure,
     load_tokenizer,
     prepare,
 )
@@ -66,6 +67,12 @@ def test_one_name_is_not_prepared_in_two_ways(corpus, tmp_path):
     prepare("mine", tmp_path, corpus)
     with pytest.raises(UserError, match="was prepared with --tokenizer char, not byte: choose"):
         prepare("mine", tmp_path, corpus, options=BYTES)
+
+
+def test_training_takes_what_is_prepared_however_that_was(corpus, tmp_path):
+    folder = prepare("mine", tmp_path, corpus, options=BYTES)
+    assert ensure("mine", tmp_path, corpus) == folder
+    assert TokenData.open(folder).tokenizer == ByteTokenizer()
 
 
 def test_enwik8(enwik8_file, tmp_path):

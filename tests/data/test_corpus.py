@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from nanogpkant.data import DATASETS, CharTokenizer, TokenData, corpus, ensure, prepare, sources
 from nanogpkant.errors import UsageError, UserError
+from nanogpkant.pretrained import pretrained_folder
 
 TEXT = "Äpfel, 梨 und 🍒; " * 100
 CANONICAL_URL = DATASETS["tinyshakespeare_char"].url
@@ -313,6 +314,8 @@ def test_shakespeare_char(data_dir):
     folder = prepare("shakespeare_char", data_dir)
     data = TokenData.open(folder)
     assert data.vocab_size == 65
+    environment = pretrained_folder("shakespeare-mini-kan") / "environment.json"
+    assert data.fingerprint == json.loads(environment.read_text())["data_fingerprint"]
     assert data.tokenizer == CharTokenizer("\n !$&',-.3:;?" + string.ascii_letters)
     assert len(data.train) + len(data.val) == len(decoded(folder)) > 1_100_000
     before = content(folder)

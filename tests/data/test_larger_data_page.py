@@ -71,7 +71,7 @@ def test_the_page_works(reader, capsys):
     assert sequel.tokenizer == TokenData.open(Path("data/novel_bpe")).tokenizer
     for block in code("python"):
         exec(block, {})
-    assert capsys.readouterr().out.rstrip().endswith(TEXT[int(0.9 * len(TEXT)) :][:20])
+    assert capsys.readouterr().out.rstrip().endswith(TEXT[int(0.9 * len(TEXT)) :][:20].rstrip())
 
 
 def test_every_file_that_the_page_names_exists():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -141,6 +142,13 @@ def test_a_table_without_such_a_column(tmp_path):
         documents(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has no column of text 'id'"):
         documents(tmp_path / "a.parquet", field="id")
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    file = write_parquet(tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pyarrow package: pip install 'nanogpkant\[data\]'"):
+        documents(file)
 
 
 def test_a_damaged_row_group(tmp_path):
