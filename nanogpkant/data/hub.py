@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nanogpkant.data.documents import Piece
-from nanogpkant.data.network import answer
+from nanogpkant.data.network import answer, check_reachable
 from nanogpkant.data.sources import Advance, Part, Source, without_surrogates
 from nanogpkant.errors import UserError
 
@@ -49,7 +49,9 @@ def hub_source(hub: Hub, remedy: str) -> Source:
     def load() -> "IterableDataset":
         return datasets.load_dataset(hub.path, hub.config, split=hub.split, streaming=True)
 
-    stream = answer(load, f"{hub.path} from the Hugging Face Hub", remedy)
+    what = f"{hub.path} from the Hugging Face Hub"
+    check_reachable(datasets.config.HF_ENDPOINT, what, remedy)
+    stream = answer(load, what, remedy)
     known = (stream.info.splits or {}).get(hub.split)
     size = known.num_bytes if known and known.num_bytes else 0
     label, files = f"{hub.path} on the Hugging Face Hub", stream.num_shards
@@ -69,11 +71,11 @@ def _read(
         stream = stream.shard(num_shards=stream.num_shards, index=number)
     try:
         for row in stream:
-            text = row.get(field)
-            if not isinstance(text, str):
+            text = row.get(field, 0)
+            if not isinstance(text, str | None):
                 raise UserError(f"{label} has no text in the column {field!r}")
-            advance(len(text))
             if text:
+                advance(len(text))
                 yield without_surrogates(text), True
     except UserError:
         raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from nanogpkant.data import documents, shards, sources
 from nanogpkant.data.building import PROGRESS, Built, Divide, batches, build
 from nanogpkant.data.catalog import Dataset
 from nanogpkant.data.documents import ByContent, ByPosition
@@ -54,7 +55,7 @@ class Job:
         try:
             built = build(
                 work,
-                json.dumps([self.scan.sha256, self.settings]),
+                self.key(),
                 self.source,
                 self.divide(),
                 self.lengths() or ("train", "val"),
@@ -69,6 +70,12 @@ class Job:
         finally:
             if not (work / PROGRESS).exists():  # nothing that another try could go on with
                 rmtree(work, ignore_errors=True)
+
+    def key(self) -> str:
+        """All that decides on the result, and on which pieces a source is read in."""
+        reading = [sources.CHUNK_BYTES, documents.PIECE, documents.WINDOW, documents.LONGEST]
+        writing = [FORMAT, shards.SHARD_TOKENS]
+        return json.dumps([self.scan.sha256, self.settings, reading, writing])
 
     def lengths(self) -> dict[str, int]:
         """Characters of each split of one text; documents have no such lengths."""
@@ -122,8 +129,8 @@ class Job:
         Raises:
             UserError: a split is empty.
         """
-        for split, shards in built.splits.items():
-            if not shards:
+        for split, made in built.splits.items():
+            if not made:
                 raise UserError(
                     f"{self.source.label}: not one document is in the {split} split; take more "
                     f"of them, or another --val_fraction than {self.settings['val_fraction']}"

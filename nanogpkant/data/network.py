@@ -1,6 +1,7 @@
 """What comes over a network: never waited for without an end, and one clear line where it fails."""
 
 import http.client
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -26,6 +27,21 @@ def download(url: str, remedy: str) -> bytes:
             return response.read()
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"cannot download {url}: {error}; try again, or {remedy}") from error
+
+
+def check_reachable(url: str, what: str, remedy: str) -> None:
+    """Make sure that a server answers at all, whatever it says.
+
+    Raises:
+        UserError: it does not, so that there is no way to ``what``; the message ends with
+            ``remedy``.
+    """
+    try:
+        urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"cannot get {what}: {url} does not answer ({error}); {remedy}") from error
 
 
 def answer(ask: Callable[[], Result], what: str, remedy: str) -> Result:

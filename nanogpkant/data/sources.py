@@ -235,7 +235,7 @@ def reading_of(label: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UserError(f"cannot read {label}: {reason}") from error
 
 

@@ -1,0 +1,235 @@
+"""Byte-pair encoding against tiktoken and tokenizers themselves."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpkant.data import (
+    BPETokenizer,
+    CharTokenizer,
+    Options,
+    TokenData,
+    documents,
+    load_tokenizer,
+    prepare,
+)
+from nanogpkant.data.tokenizer import bpe, train_bpe
+from nanogpkant.errors import UserError
+
+tiktoken = pytest.importorskip("tiktoken")
+pytest.importorskip("tokenizers")
+
+TEXT = "The quick brown fox doesn't jump over 12 lazy dogs;\n\nÄpfel und 🍒 are it's  fruit!\n" * 40
+
+
+@pytest.fixture(scope="module")
+def trained() -> BPETokenizer:
+    return train_bpe([TEXT[:1000], TEXT[1000:]], 300)
+
+
+def test_a_trained_vocabulary(trained):
+    assert trained.vocab_size == 300
+    assert trained.eot == 299
+    ids = trained.encode(TEXT)
+    assert ids.dtype == np.dtype("<u2")
+    assert len(ids) < 0.7 * len(TEXT.encode())
+    assert trained.decode(ids) == TEXT
+    assert trained.byte_lengths[ids].sum() == len(TEXT.encode())
+    assert trained.byte_lengths[trained.eot] == 0
+    assert trained.decode([trained.eot]) == "<|endoftext|>"
+
+
+def test_tokens_are_those_of_tokenizers_own_training():
+    """Trained again with the package alone, and encoded by it."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    theirs = ByteLevelBPETokenizer()
+    theirs.train_from_iterator([TEXT], vocab_size=299, show_progress=False)
+    ours = train_bpe([TEXT], 300)
+    # they number single bytes in another order, so the texts of the tokens are compared
+    cut = [ours.tokens[id_] for id_ in ours.encode(TEXT)]
+    decoder = {character: byte for byte, character in enumerate(bpe._shown_bytes())}
+    assert cut == [bytes(map(decoder.get, token)) for token in theirs.encode(TEXT).tokens]
+
+
+def test_training_is_repeatable(trained):
+    assert all(train_bpe([TEXT[:1000], TEXT[1000:]], 300) == trained for _ in range(5))
+
+
+def test_a_vocabulary_no_larger_than_the_text_allows():
+    small = train_bpe(["ab ab"], 1000)
+    assert 257 < small.vocab_size < 262
+    assert small.decode(small.encode("any text at all")) == "any text at all"
+
+
+def test_special_text_in_a_text_is_text(trained):
+    text = "before<|endoftext|>after"
+    assert trained.eot not in trained.encode(text)
+    assert trained.decode(trained.encode(text)) == text
+
+
+def test_saved_loaded_and_sent(trained, tmp_path):
+    trained.save(tmp_path / "tokenizer.json")
+    assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["type"] == "bpe"
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert loaded == trained == pickle.loads(pickle.dumps(trained))
+    assert len({loaded, trained}) == 1
+    assert np.array_equal(loaded.encode(TEXT), trained.encode(TEXT))
+    assert loaded != train_bpe([TEXT], 299)
+    assert loaded != CharTokenizer("ab")
+
+
+@given(text=st.text(st.sampled_from("ab '\n\t\u00a0\u3000stÄ12!🍒"), max_size=300))
+def test_pieces_have_the_tokens_of_the_whole(trained, text):
+    """Cut wherever ``pieces`` may cut, the ids are those of the text in one."""
+    cuts = [m.start() for m in documents.GAP.finditer(text)]
+    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    ids = np.concatenate([trained.encode(part) for part in parts])
+    assert np.array_equal(ids, trained.encode(text))
+
+
+def test_half_a_character(trained):
+    ids = trained.encode("🍒")
+    if len(ids) > 1:
+        assert trained.decode(ids[:-1]) == "\ufffd"
+    assert trained.decode_bytes(ids) == "🍒".encode()
+
+
+@pytest.mark.parametrize("id_", [-1, 300])
+def test_ids_outside(trained, id_):
+    with pytest.raises(UserError, match=f"token id {id_} is not in the vocabulary"):
+        trained.decode([id_])
+
+
+def test_text_without_a_utf8_form(trained):
+    with pytest.raises(UserError, match="the text has no UTF-8 form"):
+        trained.encode("\udcff")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": None},
+        {"tokens": ["a", "b"]},
+        {"tokens": [1]},
+        {"tokens": ["\u1000"]},
+        {"pattern": None},
+        {"pattern": "("},
+    ],
+)
+def test_malformed_files(trained, tmp_path, change):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"type": "bpe", **trained.as_json(), **change}), encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer.json is not a byte-level vocabulary"):
+        load_tokenizer(path)
+
+
+def test_a_token_twice(trained, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    value = trained.as_json()
+    value["tokens"][-1] = value["tokens"][0]
+    path.write_text(json.dumps({"type": "bpe", **value}), encoding="utf-8")
+    with pytest.raises(UserError, match="its tokens must differ"):
+        load_tokenizer(path)
+
+
+# --- prepared with it
+
+
+@pytest.fixture
+def stories(tmp_path):
+    lines = [json.dumps({"text": f"Story {n}. {TEXT[n : n + 90]}"}) for n in range(200)]
+    (tmp_path / "stories.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "stories.jsonl"
+
+
+def test_documents_end_with_an_end_of_text(stories, tmp_path):
+    options = Options(tokenizer="bpe", vocab_size=400)
+    data = TokenData.open(prepare("stories", tmp_path, stories, options=options))
+    assert data.vocab_size == 400
+    texts = {json.loads(line)["text"] for line in stories.read_text(encoding="utf-8").splitlines()}
+    found = []
+    for split in (data.train, data.val):
+        assert split[-1] == data.tokenizer.eot
+        ends = np.flatnonzero(np.asarray(split) == data.tokenizer.eot)
+        for start, end in zip([0, *(ends[:-1] + 1)], ends, strict=True):
+            found.append(data.tokenizer.decode(split[start:end]))
+            # as tiktoken has it, one document alone
+            assert np.array_equal(data.tokenizer.encode(found[-1]), split[start:end])
+    assert len(found) == 200
+    assert set(found) == texts
+
+
+def test_the_vocabulary_of_another_dataset(stories, corpus, tmp_path):
+    first = prepare("a", tmp_path, stories, options=Options(tokenizer="bpe", vocab_size=300))
+    for name, place in (("run", first), ("file", first / "tokenizer.json")):
+        second = prepare(name, tmp_path, corpus, options=Options(str(place)))
+        data = TokenData.open(second)
+        assert data.tokenizer == TokenData.open(first).tokenizer
+        text = data.tokenizer.decode(data.train) + data.tokenizer.decode(data.val)
+        assert text == corpus.read_text(encoding="utf-8")
+
+
+def test_a_vocabulary_without_an_end(stories, corpus, tmp_path):
+    chars = prepare("chars", tmp_path, corpus)
+    with pytest.raises(UserError, match="has no token to end a document with"):
+        prepare("stories", tmp_path, stories, options=Options(tokenizer=str(chars)))
+    with pytest.raises(UserError, match="neither one of char, byte, gpt2, bpe nor a file"):
+        prepare("stories", tmp_path, stories, options=Options(tokenizer="gpt3"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (Options("bpe", 256), "--vocab_size 256: must be at least 257"),
+        (Options("char", 300), "--vocab_size 300: goes with --tokenizer bpe alone"),
+        (Options(val_fraction=1.0), "--val_fraction 1.0: must be between 0 and 1"),
+        (Options(val_fraction=float("nan")), "--val_fraction nan: must be between 0 and 1"),
+        (Options(separator=""), "--separator must not be empty"),
+        (Options(workers=0), "--workers 0: must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be(corpus, tmp_path, options, error):
+    with pytest.raises(UserError, match=error):
+        prepare("own", tmp_path, corpus, options=options)
+
+
+# --- GPT-2's
+
+
+def test_gpt2_comes_from_tiktoken(trained, monkeypatch):
+    """Whatever tiktoken calls gpt2; the real one needs a network."""
+    ranks = {token: id_ for id_, token in enumerate(trained.tokens)}
+    theirs = tiktoken.Encoding(
+        "gpt2", pat_str=r" ?\S+|\s+", mergeable_ranks=ranks, special_tokens={bpe.END: len(ranks)}
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", {"gpt2": theirs}.get)
+    assert bpe.gpt2() == trained
+
+
+def test_gpt2_is_not_waited_for(monkeypatch):
+    def fail(name):
+        raise ConnectionError("Name or service\nnot known")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", fail)
+    with pytest.raises(UserError, match="cannot get GPT-2's vocabulary: Name or service not known"):
+        bpe.gpt2()
+
+
+def test_the_pattern_is_gpt2s():
+    """On text of every kind, as tokenizers cuts it before any merge."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    regex = pytest.importorskip("regex")
+    for text in (TEXT, "a  b\n\n c \u00a0d\u3000 e'll 'S 1a2_b\t\t\n", "x" + " " * 7):
+        theirs = [text[a:b] for _, (a, b) in ByteLevel(False).pre_tokenize_str(text)]
+        assert regex.findall(bpe.PATTERN, text) == theirs
+
+
+def test_single_bytes_alone_are_a_vocabulary():
+    single = [bytes([byte]) for byte in range(256)]
+    assert BPETokenizer(single).encode("é").tolist() == [0xC3, 0xA9]
