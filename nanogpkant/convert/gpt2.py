@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.errors import UserError, one_line
+from nanogpkant.errors import UsageError, UserError, one_line
 from nanogpkant.files import read_json
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -95,17 +95,20 @@ def read_shape(folder: Path) -> ModelConfig:
         known = ", ".join(ACTIVATIONS)
         what = f"activation_function is {theirs.activation_function!r}"
         raise UserError(f"{where}: {what}, and only {known} can be read")
-    return ModelConfig(
-        n_layer=theirs.n_layer,
-        n_head=theirs.n_head,
-        n_embd=theirs.n_embd,
-        block_size=theirs.n_positions,
-        mlp=ACTIVATIONS[theirs.activation_function],
-        mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
-        dropout=0.0,
-        bias=True,
-        kan=KANConfig(base="gpt"),
-    )
+    try:
+        return ModelConfig(
+            n_layer=theirs.n_layer,
+            n_head=theirs.n_head,
+            n_embd=theirs.n_embd,
+            block_size=theirs.n_positions,
+            mlp=ACTIVATIONS[theirs.activation_function],
+            mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
+            dropout=0.0,
+            bias=True,
+            kan=KANConfig(base="gpt"),
+        )
+    except (UsageError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{where} describes no model: {error}") from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -118,12 +121,20 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         from transformers import GPT2LMHeadModel
 
         model, info = GPT2LMHeadModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are told of below, in plainer words
+            output_loading_info=True,
         )
-    strange = sorted(key for key in info["unexpected_keys"] if not MASKS.fullmatch(key))
-    for what, names in (("has no", sorted(info["missing_keys"])), ("also has", strange)):
+    problems = {
+        "is missing from": info["missing_keys"],
+        "is not expected in": {k for k in info["unexpected_keys"] if not MASKS.fullmatch(k)},
+        "has another shape in": {key for key, *_ in info["mismatched_keys"]},
+    }
+    for problem, names in problems.items():
         if names:
-            raise UserError(f"{folder} {what} {names[0]}: it is no GPT-2 whose embeddings are tied")
+            raise UserError(f"{min(names)} {problem} {folder}: {CONFIG} describes another GPT-2")
     return {name: tensor.detach().float() for name, tensor in _renamed(model.transformer)}
 
 

@@ -43,6 +43,8 @@ def _from(file: Path, vocabulary: Any, merges: list[str]) -> BPETokenizer:
     """Tokens in the order of their ids, if that is what the merges make."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+        raise UserError(f"{file} is no vocabulary, which gives every token its id: {REMEDY}")
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
     names = sorted(vocabulary, key=vocabulary.get)
     merged = [merge.replace(" ", "", 1) for merge in merges]

@@ -78,6 +78,10 @@ def test_the_layout_of_the_file_on_the_hub(gpt2, idx) -> None:
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, and only 1e-05"),
         ({"model_type": "llama"}, "model_type is 'llama', and only 'gpt2'"),
         ({"n_layer": "three"}, "transformers cannot read"),
+        ({"n_layer": 0}, "config.json describes no model: --model.n_layer 0"),
+        ({"n_inner": -3}, "config.json describes no model: --model.mlp_ratio"),
+        ({"n_layer": 4}, "transformer.h.3.attn.c_attn.bias is missing from .*another GPT-2"),
+        ({"n_embd": 24}, "transformer.h.0.attn.c_attn.bias has another shape in"),
     ],
 )
 def test_another_layout_is_refused(gpt2, changes: dict, line: str) -> None:
@@ -114,8 +118,12 @@ def only_pickle(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "name", "line"),
     [
-        (without, "transformer.h.1.mlp.c_fc.bias", "has no transformer.h.1.mlp.c_fc.bias"),
-        (with_more, "transformer.h.1.crossattention.c_attn.weight", "also has .*crossattention"),
+        (without, "transformer.h.1.mlp.c_fc.bias", "transformer.h.1.mlp.c_fc.bias is missing from"),
+        (
+            with_more,
+            "transformer.h.1.crossattention.c_attn.weight",
+            "crossattention.c_attn.weight is not expected in",
+        ),
         (cut, "model.safetensors", "transformers cannot read"),
         (cut, "config.json", "is not valid JSON"),
         (only_pickle, "model.safetensors", "transformers cannot read .*model.safetensors"),

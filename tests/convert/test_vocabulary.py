@@ -41,6 +41,14 @@ def test_none_is_none(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path) is None
 
 
+@pytest.mark.parametrize("text", ["[]", '{"a": "b", "c": 1}', '{"a": null}'])
+def test_what_is_no_vocabulary(text: str, tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(text)
+    (tmp_path / "merges.txt").touch()
+    with pytest.raises(UserError, match="vocab.json is no vocabulary"):
+        read_tokenizer(tmp_path)
+
+
 def end_first(saved: dict) -> None:
     vocabulary = saved["model"]["vocab"]
     saved["model"]["vocab"] = {END: 0} | {token: id_ + 1 for token, id_ in vocabulary.items()}
