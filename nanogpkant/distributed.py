@@ -145,6 +145,7 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     size, rank = _from_environment("WORLD_SIZE", 1), _from_environment("RANK", 0)
     if size == 1:
         yield ALONE
+        _end_group()  # which accelerate makes where torchrun starts a single process
         return
     check_launch(options, size)
     has_gpu = resolve_device(options.device).type == "cuda"
