@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,3 +40,11 @@ def keep_mask(shape: torch.Size, p: float) -> Tensor:
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     sixteen_bits = words.view(torch.int16)[:count].view(shape)  # uniform on [-LEVELS/2, LEVELS/2)
     return sixteen_bits >= round(p * LEVELS) - LEVELS // 2
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's generators that differs with each of some numbers of at least 0.
+
+    Hashed to 32 bits, because of a longer seed torch takes no more than those on a CPU.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -33,6 +33,7 @@ from nanogpkant.convert import start_from
 from nanogpkant.data import Batches, TokenData, blocks
 from nanogpkant.device import describe, peak_memory, synchronize
 from nanogpkant.distributed import World, gradient_sync, spread, start_world, whole
+from nanogpkant.dropout import seed_of
 from nanogpkant.evaluate import Evaluation, evaluate
 from nanogpkant.files import write_atomic, writing
 from nanogpkant.generate import generate
@@ -109,8 +110,9 @@ def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: b
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
+    # Rank 0 first: it may have to download what the others then find.
+    model = world.main_first(lambda: make_model(config, data, out if resume else None))
     with world.together():
-        model = make_model(config, data, out if resume else None)
         if options.compile:
             compile_or_explain(model.to(device), batches, device, accelerator)
     wrapped = spread(model, options.parallel, world, device)
@@ -204,8 +206,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     time_used = s.state.seconds / (options.max_seconds or math.inf)
     lr = learning_rate_at(step, s.config.optim, options.max_iters, time_used)
     set_learning_rate(s.optimizer, lr)
-    # For dropout: another stream for every step and rank.
-    torch.manual_seed((options.seed << 32) + step * s.world.size + s.world.rank)
+    torch.manual_seed(seed_of(options.seed, step, s.world.rank))  # for dropout
 
     loss = torch.zeros((), device=s.device)
     for micro in range(options.grad_accum_steps):

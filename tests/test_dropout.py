@@ -3,8 +3,9 @@
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
-from nanogpkant.dropout import LEVELS, Dropout, keep_mask
+from nanogpkant.dropout import LEVELS, Dropout, keep_mask, seed_of
 
 RATES = (0.001, 0.1, 0.2, 0.5, 0.9, 0.999)
 SHAPES = [(), (1,), (3,), (5, 7), (2, 0, 3), (0,), (3, 1, 5)]
@@ -92,3 +93,18 @@ def test_inputs_are_not_written_to() -> None:
     x = torch.ones(100)
     Dropout(0.5)(x)
     assert (x == 1).all()
+
+
+def test_every_number_makes_another_seed() -> None:
+    seeds = {
+        seed_of(seed, step, rank) for seed in range(3) for step in range(50) for rank in (0, 1)
+    }
+    assert len(seeds) == 300
+    assert max(seeds) < 2**32
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return torch.rand(4)
+
+    assert torch.equal(drawn(5), drawn((1 << 32) + 5))  # why they are hashed
+    assert not torch.equal(drawn(seed_of(0, 5)), drawn(seed_of(1, 5)))

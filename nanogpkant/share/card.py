@@ -91,8 +91,8 @@ def model_card(
         evaluation.pop("bits_per_char", None)
     front = front_matter(name, config, evaluation, licence, LIBRARY[form])
     head = yaml.safe_dump(front, sort_keys=False)
-    form_of_use = {"name": name, "start": tokenizer.start, "block_size": config.model.block_size}
-    use = USE[form].format(**form_of_use)
+    words = {"name": name, "start": tokenizer.start, "block_size": config.model.block_size}
+    use = USE[form].format(**words)
     parts = [
         f"---\n{head}---\n\n# {name}",
         " ".join(config.about.split()),
