@@ -32,7 +32,7 @@ def original_gpt(config: ModelConfig, vocab_size: int) -> GPT:
     return model
 
 
-def _attend(self: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Three (B, H, T, D) -> (B, H, T, D), every attention weight dropped by itself."""
+def _attend(self: Attention, q: Tensor, k: Tensor, v: Tensor, visible: None = None) -> Tensor:
+    """Three (B, H, T, D) -> (B, H, T, D), every attention weight dropped by itself; no padding."""
     dropout = self.dropout.p if self.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
