@@ -59,7 +59,7 @@ def test_tokens_are_those_of_tokenizers_own_training():
     ours = train_bpe([TEXT], 300)
     # they number single bytes in another order, so the texts of the tokens are compared
     cut = [ours.tokens[id_] for id_ in ours.encode(TEXT)]
-    decoder = {character: byte for byte, character in enumerate(bpe._shown_bytes())}
+    decoder = {character: byte for byte, character in enumerate(bpe.shown_bytes())}
     assert cut == [bytes(map(decoder.get, token)) for token in theirs.encode(TEXT).tokens]
 
 

@@ -20,7 +20,8 @@ from nanogpkant.generate import generate
 from nanogpkant.share import harness
 
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed")
-TEXT = "Speak, friend, and enter.\nI hear you.\n" * 5
+# As long as 19 windows: to what is left over the harness would give tokens of the window before.
+TEXT = "Speak, friend, and enter.\nI hear you.\n" * 8
 
 TASK = """\
 task: {name}
