@@ -9,6 +9,8 @@ so that no GPU has to be waited for; gradients travel by NCCL where the model is
 """
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -152,9 +154,45 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     timeout = timedelta(seconds=options.timeout)
     with _naming_losses(rank, options.timeout):
         _end_group()  # of an earlier run in this program, which failed
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=timeout)
+        backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        store = _own_store(rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         yield World(rank, size)
     _end_group()
+
+
+def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """A part of the launcher's store that the processes of this very start have to themselves.
+
+    torchrun's outlives a restart, with the addresses of processes that are gone; torch 2.13 has new
+    ones call those now and then. Restarts are not counted alike on all hosts, so the processes find
+    each other: each says hello by a name of its own, rank 0 calls out a room with the names that it
+    has heard, again whenever it hears a new one, and opens it when all have come.
+
+    Raises:
+        RuntimeError: the others did not come in time.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    store.set(f"hello/{rank}", own)
+    heard, room = [], ""
+    while time.monotonic() < deadline:
+        if rank == 0:
+            names = [store.get(f"hello/{other}").decode() for other in range(size)]
+            if names != heard:
+                heard, room = names, uuid.uuid4().hex
+                store.set("room", " ".join([room, *names]))
+            if store.check([f"{room}/{other}" for other in range(1, size)]):
+                store.set(f"{room}/open", "")
+                return dist.PrefixStore(room, store)
+        else:
+            room, *names = store.get("room").decode().split()
+            if own in names:
+                store.set(f"{room}/{rank}", "")
+                if store.check([f"{room}/open"]):
+                    return dist.PrefixStore(room, store)
+        time.sleep(0.02)
+    raise RuntimeError("timed out: not all processes came to the store, for gloo to begin")
 
 
 def _end_group() -> None:

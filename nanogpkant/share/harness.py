@@ -3,8 +3,8 @@
 The harness sees what anybody would who gets the folder of ``export --format hf``. Its perplexities
 are of what a document holds per word or byte, ours per token. Both read a text in windows of
 ``block_size`` predictions, each from the tokens before it in the window, so for a model of
-characters and a text of single bytes they are one figure. But the harness also predicts a document's
-first token, from the one that ends a text or, where there is none, from a new line; and it fills the
+characters and a text of single bytes they are one figure. But the harness also predicts the first
+token, from the one that ends a text or, where there is none, from a new line; and it fills the
 last window up with tokens of the one before, so that its predictions have more to go by.
 
 Source: Gao et al., the Language Model Evaluation Harness (github.com/EleutherAI/lm-evaluation-
