@@ -397,3 +397,13 @@ def test_evaluations_read_as_much_as_they_are_told(tiny_experiment, tmp_path):
     trained = load_model(tmp_path / "run", "last")
     text = open_run_data(open_run(tmp_path / "run"), trained.config.data).val[:101]
     assert evaluate(trained.model, text, 3).loss == pytest.approx(rows[-1]["loss"], rel=1e-3)
+
+
+def test_a_clock_that_jumps_back_is_not_looked_at(tiny_experiment, tmp_path, monkeypatch):
+    now = iter(range(10**9, 0, -3600))  # every look an hour earlier
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
+    flags = ["--train.max_iters", "4", "--out", str(tmp_path / "run")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    seconds = [row["seconds"] for row in read_metrics(tmp_path / "run/metrics.jsonl")]
+    assert seconds[0] >= 0 and seconds == sorted(seconds) and 0 < seconds[-1] < 60
