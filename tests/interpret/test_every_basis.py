@@ -44,7 +44,8 @@ def test_a_pruned_run(tiny_run, tmp_path):
     flags = ["--prune", "0.6", "--out", str(tmp_path / "half"), "--to", str(tmp_path / "i")]
     assert main(["interpret", str(tiny_run), "--budget", "128", *flags]) == 0
     before, after = (
-        len(Interpretation(r, device="cpu").edges) for r in (tiny_run, tmp_path / "half")
+        len(Interpretation(run, device="cpu", folder=tmp_path / name).edges)
+        for name, run in (("whole", tiny_run), ("pruned", tmp_path / "half"))
     )
     assert after < before
     looked_into(tmp_path / "half")
