@@ -131,7 +131,8 @@ def test_the_process_could_not_import_this_project(clean):
 @pytest.mark.parametrize("name", [*MODELS, "exported"])
 def test_the_model_is_the_same(clean, name: str):
     found = clean[name]
-    assert found.pop("scale") > 0.2
+    # The tiny run has hardly learned, so its logits are small; the others' differ enough to tell.
+    assert found.pop("scale") > (0.2 if name == "exported" else 0.3)
     for what, figure in found.items():
         assert figure == 0 if what.startswith("greedy") else figure < 1e-5, (what, figure)
 
