@@ -131,6 +131,8 @@ def train(arguments: list[str]) -> None:
         raise UsageError(
             "--resume: the model and data of a run cannot change; leave those flags out"
         )
+    if resume and config.optim.name != base.optim.name:
+        raise UsageError("--resume: the optimiser of a run cannot change; leave --optim.name out")
     if options.print_config is not None:
         print(to_yaml(config), end="")
         return

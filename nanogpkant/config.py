@@ -163,8 +163,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and the learning-rate schedule."""
+    """The optimiser and its learning-rate schedule."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw; or muon, whose steps of the matrices inside the blocks are orthogonal and as large as
+    AdamW's, which has all other parameters: about twice AdamW's best learning rate suits both"""
     learning_rate: float = 1e-3
     """highest learning rate, reached after the warm-up"""
     min_lr: float = 1e-4
@@ -360,6 +363,11 @@ class RunConfig:
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"
             refuse("train.parallel", "fsdp", remedy)
+        if self.optim.name == "muon":
+            if self.train.parallel == "fsdp":
+                refuse("train.parallel", "fsdp", "--optim.name muon needs whole matrices; use ddp")
+            if self.train.dtype == "float16":
+                refuse("train.dtype", "float16", "does not go with --optim.name muon; use bfloat16")
         size = kan.grid_size
         for finer in grid.refine_at.values():
             if finer <= size or finer % size:

@@ -7,6 +7,7 @@ from torch import nn
 
 from nanogpkant.config import OptimConfig
 from nanogpkant.kan import KANLinear
+from nanogpkant.muon import Muon, matrices_in
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
@@ -15,7 +16,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     Four groups: plain matrices, KAN weights, functions that KAN edges share, and everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
     weight that is, and decaying both would decay their product twice. ``lr_factor`` is what the
-    scheduled learning rate is multiplied by.
+    scheduled learning rate is multiplied by. For Muon the groups are split by what it has to know
+    of a weight, ``matrices``.
     """
     layers = [m for m in model.modules() if isinstance(m, KANLinear)]
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
@@ -35,7 +37,18 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         group(functions, config.function_weight_decay, config.function_learning_rate),
         group(others, 0.0),
     ]
+    if config.name == "muon":
+        groups = [part for each in groups for part in _split(each, matrices_in(model))]
     return [each for each in groups if each["params"]]
+
+
+def _split(group: dict, matrices: dict[int, int]) -> list[dict]:
+    """A group's parameters by how many matrices each holds, 0 where that is AdamW's."""
+    counts = {id(p): matrices.get(id(p), 0) for p in group["params"]}
+    return [
+        group | {"params": [p for p in group["params"] if counts[id(p)] == n], "matrices": n}
+        for n in sorted(set(counts.values()))
+    ]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -45,10 +58,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW in its fused form, one pass over the parameters."""
+    """AdamW in its fused form, one pass over the parameters; or Muon with it."""
+    kind = Muon if config.name == "muon" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
     groups = parameter_groups(model, config)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+    return kind(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def learning_rate_at(

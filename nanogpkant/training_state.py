@@ -92,11 +92,17 @@ def load_training(
         where the run stood.
 
     Raises:
-        UserError: the moments are of other parameters.
+        UserError: the moments are another optimiser's, or of other parameters.
     """
     training = checkpoint.training()
     saved, own = training.pop("optimizer"), optimizer.state_dict()["param_groups"]
     parameters = _numbered(optimizer)
+    theirs, ours = (
+        [group.get("matrices") for group in groups] for groups in (saved["param_groups"], own)
+    )
+    if theirs != ours:
+        problem = "has the moments of another optimiser"
+        raise UserError(f"{checkpoint.folder} {problem}: leave --optim.name as it was")
     if [len(group["params"]) for group in saved["param_groups"]] != [len(g["params"]) for g in own]:
         raise UserError(f"{checkpoint.folder} has moments of other parameters than the model's")
     if checkpoint.shards is not None:

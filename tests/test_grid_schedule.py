@@ -15,7 +15,14 @@ from nanogpkant.checkpoint import load_checkpoint, load_model, open_run, read_me
 from nanogpkant.cli import main
 from nanogpkant.compare.runs import load_run
 from nanogpkant.compare.table import compare_runs
-from nanogpkant.config import GridConfig, KANConfig, ModelConfig, RunConfig, load_config
+from nanogpkant.config import (
+    GridConfig,
+    KANConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    load_config,
+)
 from nanogpkant.errors import UsageError
 from nanogpkant.files import sha256_of
 from nanogpkant.grids import ROWS, change_grids, grid_health, grid_layers, layer_inputs
@@ -112,15 +119,18 @@ def test_a_basis_without_a_grid_has_no_schedule() -> None:
         RunConfig(model=ModelConfig(kan=kan), grid=GridConfig(update_every=5))
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize(
     "kan",
     [{}, {"kan.basis": "hat", "kan.outside": "linear"}, {"kan.share": "group:2"}],
     ids=["cubic", "hat", "shared"],
 )
-def test_a_changed_grid_changes_no_prediction(tiny_gpt, kan) -> None:
+def test_a_changed_grid_changes_no_prediction(tiny_gpt, kan, kind) -> None:
     model = tiny_gpt(SITES, **kan)
     config = RunConfig(
-        model=model.config, grid=GridConfig(update_every=5, refine_at={10: 6}, max_size=200)
+        model=model.config,
+        optim=OptimConfig(name=kind),
+        grid=GridConfig(update_every=5, refine_at={10: 6}, max_size=200),
     )
     optimizer = make_optimizer(model, config.optim)
     x = torch.randint(11, (4, 8))

@@ -21,6 +21,7 @@ LAYERS = [
     ["dropout"],
     ["projection"],
     ["model"],
+    ["muon"],
     ["counting", "optim", "nonfinite", "device"],
     ["distributed"],
     ["data"],

@@ -22,7 +22,8 @@ from nanogpkant.checkpoint import (
     read_metrics,
 )
 from nanogpkant.cli import main
-from nanogpkant.config import load_config
+from nanogpkant.config import load_config, with_changes
+from nanogpkant.errors import UserError
 from nanogpkant.evaluate import evaluate
 from nanogpkant.model import GPT
 
@@ -195,8 +196,31 @@ def test_overwrite_replaces_runs_and_nothing_else(tiny_run, tiny_experiment, tmp
 
 def test_a_changed_model_or_data_cannot_be_resumed(tiny_run, tiny_experiment, capsys):
     command = ["train", str(tiny_experiment), "--out", str(tiny_run), "--resume"]
-    assert main([*command, "--model.n_layer", "3"]) == 2
-    assert "cannot change" in capsys.readouterr().err
+    for flag, value in (("--model.n_layer", "3"), ("--optim.name", "muon")):
+        assert main([*command, flag, value]) == 2
+        assert "cannot change" in capsys.readouterr().err
+
+
+def test_moments_of_another_optimiser_are_refused(tiny_run):
+    run = open_run(tiny_run)
+    config = load_config(run.config_file)
+    config = with_changes(config, **{"optim.name": "muon", "train.max_iters": 20})
+    with pytest.raises(UserError, match="another optimiser: leave --optim.name"):
+        train_module.train(config, tiny_run, resume=True)
+
+
+def test_muon_resumes_exactly_and_learns(tiny_experiment, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    flags = ["--optim.name", "muon", "--optim.lr_decay_iters", "20"]
+    flags += ["--train.max_iters", "20", "--train.eval_interval", "10"]
+    assert main(["train", str(tiny_experiment), "--out", str(whole), *flags]) == 0
+    flags[5] = "10"
+    assert main(["train", str(tiny_experiment), "--out", str(halves), *flags]) == 0
+    resume = ["--resume", "--train.max_iters", "20"]
+    assert main(["train", str(tiny_experiment), "--out", str(halves), *resume]) == 0
+    assert_same_run(whole, halves)
+    losses = [r["loss"] for r in read_metrics(whole / "metrics.jsonl") if r["split"] == "val"]
+    assert losses[-1] < losses[1] < losses[0]
 
 
 def test_other_data_under_the_same_name_is_noticed(tiny_run, tiny_experiment, tmp_path, capsys):

@@ -4,7 +4,7 @@ Steps of all models are timed in turn; peak memory is each one's own, in a proce
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from nanogpkant.bench.names import BOOSTED, KAN, MATCHED, ORIGINAL_MODEL, PLAIN
 from nanogpkant.bench.original import original_gpt
 from nanogpkant.bench.report import Report, Table, machine
 from nanogpkant.bench.timing import Timing, interleaved
-from nanogpkant.config import ModelConfig, with_changes
+from nanogpkant.config import ModelConfig, OptimConfig, with_changes
 from nanogpkant.console import bar
 from nanogpkant.counting import SHAKESPEARE_CHARACTERS, count
 from nanogpkant.device import DTYPES, resolve_device, resolve_dtype
@@ -62,6 +62,7 @@ class Job:
     dtype: str
     compile: bool = False
     vocab_size: int = SHAKESPEARE_CHARACTERS
+    optim: OptimConfig = field(default_factory=OptimConfig)
 
     @property
     def key(self) -> tuple[str, float]:
@@ -163,9 +164,9 @@ def batch(job: Job) -> torch.Tensor:
 
 
 def step(job: Job) -> Callable[[], None]:
-    """Forward, backward, clipping and AdamW, as training does them."""
+    """Forward, backward, clipping and the optimiser's step, as training does them."""
     model, tokens = build(job), batch(job)
-    optimizer = make_optimizer(model, load_preset(KAN)[1].optim)
+    optimizer = make_optimizer(model, job.optim)
     device = torch.device(job.device)
 
     def task() -> None:

@@ -173,7 +173,7 @@ def measured(options: Namespace, base: RunConfig) -> tuple[Coster, str]:
 
     def job(model: ModelConfig) -> Job:
         flags = (batch_size, str(device), dtype, base.train.compile, options.vocab_size)
-        return Job("", model, *flags)
+        return Job("", model, *flags, base.optim)
 
     if options.by == "memory":
         own = _memory(job(base.model))

@@ -207,7 +207,7 @@ def costs(planned: list[Planned]) -> list[dict[str, Any]]:
 def _job(run: Planned, device: str) -> Job:
     options = run.config.train
     flags = (options.batch_size, device, options.dtype, options.compile, run.vocab_size)
-    return Job(run.variant, run.config.model, *flags)
+    return Job(run.variant, run.config.model, *flags, run.config.optim)
 
 
 def _cost(run: Planned, seconds_per_step: float) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 With P parameters, N tokens in a pass on one device, C = n_embd, W the MLP's width, V the
 vocabulary, H heads, and h bytes a number of the matrix products (2 under autocast, else 4):
 
-- weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor. DDP
+- weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor; Muon
+  has one moment alone of each matrix in the blocks. DDP
   holds all three whole on every device, the gradients once: they are views into its buckets. FSDP2
   holds a device's rows of every tensor, and whole, for as long as they are used: what is outside
   the blocks, two blocks' weights (one is fetched while the other works) and one's gradients; or all
@@ -35,6 +36,7 @@ import torch
 from nanogpkant.config import SITES, ModelConfig, Site, with_changes
 from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
 from nanogpkant.model import GPT
+from nanogpkant.muon import matrices_in
 from nanogpkant.projection import features_at, site_shape
 
 FULL = 4  # bytes of a float32
@@ -61,6 +63,8 @@ class Memory:
 class Sketch:
     """The shapes of a model's tensors: of one block, which stands for all, and of the rest.
 
+    ``matrices`` are those of the block that Muon steps.
+
     Raises:
         UsageError: layers that cannot be.
     """
@@ -70,12 +74,20 @@ class Sketch:
         with torch.device("meta"):  # nothing is held
             model = GPT(with_changes(config, n_layer=1), vocab_size)
         self.block = [p.shape for p in model.blocks.parameters()]
+        matrices = matrices_in(model)
+        self.matrices = [p.shape for p in model.blocks.parameters() if id(p) in matrices]
         named = model.named_parameters()
         self.outside = [p.shape for name, p in named if not name.startswith("blocks.")]
 
 
 def estimate(
-    model: Sketch, sequences: int, dtype: str, device: str, shards: int = 1, passes: int = 1
+    model: Sketch,
+    sequences: int,
+    dtype: str,
+    device: str,
+    shards: int = 1,
+    passes: int = 1,
+    optimizer: str = "adamw",
 ) -> Memory:
     """What a step takes on the fullest device.
 
@@ -85,17 +97,18 @@ def estimate(
         device: "cpu", "cuda" or "mps".
         shards: how many devices FSDP deals the model out to; 1 where each holds all of it.
         passes: forward and backward passes in a step.
+        optimizer: "adamw" or "muon".
     """
     tokens = sequences * model.config.block_size
     half = FULL if dtype == "float32" else 2
     return Memory(
-        *_states(model, shards, passes),
+        *_states(model, shards, passes, optimizer),
         saved(model.config, model.vocab_size, tokens, half, device),
         _workspace(model.config, model.vocab_size, tokens, half, device),
     )
 
 
-def _states(model: Sketch, shards: int, passes: int) -> tuple[int, int, int]:
+def _states(model: Sketch, shards: int, passes: int, optimizer: str) -> tuple[int, int, int]:
     """Weights, gradients and optimiser state."""
     layers = model.config.n_layer
     own = layers * _numbers(model.block, shards) + _numbers(model.outside, shards)
@@ -105,7 +118,10 @@ def _states(model: Sketch, shards: int, passes: int) -> tuple[int, int, int]:
         block, outside = _numbers(model.block), _numbers(model.outside)
         weights += outside + min(2, layers) * block
         gradients += outside + (1 if passes == 1 else layers) * block
-    return FULL * weights, FULL * gradients, FULL * (2 * own + tensors)
+    moments = 2 * own + tensors
+    if optimizer == "muon":
+        moments -= layers * _numbers(model.matrices)
+    return FULL * weights, FULL * gradients, FULL * moments
 
 
 def _numbers(shapes: list[torch.Size], shards: int = 1) -> int:

@@ -145,7 +145,7 @@ def _measured(place: Place, config: RunConfig, vocab_size: int, sequences: int) 
     if device.type == "cpu":
         of_one = count(config.model, vocab_size).flops_per_token * config.model.block_size
         sequences = max(1, min(sequences, int(MOST_FLOPS // of_one)))
-    flags = (sequences, str(device), place.dtype, config.train.compile, vocab_size)
+    flags = (sequences, str(device), place.dtype, config.train.compile, vocab_size, config.optim)
     job = Job("", config.model, *flags)
     with bar("timing a step", "steps") as progress:
         timing = interleaved({"": step(job)}, ROUNDS, device, progress)[""]

@@ -151,7 +151,7 @@ def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
     train = config.train
     many = (options.gpus, options.nodes, train.parallel)
     setup = Setup(train.batch_size, train.grad_accum_steps, *many)
-    memory_of = partial(_memory, Sketch(config.model, vocab_size), place)
+    memory_of = partial(_memory, Sketch(config.model, vocab_size), place, config.optim.name)
     memory, refusal = memory_of(setup), _refusal(name, setup, place, memory_of)
     rate = None
     if refusal is None or options.flops_rate or not place.is_here:
@@ -198,9 +198,9 @@ def _vocab_size(config: RunConfig, data: TokenData | None) -> int:
     return VOCABULARIES[name]
 
 
-def _memory(model: Sketch, place: Place, setup: Setup) -> Memory:
+def _memory(model: Sketch, place: Place, optimizer: str, setup: Setup) -> Memory:
     where = (place.dtype, place.device)
-    return estimate(model, setup.sequences, *where, setup.shards, setup.passes)
+    return estimate(model, setup.sequences, *where, setup.shards, setup.passes, optimizer)
 
 
 def _refusal(

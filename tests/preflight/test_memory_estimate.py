@@ -75,16 +75,18 @@ def test_activations_are_what_autograd_saves(name, dtype):
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("name", ["biased", "kan shared", "kan scaled"])
-def test_weights_gradients_and_adamw_are_exact(name):
+def test_weights_gradients_and_moments_are_exact(name, kind):
     model = GPT(with_changes(SMALL, **MODELS[name]), VOCAB)
-    optimizer = make_optimizer(model, OptimConfig())
+    optimizer = make_optimizer(model, OptimConfig(name=kind))
     loss_of(model, 1, "float32").backward()
+    gradients = sum(p.grad.nbytes for p in model.parameters())
     optimizer.step()
-    found = estimate(Sketch(model.config, VOCAB), 1, "float32", "cpu")
+    found = estimate(Sketch(model.config, VOCAB), 1, "float32", "cpu", optimizer=kind)
     state = [t for entry in optimizer.state.values() for t in entry.values()]
     assert found.weights == sum(p.nbytes for p in model.parameters())
-    assert found.gradients == sum(p.grad.nbytes for p in model.parameters())
+    assert found.gradients == gradients
     assert found.optimizer == sum(t.nbytes for t in state)
 
 
