@@ -1,0 +1,103 @@
+"""How long a training step of an experiment's every variant takes, side by side.
+
+    python benchmarks/variant_steps.py experiments/gpkant_proxy.yaml --threads 1 --out results
+
+A step is forward, backward, clipping and the variant's own optimiser. Steps of all variants are
+timed in turn, so that what slows the machine slows all; medians, and ratios to the first variant
+without a KAN layer. The limit is the model's FLOPs at the rate of a large matrix product here.
+Times are shown only after each KAN variant has the loss and the gradient of its plain-torch
+reference.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nanogpkant.bench.measure import rates
+from nanogpkant.bench.report import Report, Table, machine
+from nanogpkant.bench.step import Job, batch, build, step
+from nanogpkant.bench.timing import interleaved
+from nanogpkant.compare.experiment import load_experiment
+from nanogpkant.compare.planning import Planned, plan
+from nanogpkant.config import with_changes
+from nanogpkant.console import bar
+
+COLUMNS = {
+    "variant": "variant",
+    "optimizer": "optimiser",
+    "ms": "ms",
+    "min": "min",
+    "max": "max",
+    "ratio": "times the plain one's",
+    "over limit": "times the limit",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", type=Path, help="an experiment's file")
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each variant")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--out", help="folder for the table, EXPERIMENT_step.md and .json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    experiment = load_experiment(options.experiment)
+    firsts = {run.variant: run for run in reversed(plan(experiment, Path("runs")))}
+    jobs = {name: job_of(firsts[name]) for name in reversed(firsts)}
+    for job in jobs.values():
+        check(job)
+    device = torch.device("cpu")
+    tasks = {name: step(job) for name, job in jobs.items()}
+    with bar("timing steps", "steps") as progress:
+        timings = interleaved(tasks, options.rounds, device, progress)
+    plain = next(name for name, job in jobs.items() if not job.config.kan.sites)
+    rows = []
+    for name, job in jobs.items():
+        rate = rates({"float32": "fp32", "bfloat16": "bf16"}[job.dtype], "cpu")[0]
+        timing = timings[name]
+        rows.append(
+            {
+                "variant": name,
+                "optimizer": job.optim.name,
+                "ms": timing.median,
+                "min": timing.fastest,
+                "max": timing.slowest,
+                "ratio": timing.median / timings[plain].median,
+                "over limit": timing.median / (1000 * job.flops / rate),
+            }
+        )
+    name, title = f"{experiment.name}_step", f"A step of {experiment.about}"
+    report = Report(name, title, machine(device, f"{options.rounds} rounds"))
+    report.command = f"python benchmarks/variant_steps.py {options.experiment} --rounds "
+    report.command += f"{options.rounds} --threads {options.threads}"
+    report.tables.append(Table("Training steps", rows, COLUMNS))
+    print(report.markdown())
+    report.save(options.out)
+
+
+def job_of(run: Planned) -> Job:
+    options = run.config.train
+    flags = (options.batch_size, "cpu", options.dtype, False, run.vocab_size)
+    return Job(run.variant, run.config.model, *flags, run.config.optim)
+
+
+def check(job: Job) -> None:
+    """Stop unless the model's loss and gradient are those of its plain-torch reference."""
+    found = []
+    for backend in ("auto", "reference"):
+        config = with_changes(job.config, **{"kan.backend": backend, "dropout": 0.0})
+        same = replace(job, config=config, batch_size=2, dtype="float32")
+        model, tokens = build(same), batch(same)
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        found.append((loss.detach(), model.tokens.weight.grad))
+    for ours, theirs in zip(*found, strict=True):
+        error = ((theirs - ours).abs().max() / ours.abs().max()).item()
+        if not error <= 1e-4:
+            raise SystemExit(f"{job.name}: differs from its reference by {error:.0e}: no times")
+
+
+if __name__ == "__main__":
+    main()
