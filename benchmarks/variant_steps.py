@@ -2,7 +2,7 @@
 
     python benchmarks/variant_steps.py experiments/gpkant_proxy.yaml --threads 1 --out results
 
-A step is forward, backward, clipping and the variant's own optimiser. Steps of all variants are
+A step is one forward and backward pass, clipping and the variant's own optimiser. Steps of all are
 timed in turn, so that what slows the machine slows all; medians, and ratios to the first variant
 without a KAN layer. The limit is the model's FLOPs at the rate of a large matrix product here.
 Times are shown only after each KAN variant has the loss and the gradient of its plain-torch
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from nanogpkant.bench.measure import rates
+from nanogpkant.bench.measure import Row, rates
 from nanogpkant.bench.report import Report, Table, machine
 from nanogpkant.bench.step import Job, batch, build, step
 from nanogpkant.bench.timing import interleaved
@@ -30,6 +30,7 @@ COLUMNS = {
     "ms": "ms",
     "min": "min",
     "max": "max",
+    "rounds": "rounds",
     "ratio": "times the plain one's",
     "over limit": "times the limit",
 }
@@ -44,35 +45,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment)
-    firsts = {run.variant: run for run in reversed(plan(experiment, Path("runs")))}
-    jobs = {name: job_of(firsts[name]) for name in reversed(firsts)}
+    jobs = {run.variant: job_of(run) for run in plan(experiment, Path("runs"))}
     for job in jobs.values():
         check(job)
-    device = torch.device("cpu")
-    tasks = {name: step(job) for name, job in jobs.items()}
-    with bar("timing steps", "steps") as progress:
-        timings = interleaved(tasks, options.rounds, device, progress)
-    plain = next(name for name, job in jobs.items() if not job.config.kan.sites)
-    rows = []
-    for name, job in jobs.items():
-        rate = rates({"float32": "fp32", "bfloat16": "bf16"}[job.dtype], "cpu")[0]
-        timing = timings[name]
-        rows.append(
-            {
-                "variant": name,
-                "optimizer": job.optim.name,
-                "ms": timing.median,
-                "min": timing.fastest,
-                "max": timing.slowest,
-                "ratio": timing.median / timings[plain].median,
-                "over limit": timing.median / (1000 * job.flops / rate),
-            }
-        )
-    name, title = f"{experiment.name}_step", f"A step of {experiment.about}"
-    report = Report(name, title, machine(device, f"{options.rounds} rounds"))
+    about = f"A step of {experiment.about}"
+    report = Report(f"{experiment.name}_step", about, machine(torch.device("cpu")))
     report.command = f"python benchmarks/variant_steps.py {options.experiment} --rounds "
     report.command += f"{options.rounds} --threads {options.threads}"
-    report.tables.append(Table("Training steps", rows, COLUMNS))
+    report.tables.append(Table("Training steps", measure(jobs, options.rounds), COLUMNS))
     print(report.markdown())
     report.save(options.out)
 
@@ -84,19 +64,39 @@ def job_of(run: Planned) -> Job:
 
 
 def check(job: Job) -> None:
-    """Stop unless the model's loss and gradient are those of its plain-torch reference."""
+    """Stop unless the model's loss and every gradient are those of its plain-torch reference.
+
+    In float32, of the batch that is timed, so that the same code runs.
+    """
     found = []
     for backend in ("auto", "reference"):
         config = with_changes(job.config, **{"kan.backend": backend, "dropout": 0.0})
-        same = replace(job, config=config, batch_size=2, dtype="float32")
+        same = replace(job, config=config, dtype="float32")
         model, tokens = build(same), batch(same)
         loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
-        found.append((loss.detach(), model.tokens.weight.grad))
+        found.append([loss.detach()] + [p.grad for p in model.parameters()])
     for ours, theirs in zip(*found, strict=True):
         error = ((theirs - ours).abs().max() / ours.abs().max()).item()
         if not error <= 1e-4:
             raise SystemExit(f"{job.name}: differs from its reference by {error:.0e}: no times")
+
+
+def measure(jobs: dict[str, Job], rounds: int) -> list[Row]:
+    """A row for each job; ratios are to the first without a KAN layer, or to the first."""
+    tasks = {name: step(job) for name, job in jobs.items()}
+    with bar("timing steps", "steps") as progress:
+        timings = interleaved(tasks, rounds, torch.device("cpu"), progress)
+    plain = next((name for name, job in jobs.items() if not job.config.kan.sites), next(iter(jobs)))
+    rows = []
+    for name, job in jobs.items():
+        rate = rates({"float32": "fp32", "bfloat16": "bf16"}[job.dtype], "cpu")[0]
+        timing = timings[name]
+        row = {"variant": name, "optimizer": job.optim.name, "ms": timing.median}
+        row |= {"min": timing.fastest, "max": timing.slowest, "rounds": timing.rounds}
+        row |= {"ratio": timing.median / timings[plain].median}
+        rows.append(row | {"over limit": timing.median / (1000 * job.flops / rate)})
+    return rows
 
 
 if __name__ == "__main__":

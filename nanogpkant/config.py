@@ -166,7 +166,7 @@ class OptimConfig:
     """The optimiser and its learning-rate schedule."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """adamw; or muon: orthogonal steps, as large as AdamW's, for the matrices inside the blocks, and
+    """adamw; or muon: orthogonal steps, as large as AdamW's, for the matrices inside the blocks and
     AdamW for the rest; in our runs a learning rate two to six times that of adamw was best"""
     learning_rate: float = 1e-3
     """highest learning rate, reached after the warm-up"""

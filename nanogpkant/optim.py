@@ -13,17 +13,17 @@ from nanogpkant.muon import Muon, matrices_in
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Split the parameters by weight decay and learning rate.
 
-    Four groups: plain matrices, KAN weights, functions that KAN edges share, and everything else.
+    Four kinds: plain matrices, KAN weights, functions that KAN edges share, and everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
     weight that is, and decaying both would decay their product twice. ``lr_factor`` is what the
-    scheduled learning rate is multiplied by. For Muon the groups are split by what it has to know
-    of a weight, ``matrices``.
+    scheduled learning rate is multiplied by. For Muon each kind is split by ``matrices``, what it
+    has to know of a weight.
     """
     layers = [m for m in model.modules() if isinstance(m, KANLinear)]
-    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     kan = [layer.weight for layer in layers]
     functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
-    grouped = {id(p) for p in matrices + kan + functions}
+    grouped = {id(p) for p in plain + kan + functions}
     others = [p for p in model.parameters() if id(p) not in grouped]
     kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay
 
@@ -32,13 +32,14 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         return {"params": params, "weight_decay": weight_decay, "lr_factor": factor}
 
     groups = [
-        group(matrices, config.weight_decay),
+        group(plain, config.weight_decay),
         group(kan, kan_decay, config.kan_learning_rate),
         group(functions, config.function_weight_decay, config.function_learning_rate),
         group(others, 0.0),
     ]
     if config.name == "muon":
-        groups = [part for each in groups for part in _split(each, matrices_in(model))]
+        matrices = matrices_in(model)
+        groups = [part for each in groups for part in _split(each, matrices)]
     return [each for each in groups if each["params"]]
 
 
@@ -57,12 +58,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW in its fused form, one pass over the parameters; or Muon with it."""
-    kind = Muon if config.name == "muon" else torch.optim.AdamW
-    betas = (config.beta1, config.beta2)
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """AdamW in its fused form, one pass over the parameters; or Muon with it.
+
+    ``dtype`` is that of Muon's products: the one that the device is fast at.
+    """
     groups = parameter_groups(model, config)
-    return kind(groups, lr=config.learning_rate, betas=betas, fused=True)
+    settings = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
+    if config.name == "muon":
+        return Muon(groups, dtype, **settings)
+    return torch.optim.AdamW(groups, **settings)
 
 
 def learning_rate_at(

@@ -31,7 +31,7 @@ from nanogpkant.config import RunConfig, TrainConfig
 from nanogpkant.console import Interrupt, StepProgress, note
 from nanogpkant.convert import start_from
 from nanogpkant.data import Batches, TokenData, blocks
-from nanogpkant.device import describe, peak_memory, synchronize
+from nanogpkant.device import DTYPES, describe, peak_memory, synchronize
 from nanogpkant.distributed import World, gradient_sync, spread, start_world, whole
 from nanogpkant.dropout import seed_of
 from nanogpkant.evaluate import Evaluation, evaluate
@@ -117,7 +117,7 @@ def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: b
             compile_or_explain(model.to(device), batches, device, accelerator)
     wrapped = spread(model, options.parallel, world, device)
     model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone
-    optimizer = make_optimizer(model, config.optim)
+    optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
     if resume:
         run, state = continue_run(config, out, model, optimizer, world)
     else:

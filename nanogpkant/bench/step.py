@@ -166,7 +166,7 @@ def batch(job: Job) -> torch.Tensor:
 def step(job: Job) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, as training does them."""
     model, tokens = build(job), batch(job)
-    optimizer = make_optimizer(model, job.optim)
+    optimizer = make_optimizer(model, job.optim, DTYPES[job.dtype])
     device = torch.device(job.device)
 
     def task() -> None:

@@ -120,7 +120,7 @@ def _states(model: Sketch, shards: int, passes: int, optimizer: str) -> tuple[in
         gradients += outside + (1 if passes == 1 else layers) * block
     moments = 2 * own + tensors
     if optimizer == "muon":
-        moments -= layers * _numbers(model.matrices)
+        moments -= layers * _numbers(model.matrices, shards)
     return FULL * weights, FULL * gradients, FULL * moments
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from nanogpkant.config import RunConfig
+from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.counting import VOCABULARIES, Count, count
 from nanogpkant.data import TokenData
 from nanogpkant.errors import UsageError
@@ -152,7 +152,7 @@ def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
     many = (options.gpus, options.nodes, train.parallel)
     setup = Setup(train.batch_size, train.grad_accum_steps, *many)
     memory_of = partial(_memory, Sketch(config.model, vocab_size), place, config.optim.name)
-    memory, refusal = memory_of(setup), _refusal(name, setup, place, memory_of)
+    memory, refusal = memory_of(setup), _refusal(name, config, setup, place, memory_of)
     rate = None
     if refusal is None or options.flops_rate or not place.is_here:
         rate = rate_of(place, config, vocab_size, setup.sequences, options.flops_rate)
@@ -204,11 +204,19 @@ def _memory(model: Sketch, place: Place, optimizer: str, setup: Setup) -> Memory
 
 
 def _refusal(
-    name: str, setup: Setup, place: Place, memory_of: Callable[[Setup], Memory]
+    name: str,
+    config: RunConfig,
+    setup: Setup,
+    place: Place,
+    memory_of: Callable[[Setup], Memory],
 ) -> str | None:
     """Why a setup cannot be and the smallest change that can; None where it fits."""
 
     def fits(other: Setup) -> bool:
+        try:  # fsdp does not go with everything
+            with_changes(config, **{"train.parallel": other.parallel})
+        except UsageError:
+            return False
         return memory_of(other).total <= USABLE * place.memory
 
     if fits(setup):

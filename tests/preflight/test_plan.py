@@ -122,6 +122,11 @@ def test_where_smaller_passes_do_not_help_the_model_is_sharded(capsys):
     refusal = plan(capsys, *arguments, status=1)["refusal"]
     assert "; --train.parallel fsdp needs" in refusal
     plan(capsys, *arguments, "--train.parallel", "fsdp")
+    muon = [*arguments, "--optim.name", "muon"]  # has fewer moments, and cannot be sharded
+    plan(capsys, *muon)
+    refusal = plan(capsys, *muon, "--model.n_layer", "800", status=1)["refusal"]
+    assert "fsdp" not in refusal
+    assert "lower --model.n_embd" in refusal
 
 
 def test_a_model_that_nothing_makes_fit(capsys):
