@@ -92,10 +92,9 @@ def picture(trained: TrainedModel, path: Path) -> Figure:
     layers = shared_layers(trained)
     ranges = input_ranges(trained, layers, path)
     depth, sites = trained.config.model.n_layer, len(trained.config.model.kan.sites)
-    figure = Figure(figsize=(2.6 * sites, 2.1 * depth), layout="constrained")
-    for axes, (name, layer) in zip(
-        figure.subplots(depth, sites, squeeze=False).flat, layers.items(), strict=True
-    ):
+    figure = Figure(figsize=(3.0 * depth, 2.4 * sites), layout="constrained")
+    columns = figure.subplots(sites, depth, squeeze=False).T  # a column for each block
+    for axes, (name, layer) in zip(columns.flat, layers.items(), strict=True):
         groups = layer.basis.groups
         x = torch.linspace(0, 1, POINTS)[:, None]
         low, high = ranges[name]
