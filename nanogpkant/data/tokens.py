@@ -44,7 +44,10 @@ class Tokens:
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Any:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return self._range(start, stop) if step == 1 else self[np.arange(start, stop, step)]
+            if step == 1:
+                return self._range(start, stop)
+            reach = len(self) + 1  # a longer step takes the first token alone, too
+            return self[np.arange(start, stop, max(-reach, min(step, reach)), dtype=np.int64)]
         index = np.asarray(index)
         if index.dtype.kind not in "iu":
             raise IndexError(f"tokens are picked by integers, not by {index.dtype}")

@@ -97,6 +97,14 @@ def test_shards_read_as_one_array(shards, draw):
         assert tokens[int(picked.flat[0])] == whole[picked.flat[0]] if picked.size else True
 
 
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("step", [2**63, -(2**63), 2**63 - 1, 6, -6, 5])
+def test_steps_longer_than_the_text(count, step):
+    whole = np.arange(count, dtype="<u2")
+    tokens = Tokens([whole[:2], whole[2:]], whole.dtype)
+    assert np.array_equal(tokens[::step], whole[::step])
+
+
 @pytest.mark.parametrize("index", [5, -6, [0, 5], np.array([[-6]])])
 def test_index_out_of_range(index):
     tokens = Tokens([np.arange(3), np.arange(2)], np.dtype("<u2"))
