@@ -10,19 +10,21 @@ reference.
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from nanogpkant.bench.measure import Row, rates
+from nanogpkant.bench.measure import Row
 from nanogpkant.bench.report import Report, Table, machine
-from nanogpkant.bench.step import Job, batch, build, step
+from nanogpkant.bench.step import Job, loss_and_gradients, require_equal, step, timed
 from nanogpkant.bench.timing import interleaved
 from nanogpkant.compare.experiment import load_experiment
-from nanogpkant.compare.planning import Planned, plan
+from nanogpkant.compare.planning import job_of, plan
 from nanogpkant.config import with_changes
 from nanogpkant.console import bar
+from nanogpkant.errors import UserError
 
 COLUMNS = {
     "variant": "variant",
@@ -45,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment)
-    jobs = {run.variant: job_of(run) for run in plan(experiment, Path("runs"))}
+    jobs = {run.variant: job_of(run, "cpu") for run in plan(experiment, Path("runs"))}
     for job in jobs.values():
         check(job)
     about = f"A step of {experiment.about}"
@@ -57,29 +59,19 @@ def main() -> None:
     report.save(options.out)
 
 
-def job_of(run: Planned) -> Job:
-    options = run.config.train
-    flags = (options.batch_size, "cpu", options.dtype, False, run.vocab_size)
-    return Job(run.variant, run.config.model, *flags, run.config.optim)
-
-
 def check(job: Job) -> None:
-    """Stop unless the model's loss and every gradient are those of its plain-torch reference.
+    """Hold a model's loss and all its gradients to its plain-torch reference.
 
     In float32, of the batch that is timed, so that the same code runs.
+
+    Raises:
+        UserError: they differ.
     """
     found = []
     for backend in ("auto", "reference"):
         config = with_changes(job.config, **{"kan.backend": backend, "dropout": 0.0})
-        same = replace(job, config=config, dtype="float32")
-        model, tokens = build(same), batch(same)
-        loss = model(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        found.append([loss.detach()] + [p.grad for p in model.parameters()])
-    for ours, theirs in zip(*found, strict=True):
-        error = ((theirs - ours).abs().max() / ours.abs().max()).item()
-        if not error <= 1e-4:
-            raise SystemExit(f"{job.name}: differs from its reference by {error:.0e}: no times")
+        found.append(loss_and_gradients(replace(job, config=config, dtype="float32")))
+    require_equal(*found, 1e-4, f"{job.name}: differs from its reference")
 
 
 def measure(jobs: dict[str, Job], rounds: int) -> list[Row]:
@@ -88,16 +80,16 @@ def measure(jobs: dict[str, Job], rounds: int) -> list[Row]:
     with bar("timing steps", "steps") as progress:
         timings = interleaved(tasks, rounds, torch.device("cpu"), progress)
     plain = next((name for name, job in jobs.items() if not job.config.kan.sites), next(iter(jobs)))
-    rows = []
-    for name, job in jobs.items():
-        rate = rates({"float32": "fp32", "bfloat16": "bf16"}[job.dtype], "cpu")[0]
-        timing = timings[name]
-        row = {"variant": name, "optimizer": job.optim.name, "ms": timing.median}
-        row |= {"min": timing.fastest, "max": timing.slowest, "rounds": timing.rounds}
-        row |= {"ratio": timing.median / timings[plain].median}
-        rows.append(row | {"over limit": timing.median / (1000 * job.flops / rate)})
-    return rows
+    return [
+        {"variant": name, "optimizer": job.optim.name}
+        | timed(job, timings[name])
+        | {"ratio": timings[name].median / timings[plain].median}
+        for name, job in jobs.items()
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

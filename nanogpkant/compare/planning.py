@@ -198,13 +198,14 @@ def costs(planned: list[Planned]) -> list[dict[str, Any]]:
     """
     firsts = {run.variant: run for run in planned}
     device = resolve_device(planned[0].config.train.device)
-    tasks = {name: step(_job(run, str(device))) for name, run in firsts.items()}
+    tasks = {name: step(job_of(run, str(device))) for name, run in firsts.items()}
     with bar("timing a step of each variant", "steps") as progress:
         timings = interleaved(tasks, TIMED_ROUNDS, device, progress)
     return [_cost(run, timings[run.variant].fastest / 1000) for run in planned]
 
 
-def _job(run: Planned, device: str) -> Job:
+def job_of(run: Planned, device: str) -> Job:
+    """A step of a run, to be timed."""
     options = run.config.train
     flags = (options.batch_size, device, options.dtype, options.compile, run.vocab_size)
     return Job(run.variant, run.config.model, *flags, run.config.optim)
