@@ -26,16 +26,16 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-# Tables go to the terminal, and with charts to OUT; BENCH holds more flags (nanogpkant bench --help).
+# Tables go to the terminal, and with charts to OUT; BENCH holds more flags (python -m benchmarks.speed --help).
 OUT ?= runs/bench
 
 bench: $(VENV)/.ready-bench
-	$(RUN) bench layer --out $(OUT) $(BENCH)
-	$(RUN) bench step --out $(OUT)
-	$(RUN) bench sample --out $(OUT)
+	$(BIN)/python -m benchmarks.speed layer --out $(OUT) $(BENCH)
+	$(BIN)/python -m benchmarks.speed step --out $(OUT)
+	$(BIN)/python -m benchmarks.speed sample --out $(OUT)
 
 bench-gpu: $(VENV)/.ready-bench
-	$(RUN) bench gpu --out $(OUT) $(BENCH)
+	$(BIN)/python -m benchmarks.speed gpu --out $(OUT) $(BENCH)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .

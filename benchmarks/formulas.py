@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanogpkant.bench.report import machine
-from nanogpkant.interpret import Interpretation
-from nanogpkant.interpret.curves import points, tabulate, weights
-from nanogpkant.interpret.formulas import fit
+from nanogpkant.interpretation import Interpretation
+from nanogpkant.interpretation.curves import points, tabulate, weights
+from nanogpkant.interpretation.formulas import fit
+from nanogpkant.machine.device import measured_on
 
 DRAWS = 200  # of an edge's inputs, from their distribution, that pykan fits
 
@@ -44,7 +44,7 @@ def main() -> None:
     every, all_seconds = all_edges(look)
     found = {
         "command": f"python benchmarks/formulas.py {options.run} --edges {options.edges}",
-        "machine": machine(torch.device("cpu")),
+        "machine": measured_on(torch.device("cpu")),
         "threads": 1,
         "draws_for_pykan": DRAWS,
         "edges": options.edges,

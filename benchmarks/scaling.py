@@ -26,10 +26,9 @@ def step_times(preset: str, steps: int) -> list[float]:
     Returns:
         [seconds, CPU seconds].
     """
-    from nanogpkant.config import with_changes
-    from nanogpkant.distributed import start_world
-    from nanogpkant.presets import load_preset
-    from nanogpkant.train import start, train_step
+    from nanogpkant.config import load_preset, with_changes
+    from nanogpkant.machine.distributed import start_world
+    from nanogpkant.training.loop import start, train_step
 
     config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})
     times = []

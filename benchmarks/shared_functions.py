@@ -18,13 +18,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nanogpkant.bench.report import machine
-from nanogpkant.checkpoint import TrainedModel, load_model, open_run, open_run_data, read_metrics
-from nanogpkant.compare.charts import COLOURS
-from nanogpkant.console import bar
+from nanogpkant.base.console import bar
+from nanogpkant.comparison.charts import COLOURS
 from nanogpkant.data import blocks
-from nanogpkant.evaluate import evaluate
+from nanogpkant.evaluation import evaluate
 from nanogpkant.kan import KANLinear
+from nanogpkant.machine.device import measured_on
+from nanogpkant.run.folder import open_run
+from nanogpkant.run.load import TrainedModel, load_model, open_run_data
+from nanogpkant.run.metrics import read_metrics
 
 BATCH = 64
 POINTS = 200
@@ -44,7 +46,7 @@ def main() -> None:
             progress(number, len(options.runs))
     found = {
         "command": "python benchmarks/shared_functions.py " + " ".join(map(str, options.runs)),
-        "machine": machine(torch.device("cpu")),
+        "machine": measured_on(torch.device("cpu")),
         "runs": rows,
         "means": {key: mean(row[key] for row in rows) for key in ("loss", "shifted", "as_started")},
     }

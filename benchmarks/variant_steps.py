@@ -16,15 +16,16 @@ from pathlib import Path
 
 import torch
 
-from nanogpkant.bench.measure import Row
-from nanogpkant.bench.report import Report, Table, machine
-from nanogpkant.bench.step import Job, loss_and_gradients, require_equal, step, timed
-from nanogpkant.bench.timing import interleaved
-from nanogpkant.compare.experiment import load_experiment
-from nanogpkant.compare.planning import job_of, plan
+from benchmarks.speed.measure import Row
+from benchmarks.speed.report import Report, Table
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UserError
+from nanogpkant.comparison.experiment import load_experiment
+from nanogpkant.comparison.planning import job_of, plan
 from nanogpkant.config import with_changes
-from nanogpkant.console import bar
-from nanogpkant.errors import UserError
+from nanogpkant.machine.device import measured_on
+from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step, timed
+from nanogpkant.measure.timing import interleaved
 
 COLUMNS = {
     "variant": "variant",
@@ -51,7 +52,7 @@ def main() -> None:
     for job in jobs.values():
         check(job)
     about = f"A step of {experiment.about}"
-    report = Report(f"{experiment.name}_step", about, machine(torch.device("cpu")))
+    report = Report(f"{experiment.name}_step", about, measured_on(torch.device("cpu")))
     report.command = f"python benchmarks/variant_steps.py {options.experiment} --rounds "
     report.command += f"{options.rounds} --threads {options.threads}"
     report.tables.append(Table("Training steps", measure(jobs, options.rounds), COLUMNS))

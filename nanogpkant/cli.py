@@ -8,6 +8,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UsageError, UserError, is_out_of_memory
+from nanogpkant.base.files import read_text
 from nanogpkant.commandline import (
     add_run_arguments,
     complain,
@@ -18,11 +21,15 @@ from nanogpkant.commandline import (
     with_flags,
     write_now,
 )
-from nanogpkant.config import TRACKERS, RunConfig, TrackingConfig, load_config, to_yaml
-from nanogpkant.console import bar
-from nanogpkant.errors import UsageError, UserError, is_out_of_memory
-from nanogpkant.files import read_text
-from nanogpkant.presets import load_preset, preset_names
+from nanogpkant.config import (
+    TRACKERS,
+    RunConfig,
+    TrackingConfig,
+    load_config,
+    load_preset,
+    preset_names,
+    to_yaml,
+)
 
 # Heavy imports (torch takes a second) stand inside the verbs, so that --help and bad usage answer
 # at once.
@@ -137,7 +144,7 @@ def train(arguments: list[str]) -> None:
         print(to_yaml(config), end="")
         return
 
-    from nanogpkant.train import evaluate_start, train
+    from nanogpkant.training.loop import evaluate_start, train
 
     if config.train.eval_only:
         result = evaluate_start(config, out, resume).as_dict()
@@ -172,7 +179,7 @@ def evaluate(arguments: list[str]) -> None:
         evaluate_by_harness(options)
         return
 
-    from nanogpkant.evaluate import evaluate_run
+    from nanogpkant.evaluation import evaluate_run
 
     result = evaluate_run(
         Path(options.run),
@@ -218,7 +225,7 @@ def sample(arguments: list[str]) -> None:
     add("--no_cache", action="store_true", help="recompute every token's whole context (slow)")
     options = parse(parser, arguments)
 
-    from nanogpkant.generate import sample_run
+    from nanogpkant.generation import sample_run
 
     result = sample_run(
         Path(options.run),
@@ -243,7 +250,7 @@ def presets(arguments: list[str]) -> None:
     parser = parser_for("presets")
     options = parse(parser, arguments)
 
-    from nanogpkant.counting import VOCABULARIES, count
+    from nanogpkant.model.counting import VOCABULARIES, count
 
     rows = []
     for name in preset_names():
@@ -266,7 +273,7 @@ def presets(arguments: list[str]) -> None:
 
 def plan(arguments: list[str]) -> None:
     """Say what a training run takes in memory and time, and whether it fits, before it starts."""
-    from nanogpkant.preflight.flags import add_plan_flags
+    from nanogpkant.measure.flags import add_plan_flags
 
     parser = parser_for("plan")
     add_plan_flags(parser)
@@ -275,7 +282,7 @@ def plan(arguments: list[str]) -> None:
     name, base = load_preset(options.preset)
     config = with_flags(parser, arguments, base)
 
-    from nanogpkant.preflight.plan import plan
+    from nanogpkant.measure.plan import plan
 
     found = plan(name, config, options)
     show(options, found.as_dict(), found.words())
@@ -285,13 +292,13 @@ def plan(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """Set runs side by side, or train a whole experiment: tables, statistics and a report."""
-    from nanogpkant.compare.flags import add_compare_flags
+    from nanogpkant.comparison.flags import add_compare_flags
 
     parser = parser_for("compare")
     add_compare_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.compare.command import compare
+    from nanogpkant.comparison.command import compare
 
     found = compare(options)
     show(options, found.value, found.words)
@@ -301,13 +308,13 @@ def compare(arguments: list[str]) -> None:
 
 def search(arguments: list[str]) -> None:
     """Find the best settings of several kinds of model, with as many trials for each."""
-    from nanogpkant.compare.flags import add_search_flags
+    from nanogpkant.comparison.flags import add_search_flags
 
     parser = parser_for("search")
     add_search_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.compare.search import search
+    from nanogpkant.comparison.search import search
 
     found = search(options)
     show(options, found.rows, found.words)
@@ -315,13 +322,13 @@ def search(arguments: list[str]) -> None:
 
 def match(arguments: list[str]) -> None:
     """Find the plain GPT, or the KAN, that costs as much as a preset."""
-    from nanogpkant.compare.flags import add_match_flags
+    from nanogpkant.comparison.flags import add_match_flags
 
     parser = parser_for("match")
     add_match_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.compare.matching import match
+    from nanogpkant.measure.match import match
 
     found = match(options)
     report(options, found.as_dict(), found.words())
@@ -331,31 +338,15 @@ def match(arguments: list[str]) -> None:
 
 def interpret(arguments: list[str]) -> None:
     """Look inside a KAN: its functions as pictures and formulas, and what they are worth."""
-    from nanogpkant.interpret.flags import add_flags
+    from nanogpkant.interpretation.flags import add_flags
 
     parser = parser_for("interpret")
     add_flags(parser)
     options = parse(parser, arguments)
 
-    from nanogpkant.interpret import interpret
+    from nanogpkant.interpretation import interpret
 
     show(options, *interpret(options))
-
-
-def bench(arguments: list[str]) -> None:
-    """Time a layer, training steps or sampling, against rivals and the least it could cost."""
-    from nanogpkant.bench.flags import KINDS, add_flags
-
-    parser = parser_for("bench")
-    add_flags(parser, next((a for a in arguments if a in KINDS), None))
-    options = parse(parser, arguments)
-
-    from nanogpkant.bench import run
-
-    found = run(options.what, options)
-    show(options, found.as_dict(), found.markdown().rstrip("\n"))
-    if found.wrong:
-        raise UserError(f"a gate was not passed: {found.wrong[0]}")
 
 
 def convert(arguments: list[str]) -> None:
@@ -367,7 +358,7 @@ def convert(arguments: list[str]) -> None:
     parser.add_class_arguments(RunConfig)
     options = parse(parser, arguments)
 
-    from nanogpkant.convert import convert, open_source, starting_config
+    from nanogpkant.conversion import convert, open_source, starting_config
     from nanogpkant.share.export import check_is_new
 
     check_is_new(Path(options.out), "--out")  # before anything is downloaded
@@ -435,7 +426,7 @@ def track(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     tracking = TrackingConfig([options.to], options.project, options.wandb_mode)
 
-    from nanogpkant.tracking import track_run
+    from nanogpkant.training.tracking import track_run
 
     result = track_run(Path(options.run), tracking)
     words = f"{result['rows']} rows of {options.run} are in {options.to}"
@@ -453,7 +444,6 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "compare": compare,
     "search": search,
     "interpret": interpret,
-    "bench": bench,
     "convert": convert,
     "export": export,
     "push": push,

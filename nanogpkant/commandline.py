@@ -9,9 +9,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from nanogpkant.base.console import console, note
+from nanogpkant.base.errors import ToldElsewhereError, UsageError, UserError
 from nanogpkant.config import RunConfig, config_from, nearest
-from nanogpkant.console import console, note
-from nanogpkant.errors import ToldElsewhereError, UsageError, UserError
 
 
 def explain(error: BaseException) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from nanogpkant.cli import main
 from nanogpkant.config import KANConfig, ModelConfig, with_changes
-from nanogpkant.model import GPT
+from nanogpkant.model.gpt import GPT
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogpkant.checkpoint import read_metrics
 from nanogpkant.cli import VERBS, main
-from nanogpkant.presets import preset_names
+from nanogpkant.config import preset_names
+from nanogpkant.run.metrics import read_metrics
 
 
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str, status: int) -> str:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from nanogpkant.config import SITES
 from nanogpkant.data import Batches
-from nanogpkant.evaluate import Evaluation, estimate, evaluate
-from nanogpkant.model import GPT
+from nanogpkant.evaluation import Evaluation, estimate, evaluate
+from nanogpkant.model.gpt import GPT
 
 BLOCK = 8
 

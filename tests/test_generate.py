@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from nanogpkant.base.errors import UsageError
 from nanogpkant.config import SITES
-from nanogpkant.errors import UsageError
-from nanogpkant.generate import draw, generate, next_logits, window_start
-from nanogpkant.model import GPT, Cache
+from nanogpkant.generation import draw, generate, next_logits, window_start
+from nanogpkant.model.gpt import GPT, Cache
 
 ENDS = [(), SITES]  # plain, and KAN everywhere
 

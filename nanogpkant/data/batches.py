@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -12,13 +12,13 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from nanogpkant.console import note
+from nanogpkant.base.console import note
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_json, write_json
 from nanogpkant.data.encoding import Batch, Cursor, encode_all
 from nanogpkant.data.shards import ShardWriter
 from nanogpkant.data.sources import Advance, Source
 from nanogpkant.data.tokenizer import Tokenizer, load_tokenizer
-from nanogpkant.errors import UserError
-from nanogpkant.files import read_json, write_json
 
 PROGRESS = "progress.json"
 BATCH = 1 << 20  # characters, about, that are encoded at a time

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 
+from nanogpkant.base.errors import UsageError
 from nanogpkant.data import shakespeare
 from nanogpkant.data.hub import Hub
-from nanogpkant.errors import UsageError
 
 
 @dataclass(frozen=True)

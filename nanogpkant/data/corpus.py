@@ -8,6 +8,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.files import writing
 from nanogpkant.data.catalog import Dataset, check_name, find
 from nanogpkant.data.hub import hub_source
 from nanogpkant.data.job import Job
@@ -16,8 +18,6 @@ from nanogpkant.data.scan import scan
 from nanogpkant.data.sources import Advance, Reading, Source, file_source, text_source
 from nanogpkant.data.tokenizer import SMALLEST_BPE, ByteTokenizer, Tokenizer, load_tokenizer
 from nanogpkant.data.tokens import TokenData
-from nanogpkant.errors import UsageError, UserError
-from nanogpkant.files import writing
 
 Progress = Callable[[int, int | None], None]  # (bytes done, bytes in all where that is known)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 
 Piece = tuple[str, bool]
 

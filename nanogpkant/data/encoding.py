@@ -12,8 +12,8 @@ from threading import Thread
 
 import numpy as np
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.tokenizer import Tokenizer
-from nanogpkant.errors import UserError
 
 Cursor = tuple[int, int]  # a piece of a source: number of its part, number in that part
 

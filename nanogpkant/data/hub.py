@@ -7,10 +7,10 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.documents import Piece
 from nanogpkant.data.network import answer, check_reachable
 from nanogpkant.data.sources import Advance, Part, Source, without_surrogates
-from nanogpkant.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

@@ -7,6 +7,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import fsync_folder, write_json
 from nanogpkant.data import documents, shards, sources
 from nanogpkant.data.building import PROGRESS, Built, Divide, batches, build
 from nanogpkant.data.catalog import Dataset
@@ -15,8 +17,6 @@ from nanogpkant.data.scan import Scan
 from nanogpkant.data.sources import Advance, Source
 from nanogpkant.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, gpt2, train_bpe
 from nanogpkant.data.tokens import FORMAT, fingerprint_of
-from nanogpkant.errors import UserError
-from nanogpkant.files import fsync_folder, write_json
 
 TRAINING_CHARACTERS = 100_000_000  # at most, that a vocabulary is trained on
 WORKER_BYTES = 4 << 20  # of text, below which one more process is not worth its start

@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 ANSWER_TIMEOUT = 60  # seconds until a library that reaches out has to be done

@@ -3,9 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.sources import Advance, Source, sha256_of_files
 from nanogpkant.data.tokenizer.char import END
-from nanogpkant.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 
 # The plays that make up tinyshakespeare, in its order, and the line of The Tempest it ends on.
 TINYSHAKESPEARE_PLAYS = (

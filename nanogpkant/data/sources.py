@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.documents import Piece, pieces
-from nanogpkant.errors import UserError
 
 Advance = Callable[[int], None]  # told how many bytes more were read
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_json, sha256_of
 from nanogpkant.data.tokenizer import Tokenizer, load_tokenizer
-from nanogpkant.errors import UserError
-from nanogpkant.files import read_json, sha256_of
 
 FORMAT = 2  # of the folder; raised when an older reader would misread it
 SPLITS = ("train", "val", "test")  # in the order of the text; the last is not in every dataset

@@ -11,7 +11,7 @@ import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from nanogpkant.errors import UsageError
+from nanogpkant.base.errors import UsageError
 
 PREFIX = "pretrained:"
 FOLDER = Path(str(files(__package__)))

@@ -6,11 +6,12 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from nanogpkant.checkpoint import RunFolder, read_metrics
+from nanogpkant.base.files import read_text
 from nanogpkant.config import ModelConfig, RunConfig, load_config
-from nanogpkant.counting import count
 from nanogpkant.data import load_tokenizer
-from nanogpkant.files import read_text
+from nanogpkant.model.counting import count
+from nanogpkant.run.folder import RunFolder
+from nanogpkant.run.metrics import read_metrics
 
 SAMPLE_LINES = 20
 

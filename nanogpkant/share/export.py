@@ -20,21 +20,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nanogpkant.checkpoint import (
-    EXPORTED,
-    EXPORTED_IF_THERE,
-    WEIGHTS,
-    RunFolder,
-    TrainedModel,
-    load_checkpoint,
-    load_model,
-    open_run,
-    write_weights,
-)
-from nanogpkant.console import warn
-from nanogpkant.errors import UsageError
-from nanogpkant.files import fsync_folder, read_text, write_atomic, writing
-from nanogpkant.manifest import write_manifest
+from nanogpkant.base.console import warn
+from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import fsync_folder, read_text, write_atomic, writing
+from nanogpkant.run.checkpoint import load_checkpoint, write_weights
+from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, WEIGHTS, RunFolder, open_run
+from nanogpkant.run.load import TrainedModel, load_model
+from nanogpkant.run.manifest import write_manifest
 from nanogpkant.share.card import model_card
 from nanogpkant.share.huggingface import FILES as HUGGINGFACE
 from nanogpkant.share.huggingface import write_huggingface

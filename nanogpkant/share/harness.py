@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nanogpkant.checkpoint import load_model
-from nanogpkant.device import resolve_device, resolve_dtype
-from nanogpkant.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.machine.device import resolve_device, resolve_dtype
+from nanogpkant.run.load import load_model
 from nanogpkant.share.huggingface import write_huggingface
 
 Figures = dict[str, dict[str, float]]

@@ -16,10 +16,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from nanogpkant.checkpoint import EXPORTED, EXPORTED_IF_THERE, load_checkpoint, open_run
-from nanogpkant.errors import UsageError, UserError, one_line
-from nanogpkant.files import sha256_of
-from nanogpkant.manifest import MANIFEST, read_manifest, verify
+from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.files import sha256_of
+from nanogpkant.run.checkpoint import load_checkpoint
+from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, open_run
+from nanogpkant.run.manifest import MANIFEST, read_manifest, verify
 from nanogpkant.share.export import CARD, FOR_OTHERS, check_is_new, export_run, new_folder
 
 TIMEOUT = 10  # seconds without an answer to the first request

@@ -15,11 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from nanogpkant import __version__
-from nanogpkant.checkpoint import WEIGHTS, TrainedModel, features_of, write_weights
+from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import with_changes
-from nanogpkant.files import write_atomic, write_json
 from nanogpkant.kan.pruned import PrunedLinear
-from nanogpkant.model import GPT
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.checkpoint import features_of, write_weights
+from nanogpkant.run.folder import WEIGHTS
+from nanogpkant.run.load import TrainedModel
 from nanogpkant.share.bundle import bundle
 
 MODELING = "modeling_nanogpkant"

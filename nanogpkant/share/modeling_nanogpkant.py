@@ -21,7 +21,7 @@ from nanogpkant.kan.backends.reference import forward
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.grid import set_features
 from nanogpkant.kan.pruned import like_saved
-from nanogpkant.model import GPT
+from nanogpkant.model.gpt import GPT
 
 BACKENDS = ("reference",)
 UNUSED = ("cache_position",)  # that transformers 4 hands over; the cache knows it

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.checkpoint import TrainedModel
-from nanogpkant.console import note
-from nanogpkant.errors import UserError
-from nanogpkant.files import write_atomic
+from nanogpkant.base.console import note
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import write_atomic
 from nanogpkant.kan import KANLinear
 from nanogpkant.kan.grid import has_grid, spline_of
+from nanogpkant.run.load import TrainedModel
 
 MODEL = "model.onnx"
 LARGEST = 2**31 - 2**20  # bytes that protobuf can hold, less some for the graph

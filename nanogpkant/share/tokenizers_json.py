@@ -8,10 +8,10 @@ it or putting another in its place would be a silent change of the text.
 from itertools import pairwise
 from typing import Any
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
 from nanogpkant.data import Tokenizer as OurTokenizer
 from nanogpkant.data.tokenizer.bpe import END, shown_bytes
-from nanogpkant.errors import UserError
 
 try:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers

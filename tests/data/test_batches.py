@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import Batches, blocks, check_length
-from nanogpkant.errors import UserError
 
 # --- check_length
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
 from nanogpkant.config import load_config, save_config, with_changes
 from nanogpkant.data import (
@@ -24,8 +25,7 @@ from nanogpkant.data import (
     prepare,
 )
 from nanogpkant.data.tokenizer import bpe, train_bpe
-from nanogpkant.errors import UserError
-from nanogpkant.evaluate import Evaluation, count_bytes
+from nanogpkant.evaluation import Evaluation, count_bytes
 
 tiktoken = pytest.importorskip("tiktoken")
 pytest.importorskip("tokenizers")

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import Options, TokenData, building, documents, prepare, shards, sources
-from nanogpkant.errors import UserError
 
 SMALL = {
     building: {"BATCH": 200, "FLUSH": 1000},
@@ -201,7 +201,7 @@ import resource, sys
 from pathlib import Path
 from nanogpkant.data import Options, prepare{SETTINGS}
 from nanogpkant.data import shards
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 shards.SHARD_TOKENS = 6000
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import (
     ByteTokenizer,
     CharTokenizer,
@@ -17,7 +18,6 @@ from nanogpkant.data import (
     load_tokenizer,
     prepare,
 )
-from nanogpkant.errors import UserError
 
 BYTES = Options(tokenizer="byte")
 

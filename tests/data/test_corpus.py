@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.data import DATASETS, CharTokenizer, TokenData, corpus, ensure, prepare, sources
-from nanogpkant.errors import UsageError, UserError
 from nanogpkant.pretrained import pretrained_folder
 
 TEXT = "Äpfel, 梨 und 🍒; " * 100
@@ -251,7 +251,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from nanogpkant.data import prepare
-from nanogpkant.errors import UserError
+from nanogpkant.base.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     prepare("fruit", Path(sys.argv[1]), Path(sys.argv[2]))

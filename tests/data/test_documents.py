@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import documents
 from nanogpkant.data.documents import ByContent, ByPosition, pieces
-from nanogpkant.errors import UserError
 
 WORDS = st.text("ab \n-", max_size=40)
 

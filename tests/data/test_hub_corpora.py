@@ -9,8 +9,8 @@ import urllib.request
 import numpy as np
 import pytest
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import Options, TokenData, building, ensure, network, prepare
-from nanogpkant.errors import UserError
 
 datasets = pytest.importorskip("datasets")
 

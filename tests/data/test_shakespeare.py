@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import shakespeare
-from nanogpkant.errors import UserError
 
 
 @pytest.fixture(scope="module")

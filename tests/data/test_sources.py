@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import ByteTokenizer, Options, TokenData, prepare, sources
 from nanogpkant.data.sources import Reading, file_source
-from nanogpkant.errors import UserError
 
 TEXTS = [f"Document {number}: Äpfel\nund 🍒." for number in range(300)]
 BYTES = Options(tokenizer="byte", val_fraction=0.3)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import CharTokenizer, load_tokenizer
-from nanogpkant.errors import UserError
 
 ANY_CHARACTER = st.characters(exclude_categories=["Cs"])  # all but surrogate halves
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from hypothesis.extra.numpy import arrays as arrays_of
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data import Batches, TokenData, Tokens, prepare
-from nanogpkant.errors import UserError
 
 SHARD_FILES = ["train-00000.bin", "val-00000.bin"]
 SHARDS = [{"file": "train-00000.bin", "tokens": 378, "sha256": ""}]

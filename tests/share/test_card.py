@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from nanogpkant.checkpoint import load_model, read_metrics
 from nanogpkant.cli import main
-from nanogpkant.model import GPT
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.load import load_model
+from nanogpkant.run.metrics import read_metrics
 
 
 def card_of(run: Path, to: Path, *flags: str) -> ModelCard:

@@ -9,9 +9,11 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from nanogpkant.checkpoint import EXPORTED, EXPORTED_IF_THERE, load_model, read_metrics
+from nanogpkant.base.files import sha256_of
 from nanogpkant.cli import VERBS, main
-from nanogpkant.files import sha256_of
+from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE
+from nanogpkant.run.load import load_model
+from nanogpkant.run.metrics import read_metrics
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpkant.checkpoint import load_model
 from nanogpkant.cli import main
-from nanogpkant.evaluate import evaluate
-from nanogpkant.generate import generate
+from nanogpkant.evaluation import evaluate
+from nanogpkant.generation import generate
+from nanogpkant.run.load import load_model
 from nanogpkant.share import harness
 
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed")

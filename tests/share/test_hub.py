@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from nanogpkant.base.files import sha256_of
 from nanogpkant.cli import main
-from nanogpkant.files import sha256_of
 from nanogpkant.share import hub as hub_module
 
 

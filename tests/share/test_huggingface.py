@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nanogpkant.checkpoint import TrainedModel, load_model
 from nanogpkant.cli import main
 from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.data import CharTokenizer
-from nanogpkant.generate import generate
+from nanogpkant.generation import generate
 from nanogpkant.kan import KANLinear
 from nanogpkant.kan.pruned import prune
-from nanogpkant.model import GPT
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.load import TrainedModel, load_model
 from nanogpkant.share.huggingface import modeling_code, write_huggingface
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sharing.md"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from nanogpkant.checkpoint import load_model
 from nanogpkant.cli import main
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational
 from nanogpkant.kan.pruned import PrunedLinear, prune
-from nanogpkant.model import Block
+from nanogpkant.model.gpt import Block
+from nanogpkant.run.load import load_model
 from nanogpkant.share import onnx_format
 from nanogpkant.share.onnx_format import onnx_bytes
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_json
 from nanogpkant.data.tokenizer.base import Tokenizer
 from nanogpkant.data.tokenizer.bpe import SMALLEST_BPE, BPETokenizer, gpt2, train_bpe
 from nanogpkant.data.tokenizer.byte import ByteTokenizer
 from nanogpkant.data.tokenizer.char import CharTokenizer
-from nanogpkant.errors import UserError
-from nanogpkant.files import read_json
 
 __all__ = [
     "SMALLEST_BPE",

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nanogpkant.errors import UserError
-from nanogpkant.files import read_json, write_json
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_json, write_json
 
 
 class Tokenizer(ABC):

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.network import answer
 from nanogpkant.data.tokenizer.base import Tokenizer
-from nanogpkant.errors import UserError
 
 END = "<|endoftext|>"
 SMALLEST_BPE = 257  # tokens: every byte, and the end of text

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nanogpkant.base.errors import UserError
 from nanogpkant.data.tokenizer.base import Tokenizer
-from nanogpkant.errors import UserError
 
 END = "\0"  # ends a document where several follow one another; text does not hold it otherwise
 

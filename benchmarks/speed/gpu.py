@@ -1,0 +1,305 @@
+"""Everything about a GPU in one go: are the kernels right, what do they cost, do they train.
+
+Each piece runs in a process of its own with a share of the time, and its result is written when it
+is there: a faulty kernel, a compiler that hangs or a machine that is taken away loses that piece
+and no other. What did not fit the time is named in the report.
+"""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+
+from benchmarks.speed import gate, layer, step
+from benchmarks.speed.contenders import Contender, backend_contenders
+from benchmarks.speed.flags import BASES, check
+from benchmarks.speed.measure import Plan, Row, measure
+from benchmarks.speed.names import BOOSTED, KAN, PLAIN
+from benchmarks.speed.problem import Problem, basis_named
+from benchmarks.speed.report import Report, Table
+from nanogpkant.base.console import note
+from nanogpkant.base.errors import UsageError
+from nanogpkant.config import load_config
+from nanogpkant.kan import BSpline
+from nanogpkant.machine.device import measured_on, resolve_device
+from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
+
+# By which share of the time each part has to be done; what one leaves over, the next may use.
+DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}
+# A training run that is asked to stop needs this long to save and go.
+SECONDS_TO_STOP = 12.0
+
+
+@dataclass(frozen=True)
+class GPUPlan:
+    """What is run; the defaults are the real thing, tests run the same on a CPU."""
+
+    device: str = "cuda"
+    minutes: float = 9.5
+    repeats: int = 7
+    rivals: bool = True
+    rows: int = 16384
+    shapes: tuple[tuple[int, int], ...] = (
+        (192, 768),
+        (768, 192),
+        (768, 3072),
+        (3072, 768),
+        (192, 576),
+        (192, 192),
+    )
+    """those that matter most first, in case time runs out"""
+    checks: tuple[tuple[int, int, int], ...] = ((1000, 100, 72), (4096, 192, 576))
+    """rows, inputs, outputs; of no round numbers first"""
+    jobs: tuple[step.Job, ...] | None = None
+    """the models stepped; None: the original's three at its batch of 64, compiled, and its own"""
+    presets: tuple[str, ...] = (KAN, PLAIN, BOOSTED)
+    runs: str = "runs/bench"
+    train_flags: tuple[str, ...] = ("--train.compile", "true")
+
+
+@dataclass
+class Clock:
+    """How long the parts have."""
+
+    minutes: float
+    started: float = field(default_factory=time.monotonic)
+
+    def left(self, part: str) -> float:
+        """Seconds until a part has to be done."""
+        return self.started + 60 * self.minutes * DONE_BY[part] - time.monotonic()
+
+
+def run(options: Namespace) -> Report:
+    """``nanogpkant bench gpu``.
+
+    Raises:
+        UsageError: there is no CUDA device.
+    """
+    check(options, "repeats", "minutes")
+    has_none = options.device == "auto" and not torch.cuda.is_available()
+    if has_none or not options.device.startswith(("auto", "cuda")):
+        raise UsageError(
+            f"--device {options.device}: bench gpu needs a CUDA device; without one, make test "
+            "checks the GPU kernels in Triton's interpreter, and their speed stays unmeasured"
+        )
+    device = resolve_device(options.device, "--device")
+    plan = GPUPlan(str(device), options.minutes, options.repeats, runs=options.runs)
+    return measure_all(plan, options.out)
+
+
+def measure_all(plan: GPUPlan, out: str | None) -> Report:
+    """Run every part, writing the report after each piece."""
+    clock, parts, report = Clock(plan.minutes), {}, _whole(plan, [])
+    for part in (_correctness, _layers, _steps, _training):
+        for found in part(plan, clock):
+            parts[part] = found
+            report = _whole(plan, list(parts.values()))
+            report.save(out)
+    return report
+
+
+def _whole(plan: GPUPlan, parts: list[Report]) -> Report:
+    """One report of what all parts have found so far."""
+    title = f"Everything about a GPU, in {plan.minutes:g} minutes"
+    report = Report("gpu", title, measured_on(torch.device(plan.device), f"{plan.repeats} rounds"))
+    for part in parts:
+        report.tables += part.tables
+        report.goals += part.goals
+        report.wrong += part.wrong
+        report.notes += part.notes
+        report.draw = report.draw or part.draw
+    return report
+
+
+def _part(title: str) -> Report:
+    return Report("gpu", title, "")
+
+
+def _correctness(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
+    """Every backend against the reference in float64, in every dtype and basis."""
+    note("correctness")
+    report, rows, problems = _part("Correctness"), [], _checks(plan)
+    try:
+        limit = _limit(clock, "correctness")
+        rows = in_a_child(_check_all, problems, 0.8 * limit, limit=limit)
+    except ChildError as error:
+        report.wrong.append(f"correctness: {error}")
+    if left_out := len(problems) - len({row["layer"] + row["basis"] for row in rows}):
+        report.notes.append(f"{left_out} of {len(problems)} checks are left out: time was over")
+    report.wrong += [f"{r['backend']}, {r['layer']}: {r['error']}" for r in rows if not r["equal"]]
+    columns = {key: key for key in ("backend", "layer", "basis", "error", "tolerance", "equal")}
+    report.tables.append(Table(report.title, rows, columns))
+    yield report
+
+
+def _checks(plan: GPUPlan) -> list[Problem]:
+    """Every shape with the default basis, then the first shape with every other basis."""
+    cases = [(shape, BSpline()) for shape in plan.checks]
+    others = [basis_named(name, 5) for name in BASES if name != "bspline"]
+    cases += [(plan.checks[0], basis) for basis in (BSpline(grid_size=16), *others)]
+    return [
+        Problem(inputs, outputs, rows, dtype, plan.device, basis)
+        for (rows, inputs, outputs), basis in cases
+        for dtype in ("fp32", "bf16", "fp16")
+    ]
+
+
+def _check_all(problems: list[Problem], seconds: float) -> list[Row]:
+    """A row for every backend and problem, as far as the time goes."""
+    started = time.monotonic()
+    rows: list[Row] = []
+    for problem in problems:
+        if time.monotonic() - started < seconds:
+            rows += [_check(contender, problem) for contender in backend_contenders(problem)]
+    return rows
+
+
+def _check(contender: Contender, problem: Problem) -> Row:
+    try:
+        error, equal = gate.check(contender, problem, contender.start(problem)), True
+    except gate.GateError as wrong:
+        error, equal = str(wrong), False
+    except Exception as failure:  # a kernel that does not compile is a result, too
+        error, equal = in_one_line(failure), False
+    return {
+        "backend": contender.name,
+        "layer": str(problem),
+        "basis": str(problem.basis),
+        "error": error,
+        "tolerance": gate.TOLERANCE[problem.dtype],
+        "equal": equal,
+    }
+
+
+def _layers(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
+    """The layer's table, a shape at a time."""
+    report = _part("Layers")
+    report.notes += layer.NOTES
+    rows: list[Row] = []
+    for number, shape in enumerate(plan.shapes):
+        try:
+            left = _limit(clock, "layers")
+            # The first ones find out which settings are the fastest, which takes compiling.
+            seconds = min(0.7 * left, 2 * left / (len(plan.shapes) - number))
+            rows += in_a_child(_measure_shape, shape, plan, rows, seconds, limit=left)
+        except ChildError as error:
+            report.notes.append(f"layer {shape[0]} -> {shape[1]} is left out: {error}")
+        if rows:
+            layer.fill(report, rows, torch.device(plan.device))
+        yield report
+
+
+def _measure_shape(
+    shape: tuple[int, int], plan: GPUPlan, earlier: list[Row], seconds: float
+) -> list[Row]:
+    """Both dtypes of a shape, in about so many seconds."""
+    rows: list[Row] = []
+    for dtype in ("bf16", "fp32"):
+        problem = Problem(*shape, plan.rows, dtype, plan.device)
+        settings = Plan(plan.repeats, rivals=plan.rivals, seconds=seconds / 2)
+        measured = measure(problem, settings, earlier)
+        rows += [{"part": f"{problem.rows:,} rows", **row} for row in measured]
+    return rows
+
+
+def _steps(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
+    """The step's table, all models at once because they are timed in turn."""
+    report = _part("Training steps")
+    jobs = list(plan.jobs or _jobs(plan.device))
+    try:
+        rows = in_a_child(step.measure, jobs, plan.repeats, limit=_limit(clock, "steps"))
+        report.title = f"A training step of {jobs[0].batch_size} x {jobs[0].config.block_size}"
+        report.notes += step.NOTES
+        step.fill(report, rows, torch.device(plan.device))
+    except ChildError as error:
+        report.notes.append(f"training steps are left out: {error}")
+    yield report
+
+
+def _jobs(device: str) -> list[step.Job]:
+    """The original's three models with its dropout and batch, and the original's own."""
+    jobs = step.jobs_for(64, device, "bfloat16", compile=True)
+    return [job for job in jobs if job.config.dropout > 0 and job.name != step.MATCHED]
+
+
+def _limit(clock: Clock, part: str) -> float:
+    """Seconds that a part's next piece has.
+
+    Raises:
+        ChildError: the part's time is over.
+    """
+    if (left := clock.left(part)) <= 0:
+        raise ChildError("no time was left for it")
+    return left
+
+
+def _training(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
+    """Full training runs, each stopped (and saved) where its share of the time is over."""
+    report, rows = _part("Full training runs"), []
+    report.tables.append(Table(report.title, rows, {key: key for key in _no_run("")}))
+    for number, preset in enumerate(plan.presets):
+        share = clock.left("training") / (len(plan.presets) - number)
+        rows.append(train(preset, plan, share - SECONDS_TO_STOP))
+        if not rows[-1]["finished"]:
+            report.notes.append(f"{rows[-1]['preset']} did not finish its training: see the table")
+        yield report
+
+
+def train(preset: str, plan: GPUPlan, seconds: float) -> Row:
+    """Train a preset as anyone would, by the command, and ask it to stop when time is over."""
+    name = Path(preset).stem
+    out = Path(plan.runs) / name
+    if seconds <= 0:
+        return _no_run(name, "no time was left for it")
+    command = [sys.executable, "-m", "nanogpkant.cli", "train", preset, "--json", "--overwrite"]
+    command += ["--out", str(out), "--train.device", plan.device, *plan.train_flags]
+    note(f"training {name} for at most {seconds:.0f} s")
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as child:
+        printed = _wait(child, seconds)
+    wall = time.monotonic() - started
+    if child.returncode:
+        return _no_run(name, f"exit status {child.returncode}: its error is on the terminal")
+    return _run_row(name, json.loads(printed), out, wall)
+
+
+def _wait(child: subprocess.Popen, seconds: float) -> str:
+    """What it printed; past its time it is asked to stop, as by Ctrl-C, and then made to."""
+    for patience, ask in ((seconds, signal.SIGINT), (SECONDS_TO_STOP, signal.SIGKILL)):
+        try:
+            return child.communicate(timeout=patience)[0]
+        except subprocess.TimeoutExpired:
+            child.send_signal(ask)
+    return child.communicate()[0]
+
+
+def _run_row(name: str, summary: Row, out: Path, wall: float) -> Row:
+    config = load_config(out / "config.yaml")
+    tokens = config.train.batch_size * config.train.grad_accum_steps * config.model.block_size
+    seconds = summary["seconds"] or math.inf
+    return {
+        "preset": name,
+        "steps": summary["step"],
+        "of": config.train.max_iters,
+        "finished": summary["finished"],
+        "best val loss": summary["best_val_loss"],
+        "seconds of training": summary["seconds"],
+        "seconds in all": wall,
+        "tokens/s": summary["step"] * tokens / seconds,
+        "peak MB": summary["peak_memory_bytes"] / 1e6,
+        "remark": "" if summary["finished"] else "stopped when its share of the time was over",
+    }
+
+
+def _no_run(name: str, remark: str = "") -> Row:
+    numbers = ("steps", "of", "finished", "best val loss", "seconds of training", "seconds in all")
+    empty = dict.fromkeys((*numbers, "tokens/s", "peak MB"))
+    return {"preset": name, **empty, "remark": remark}

@@ -1,0 +1,220 @@
+"""One problem, everyone who can run it: who is right, what each costs, and how that compares.
+
+Every contender is first tried out in a process of its own (on a CPU), where it is compiled, passes
+the gate and shows its peak memory; if it hangs or dies there, nothing else is lost. Then all that
+passed are built here, pass the gate again and are timed in turn, every setting of every rival.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.speed import gate
+from benchmarks.speed.contenders import BARE, Contender, contenders
+from benchmarks.speed.names import BARE_PRODUCTS, OURS, is_rival
+from benchmarks.speed.problem import DTYPES, Problem, Trial
+from nanogpkant.base.console import bar
+from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child, in_one_line
+from nanogpkant.measure.timing import Task, Timing, bandwidth, interleaved, matmul_rate
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How problems are measured."""
+
+    repeats: int = 7
+    limit: float = 180.0
+    """seconds for a contender to be compiled and run for the first time"""
+    rivals: bool = True
+    sweep: bool = False
+    """only who matters for a curve"""
+    seconds: float = math.inf
+    """for trying out a problem's contenders; who is not tried by then is left out"""
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """What a first look at a contender found."""
+
+    memory: int = 0
+    refused: str = ""
+    """why it gets no time"""
+
+
+LEFT_OUT = Tryout(refused="left out: time was over")
+
+
+def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[Row]:
+    """A row for every contender and for the bare products.
+
+    ``earlier`` are rows of this run's other problems: where they say which of a rival's settings is
+    the fastest for as many inputs, the others are not tried again.
+    """
+    # Or the compiler takes a second shape as a sign that any may come, and writes slower code.
+    torch.compiler.reset()
+    field = _without_losers(contenders(problem, plan.rivals, plan.sweep), problem, earlier)
+    bare = [BARE_PRODUCTS] if plan.sweep else list(BARE)
+    # Ours and the products first: if time runs out, it is rivals that are missing.
+    ours = [who for who in field if not is_rival(who.name)]
+    everyone = [*ours, *bare, *(who for who in field if is_rival(who.name))]
+    tryouts: dict[Contender | str, Tryout] = {}
+    started = time.monotonic()
+    with bar(f"trying out {problem}", "contenders") as progress:
+        for who in everyone:
+            in_time = time.monotonic() - started < plan.seconds
+            tryouts[who] = try_out(who, problem, plan.limit) if in_time else LEFT_OUT
+            progress(len(tryouts), len(everyone))
+    tasks = {}
+    for who, tryout in tryouts.items():
+        try:
+            if not tryout.refused:
+                tasks[who] = start(who, problem)
+        except Exception as error:  # as when memory is too short for all at once
+            tryouts[who] = Tryout(refused=_reason(error))
+    with bar(f"timing {problem}", "calls") as progress:
+        timings = interleaved(tasks, plan.repeats, torch.device(problem.device), progress)
+    rows = [_row(problem, who, tryouts[who], timings.get(who)) for who in tryouts]
+    return _compared(_one_of_each(rows), limit_ms(problem, timings))
+
+
+def start(who: Contender | str, problem: Problem) -> Task:
+    """A contender ready to be timed, the gate behind it.
+
+    Raises:
+        GateError: it is wrong.
+    """
+    if isinstance(who, str):
+        return BARE[who](problem)
+    trial = who.start(problem)
+    gate.check(who, problem, trial)
+    return trial
+
+
+def try_out(who: Contender | str, problem: Problem, limit: float) -> Tryout:
+    """Compile a contender, check it and see what it costs. Never raises."""
+    if isinstance(who, Contender) and not who.is_installed():
+        return Tryout(refused=f"not installed: pip install {who.package}")
+    try:
+        if torch.device(problem.device).type == "cuda":  # memory can be told apart, errors caught
+            return _try_out(who, problem)
+        return in_a_child(_try_out, who, problem, limit=limit)
+    except Exception as error:  # a rival may raise anything
+        return Tryout(refused=_reason(error))
+
+
+def _try_out(who: Contender | str, problem: Problem) -> Tryout:
+    try:
+        task = start(who, problem)
+    except gate.GateError as error:
+        return Tryout(refused=_reason(error))
+    if isinstance(who, str):
+        task()  # as the gate does: what is set up once and kept is not the layer's
+    if isinstance(task, Trial):
+        task.drop_gradients()
+    return Tryout(extra_peak(task, torch.device(problem.device)))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, gate.GateError):
+        return f"refused: {error}"
+    return f"failed: {error if isinstance(error, ChildError) else in_one_line(error)}"
+
+
+def _without_losers(
+    field: list[Contender], problem: Problem, earlier: Iterable[Row]
+) -> list[Contender]:
+    key = (problem.dtype, problem.inputs, problem.features.size)
+    winners = {
+        row["layer"]: row["how"]
+        for row in earlier
+        if row["ms"] is not None and (row["dtype"], row["inputs"], row["features"]) == key
+    }
+    return [c for c in field if winners.get(c.name, c.how()) == c.how()]
+
+
+def _one_of_each(rows: list[Row]) -> list[Row]:
+    """The fastest setting of each contender that passed the gate; the others go into ``tried``."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        held = best.setdefault(row["layer"], row)
+        if (row["ms"] or math.inf) < (held["ms"] or math.inf):
+            best[row["layer"]] = row
+    for row in best.values():
+        same = [other for other in rows if other["layer"] == row["layer"]]
+        row["tried"] = {other["how"]: other["ms"] or other["gate"] for other in same}
+    return list(best.values())
+
+
+def _row(problem: Problem, who: Contender | str, tryout: Tryout, timing: Timing | None) -> Row:
+    is_bare = isinstance(who, str)
+    return {
+        "shape": problem.shape,
+        "rows": problem.rows,
+        "inputs": problem.inputs,
+        "outputs": problem.outputs,
+        "features": problem.features.size,
+        "dtype": problem.dtype,
+        "layer": who if is_bare else who.name,
+        "how": "" if is_bare else who.how(),
+        "ms": timing and timing.median,
+        "min": timing and timing.fastest,
+        "max": timing and timing.slowest,
+        "rounds": timing and timing.rounds,
+        "extra MB": tryout.memory / 1e6 if timing else None,
+        "gate": tryout.refused or ("no features to check" if is_bare else who.gate()),
+    }
+
+
+def _compared(rows: list[Row], limit: float) -> list[Row]:
+    """Add what each row is in terms of the bare products, of the limit, and of ours."""
+    by_layer = {row["layer"]: row["ms"] for row in rows}
+    products, ours = by_layer[BARE_PRODUCTS], by_layer[OURS]
+    for row in rows:
+        ms = row["ms"]
+        row["over products"] = ms / products if ms and products else None
+        row["over limit"] = ms / limit if ms else None
+        row["over ours"] = ms / ours if ms and ours else None
+        row["limit ms"] = limit
+    return rows
+
+
+def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
+    """The least a layer can take here: its FLOPs at the fastest matrix product seen, or its bytes.
+
+    Whichever takes longer. The layer's own products may be the fastest seen.
+    """
+    rate, speed = rates(problem.dtype, problem.device)
+    if products := timings.get(BARE_PRODUCTS):
+        rate = max(rate, problem.flops / (products.fastest / 1000))
+    return 1000 * max(problem.flops / rate, problem.least_bytes / speed)
+
+
+@functools.cache
+def rates(dtype: str, device: str) -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of main memory, measured once a run."""
+    return matmul_rate(DTYPES[dtype], torch.device(device)), bandwidth(torch.device(device))
+
+
+def totals(rows: list[Row]) -> list[Row]:
+    """The layers of all shapes together: who was measured at every one of them, summed."""
+    shapes = {row["shape"] for row in rows}
+    sums = []
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        of_dtype = [row for row in rows if row["dtype"] == dtype]
+        part = []
+        for layer in dict.fromkeys(row["layer"] for row in of_dtype):
+            own = [row for row in of_dtype if row["layer"] == layer and row["ms"] is not None]
+            if {row["shape"] for row in own} == shapes:
+                ms = sum(row["ms"] for row in own)
+                part.append({"dtype": dtype, "layer": layer, "ms": ms})
+        if {OURS, BARE_PRODUCTS} <= {row["layer"] for row in part}:
+            limits = {row["shape"]: row["limit ms"] for row in of_dtype}
+            sums += _compared(part, sum(limits.values()))
+    return sums

@@ -1,0 +1,338 @@
+"""Everything that a set of runs says, as numbers and as sentences, ready to be laid out.
+
+A variant is a configuration; its runs differ in their seed alone. Nothing is ranked where the
+losses are not of the same text, split and evaluation.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from nanogpkant.comparison.runs import AXES, Run
+from nanogpkant.comparison.statistics import (
+    Difference,
+    Summary,
+    first_reach,
+    holm,
+    honest_best,
+    mean_height,
+    paired_difference,
+    summary,
+)
+
+# Budgets within this share of each other are the same.
+SAME_BUDGET = 0.02
+SIGNIFICANT = 0.05
+
+# At which checkpoint a run is judged.
+LOSSES: dict[str, Callable[[Run], float]] = {
+    "best": lambda run: run.curve.best_loss(),
+    "final": lambda run: float(run.curve.losses[-1]),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A configuration, and what its seeds say together."""
+
+    name: str
+    runs: list[Run]
+    """that count: one for each seed, finished ones where there are any"""
+    best: Summary
+    final: Summary
+    honest: Summary | None
+    """the best checkpoint chosen by one half of the text and judged by the other; None where a run
+    does not know its halves"""
+    area: dict[str, Summary]
+    """mean loss on the way, over the part of each axis that all runs share"""
+    at_common: dict[str, Summary]
+    """loss where the shortest of all runs ends, on each axis"""
+    to_reach: dict[str, Summary | None]
+    """what was spent until the target loss, on each axis; None where a run never reached it"""
+
+    @property
+    def luck(self) -> float | None:
+        """How much the best checkpoint owes to being chosen by the text that it is judged by."""
+        return None if self.honest is None else self.honest.mean - self.best.mean
+
+    def mean_row(self) -> dict[str, float]:
+        """The figures of the table, means over the seeds."""
+        rows = [run.row() for run in self.runs]
+        numbers = [key for key, value in rows[0].items() if not isinstance(value, str)]
+        return {key: float(np.mean([row[key] for row in rows])) for key in numbers}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two variants compared seed by seed, at one checkpoint."""
+
+    first: str
+    second: str
+    at: str
+    seeds: list[int]
+    difference: Difference
+    p_corrected: float | None
+    """for as many comparisons as there are at this checkpoint, by Holm's method"""
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_corrected is not None and self.p_corrected < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What all runs say. Variants stand in the order of their best loss, where they may be ranked.
+
+    Attributes:
+        variants, pairs: no pairs where nothing may be ranked.
+        refusals: why nothing is ranked; empty where it is.
+        notes: what a reader has to know.
+        common: the range of each axis that all runs share.
+        shared: the axes on which all runs have the same budget.
+        target: the loss that runs were to reach.
+        runs: every run, those included that do not count.
+    """
+
+    variants: list[Variant]
+    pairs: list[Pair]
+    refusals: list[str]
+    notes: list[str]
+    common: dict[str, tuple[float, float]]
+    shared: list[str]
+    target: float
+    runs: list[Run]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data, for report.json."""
+        return {
+            "ranked": not self.refusals,
+            "refusals": self.refusals,
+            "notes": self.notes,
+            "answer": answer(self),
+            "budgets": {
+                axis: {"from": low, "to": high, "same": axis in self.shared}
+                for axis, (low, high) in self.common.items()
+            },
+            "target_loss": self.target,
+            "variants": [_variant_as_dict(variant) for variant in self.variants],
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "runs": [_run_as_dict(run) for run in self.runs],
+        }
+
+
+def _variant_as_dict(variant: Variant) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Summary):
+            return asdict(value)
+        return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    names = ("best", "final", "honest", "luck", "area", "at_common", "to_reach")
+    return {
+        "name": variant.name,
+        "runs": [run.name for run in variant.runs],
+        "seeds": [run.seed for run in variant.runs],
+        "figures": variant.mean_row(),
+        **{name: plain(getattr(variant, name)) for name in names},
+    }
+
+
+def _run_as_dict(run: Run) -> dict[str, Any]:
+    curve = {axis: getattr(run.curve, axis).tolist() for axis in AXES}
+    return {
+        **run.row(),
+        "path": str(run.path),
+        "seed": run.seed,
+        "finished": run.finished,
+        "curve": curve | {"losses": run.curve.losses.tolist()},
+        "grid": run.grid_rows[-1] if run.grid_rows else None,
+        "environment": run.environment,
+    }
+
+
+def find(
+    variants: dict[str, list[Run]], target: float | None = None, failures: Iterable[str] = ()
+) -> Findings:
+    """Work out what runs say.
+
+    Args:
+        variants: the runs of every variant, by its name.
+        target: a loss whose reaching is timed; None is the lowest that every run reached.
+        failures: notes on runs that are not here.
+    """
+    everything = [run for runs in variants.values() for run in runs]
+    notes = list(failures)
+    counting = {name: _that_count(name, runs, notes) for name, runs in variants.items()}
+    counted = [run for runs in counting.values() for run in runs]
+    refusals = not_comparable(counted)
+    common = {axis: _shared_range(axis, counted) for axis in AXES}
+    shared = [axis for axis in AXES if _same_budget(axis, counted)]
+    if target is None:
+        target = max(run.curve.best_loss() for run in counted)
+    found = [_variant(name, runs, common, target) for name, runs in counting.items()]
+    if not refusals:
+        found.sort(key=lambda variant: variant.best.mean)
+    pairs = [] if refusals else [pair for at in LOSSES for pair in _pairs(found, at)]
+    notes += _notes(found, counted, shared)
+    return Findings(found, pairs, refusals, notes, common, shared, target, everything)
+
+
+def _that_count(name: str, runs: list[Run], notes: list[str]) -> list[Run]:
+    """One run for each seed, finished ones where there are any; says what is left out."""
+    finished = [run for run in runs if run.finished]
+    for run in runs:
+        if not run.finished:
+            left = "left out" if finished else "counted as it is, for want of a finished one"
+            notes.append(f"{run.name} is not finished ({run.reached}): {left}.")
+    by_seed: dict[int, Run] = {}
+    for run in finished or runs:
+        first = by_seed.setdefault(run.seed, run)
+        if first is not run:
+            notes.append(f"{run.name} repeats {first.name}, seed and all: counted once.")
+    return list(by_seed.values())
+
+
+def not_comparable(runs: list[Run]) -> list[str]:
+    """Why the losses of these runs cannot be ranked; nothing where they can."""
+    reasons = []
+    if len({run.fingerprint for run in runs}) > 1:
+        texts = _listed({f"{run.config.data.dataset} ({run.fingerprint[:8]})" for run in runs})
+        reasons.append(f"The runs were trained on different data: {texts}.")
+    elif len({run.evaluated_tokens for run in runs}) > 1:
+        sizes = _listed({f"{run.evaluated_tokens:,} predictions" for run in runs})
+        reasons.append(f"The runs were evaluated on different splits: {sizes}.")
+    if len({run.config.model.block_size for run in runs}) > 1:
+        blocks = _listed({f"{run.config.model.block_size} tokens" for run in runs})
+        reasons.append(
+            f"The runs were evaluated with different contexts: {blocks} (model.block_size); a "
+            "longer text before it makes a token easier to predict."
+        )
+    return reasons
+
+
+def _listed(words: set[str]) -> str:
+    return ", ".join(sorted(words))
+
+
+def _shared_range(axis: str, runs: list[Run]) -> tuple[float, float]:
+    curves = [getattr(run.curve, axis) for run in runs]
+    return float(max(x[0] for x in curves)), float(min(x[-1] for x in curves))
+
+
+def _same_budget(axis: str, runs: list[Run]) -> bool:
+    ends = [getattr(run.curve, axis)[-1] for run in runs]
+    return max(ends) <= (1 + SAME_BUDGET) * min(ends)
+
+
+def _variant(
+    name: str, runs: list[Run], common: dict[str, tuple[float, float]], target: float
+) -> Variant:
+    area, at_common, to_reach = {}, {}, {}
+    for axis, (low, high) in common.items():
+        curves = [(getattr(run.curve, axis), run.curve.losses) for run in runs]
+        at_common[axis] = summary([float(np.interp(high, x, y)) for x, y in curves])
+        if low < high:
+            area[axis] = summary([mean_height(x, y, low, high) for x, y in curves])
+        reached = [first_reach(x, y, target) for x, y in curves]
+        to_reach[axis] = None if None in reached else summary(reached)
+    halves = [run.curve.halves for run in runs]
+    honest = None
+    if all(half is not None for half in halves):
+        honest = summary([honest_best(run.curve.halves[:, run.curve.trained()]) for run in runs])
+    best, final = (summary([loss(run) for run in runs]) for loss in LOSSES.values())
+    return Variant(name, runs, best, final, honest, area, at_common, to_reach)
+
+
+def _pairs(variants: list[Variant], at: str) -> list[Pair]:
+    """Every two variants at one checkpoint, over the seeds that both have."""
+    found = []
+    for first, second in combinations(variants, 2):
+        ours, theirs = ({run.seed: LOSSES[at](run) for run in v.runs} for v in (first, second))
+        if seeds := sorted(ours.keys() & theirs.keys()):
+            pairs = ([losses[seed] for seed in seeds] for losses in (ours, theirs))
+            found.append((first.name, second.name, at, seeds, paired_difference(*pairs)))
+    tested = [difference.p for *_, difference in found if difference.p is not None]
+    corrected = iter(holm(tested))
+    return [Pair(*each, None if each[-1].p is None else next(corrected)) for each in found]
+
+
+def _notes(variants: list[Variant], runs: list[Run], shared: list[str]) -> list[str]:
+    """What a reader has to know about these runs."""
+    notes = []
+    if alone := [variant.name for variant in variants if len(variant.runs) == 1]:
+        notes.append(f"One seed, so no interval and no test: {', '.join(alone)}.")
+    if len(variants) > 1 and not shared:
+        notes.append(
+            "No common budget: iterations, seconds, tokens and FLOPs all differ; compare the "
+            "losses where the shortest run ends on each, not the final ones."
+        )
+    steps = sorted({int(run.curve.steps[-1]) for run in runs})
+    if len(steps) > 1:
+        notes.append(f"The runs differ in length: {steps[0]:,} to {steps[-1]:,} iterations.")
+    counts = sorted({int(run.curve.trained().sum()) for run in runs})
+    if len(counts) > 1:
+        notes.append(
+            f"Best checkpoints are the best of {counts[0]} to {counts[-1]} evaluations: more of "
+            "them make the best look better."
+        )
+    if any(variant.honest is None for variant in variants):
+        notes.append("Runs of an earlier version do not know their loss on each half of the text.")
+    machines = {hardware(run) for run in runs}
+    if len(machines) > 1:
+        notes.append(f"Seconds are of different machines: {_listed(machines)}.")
+    dtypes = {run.config.train.dtype for run in runs}
+    if len(dtypes) > 1:
+        notes.append(f"The matrix products were of different dtypes: {_listed(dtypes)}.")
+    return notes
+
+
+def hardware(run: Run) -> str:
+    """What a run was trained on."""
+    environment = run.environment
+    name = environment.get("device_name") or environment.get("device", "an unknown device")
+    threads = environment.get("threads") if environment.get("device") == "cpu" else None
+    return f"{name}, {threads} threads" if threads else name
+
+
+def answer(findings: Findings) -> list[str]:
+    """Which variant is better, in sentences that claim no more than the seeds show."""
+    if findings.refusals:
+        return [*findings.refusals, "So nothing is ranked here."]
+    first, *others = findings.variants
+    if not others:
+        return [f"{first.name}: validation loss {_spread(first.best)} at its best checkpoint."]
+    said = [f"{first.name} has the lowest validation loss, {_spread(first.best)}, at its best."]
+    pairs = {(p.first, p.second): p for p in findings.pairs if p.at == "best"}
+    said += [_against(first, other, pairs.get((first.name, other.name))) for other in others]
+    budgets = [AXES[axis] for axis in findings.shared]
+    differing = [AXES[axis] for axis in AXES if axis not in findings.shared]
+    if budgets:
+        said.append(f"Equal in all runs: {', '.join(budgets)}.")
+    if differing:
+        said.append(f"Not equal: {', '.join(differing)}; see the losses at equal budgets.")
+    return said
+
+
+def _spread(of: Summary) -> str:
+    if of.low is None:
+        return f"{of.mean:.4f} (one seed)"
+    return f"{of.mean:.4f} (95% interval {of.low:.4f} to {of.high:.4f}, {of.n} seeds)"
+
+
+def _against(first: Variant, other: Variant, pair: Pair | None) -> str:
+    """How much worse another variant is, and whether that could be chance."""
+    if pair is None:
+        gap = other.best.mean - first.best.mean
+        return f"{other.name} is {gap:.4f} above it, but they share no seed: not tested."
+    difference = pair.difference
+    behind = f"{other.name} is {-difference.mean:.4f} above it"
+    if difference.p is None:
+        return f"{behind}, in {difference.n} seed{'s' * (difference.n > 1)}: not tested."
+    words = (
+        f"over {difference.n} paired seeds (95% interval {-difference.high:.4f} to "
+        f"{-difference.low:.4f}, p = {pair.p_corrected:.2g}, d_z = {-difference.effect_size:.1f})"
+    )
+    doubt = "" if pair.is_significant else ": these seeds do not show that this is more than chance"
+    return f"{behind} {words}{doubt}."

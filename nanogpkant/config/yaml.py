@@ -1,0 +1,148 @@
+"""Settings as YAML, read with an error for every wrong key; presets are found by name."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import read_text, write_atomic
+from nanogpkant.config.settings import RunConfig
+
+PRESETS = Path(str(files(__package__))) / "presets"
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
+    """The name and configuration of a preset, or of a YAML file of one's own.
+
+    Raises:
+        UsageError: no such preset or file, or one that holds an unknown key or a bad value.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; nanogpkant presets lists the built-in ones")
+        return path.stem, load_config(path)
+    names = preset_names()
+    if name_or_path not in names:
+        near = difflib.get_close_matches(name_or_path, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+        raise UsageError(f"unknown preset {name_or_path}: {hint} A file ends in .yaml.")
+    return name_or_path, load_config(PRESETS / f"{name_or_path}.yaml")
+
+
+def field_names(config_class: type, prefix: str = "") -> list[str]:
+    """Every key of a configuration, dotted: ``model``, ``model.kan``, ``model.kan.grid_size``."""
+    names = []
+    for f in dataclasses.fields(config_class):
+        names.append(prefix + f.name)
+        if dataclasses.is_dataclass(f.type):
+            names += field_names(f.type, f"{prefix}{f.name}.")
+    return names
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint for a key that does not exist: the most similar one that does."""
+    short = {name.rpartition(".")[2].lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        last_part = key.rpartition(".")[2].lstrip("-")
+        near = [short[n] for n in difflib.get_close_matches(last_part, short, n=1, cutoff=0.6)]
+    return f"did you mean {near[0]}?" if near else "--help lists those that exist"
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML that ``load_config`` reads back to an equal one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    write_atomic(path, to_yaml(config))
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a whole experiment from a YAML file; fields that it leaves out take their defaults.
+
+    Raises:
+        UserError: the file cannot be read.
+        UsageError: it is not YAML, or has a key or value that no configuration has.
+    """
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not a YAML file: {reason}") from error
+    try:
+        return config_from({} if values is None else values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def config_from(values: Any) -> RunConfig:
+    """Build a whole experiment from nested keys and values, as YAML gives them.
+
+    Raises:
+        UsageError: an unknown key, or a value that cannot work.
+    """
+    return _build(RunConfig, values, "")
+
+
+def _build(config_class: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        where = prefix.rstrip(".") or "the file"
+        raise UsageError(f"{where} must hold keys and values, not {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            hint = nearest(f"{prefix}{key}", field_names(RunConfig))
+            raise UsageError(f"unknown key {prefix}{key}: {hint}")
+        expected = fields[key].type
+        if dataclasses.is_dataclass(expected):
+            arguments[key] = _build(expected, value, f"{prefix}{key}.")
+        else:
+            arguments[key] = _checked(expected, value, prefix + key)
+    return config_class(**arguments)
+
+
+def _checked(expected: Any, value: Any, key: str) -> Any:
+    """``value`` as the type that a field declares; an int is a float where one is asked."""
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _checked(inner[0], value, key)
+    if origin is Literal and value in inner:
+        return value
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        if origin is list:
+            return [_checked(inner[0], item, key) for item in value]
+        if len(value) == len(inner):
+            return tuple(map(_checked, inner, value, [key] * len(inner)))
+    if origin is dict and isinstance(value, dict):
+        pairs = ((_checked(inner[0], k, key), _checked(inner[1], v, key)) for k, v in value.items())
+        return dict(pairs)
+    if expected is float and not isinstance(value, bool):
+        try:
+            return float(value)  # PyYAML reads 1e-3 as text
+        except (TypeError, ValueError):
+            pass
+    if isinstance(expected, type) and type(value) is expected:
+        return value
+    wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
+    wanted = getattr(expected, "__name__", wanted) if origin is None else wanted
+    raise UsageError(f"--{key} {value!r}: must be {wanted}")

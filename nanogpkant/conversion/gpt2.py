@@ -1,0 +1,175 @@
+"""GPT-2 as transformers saves it, read as our plain model: the same function, other names.
+
+Source: the layout of Hugging Face's transformers, whose projections are Conv1D: their weights are
+(inputs, outputs), the transpose of ours.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.files import read_json
+from nanogpkant.config import KANConfig, ModelConfig
+
+NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+CONFIG = "config.json"
+FILES = (CONFIG, "model.safetensors", "vocab.json", "merges.txt")  # of each of them on the Hub
+
+# Their activation, and ours.
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+# Settings that change what the model computes, and what ours does.
+FIXED = {
+    "add_cross_attention": False,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
+    "tie_word_embeddings": True,
+}
+# Their modules in a block, and ours.
+PROJECTIONS = {
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "mlp.c_fc": "mlp.into",
+    "mlp.c_proj": "mlp.out",
+}
+NORMS = {"ln_1": "norm_1", "ln_2": "norm_2"}
+# Masks that old files hold beside the weights.
+MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
+
+
+def download(name: str) -> Path:
+    """The folder, in huggingface_hub's cache, of one of ``NAMES``; downloaded if it is not there.
+
+    Raises:
+        UserError: the Hub cannot be reached, or does not answer within 10 seconds.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    from nanogpkant.share.hub import TIMEOUT
+
+    repo = f"openai-community/{name}"
+    try:  # the only request with a limit of time; without it, what follows might wait for ever
+        HfApi().model_info(repo, timeout=TIMEOUT)
+        is_offline, reason = False, ""
+    except Exception as error:  # of whichever HTTP library the client uses
+        is_offline, reason = True, one_line(error)
+    try:
+        limits = {"etag_timeout": TIMEOUT, "local_files_only": is_offline}
+        paths = [Path(hf_hub_download(repo, file, **limits)) for file in FILES]
+    except Exception as error:
+        remedy = "try again later, or give the PATH of a folder that holds it"
+        why = reason or one_line(error)
+        raise UserError(f"cannot get {repo} from the Hugging Face Hub: {why}; {remedy}") from error
+    return paths[0].parent
+
+
+def is_gpt2_folder(path: Path) -> bool:
+    """Whether a folder holds a model as transformers saves it."""
+    return (path / CONFIG).is_file()
+
+
+def read_shape(folder: Path) -> ModelConfig:
+    """The shape of a folder's GPT-2 as our plain model, with no dropout.
+
+    Raises:
+        UserError: it is no GPT-2, or one that computes something that our model does not.
+    """
+    values, where = read_json(folder / CONFIG), folder / CONFIG
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != "gpt2":
+        raise UserError(f"{where}: model_type is {kind!r}, and only 'gpt2' can be read")
+    with transformers_talking_of(folder):
+        from transformers import GPT2Config
+
+        theirs = GPT2Config.from_dict(values)
+    for name, expected in FIXED.items():
+        if (value := getattr(theirs, name)) != expected:
+            remedy = f"only {expected} can be read: it would be another function here"
+            raise UserError(f"{where}: {name} is {value}, and {remedy}")
+    if theirs.activation_function not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        what = f"activation_function is {theirs.activation_function!r}"
+        raise UserError(f"{where}: {what}, and only {known} can be read")
+    try:
+        return ModelConfig(
+            n_layer=theirs.n_layer,
+            n_head=theirs.n_head,
+            n_embd=theirs.n_embd,
+            block_size=theirs.n_positions,
+            mlp=ACTIVATIONS[theirs.activation_function],
+            mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
+            dropout=0.0,
+            bias=True,
+            kan=KANConfig(base="gpt"),
+        )
+    except (UsageError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{where} describes no model: {error}") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder's GPT-2 by our names, in float32. Only safetensors files are read.
+
+    Raises:
+        UserError: transformers cannot read them, or some are missing.
+    """
+    with transformers_talking_of(folder):
+        from transformers import GPT2LMHeadModel
+
+        model, info = GPT2LMHeadModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are told of below, in plainer words
+            output_loading_info=True,
+        )
+    problems = {
+        "is missing from": info["missing_keys"],
+        "is not expected in": {k for k in info["unexpected_keys"] if not MASKS.fullmatch(k)},
+        "has another shape in": {key for key, *_ in info["mismatched_keys"]},
+    }
+    for problem, names in problems.items():
+        if names:
+            raise UserError(f"{min(names)} {problem} {folder}: {CONFIG} describes another GPT-2")
+    return {name: tensor.detach().float() for name, tensor in _renamed(model.transformer)}
+
+
+def _renamed(theirs: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield "tokens.weight", theirs.wte.weight
+    yield "positions.weight", theirs.wpe.weight
+    for name in ("weight", "bias"):
+        yield f"norm.{name}", getattr(theirs.ln_f, name)
+    for number, block in enumerate(theirs.h):
+        for module, ours in (NORMS | PROJECTIONS).items():
+            weight, bias = (getattr(block.get_submodule(module), n) for n in ("weight", "bias"))
+            yield f"blocks.{number}.{ours}.weight", weight.T if module in PROJECTIONS else weight
+            yield f"blocks.{number}.{ours}.bias", bias
+
+
+@contextmanager
+def transformers_talking_of(folder: Path) -> Iterator[None]:
+    """Keep transformers quiet, and turn its errors into one clear line.
+
+    Raises:
+        UserError: it is not installed, or raised anything.
+    """
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        remedy = "pip install 'nanogpkant[hf]'"
+        raise UserError(f"{folder} is read by transformers, which is missing: {remedy}") from error
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # of transformers, safetensors and torch
+        raise UserError(f"transformers cannot read {folder}: {one_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,60 @@
+"""The tokenizer that lies beside a GPT-2, as one of ours."""
+
+from pathlib import Path
+from typing import Any
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_json, read_text
+from nanogpkant.data.tokenizer import BPETokenizer
+from nanogpkant.data.tokenizer.bpe import END
+
+REMEDY = "take it away, and the tokenizer of --data.dataset counts"
+
+
+def read_tokenizer(folder: Path) -> BPETokenizer | None:
+    """What ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``, say; None where there is none.
+
+    Raises:
+        UserError: it is not of GPT-2's kind: byte-level, the tokens in the order in which they were
+            merged, the end of text last.
+    """
+    file = folder / "vocab.json"
+    if file.is_file() and (folder / "merges.txt").is_file():
+        lines = read_text(folder / "merges.txt").splitlines()
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        return _from(file, read_json(file), merges)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    try:
+        saved = read_json(file)
+        model, cut = saved["model"], saved["pre_tokenizer"]
+        cuts_alike = cut["type"] == "ByteLevel" and not cut["add_prefix_space"]
+        if model["type"] != "BPE" or not cuts_alike or saved["normalizer"] is not None:
+            raise UserError(f"{file} is no byte-level tokenizer of GPT-2's kind: {REMEDY}")
+        added = {token["content"]: token["id"] for token in saved["added_tokens"]}
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+        return _from(file, model["vocab"] | added, merges)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} is not what the tokenizers package writes: {REMEDY}") from error
+
+
+def _from(file: Path, vocabulary: Any, merges: list[str]) -> BPETokenizer:
+    """Tokens in the order of their ids, if that is what the merges make."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+        raise UserError(f"{file} is no vocabulary, which gives every token its id: {REMEDY}")
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    names = sorted(vocabulary, key=vocabulary.get)
+    merged = [merge.replace(" ", "", 1) for merge in merges]
+    is_in_order = [vocabulary[name] for name in names] == list(range(len(names)))
+    if not is_in_order or names[-1:] != [END] or names[len(byte_of) : -1] != merged:
+        raise UserError(
+            f"{file} is not of GPT-2's kind, 256 bytes, then the merges in their order, then "
+            f"{END}: {REMEDY}"
+        )
+    try:
+        return BPETokenizer([bytes(byte_of[c] for c in name) for name in names[:-1]])
+    except KeyError as error:
+        raise UserError(f"{file} has a token with {error}, which is no byte: {REMEDY}") from error

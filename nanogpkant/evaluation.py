@@ -1,0 +1,194 @@
+"""Loss, perplexity, bits per character and accuracy over a whole split."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.config import check_seed
+from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
+from nanogpkant.machine.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.machine.distributed import ALONE, World
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.folder import open_run
+from nanogpkant.run.load import load_model, open_run_data
+
+COUNTED = 1 << 20  # tokens at a time
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text."""
+
+    loss: float
+    """mean cross-entropy, nats per token"""
+    accuracy: float
+    """share of tokens that were the most likely one"""
+    tokens: int
+    """predictions made"""
+    loss_of_halves: tuple[float, float]
+    """the same loss over the first half of the predictions, and over the rest"""
+    bytes: int | None = None
+    """UTF-8 bytes of the text that was predicted, where they were counted"""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): the number of equally likely tokens with the same uncertainty."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_char(self) -> float:
+        """loss in bits, where a token is a character or a byte; per token otherwise."""
+        return self.loss / math.log(2)
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures by name; bits per byte compare models whatever their tokens are."""
+        values = {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_char": self.bits_per_char,
+            "accuracy": self.accuracy,
+            "tokens": self.tokens,
+        }
+        if self.bytes:
+            values["bits_per_byte"] = self.bits_per_char * (self.tokens / self.bytes)
+        return values
+
+    def halves(self) -> dict[str, float]:
+        """For choosing a checkpoint on one half of the text and reporting it on the other."""
+        first, second = self.loss_of_halves
+        return {"loss_first_half": first, "loss_second_half": second}
+
+
+def evaluate(
+    model: GPT,
+    tokens: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+    world: World = ALONE,
+) -> Evaluation:
+    """Predict every token of a split once, from up to ``block_size - 1`` tokens before it.
+
+    The split is read in consecutive windows of ``block_size``, so each of its len - 1 next-token
+    predictions is made exactly once, always the same way: nothing is drawn at random. Several
+    processes take the batches in turn. Each batch's sum is the same whoever makes it, and all sums
+    are added in the text's order on every rank, so that the result is that of one process.
+
+    Args:
+        model: put into evaluation mode for the while; its device and autocast are the caller's.
+        tokens: (len,) token ids.
+        batch_size: windows evaluated at a time.
+        progress: called with (predictions made, predictions in all).
+        world: the processes that share the work; all of them call.
+    """
+    text = Blocks(tokens, model.config.block_size, batch_size)
+    starts = [text.start(number) for number in range(len(text))]
+    return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
+
+
+def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
+    """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
+    drawn = Batches(tokens, model.config.block_size, batch_size, seed)
+    each = batch_size * model.config.block_size
+    starts = [number * each for number in range(iters)]
+    return _score(model, drawn.batch, starts, iters * each, None, ALONE)
+
+
+def evaluate_run(
+    path: Path,
+    which: str,
+    split: str,
+    device_name: str,
+    dtype_name: str,
+    batch_size: int,
+    random_batches: int,
+    seed: int,
+) -> Evaluation:
+    """Evaluate a run's checkpoint on the data that it was trained on.
+
+    Args:
+        path, which: the run folder and its checkpoint.
+        split: "train", "val", or "test" where the data has one.
+        device_name, dtype_name: what it runs on.
+        batch_size: sequences at a time.
+        random_batches: 0 reads the whole split; more estimates from that many random batches.
+        seed: decides the random batches.
+
+    Raises:
+        UserError: no such run, checkpoint or data, or data other than the run's.
+        UsageError: a setting out of its range.
+    """
+    if batch_size < 1:
+        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    if random_batches < 0:
+        raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
+    check_seed(seed)
+    device = resolve_device(device_name, "--device")
+    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
+    trained = load_model(path, which, device)
+    data = open_run_data(open_run(path), trained.config.data)
+    if data.tokenizer != trained.tokenizer:
+        remedy = "restore the data that the run was trained on"
+        raise UserError(f"{data.folder} has another vocabulary than {path}: {remedy}")
+    tokens = data.split(split)
+    check_length(tokens, trained.config.model.block_size, split)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        if random_batches:
+            return estimate(trained.model, tokens, batch_size, random_batches, seed)
+        with bar("evaluating", "tokens") as progress:
+            result = evaluate(trained.model, tokens, batch_size, progress)
+    return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
+
+
+def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
+    """How many UTF-8 bytes token ids stand for; an ``<|endoftext|>`` stands for none."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for start in range(0, len(tokens), COUNTED):
+        some = np.asarray(tokens[start : start + COUNTED])
+        counts += np.bincount(some, minlength=tokenizer.vocab_size)
+    return int(counts @ tokenizer.byte_lengths)
+
+
+@torch.no_grad()
+def _score(
+    model: GPT,
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    starts: Sequence[int],
+    total: int,
+    progress: Callable[[int, int], None] | None,
+    world: World,
+) -> Evaluation:
+    """Score numbered batches, the first of whose ``total`` predictions have the numbers starts."""
+    device = model.tokens.weight.device
+    was_training = model.training
+    model.eval()
+    half = (total + 1) // 2
+    sums = []
+    for first in range(0, len(starts), world.size):
+        # All ranks make as many passes, since the weights of a sharded model are put together by
+        # all: one that has no batch left repeats the last, and leaves the result out.
+        number = min(first + world.rank, len(starts) - 1)
+        x, y = batch(number)
+        x, y = x.to(device), y.to(device).flatten()
+        logits = model(x).float().flatten(0, 1)
+        losses = F.cross_entropy(logits, y, reduction="none")  # (rows * T,), in the text's order
+        before = max(0, half - starts[number])
+        early, late = losses[:before], losses[before:]
+        sums.append(torch.stack([early.sum(), late.sum(), (logits.argmax(-1) == y).sum()]))
+        if progress is not None:
+            progress(starts[number] + y.numel(), total)
+    model.train(was_training)
+    # Batches are summed in float64 on the CPU: some devices have none.
+    table = torch.zeros(len(starts), 3, dtype=torch.float64, device="cpu")
+    own = range(world.rank, len(starts), world.size)
+    table[world.rank :: world.size] = torch.stack(sums)[: len(own)].cpu().double()
+    early, late, correct = world.sum(table).sum(0).tolist()
+    halves = early / half, late / max(1, total - half)  # a single prediction has no second half
+    return Evaluation((early + late) / total, correct / total, total, halves)

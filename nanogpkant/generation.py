@@ -1,0 +1,186 @@
+"""Sampling from a model, one token after another, with a cache of keys and values.
+
+A model has learned positions for ``block_size`` tokens. When a text outgrows them the window
+slides: it starts anew from the last half block, so that a cache serves half a block of tokens
+before it has to be filled again. Which window a token is predicted from depends on the length of
+the text alone, so the logits are the same with and without a cache.
+"""
+
+import time
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpkant.base.errors import UsageError
+from nanogpkant.config import check_seed
+from nanogpkant.machine.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.model.gpt import GPT, Cache
+from nanogpkant.run.load import load_model
+
+
+def window_start(length: int, block_size: int) -> int:
+    """Index of the first token that a text of ``length`` tokens is continued from."""
+    if length <= block_size:
+        return 0
+    stride = max(1, block_size // 2)
+    return -(-(length - block_size) // stride) * stride
+
+
+def sample_run(
+    path: Path,
+    which: str,
+    prompt: str | None,
+    device_name: str,
+    dtype_name: str,
+    samples: int,
+    stream: Callable[[str], None] | None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Let a run's model write.
+
+    Args:
+        path, which: the run folder and its checkpoint.
+        prompt: text to continue; None is a new line.
+        device_name, dtype_name: what it runs on.
+        samples: texts to write at once.
+        stream: called with the text as it appears: character by character where there is one
+            sample, sample by sample where there are more.
+        settings: those of ``generate``.
+
+    Returns:
+        {"prompt", "samples", "tokens_per_second"}; samples leave the prompt out.
+
+    Raises:
+        UserError: no such run or checkpoint, or a character that the model has never seen.
+        UsageError: a setting out of its range.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples {samples}: must be at least 1")
+    device = resolve_device(device_name, "--device")
+    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
+    trained = load_model(path, which, device)
+    decode = trained.tokenizer.decode
+    prompt = trained.tokenizer.start if prompt is None else prompt
+    ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
+    drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
+    tokens = []
+    if stream and samples == 1:
+        stream(prompt)
+    characters = getincrementaldecoder("utf-8")("replace")  # a token may end within one
+    started = time.perf_counter()
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        for token in drawn:
+            tokens.append(token)
+            if stream and samples == 1:
+                stream(characters.decode(trained.tokenizer.decode_bytes(token.tolist())))
+    rate = samples * len(tokens) / (time.perf_counter() - started)
+    texts = [decode(row) for row in torch.stack(tokens, dim=1).tolist()]
+    if stream:
+        rest = characters.decode(b"", final=True)
+        stream(f"{rest}\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))
+    return {"prompt": prompt, "samples": texts, "tokens_per_second": round(rate, 1)}
+
+
+@torch.no_grad()
+def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
+    """Logits of the token after a text: (B, length) -> (B, V).
+
+    ``cache`` holds a beginning of the same text's window and is brought up to its end; None does
+    without.
+    """
+    start = window_start(text.shape[1], model.config.block_size)
+    if cache is None:
+        return model(text[:, start:])[:, -1].float()
+    if start != cache.start:
+        cache.start, cache.length = start, 0
+    return model(text[:, start + cache.length :], cache=cache)[:, -1].float()
+
+
+def generate(
+    model: GPT,
+    prompt: Tensor,
+    max_new_tokens: int,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 1337,
+    use_cache: bool = True,
+) -> Iterator[Tensor]:
+    """Continue texts, yielding the (B,) next token ids as they are drawn.
+
+    Args:
+        model: in evaluation mode.
+        prompt: (B, length) token ids, length at least 1.
+        max_new_tokens: tokens to add to each text.
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: draw from the k most likely tokens alone.
+        top_p: draw from the fewest tokens that together have at least this probability (nucleus
+            sampling, Holtzman et al. 2020).
+        seed: decides the draws, on a random stream of their own.
+        use_cache: keep keys and values; same logits, many times faster.
+
+    Raises:
+        UsageError: a setting out of its range, or an empty prompt.
+    """
+    _check(prompt, max_new_tokens, temperature, top_k, top_p)
+    check_seed(seed)
+    random = torch.Generator(device=prompt.device).manual_seed(seed)
+    weight = model.tokens.weight
+    cache = Cache(model.config, prompt.shape[0], weight.device, weight.dtype) if use_cache else None
+
+    def tokens() -> Iterator[Tensor]:
+        text = prompt
+        for _ in range(max_new_tokens):
+            logits = next_logits(model, text, cache)
+            token = draw(logits, temperature, top_k, top_p, random)
+            text = torch.cat([text, token[:, None]], dim=1)
+            yield token
+
+    return tokens()  # a generator of its own, so that bad settings are refused at the call
+
+
+def draw(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    random: torch.Generator | None,
+) -> Tensor:
+    """Draw one token a row: (B, V) logits -> (B,) ids."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    # The largest becomes 0 first, so that no temperature is too low to divide by.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        share = ordered.softmax(-1)
+        # A token goes when those before it already reach top_p; the first always stays.
+        gone = share.cumsum(-1) - share >= top_p
+        logits = logits.masked_fill(gone.scatter(-1, order, gone), -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=random).squeeze(-1)
+
+
+def _check(
+    prompt: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> None:
+    if prompt.shape[1] == 0:
+        raise UsageError("--prompt is empty: a text is continued from at least one character")
+    if max_new_tokens < 1:
+        raise UsageError(f"--tokens {max_new_tokens}: must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise UsageError(f"--temperature {temperature}: must be 0 (most likely token) or above")
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"--top_k {top_k}: must be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"--top_p {top_p}: must be above 0 and at most 1")

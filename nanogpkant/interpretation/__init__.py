@@ -1,0 +1,43 @@
+"""Looking inside a trained KAN: what its edges are, which matter, and whether formulas say it all.
+
+from nanogpkant.interpretation import Interpretation, figures, write
+
+look = Interpretation("runs/quickstart_kan")
+look.edges.head(20)             # the most important edges, with their formulas
+look.totals                     # the loss with all edges replaced, and its controls
+dict(figures(look))["atlas"]    # a matplotlib figure
+write(look)                     # everything, into runs/quickstart_kan/interpret
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nanogpkant.base.errors import UserError
+
+if TYPE_CHECKING:
+    from nanogpkant.interpretation.command import interpret
+    from nanogpkant.interpretation.interpretation import Interpretation
+    from nanogpkant.interpretation.report import figures, summary, words, write
+
+__all__ = ["Interpretation", "figures", "interpret", "summary", "words", "write"]
+
+_MODULES = {"Interpretation": "interpretation", "interpret": "command"}  # others: "report"
+_EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is: it brings torch, which --help can do without.
+
+    Raises:
+        UserError: a package of the extra ``interpret`` is not here.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'report')}"), name)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        remedy = "pip install 'nanogpkant[interpret]'"
+        raise UserError(f"interpret needs {package}, which is not here: {remedy}") from error

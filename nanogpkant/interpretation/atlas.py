@@ -1,0 +1,211 @@
+"""The atlas: how many different shapes the edges of a model have, and what they are.
+
+A curve is seen on its input's own range, which is stretched to [-1, 1], and taken apart into
+offset (its mean), gain (its size, with a sign) and shape. Shapes are what is clustered; then every
+edge can be written as one of k shapes, a gain and an offset.
+
+Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is scikit-learn's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from nanogpkant.interpretation.collect import Observed
+from nanogpkant.interpretation.curves import even_points, tabulate, weights
+from nanogpkant.interpretation.formulas import Fits, fit
+from nanogpkant.interpretation.lookup import Curves
+from nanogpkant.kan import KANLinear
+
+POINTS = 64  # that a shape is seen at
+SAMPLE = 50_000  # edges that the shapes are learned from; all edges are assigned
+QUIET = 1e-4  # of the typical size of a layer's curves, below which a curve has no shape
+COMPONENTS = 8  # principal components that shapes are compared in
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The edges of a layer, each as offset + gain * shape; all are (m, n)."""
+
+    shape: Tensor
+    """index of the shape; -1 for an edge too quiet to have one"""
+    gain: Tensor
+    offset: Tensor
+    r2: Tensor
+    """share of the curve's variance, where its input lies, that this explains"""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """k shapes, the most frequent first, and the edges that have them."""
+
+    u: Tensor
+    """(G,) from -1, an input's low end, to 1, its high end"""
+    density: Tensor
+    """(G,) how often inputs lie there, over all layers; sums to 1"""
+    shapes: Tensor
+    """(k, G), of mean 0 and variance 1 under the density"""
+    layers: dict[str, Assigned]
+    variance: list[float]
+    """share of the variance of all shapes in each principal component, largest first"""
+
+    def counts(self) -> pd.DataFrame:
+        """Edges of every shape (rows) in every layer (columns)."""
+        k = len(self.shapes)
+        labels = {name: each.shape[each.shape >= 0] for name, each in self.layers.items()}
+        return pd.DataFrame({n: torch.bincount(a, minlength=k).numpy() for n, a in labels.items()})
+
+    def table(self) -> pd.DataFrame:
+        """A row for each shape: edges, share of all, the layer with most of them, formula in u.
+
+        And a column for each layer, with how many of its edges have the shape.
+        """
+        counts = self.counts()
+        edges = sum(a.shape.numel() for a in self.layers.values())
+        formulas = self.fits.table().sort_values("output")
+        return pd.DataFrame(
+            {
+                "edges": counts.sum(axis=1),
+                "share": counts.sum(axis=1) / edges,
+                "mostly_in": counts.idxmax(axis=1),
+                "family": formulas["family"].to_numpy(),
+                "formula": formulas["formula"].to_numpy(),
+                "formula_r2": formulas["r2"].to_numpy(),
+            }
+        ).join(counts)
+
+    @cached_property
+    def fits(self) -> Fits:
+        """The formulas of the shapes in u, as those of a layer with one input and k outputs."""
+        return fit(self.u[:, None], self.density[:, None], self.shapes.T[:, :, None].contiguous())
+
+    def curves(self, name: str, observed: Observed) -> Curves:
+        """The edges of a layer as the atlas has them."""
+        assigned = self.layers[name]
+        label = assigned.shape.clamp(min=0)
+
+        def values(x: Tensor) -> Tensor:
+            low, high = observed.low.to(x), observed.high.to(x)
+            position = ((x - low) / (high - low)).nan_to_num(0.0).clamp(0, 1) * (len(self.u) - 1)
+            first = position.long().clamp(max=len(self.u) - 2)  # (G, n)
+            part, shapes = position - first, self.shapes.to(x)
+            found = shapes[:, first] * (1 - part) + shapes[:, first + 1] * part  # (k, G, n)
+            found = found.movedim(0, 1).gather(1, label.to(x.device).expand(len(x), -1, -1))
+            return assigned.offset.to(x) + assigned.gain.to(x) * found
+
+        return values
+
+
+def atlas(
+    layers: dict[str, KANLinear],
+    observed: dict[str, Observed],
+    k: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Atlas:
+    """Cluster the shapes of all edges.
+
+    Args:
+        layers: by name.
+        observed: where their inputs lie.
+        k: shapes to find; fewer where there are fewer edges with a shape.
+        seed: decides the sample that they are learned from, and the clustering.
+        progress: called with (layers done, layers in all).
+    """
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
+    density = _common_density(observed)
+    random = np.random.default_rng(seed)
+    edges = sum(layer.in_features * layer.out_features for layer in layers.values())
+    sample = []
+    for name, layer in layers.items():
+        shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
+        shapes = shapes[is_loud]
+        wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
+        sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
+    learned = torch.cat(sample)  # (sample, G)
+    if len(learned) < 2:  # edges that are all flat: there still are shapes, that nobody has
+        some, _ = _shapes(torch.stack([u, u.square()], dim=1)[..., None], density)
+        learned = torch.cat([learned, some])
+    scale = density.sqrt()  # so that plain distances are weighted by the density
+    pca = PCA(min(COMPONENTS, *learned.shape)).fit(learned * scale)
+    clusters = MiniBatchKMeans(min(k, len(learned)), batch_size=4096, n_init=5, random_state=seed)
+    label = clusters.fit_predict(pca.transform(learned * scale))
+    # The mean of the members rather than what is left of it in few components.
+    shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])
+    found = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
+    centres = torch.from_numpy(pca.transform(shapes * scale))
+    for done, (name, layer) in enumerate(layers.items()):
+        progress(done, len(layers))
+        found.layers[name] = _assign(found, layer, observed[name], pca, centres)
+    return _most_frequent_first(found)
+
+
+def _most_frequent_first(found: Atlas) -> Atlas:
+    order = torch.from_numpy(np.argsort(-found.counts().sum(axis=1).to_numpy(), kind="stable"))
+    rank = torch.cat([order.argsort(), torch.tensor([-1])])  # the last is that of no shape
+    layers = {n: replace(each, shape=rank[each.shape]) for n, each in found.layers.items()}
+    return replace(found, shapes=found.shapes[order], layers=layers)
+
+
+def _places(observed: Observed) -> Tensor:
+    """(G, n): the inputs at every u."""
+    return even_points(observed.low, observed.high, POINTS)
+
+
+def _common_density(observed: dict[str, Observed]) -> Tensor:
+    """(G,): how often inputs lie at every u, the mean over all inputs of all layers.
+
+    A hundredth of it is even, so that no stretch of a shape is without any weight.
+    """
+    found = [weights(each, _places(each)) for each in observed.values()]
+    total = sum((each / each.sum(0)).sum(1) for each in found)
+    return 0.99 * total / total.sum() + 0.01 / POINTS
+
+
+def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, m, n) -> (m * n, G) of mean 0, variance 1 and one of two signs; and which have a shape.
+
+    The sign is that which makes a shape rise or, where it does neither, open upwards.
+    """
+    rows = curves.flatten(1).T  # (m * n, G)
+    rows = rows - (rows @ density)[:, None]
+    size = (rows.square() @ density).sqrt()  # (m * n,)
+    is_loud = size > QUIET * size.square().mean().sqrt()
+    u = torch.linspace(-1, 1, len(density), dtype=rows.dtype)
+    slope = u - u @ density
+    bend = u.square() - u.square() @ density
+    rises = rows @ (density * slope) / (slope.square() @ density).sqrt()
+    opens = rows @ (density * bend)
+    sign = torch.where(rises.abs() > 0.3 * size, rises, opens).sign()
+    return rows * (torch.where(sign == 0, 1.0, sign) / size.clamp(min=1e-30))[:, None], is_loud
+
+
+def _assign(
+    found: Atlas, layer: KANLinear, observed: Observed, pca: PCA, centres: Tensor
+) -> Assigned:
+    """The nearest shape of every edge, and the best gain and offset where its input lies."""
+    at = _places(observed)
+    curves = tabulate(layer, at)  # (G, m, n)
+    rows, is_loud = _shapes(curves, found.density)
+    where = torch.from_numpy(pca.transform(rows * found.density.sqrt()))
+    label = torch.cdist(where, centres).argmin(1).view_as(curves[0])  # (m, n)
+    share = weights(observed, at)
+    share = share / share.sum(0)  # (G, n)
+    shape = found.shapes[label].movedim(-1, 0)  # (G, m, n)
+    mean, shape_mean = (torch.einsum("gn,gmn->mn", share, each) for each in (curves, shape))
+    curves, shape = curves - mean, shape - shape_mean
+    variance, product, of_shape = (
+        torch.einsum("gn,gmn->mn", share, each)
+        for each in (curves.square(), curves * shape, shape.square())
+    )
+    gain = product / of_shape.clamp(min=1e-30) * is_loud.view_as(label)
+    r2 = (gain * product / variance.clamp(min=1e-30)).clamp(max=1.0)
+    label = label.where(is_loud.view_as(label), -1)
+    return Assigned(label, gain, mean - gain * shape_mean, r2)

@@ -1,0 +1,285 @@
+"""Where the inputs of every KAN layer lie, and how much its outputs matter to the loss.
+
+One pass over text. What is kept of n inputs is a histogram of each, never the inputs themselves.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.data import Batches, blocks
+from nanogpkant.kan import KANLinear
+from nanogpkant.model.gpt import GPT
+
+BINS = 512  # of a histogram: a power of two
+GRADIENT_SHARE = 8  # one batch in this many also goes backward
+RANGE = (0.001, 0.999)  # quantiles of an input between which its functions are looked at
+SITES = {
+    "attention.qkv": "qkv",
+    "attention.out": "attn_out",
+    "mlp.into": "mlp_in",
+    "mlp.out": "mlp_out",
+}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of a layer with n inputs and m outputs; tensors are on the CPU.
+
+    Inputs are what the functions see: behind ``prenorm`` where there is one.
+    """
+
+    name: str
+    """of the module"""
+    site: str
+    """which projection of its block it is, as ``model.kan.sites`` calls it, or its module's name"""
+    layer: int
+    """block, counted from 0; -1 where the name does not say"""
+    edges: Tensor
+    """(n, B + 1) borders of the bins of each input's histogram"""
+    counts: Tensor
+    """(n, B) inputs in each bin, float64"""
+    mean: Tensor
+    """(n,)"""
+    std: Tensor
+    """(n,)"""
+    low: Tensor
+    """(n,) the 0.1% quantile"""
+    high: Tensor
+    """(n,) the 99.9% quantile; ``low`` where the input is constant"""
+    outside: Tensor
+    """(n,) share of inputs outside the grid; 0 where the basis has none"""
+    grad_rms: Tensor
+    """(m,) root mean square, over tokens, of the gradient of the summed loss at each output"""
+    tokens: int
+    """input vectors seen"""
+
+
+def collect(
+    model: GPT,
+    tokens: np.ndarray,
+    batch_size: int = 16,
+    max_tokens: int = 65536,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Observed]:
+    """Watch every KAN layer of a model read a text; the model is left as it was.
+
+    Args:
+        model: its device and autocast are the caller's; it is in evaluation mode for the while.
+        tokens: (length,) token ids, more than the model's ``block_size``. A text longer than
+            ``max_tokens`` is read in random windows.
+        batch_size: windows read at a time.
+        max_tokens: tokens to read, rounded up to whole batches.
+        seed: decides the windows.
+        progress: called with (tokens read, tokens in all).
+
+    Returns:
+        what was seen of each KAN layer, by the name of its module.
+
+    Raises:
+        UserError: a layer's inputs or gradients are not finite, or it was never called.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, KANLinear)}
+    watched = {name: _Watched(name, layer) for name, layer in layers.items()}
+    device = model.tokens.weight.device
+    total = min(max_tokens, len(tokens) - 1)
+    done = 0
+    with _watching(model, watched):
+        for number, (x, y) in enumerate(_batches(model, tokens, batch_size, max_tokens, seed)):
+            backward = number % GRADIENT_SHARE == 0
+            with torch.set_grad_enabled(backward):
+                logits = model(x.to(device)).float().flatten(0, 1)
+                if backward:
+                    loss = F.cross_entropy(logits, y.to(device).flatten(), reduction="sum")
+                    _backward(loss, list(watched.values()))
+            done += x.numel()
+            progress(min(done, total), total)
+    return {name: each.observed() for name, each in watched.items()}
+
+
+def _batches(
+    model: GPT, tokens: np.ndarray, batch_size: int, max_tokens: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    size = model.config.block_size
+    if len(tokens) - 1 <= max_tokens:
+        return blocks(tokens, size, batch_size)
+    drawn = Batches(tokens, size, batch_size, seed)
+    return map(drawn.batch, range(-(-max_tokens // (batch_size * size))))
+
+
+def _backward(loss: Tensor, watched: list["_Watched"]) -> None:
+    """Hand every layer that took part the gradients at its outputs."""
+    seen = [each for each in watched if each.output is not None]
+    if not seen:
+        return
+    for each, grad in zip(seen, torch.autograd.grad(loss, [w.output for w in seen]), strict=True):
+        each.add_gradient(grad)
+
+
+@contextmanager
+def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
+    """Hooks on the layers of a frozen model in evaluation mode, for as long as this lasts."""
+    was_training = model.training
+    learned = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    handles = [w.layer.register_forward_hook(w.hook) for w in watched.values()]
+    try:
+        for parameter in learned:  # their gradients are not wanted
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        model.train(was_training)
+
+
+class _Watched:
+    """One layer, and what is added up of it."""
+
+    def __init__(self, name: str, layer: KANLinear) -> None:
+        self.name, self.layer = name, layer
+        self.output: Tensor | None = None  # of the present batch, where it goes backward
+        self.histogram: _Histogram | None = None
+        self.tokens = self.gradients = 0
+        n, m, device = layer.in_features, layer.out_features, layer.weight.device
+        self.outside = torch.zeros(n, device=device)
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sum, self.squares = torch.zeros(2, n, dtype=wide, device=device)
+        self.gradient_squares = torch.zeros(m, dtype=wide, device=device)
+
+    def hook(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        self.add(self.layer.normalise(args[0].detach()).float().flatten(0, -2))
+        self.output = None
+        if torch.is_grad_enabled():
+            # Of a frozen model the first such output is where the graph begins.
+            self.output = output if output.requires_grad else output.requires_grad_()
+
+    def add(self, x: Tensor) -> None:
+        """(rows, n)."""
+        if not x.isfinite().all():
+            raise UserError(
+                f"the inputs of {self.name} are not finite: the model has diverged; use another "
+                "checkpoint"
+            )
+        if self.histogram is None:
+            self.histogram = _Histogram(x)
+        self.histogram.add(x)
+        self.tokens += len(x)
+        self.sum += x.sum(0, dtype=self.sum.dtype)
+        self.squares += x.to(self.sum.dtype).square().sum(0)
+        grid = _grid_range(self.layer)
+        if grid is not None:
+            self.outside += ((x < grid[0]) | (x > grid[1])).sum(0)
+
+    def add_gradient(self, gradient: Tensor) -> None:
+        """(..., m)."""
+        rows = gradient.flatten(0, -2)
+        if not rows.isfinite().all():
+            raise UserError(
+                f"the gradients at {self.name} are not finite: the model has diverged; use another "
+                "checkpoint"
+            )
+        self.gradient_squares += rows.to(self.gradient_squares.dtype).square().sum(0)
+        self.gradients += len(rows)
+
+    def observed(self) -> Observed:
+        if self.histogram is None:
+            raise UserError(f"{self.name} was never called: the model does not use it")
+        mean = self.sum / self.tokens
+        variance = (self.squares / self.tokens - mean.square()).clamp(min=0)
+        low, high = self.histogram.quantiles(RANGE)
+        grad_rms = (self.gradient_squares / max(1, self.gradients)).sqrt()
+        site, block = _place(self.name)
+        return Observed(
+            name=self.name,
+            site=site,
+            layer=block,
+            edges=self.histogram.edges().cpu(),
+            counts=self.histogram.counts.double().cpu(),
+            mean=mean.float().cpu(),
+            std=variance.sqrt().float().cpu(),
+            low=low.cpu(),
+            high=high.cpu(),
+            outside=(self.outside / self.tokens).cpu(),
+            grad_rms=grad_rms.float().cpu(),
+            tokens=self.tokens,
+        )
+
+
+class _Histogram:
+    """Histograms of n inputs whose ranges double, by merging pairs of bins, as values demand it.
+
+    Args:
+        x: (rows, n) the first values; they decide the first ranges, and still have to be added.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        low, high = x.aminmax(dim=0)
+        # A constant input gets a range that its own rounding errors cannot fill.
+        width = (high - low).clamp(min=1e-30).maximum(1e-3 * torch.maximum(low.abs(), high.abs()))
+        self.low, self.high = low, high  # of all values so far
+        self.start, self.width = (low + high - width) / 2, width * (1 + 1e-6)
+        self.counts = torch.zeros(x.shape[1], BINS, dtype=torch.long, device=x.device)
+
+    def add(self, x: Tensor) -> None:
+        """(rows, n)."""
+        low, high = x.aminmax(dim=0)
+        self.low, self.high = self.low.minimum(low), self.high.maximum(high)
+        while (below := low < self.start).any():
+            self._double(below, downwards=True)
+        while (above := high > self.start + self.width).any():
+            self._double(above, downwards=False)
+        bins = ((x - self.start) / self.width * BINS).long().clamp(0, BINS - 1)
+        bins += BINS * torch.arange(x.shape[1], device=x.device)
+        self.counts += torch.bincount(bins.flatten(), minlength=self.counts.numel()).view_as(
+            self.counts
+        )
+
+    def _double(self, chosen: Tensor, downwards: bool) -> None:
+        pairs = self.counts[chosen].unflatten(1, (-1, 2)).sum(2)
+        empty = torch.zeros_like(pairs)
+        self.counts[chosen] = torch.cat([empty, pairs] if downwards else [pairs, empty], dim=1)
+        if downwards:
+            self.start[chosen] -= self.width[chosen]
+        self.width[chosen] *= 2
+
+    def edges(self) -> Tensor:
+        """(n, BINS + 1)."""
+        steps = torch.linspace(0, 1, BINS + 1, device=self.start.device)
+        return self.start[:, None] + steps * self.width[:, None]
+
+    def quantiles(self, shares: tuple[float, ...]) -> tuple[Tensor, ...]:
+        """(n,) each, in straight lines inside a bin; never beyond the values seen."""
+        filled = self.counts.cumsum(1).float() / self.counts.sum(1, keepdim=True)
+        filled, edges = F.pad(filled, (1, 0)), self.edges()
+        found = []
+        for share in shares:
+            bins = (filled[:, 1:] < share).sum(1, keepdim=True).clamp(max=BINS - 1)
+            before, after = filled.gather(1, bins), filled.gather(1, bins + 1)
+            part = ((share - before) / (after - before).clamp(min=1e-30)).clamp(0, 1)
+            value = edges.gather(1, bins).lerp(edges.gather(1, bins + 1), part)[:, 0]
+            found.append(value.clamp(self.low, self.high))
+        return tuple(found)
+
+
+def _grid_range(layer: KANLinear) -> tuple[float, float] | None:
+    """First and last grid point of a layer's functions, an edge's own or shared ones."""
+    basis = layer.basis
+    return getattr(getattr(basis, "family", basis), "grid_range", None)
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Site and block of a module, as its name says."""
+    block = re.search(r"\.(\d+)\.", f".{name}.")
+    found = (site for end, site in SITES.items() if f".{end}." in f".{name}.")
+    return next(found, name), int(block[1]) if block else -1

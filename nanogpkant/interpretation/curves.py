@@ -1,0 +1,102 @@
+"""The edges of a layer as numbers: their values at points that lie where the inputs do.
+
+G points for each of n inputs and m outputs make G * m * n numbers of 4 bytes: 38 MB for 192 to 768
+and 64 points, 600 MB for 768 to 3072. That is the most that is ever held: one layer at a time, and
+what works on the values (``formulas.fit``) goes through them a few inputs at a time.
+"""
+
+import psutil
+import torch
+from torch import Tensor
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.interpretation.collect import Observed
+from nanogpkant.kan import KANLinear
+
+EVEN = 0.5  # share of the points that are spread evenly; the others lie where the inputs are
+
+
+def points(observed: Observed, count: int = 64) -> Tensor:
+    """Where to look at a layer's functions: (count, n), ascending from ``low`` to ``high``.
+
+    They are quantiles of an even mixture of the inputs' own distribution and a uniform one, so that
+    they are dense where the inputs are and no stretch is left out.
+    """
+    low, high = observed.low, observed.high
+    borders = observed.edges.clamp(low[:, None], high[:, None])  # (n, B + 1)
+    filled = _interpolate(borders, observed.edges, _filled(observed))
+    even = (borders - low[:, None]) / (high - low).clamp(min=1e-30)[:, None]
+    span = (filled[:, -1:] - filled[:, :1]).clamp(min=1e-30)
+    mixed = EVEN * even + (1 - EVEN) * (filled - filled[:, :1]) / span
+    wanted = torch.linspace(0, 1, count, dtype=mixed.dtype).expand(len(mixed), -1).contiguous()
+    found = _interpolate(wanted, mixed, borders).clamp(low[:, None], high[:, None])
+    found[:, 0], found[:, -1] = low, high
+    return found.T.contiguous()
+
+
+def even_points(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """(count, n) evenly spaced from ``low`` to ``high``, (n,) each."""
+    steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
+    return low + steps[:, None] * (high - low)
+
+
+def weights(observed: Observed, points: Tensor) -> Tensor:
+    """How often inputs lie nearest to each point: (G, n), of sum 1 for every input.
+
+    Args:
+        points: (G, n), ascending.
+    """
+    middles = (points[1:] + points[:-1]).T / 2  # (n, G - 1)
+    filled = _interpolate(middles.contiguous(), observed.edges, _filled(observed))
+    ends = filled.new_zeros(len(filled), 1)
+    found = torch.cat([ends, filled, ends + 1], dim=1).diff(dim=1)
+    is_constant = observed.high <= observed.low
+    found[is_constant] = 1 / len(points)
+    return found.T.to(points.dtype).contiguous()
+
+
+@torch.no_grad()
+def tabulate(layer: KANLinear, points: Tensor) -> Tensor:
+    """Every edge at every point: (G, n) -> (G, m, n), float32 on the CPU.
+
+    Raises:
+        UserError: they do not fit into memory, or are not finite.
+    """
+    edges = layer.out_features * layer.in_features
+    check_memory(4 * len(points) * edges, f"{edges:,} edges at {len(points)} points")
+    values = layer.edges(points.to(layer.weight)).float().cpu()
+    if not values.isfinite().all():
+        raise UserError("the weights of a KAN layer are not finite: use another checkpoint")
+    return values
+
+
+def check_memory(needed: int, what: str) -> None:
+    """
+    Args:
+        needed: bytes.
+        what: takes them; a plural.
+
+    Raises:
+        UserError: they are more than there are free.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        remedy = "take fewer layers at a time with --layers, or a machine with more"
+        sizes = f"take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise UserError(f"{what} {sizes}: {remedy}; what was found until here is kept")
+
+
+def _filled(observed: Observed) -> Tensor:
+    """(n, B + 1): share of the inputs below every border."""
+    counts = observed.counts.double()
+    filled = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
+    return (filled / filled[:, -1:]).to(observed.edges.dtype)
+
+
+def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """(n, K) -> (n, K): straight lines through (n, B) points with ascending xs, ends extended."""
+    right = torch.searchsorted(xs.contiguous(), x.contiguous()).clamp(1, xs.shape[1] - 1)
+    x0, x1 = xs.gather(1, right - 1), xs.gather(1, right)
+    y0, y1 = ys.gather(1, right - 1), ys.gather(1, right)
+    part = ((x - x0) / (x1 - x0).clamp(min=1e-30)).clamp(0, 1)
+    return y0.lerp(y1, part)

@@ -1,0 +1,201 @@
+"""What an interpretation found, to take elsewhere.
+
+RUN/interpret/export/
+  edges.parquet    every edge: importance, fit and the numbers of its formula in full
+  edges.csv        every edge, what a person reads of it: formulas have 4 digits
+  formulas.json    the most important edges, and whole outputs, in sympy and LaTeX
+  lookup.safetensors   every edge as a table of points, where asked for
+  manifest.json    what it was made from, thresholds, families, sha256 of each file
+
+A row of edges.parquet is a formula in full: ``expression`` makes sympy of it, and what sympy's
+lambdify makes of that gives the fitted values.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+import safetensors.torch
+import sympy
+from torch import Tensor
+
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import replacing, sha256_of, write_atomic, write_json, writing
+from nanogpkant.interpretation.curves import even_points, tabulate
+from nanogpkant.interpretation.families import FAMILIES, POLYNOMIALS
+from nanogpkant.interpretation.formulas import ACCEPTED, GOOD
+from nanogpkant.interpretation.interpretation import OBSERVED_TOKENS, Interpretation
+
+DIGITS = 5  # of numbers in LaTeX
+READABLE = ("layer", "output", "input", "importance", "std", "family", "formula", "low", "high")
+READABLE += ("r2", "max_error", "complexity", "runner_up", "margin")
+"""columns of edges.csv: with all of them it would be 400 bytes an edge"""
+BEYOND = "constant: the value at the nearer end"
+BETWEEN = "straight lines"
+
+
+def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.Expr:
+    """The formula of an edge; it holds for x between the row's ``low`` and ``high``.
+
+    Beyond them the edge counts as constant: replace x by ``Min(Max(x, low), high)``.
+
+    Args:
+        row: of ``Interpretation.edges``, or of edges.parquet.
+        x: what to call the input; x_ and its number if None.
+    """
+    x = sympy.Symbol(f"x_{row['input']}") if x is None else x
+    t = x - float(row["middle"])
+    found = sympy.Integer(0)
+    for k in range(len(POLYNOMIALS)):
+        if row[f"p{k}"]:
+            found += float(row[f"p{k}"]) * t**k
+    for end in ("", "2"):
+        if row[f"term{end}"]:
+            z, function = _function(row[f"term{end}"])
+            a, b, c = (float(row[f"{name}{end}"]) for name in "abc")
+            found += a * function.subs(z, b * x + c)
+    return found
+
+
+def neuron(look: Interpretation, layer: str, output: int) -> sympy.Expr:
+    """An output of a layer: the sum of the formulas of all its edges, and its bias.
+
+    Inputs x_0, x_1, ... are what the functions see, behind ``prenorm`` where the layer has one.
+    Edges whose formula was not accepted are in it with the best formula that there is.
+
+    Raises:
+        UsageError: no such layer or output.
+    """
+    _check_neuron(look, layer, output)
+    edges, bias = look.edges, look.layers[layer].bias
+    rows = edges[(edges["layer"] == layer) & (edges["output"] == output)].to_dict("records")
+    constant = 0 if bias is None else bias[output].item()
+    return sympy.Add(constant, *map(expression, rows))
+
+
+def write_export(
+    look: Interpretation, top: int = 24, neurons: Sequence[str] = (), lookup: int = 0
+) -> dict[str, Any]:
+    """Write tables, formulas and, where asked for, lookup tables.
+
+    Args:
+        look: the interpretation; what it has not worked out yet is worked out.
+        top: edges of each layer, the most important, that are written as sympy and LaTeX, with
+            (complexity, family, R²) of all formulas that no simpler one is as good as.
+        neurons: outputs to write likewise, as LAYER:OUTPUT.
+        lookup: points of every edge's table; 0 writes none.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        UsageError: no such neuron, or a table of one point.
+        UserError: a file cannot be written.
+    """
+    wanted = [(name, *_named_neuron(look, name)) for name in neurons]
+    if lookup < 0 or lookup == 1:
+        raise UsageError(f"--lookup {lookup}: must be 0 (no tables) or at least 2 points")
+    folder = look.folder / "export"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    edges = look.edges
+    files = ["edges.parquet", "edges.csv", "formulas.json"]
+    _write_table(edges, folder)
+    most = edges.groupby("layer", sort=False).head(top).to_dict("records")
+    formulas = {
+        "edges": [
+            {key: row[key] for key in ("layer", "input", "output", "low", "high", "r2", "accepted")}
+            | _written(expression(row))
+            | {"pareto": look.fits[row["layer"]].pareto(row["output"], row["input"])}
+            for row in most
+        ],
+        "neurons": {name: _written(neuron(look, layer, output)) for name, layer, output in wanted},
+    }
+    write_json(folder / "formulas.json", formulas)
+    if lookup:
+        files.append("lookup.safetensors")
+        write_lookup(look, folder / "lookup.safetensors", lookup)
+    else:
+        (folder / "lookup.safetensors").unlink(missing_ok=True)  # would be another model's
+    manifest = _manifest(look, lookup)
+    manifest["files"] = {name: sha256_of(folder / name) for name in files}
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def write_lookup(look: Interpretation, file: Path, count: int) -> None:
+    """Every edge of every layer, as it was learned, as a table of ``count`` points.
+
+    For each layer ``low`` and ``high`` (n,), the first and last point of its inputs' tables, which
+    are evenly spaced, and ``values`` (count, m, n) in float16, to be multiplied by ``scale``.
+    """
+    tensors: dict[str, Tensor] = {}
+    with bar("tabulating", "layers") as progress:
+        for done, (name, layer) in enumerate(look.layers.items()):
+            progress(done, len(look.layers))
+            low, high = look.observed[name].low, look.observed[name].high
+            values = tabulate(layer, even_points(low, high, count))
+            scale = values.abs().max().clamp(min=1e-30)
+            parts = {"low": low, "high": high, "values": (values / scale).half(), "scale": scale}
+            tensors |= {f"{name}/{key}": part.contiguous() for key, part in parts.items()}
+    about = {"between_points": BETWEEN, "beyond_the_ends": BEYOND, "points": str(count)}
+    write_atomic(file, safetensors.torch.save(tensors, about))
+
+
+@cache
+def _function(name: str) -> tuple[sympy.Symbol, sympy.Expr]:
+    z = sympy.Symbol("z", real=True)
+    family = next(f for f in FAMILIES if f.name == name)
+    return z, sympy.sympify(family.expression, locals={"z": z})
+
+
+def _written(found: sympy.Expr) -> dict[str, str]:
+    return {"sympy": sympy.sstr(found), "latex": sympy.latex(sympy.N(found, DIGITS))}
+
+
+def _named_neuron(look: Interpretation, name: str) -> tuple[str, int]:
+    layer, _, output = name.rpartition(":")
+    if not (layer and output.isdecimal()):
+        raise UsageError(f"--neurons {name}: must be LAYER:OUTPUT, such as blocks.0.mlp.into:5")
+    _check_neuron(look, layer, int(output))
+    return layer, int(output)
+
+
+def _check_neuron(look: Interpretation, layer: str, output: int) -> None:
+    if layer not in look.layers:
+        raise UsageError(f"--neurons {layer}:{output}: the layers are {', '.join(look.layers)}")
+    if not 0 <= output < look.layers[layer].out_features:
+        last = look.layers[layer].out_features - 1
+        raise UsageError(f"--neurons {layer}:{output}: the outputs of {layer} are 0 to {last}")
+
+
+def _write_table(edges: pd.DataFrame, folder: Path) -> None:
+    table = pyarrow.Table.from_pandas(edges, preserve_index=False)
+    with replacing(folder / "edges.parquet") as unfinished:
+        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
+    readable = edges[list(READABLE)].astype({"low": "float32", "high": "float32"})
+    with replacing(folder / "edges.csv") as unfinished:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
+
+
+def _manifest(look: Interpretation, lookup: int) -> dict[str, Any]:
+    return {
+        "run": look.run.path.name,
+        "step": look.trained.step,
+        "weights_sha256": look.identity["weights"],
+        "data_fingerprint": look.identity["data"],
+        "seed": look.seed,
+        "layers": {n: [m.in_features, m.out_features] for n, m in look.layers.items()},
+        "fitted_on": {"split": "train", "tokens": OBSERVED_TOKENS},
+        "thresholds": {"simpler_if_1_minus_r2_below": GOOD, "spline_if_1_minus_r2_above": ACCEPTED},
+        "families": {f.name: f.expression for f in FAMILIES},
+        "formula": "sum of p_k*(x - middle)^k, and a*f(b*x + c) for each of term and term2",
+        "range": {"low": "0.1% quantile", "high": "99.9% quantile", "beyond": BEYOND},
+        "lookup": {"points": lookup, "between": BETWEEN, "beyond": BEYOND} if lookup else None,
+    }

@@ -1,0 +1,128 @@
+"""A layer made of tables, for trying out what happens when the edges of a KAN layer are others.
+
+G points an input, n inputs, m outputs. A function of edges, here ``Curves``, takes points (G, n) to
+values (G, m, n), as ``layer.edges`` does. Whatever replaces an edge (its formula, a line, its mean)
+runs through the same table and the same straight lines between its points, so that differences in
+loss are differences between the functions.
+
+Source: tables as embedding bags are ours; that tables need a stated policy beyond their ends is
+LUT-KAN's point (arXiv 2601.03332). Here an input beyond the table is taken at the table's end.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogpkant.interpretation.curves import even_points
+from nanogpkant.kan import KANLinear
+
+POINTS = 64  # of a table, evenly spaced, and more where there are more than 8 functions an edge
+POINTS_A_FUNCTION = 8
+ROWS = 4096  # input vectors looked up at a time: their indices take 2 * 8 bytes an input
+
+Curves = Callable[[Tensor], Tensor]
+
+
+def table_points(layer: KANLinear) -> int:
+    """Points that a table of a layer's edges needs; 4 times as many change no loss by 1e-5."""
+    shape = layer.features.coefficient_shape
+    return max(POINTS, POINTS_A_FUNCTION * (shape[2] if shape else layer.features.size))
+
+
+class Lookup(nn.Module):
+    """Stands for a KAN layer: every edge is a table, in straight lines between its points.
+
+    The tables, G * m * n numbers, are made anew at every call and dropped after it: with all layers
+    of a model replaced, those of one layer exist at a time.
+
+    Args:
+        layer: the layer that it stands for; its bias and its ``prenorm`` stay.
+        low, high: (n,) first and last point of each input's tables; beyond them the functions are
+            constant. Where both are the same they are constant everywhere.
+        curves: the functions to tabulate.
+        count: G, points of a table, at least 2; None is ``table_points``.
+    """
+
+    def __init__(
+        self,
+        layer: KANLinear,
+        low: Tensor,
+        high: Tensor,
+        curves: Curves,
+        count: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalise, self.bias = layer.normalise, layer.bias
+        self.low, self.high = low, high
+        self.curves, self.count = curves, count or table_points(layer)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n) -> (..., m)."""
+        points = even_points(self.low, self.high, self.count)
+        tables = self.curves(points).permute(2, 0, 1).flatten(0, 1).to(x.dtype)
+        tables = tables.contiguous()  # (nG, m), of which rows are read
+        rows = self.normalise(x).flatten(0, -2)
+        y = torch.cat([self._look_up(part, tables) for part in rows.split(ROWS)])
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+    def _look_up(self, x: Tensor, tables: Tensor) -> Tensor:
+        """(rows, n) and (n * G, m) -> (rows, m): two rows of the tables for every input."""
+        position = (x - self.low) / (self.high - self.low) * (self.count - 1)
+        position = position.nan_to_num(0.0).clamp(0, self.count - 1)  # width 0: the first point
+        first = position.floor().clamp(max=self.count - 2)
+        part = position - first
+        start = torch.arange(0, len(tables), self.count, device=x.device)
+        index = first.long() + start  # (rows, n)
+        index = torch.stack([index, index + 1], dim=-1).flatten(1)
+        share = torch.stack([1 - part, part], dim=-1).flatten(1)
+        return F.embedding_bag(index, tables, mode="sum", per_sample_weights=share.to(tables.dtype))
+
+
+def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, Curves]:
+    """What edges are replaced by to compare with, from most to least of a curve.
+
+    Args:
+        layer: whose edges they are.
+        points: (G, n) where its inputs lie.
+        weights: (G, n) how often they lie there.
+
+    Returns:
+        ``spline``, the edges themselves, ``line``, their best lines where their inputs lie,
+        ``mean``, the mean of what they say, and ``zero``.
+    """
+    share = weights / weights.sum(0)  # (G, n)
+    values = layer.edges(points).detach()  # (G, m, n)
+    mean = torch.einsum("gn,gmn->mn", share, values)
+    centre = (share * points).sum(0)  # (n,)
+    away = share * (points - centre)
+    spread = (away * (points - centre)).sum(0)  # (n,)
+    slope = torch.einsum("gn,gmn->mn", away, values) / spread.clamp(min=1e-30)
+    return {
+        "spline": lambda x: layer.edges(x),
+        "line": lambda x: mean + slope * (x - centre)[:, None],
+        "mean": lambda x: mean.expand(len(x), -1, -1),
+        "zero": lambda x: torch.zeros_like(mean).expand(len(x), -1, -1),
+    }
+
+
+def mixed(old: Curves, new: Curves, replaced: Tensor) -> Curves:
+    """``new`` for the edges of the mask ``replaced`` (m, n), ``old`` for the others."""
+    return lambda points: torch.where(replaced, new(points), old(points))
+
+
+@contextmanager
+def swapped(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Put other modules into a model, by name, for as long as the context lasts."""
+    originals = {name: model.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in originals.items():
+            model.set_submodule(name, module)

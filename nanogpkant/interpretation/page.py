@@ -1,0 +1,89 @@
+"""The page: one HTML file that opens without a network, in light and dark, wide and narrow."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.image import imsave
+
+from nanogpkant.comparison.charts import Draw, to_svg
+from nanogpkant.comparison.report import template_environment
+from nanogpkant.interpretation.cards import Card
+from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+
+WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
+MAP_CELLS = 64  # of a map, each way at most
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: words, then whatever of the rest there is."""
+
+    title: str
+    words: list[str] = field(default_factory=list)
+    charts: dict[str, Draw] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+    is_table_folded: bool = False
+    map: np.ndarray | None = None
+    """importance (m, n) of a layer"""
+    cards: list[Card] = field(default_factory=list)
+    is_folded: bool = False
+
+
+def page(title: str, about: str, sections: list[Section]) -> str:
+    """The whole page as HTML."""
+    environment = template_environment("nanogpkant.interpretation")
+    environment.filters |= {"svg": to_svg, "picture": _picture, "heat": _heat, "cell": _cell}
+    template = environment.get_template("page.html.jinja")
+    return template.render(title=title, about=about, sections=sections)
+
+
+def _picture(card: Card) -> dict[str, Any]:
+    """A card's paths, in the units of its picture, and the numbers that they stand for."""
+    low, high = bounds(card)
+
+    def path(y: np.ndarray) -> str:
+        places = zip(WIDTH * card.across, HEIGHT * (1 - y), strict=True)
+        return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+
+    def scaled(y: np.ndarray) -> np.ndarray:
+        return 0.04 + 0.92 * (y - low) / (high - low)
+
+    return {
+        "density": f"{path(0.75 * card.density)}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",
+        "curve": path(scaled(card.curve)),
+        "formula": None if card.formula is None else path(scaled(card.formula)),
+        "x": [f"{x:.4g}" for x in card.x],
+        "y": [f"{y:.4g}" for y in card.curve],
+        "low": low,
+        "high": high,
+    }
+
+
+def _heat(importance: np.ndarray) -> dict[str, Any]:
+    """A layer's sorted map as a picture, and its numbers for whoever points at it."""
+    cells = sorted_map(importance, MAP_CELLS)
+    colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
+    buffer = io.BytesIO()
+    imsave(buffer, colours, format="png", metadata={"Software": None})
+    return {
+        "picture": base64.b64encode(buffer.getvalue()).decode(),
+        "rows": cells.shape[0],
+        "columns": cells.shape[1],
+        "outputs": importance.shape[0],
+        "inputs": importance.shape[1],
+        "values": [[float(f"{value:.2e}") for value in row] for row in cells],
+    }
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    """A table's value as it is written and as it is sorted by."""
+    if isinstance(value, float | np.floating):
+        return {"text": f"{value:.5g}", "value": float(value)}
+    if isinstance(value, int | np.integer):
+        return {"text": f"{value:,}", "value": int(value)}
+    return {"text": str(value), "value": str(value)}

@@ -1,0 +1,202 @@
+"""Levenberg-Marquardt for many small problems at once.
+
+Every edge is sum_t a_t * f_t(rate_t * u + offset_t) + d, and e * u where a line is added, with one
+term or two. Amplitudes, d and e are eliminated (variable projection), so what is sought are rate
+and offset of each term.
+
+Source: variable projection is Golub & Pereyra (1973); leaving out the second part of its Jacobian,
+Kaufman (1975).
+
+E edges, T terms, G points.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogpkant.interpretation.families import FAMILIES
+from nanogpkant.interpretation.search import Curves
+
+AT_ONCE = 2048  # edges: what is worked on stays in the processor's cache
+ITERATIONS = 14
+ENOUGH = 2e-3  # relative gain below which an edge is done
+EXACT = 1e-6  # 1 - R² below which float32 sees no further gain
+LOUDEST = 30.0  # a term's standard deviation in units of the edge's: above, terms cancel each other
+
+
+def polish(
+    curves: Curves, edges: Tensor, families: Tensor, line: Tensor, shapes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best rates and offsets near given ones.
+
+    Args:
+        edges: (E,) input * m + output.
+        families: (E, T) as numbers in FAMILIES.
+        line: (E,) whether a line is added.
+        shapes: (E, T, 2).
+
+    Returns:
+        (E,) 1 - R², and the shapes.
+    """
+    errors, found = curves.y.new_empty(len(edges)), torch.empty_like(shapes)
+    key = families[:, 0] * 2 + line
+    if families.shape[1] == 2:
+        key = key * len(FAMILIES) + families[:, 1]
+    for part in key.argsort(stable=True).split(AT_ONCE):
+        problem = Problem.of(curves, edges[part], families[part], line[part])
+        errors[part], found[part] = problem.minimise(shapes[part])
+    return errors, found
+
+
+@dataclass
+class Problem:
+    """Some edges and their families; see ``polish``."""
+
+    u: Tensor
+    """(E, G)"""
+    free: Tensor
+    """(E, G, L) constant and line (0 where none is added) as vectors of length 1 or 0"""
+    y: Tensor
+    """(E, 1, G) the curves freed of these"""
+    families: Tensor
+    """(E, T)"""
+    sought: Tensor
+    """(E, 2T) 1 where a rate or an offset is free: all rates, then all offsets"""
+
+    @classmethod
+    def of(cls, curves: Curves, edges: Tensor, families: Tensor, line: Tensor) -> "Problem":
+        inputs = edges // curves.y.shape[1]
+        vectors = [curves.root[inputs]]
+        if line.any():
+            vectors.append(curves.slant[inputs] * line[:, None])
+        free = torch.stack(vectors, dim=2)
+        y = curves.y.flatten(0, 1)[edges][:, None]
+        searches = torch.tensor([f.searches for f in FAMILIES], device=edges.device)
+        sought = searches[families].transpose(1, 2).flatten(1).to(y)
+        return cls(curves.u[inputs], free, _project(y, free), families, sought)
+
+    def at(self, chosen: Tensor) -> "Problem":
+        """Only some of the edges."""
+        parts = (self.u, self.free, self.y, self.families, self.sought)
+        return Problem(*(part[chosen] for part in parts))
+
+    def minimise(self, shapes: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, T, 2) -> (E,) and the same."""
+        best = self._clamp(shapes)
+        error, gradient, curvature = self._look(best)
+        errors, found = error.clone(), best.clone()
+        where, problem = torch.arange(len(error), device=error.device), self
+        damping = torch.full_like(error, 1e-2)
+        stalled = torch.zeros_like(error)
+        for _ in range(ITERATIONS):
+            keep = (stalled < 2) & (error > EXACT)
+            if keep.sum() < 0.7 * len(keep):
+                errors[where], found[where] = error, best
+                if not keep.any():
+                    break
+                problem, where = problem.at(keep), where[keep]
+                state = (best, error, gradient, curvature, damping, stalled)
+                best, error, gradient, curvature, damping, stalled = (s[keep] for s in state)
+            step = solve(_damped(curvature, damping), gradient)
+            trial = problem._clamp(best + step.unflatten(1, (2, -1)).transpose(1, 2).to(best))
+            new_error, new_gradient, new_curvature = problem._look(trial)
+            better = new_error < error
+            small = (error - new_error).abs() < ENOUGH * error
+            stalled = torch.where(better & ~small, 0.0, stalled + 1)
+            best = torch.where(better[:, None, None], trial, best)
+            error = torch.where(better, new_error, error)
+            gradient = torch.where(better[:, None], new_gradient, gradient)
+            curvature = torch.where(better[:, None, None], new_curvature, curvature)
+            damping = damping * torch.where(better, 0.2, 8.0)
+        errors[where], found[where] = error, best
+        return errors, found
+
+    def _clamp(self, shapes: Tensor) -> Tensor:
+        found = shapes.clone()
+        for number in self.families.unique().tolist():
+            chosen = self.families == number
+            found[chosen] = FAMILIES[number].clamp(shapes[chosen])
+        return found
+
+    def _look(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """1 - R² (E,), the way down (E, 2T) and Gauss and Newton's curvature (E, 2T, 2T)."""
+        T = shapes.shape[1]
+        values, slopes = terms(self.families, shapes, self.u, self.free[..., 0])
+        vectors = torch.cat([values, slopes * self.u[:, None], slopes], dim=1)  # (E, 3T, G)
+        vectors = torch.cat([_project(vectors, self.free), self.y], dim=1)
+        gram = torch.bmm(vectors, vectors.transpose(1, 2))
+        among, say = gram[:, :T, :T], gram[:, :T, -1]
+        amplitude = damped_solve(among, say)
+        fitted = (amplitude[:, None] @ among @ amplitude[..., None]).flatten()
+        error = gram[:, -1, -1] - 2 * (amplitude * say).sum(1) + fitted
+        loudness = amplitude.abs() * among.diagonal(dim1=1, dim2=2).sqrt()
+        is_sound = error.isfinite() & (loudness < LOUDEST).all(1)
+        error = torch.where(is_sound, error, torch.inf)
+        # The derivatives of the terms, at right angles to the terms themselves.
+        scale = torch.cat([amplitude, amplitude], dim=1) * self.sought
+        cross = gram[:, T:-1, :T]  # (E, 2T, T)
+        own = torch.stack(
+            [damped_solve(among, row) for row in cross.unbind(1)], dim=1
+        )  # fmt: skip
+        curvature = gram[:, T:-1, T:-1] - own @ cross.transpose(1, 2)
+        curvature = curvature * scale[:, :, None] * scale[:, None]
+        residual = gram[:, T:-1, -1] - (cross @ amplitude[..., None])[..., 0]
+        return error, residual * scale, curvature
+
+
+def terms(
+    families: Tensor, shapes: Tensor, u: Tensor, root: Tensor
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """f and f' of every term at every point, times ``root``: (E, T, G) each."""
+    z = shapes[..., :1] * u[:, None] + shapes[..., 1:]
+    present = families.unique().tolist()
+    if len(present) == 1:
+        family = FAMILIES[present[0]]
+        values = family.value(z)
+        return values * root[:, None], family.slope(z, values) * root[:, None]
+    values, slopes = torch.empty_like(z), torch.empty_like(z)
+    for number in present:
+        family, (row, term) = FAMILIES[number], (families == number).nonzero(as_tuple=True)
+        at = z[row, term]
+        value = family.value(at)
+        values[row, term], slopes[row, term] = value, family.slope(at, value)
+    return values * root[:, None], slopes * root[:, None]
+
+
+def solve(A: Tensor, b: Tensor) -> Tensor:
+    """Positive definite (E, k, k) and (E, k) -> (E, k), for k of at most 4, by elimination.
+
+    LAPACK, called once for every matrix, takes longer than all else together.
+    """
+    k = b.shape[1]
+    if k == 1:
+        return b / A[:, 0].clamp(min=1e-30)
+    rows = list(torch.cat([A, b[..., None]], dim=2).unbind(1))
+    for i in range(k):
+        rows[i] = rows[i] / rows[i][:, i : i + 1].clamp(min=1e-30)
+        for j in range(i + 1, k):
+            rows[j] = rows[j] - rows[j][:, i : i + 1] * rows[i]
+    x = [rows[k - 1][:, k]]
+    for i in reversed(range(k - 1)):
+        known = sum(rows[i][:, j] * x[j - i - 1] for j in range(i + 1, k))
+        x.insert(0, rows[i][:, k] - known)
+    return torch.stack(x, dim=1)
+
+
+def damped_solve(A: Tensor, b: Tensor) -> Tensor:
+    """``solve`` for amplitudes of terms that may all but be the same."""
+    return solve(_damped(A, 1e-6), b)
+
+
+def _damped(A: Tensor, damping: Tensor | float) -> Tensor:
+    """The diagonal raised by a share of itself."""
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    if isinstance(damping, Tensor):
+        damping = damping[:, None]
+    return A + torch.diag_embed(diagonal * damping + 1e-12)
+
+
+def _project(rows: Tensor, free: Tensor) -> Tensor:
+    """(E, k, G) freed of their parts along unit vectors (E, G, L) at right angles."""
+    return torch.baddbmm(rows, rows @ free, free.transpose(1, 2), alpha=-1)

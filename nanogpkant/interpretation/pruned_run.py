@@ -1,0 +1,143 @@
+"""A pruned model as a run of its own: saved, trained on where asked, and measured."""
+
+import statistics
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UsageError
+from nanogpkant.config import RunConfig, with_changes
+from nanogpkant.data import Batches, TokenData
+from nanogpkant.evaluation import Evaluation, evaluate
+from nanogpkant.interpretation.layers import kan_layers
+from nanogpkant.interpretation.lookup import swapped
+from nanogpkant.machine.device import describe, synchronize
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint
+from nanogpkant.run.folder import RunFolder, create_run
+from nanogpkant.run.load import TrainedModel, load_model
+from nanogpkant.run.metrics import write_metrics
+from nanogpkant.training.loop import State, train
+from nanogpkant.training.optim import make_optimizer
+
+BATCH_SIZE = 64  # sequences evaluated at a time
+TIMED_SEQUENCES, TIMINGS = 16, 7  # of each model, in turn; the median counts
+
+
+def check_new_folder(out: Path) -> None:
+    """
+    Raises:
+        UsageError: the folder exists.
+    """
+    if out.exists():
+        raise UsageError(f"--out {out} exists: name a folder that does not")
+
+
+def write_pruned_run(
+    source: RunFolder,
+    trained: TrainedModel,
+    data: TokenData,
+    modules: dict[str, nn.Module],
+    out: Path,
+    finetune: int,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a model with other modules as a run that goes on at the same step, and measure both.
+
+    Args:
+        source, trained: the run that was pruned; its model is put back as it was.
+        data: what it was trained on.
+        modules: the pruned layers: all KAN layers of the model, by name.
+        out: the new run folder.
+        finetune: optimiser steps to train on for, 0 for none. Their learning rate is the end of the
+            run's own schedule, stretched by that many steps.
+        about: recorded in environment.json and repeated in the report.
+
+    Returns:
+        ``about``, "run", and for the run "before", when "pruned" and, where it was trained on,
+        "finetuned": ``edges``, ``parameters``, ``weight_bytes`` as they are saved, ``val_loss``
+        over the whole split, and ``tokens_per_second`` of a forward pass; and ``shapes``, inputs
+        and outputs left of each layer.
+
+    Raises:
+        UserError: the folder cannot be written.
+        UsageError: it exists.
+    """
+    check_new_folder(out)
+    model, config = trained.model, _config_of(trained, finetune)
+    checkpoint = load_checkpoint(source, f"step-{trained.step:06d}")
+    seconds = 0.0 if source.is_exported else checkpoint.training()["seconds"]
+    report = {"before": _size(model)}
+    report["before"]["val_loss"] = _evaluate(model, data, "evaluating the run").loss
+    with swapped(model, modules):
+        found = _evaluate(model, data, "evaluating the pruned run")
+        environment = describe(model.tokens.weight.device)
+        environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
+        run = create_run(out, config, environment, trained.tokenizer)
+        state = State(trained.step, seconds, found.loss, found.loss)
+        training = asdict(state)
+        training["optimizer"] = make_optimizer(model, config.optim).state_dict()
+        features = features_of(model)
+        save_checkpoint(run, trained.step, model.state_dict(), training, True, 0, features)
+        report["pruned"] = _size(model) | {"val_loss": found.loss}
+    row = {"step": trained.step, "split": "val"} | found.as_dict() | {"seconds": state.seconds}
+    write_metrics(run.metrics_file, [row])
+    if finetune:
+        loss = train(config, out, resume=True)["best_val_loss"]
+        report["finetuned"] = report["pruned"] | {"val_loss": loss}
+    after = load_model(out, device=model.tokens.weight.device).model
+    last = list(report)[-1]
+    rates = _tokens_per_second({"before": model, last: after}, data)
+    for name, rate in rates.items():
+        report[name]["tokens_per_second"] = rate
+    return about | {"run": str(out)} | report | {"shapes": _shapes(after)}
+
+
+def _config_of(trained: TrainedModel, finetune: int) -> RunConfig:
+    """The configuration that a pruned run goes on with."""
+    changes = {"train.max_seconds": None, "train.init_from": "scratch"}
+    if finetune:
+        changes["train.max_iters"] = trained.step + finetune
+    return with_changes(trained.config, **changes)
+
+
+def _evaluate(model: GPT, data: TokenData, doing: str) -> Evaluation:
+    with bar(doing, "tokens") as progress:
+        return evaluate(model, data.val, BATCH_SIZE, progress)
+
+
+def _shapes(model: GPT) -> dict[str, list[int]]:
+    """[inputs, outputs] of every KAN layer."""
+    return {name: [m.in_features, m.out_features] for name, m in kan_layers(model).items()}
+
+
+def _size(model: GPT) -> dict[str, Any]:
+    weights = [layer.effective_weight().detach() for layer in kan_layers(model).values()]
+    return {
+        "edges": sum(int((weight != 0).any(dim=1).sum()) for weight in weights),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weight_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
+    }
+
+
+@torch.no_grad()
+def _tokens_per_second(models: dict[str, GPT], data: TokenData) -> dict[str, float]:
+    """How fast each model reads, the median of several forward passes taken in turn."""
+    model = next(iter(models.values()))
+    device = model.tokens.weight.device
+    x, _ = Batches(data.val, model.config.block_size, TIMED_SEQUENCES, seed=0).batch(0, device)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(1 + TIMINGS):
+        for name, each in models.items():
+            synchronize(device)
+            started = time.perf_counter()
+            each(x)
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - started)
+    # The first pass of each is a warm-up.
+    return {n: round(x.numel() / statistics.median(s[1:]), 1) for n, s in seconds.items()}

@@ -1,0 +1,152 @@
+"""What a run runs on: the device, the dtype that is fast there, memory, and a record of it all."""
+
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from nanogpkant.base.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str, flag: str = "--train.device") -> torch.device:
+    """The device that a name stands for; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: no such device, or this machine has none.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"{flag} {name}: must be auto, cpu, cuda, cuda:N or mps")
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if not present:
+        raise UsageError(f"{flag} {name}: this machine has none; use {flag} cpu")
+    if (device.index or 0) >= present:
+        raise UsageError(f"{flag} {name}: this machine has {present}, counted from 0")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device, flag: str = "--train.dtype") -> str:
+    """The dtype that "auto" stands for on a device: bfloat16 where it is fast, else float32.
+
+    Raises:
+        UsageError: float16 off CUDA, where nothing scales its gradients.
+    """
+    if name == "float16" and device.type != "cuda":
+        raise UsageError(f"{flag} float16: not on {device.type}; use bfloat16 or float32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else "float32"
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices at least 1.5 times faster than float32.
+
+    True with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower. Measured, in about
+    20 ms, because the list of instructions that make it fast differs by maker and by torch version.
+    """
+    return 1.5 * _matmul_seconds(torch.bfloat16) < _matmul_seconds(torch.float32)
+
+
+def _matmul_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> float:
+    a = torch.ones(size, size, dtype=dtype)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the work queued on a device, before reading a clock."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: by tensors on a GPU, by the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    if sys.platform == "linux":  # getrusage would count what the parent process held, too
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) * 1024
+    import resource  # POSIX only
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The software, the machine and the command, for ``environment.json``."""
+    packages = ("nanogpkant", "torch", "accelerate", "numpy", "safetensors")
+    return {
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "device": str(device),
+        "device_name": (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        ),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "command": shlex.join(["nanogpkant", *sys.argv[1:]]),
+        "git_revision": _git_revision(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, which Python leaves empty on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Revision of the source tree that this code runs from, with a + where it was changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def measured_on(device: torch.device, words: str = "") -> str:
+    """One line on what this was measured on, and how."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{processor()}, {torch.get_num_threads()} threads"
+    return ", ".join(part for part in (name, f"torch {torch.__version__}", words) if part)

@@ -1,0 +1,107 @@
+"""Peak memory, and a process of its own to measure it in."""
+
+import ctypes
+import gc
+import multiprocessing
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from nanogpkant.machine.device import peak_memory, synchronize
+
+# What every process of its own would spend seconds on, torch's compiler most of them.
+PRELOADED = ["nanogpkant.measure.step", "torch._inductor.compile_fx"]
+# A process that has answered puts its things away before it goes.
+SECONDS_TO_END = 5.0
+
+
+class ChildError(Exception):
+    """What went wrong in a process of its own, as one line."""
+
+
+def extra_peak(task: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that a task holds at once, over what was held when it began.
+
+    Of tensors on a GPU, exactly; elsewhere of the whole process, so measure it in one of its own.
+    """
+    gc.collect()
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        _give_back_freed_memory()
+        before = psutil.Process().memory_info().rss
+    task()
+    synchronize(device)
+    return max(0, peak_memory(device) - before)
+
+
+def _give_back_freed_memory() -> None:
+    """So that what was held and freed before is neither in the baseline nor in the peak."""
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):  # Linux: 5 sets the peak back to what is held now
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0) -> Any:
+    """``function(*values)``, worked out in a fresh process.
+
+    Raises:
+        ChildError: it raised, died (as of too little memory) or took longer than ``limit`` seconds.
+    """
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, function, values))
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(limit):
+            raise ChildError(f"not done after {limit:.0f} s")
+        done, answer = receiver.recv()
+        child.join(SECONDS_TO_END)
+    except EOFError:
+        raise ChildError("its process died: too little memory?") from None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    if not done:
+        raise ChildError(answer)
+    return answer
+
+
+def _context() -> Any:
+    """Fresh processes, in milliseconds from a server that has torch loaded where there can be one.
+
+    Not with CUDA: a library that looks for devices when it is loaded spoils them for its forks.
+    """
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    if not has_server or torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _answer(sender: Connection, function: Callable[..., Any], values: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    with suppress(OSError):  # where memory runs out, this process goes and not its parent
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
+    try:
+        sender.send((True, function(*values)))
+    except Exception as error:
+        sender.send((False, in_one_line(error)))
+
+
+def in_one_line(error: BaseException) -> str:
+    """Kind and message of an error, short enough for a table."""
+    message = " ".join(str(error).replace("|", "/").split())
+    return f"{type(error).__name__}: {message}"[:160]

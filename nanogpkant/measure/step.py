@@ -1,0 +1,138 @@
+"""One training step of a model: its time, its memory, and whether two models do the same."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.config import ModelConfig, OptimConfig, with_changes
+from nanogpkant.machine.device import DTYPES
+from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
+from nanogpkant.measure.timing import Timing, matmul_rate
+from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
+from nanogpkant.model.gpt import GPT
+from nanogpkant.training.optim import make_optimizer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to be stepped."""
+
+    name: str
+    config: ModelConfig
+    batch_size: int
+    device: str
+    dtype: str
+    compile: bool = False
+    vocab_size: int = SHAKESPEARE_CHARACTERS
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    make: Callable[[ModelConfig, int], GPT] = GPT
+
+    @property
+    def key(self) -> tuple[str, float]:
+        return self.name, self.config.dropout
+
+    @property
+    def flops(self) -> int:
+        per_token = count(self.config, self.vocab_size).flops_per_token
+        return per_token * self.batch_size * self.config.block_size
+
+
+def timed(job: Job, timing: Timing) -> Row:
+    """What a step takes: milliseconds, and how far that is from the limit."""
+    rate = rate_of_products(DTYPES[job.dtype], job.device)
+    return {
+        "ms": timing.median,
+        "min": timing.fastest,
+        "max": timing.slowest,
+        "rounds": timing.rounds,
+        "over limit": timing.median / (1000 * job.flops / rate),
+        "GFLOP/s": job.flops / timing.median / 1e6,
+    }
+
+
+@cache
+def rate_of_products(dtype: torch.dtype, device: str) -> float:
+    """FLOP/s of a large matrix product, measured once a process."""
+    return matmul_rate(dtype, torch.device(device))
+
+
+def build(job: Job) -> GPT:
+    torch.manual_seed(0)
+    model = job.make(job.config, job.vocab_size).to(job.device)
+    if job.compile:
+        model.compile()
+    return model
+
+
+def batch(job: Job) -> torch.Tensor:
+    """(batch_size, block_size + 1) token ids, the same at every call."""
+    random = torch.Generator().manual_seed(1)
+    shape = (job.batch_size, job.config.block_size + 1)
+    return torch.randint(job.vocab_size, shape, generator=random).to(job.device)
+
+
+def step(job: Job) -> Callable[[], None]:
+    """Forward, backward, clipping and the optimiser's step, as training does them."""
+    model, tokens = build(job), batch(job)
+    optimizer = make_optimizer(model, job.optim, DTYPES[job.dtype])
+    device = torch.device(job.device)
+
+    def task() -> None:
+        with torch.autocast(device.type, DTYPES[job.dtype], enabled=job.dtype != "float32"):
+            loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return task
+
+
+def loss_and_gradients(job: Job) -> dict[str, torch.Tensor]:
+    """Of a job's model on its batch: the loss, and each parameter's gradient by name."""
+    model, tokens = build(job), batch(job)
+    loss = model(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()}
+
+
+def require_equal(
+    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float, problem: str
+) -> None:
+    """Compare values of the same names, each in units of our largest.
+
+    Raises:
+        UserError: they differ; ``problem`` says what does.
+    """
+    for name, value in ours.items():
+        error = ((theirs[name] - value).abs().max() / value.abs().max()).item()
+        if not error <= tolerance:
+            raise UserError(f"{problem} by {error:.0e}: no times")
+
+
+def step_memory(job: Job) -> int | None:
+    """Most bytes of two whole steps, the model's own included; None where they did not fit."""
+    if torch.device(job.device).type == "cuda":
+        return _peak_of_steps(job)
+    try:
+        return in_a_child(_peak_of_steps, job)
+    except ChildError:
+        return None
+
+
+def _peak_of_steps(job: Job) -> int:
+    def two_steps() -> None:
+        task = step(job)
+        task()
+        task()
+
+    # What the first step of any model loads, 30 MB on a CPU, is not this model's.
+    small = with_changes(job.config, n_layer=1, n_head=1, n_embd=8, mlp_ratio=4, block_size=8)
+    step(replace(job, config=small, batch_size=1, compile=False))()
+    return extra_peak(two_steps, torch.device(job.device))

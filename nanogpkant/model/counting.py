@@ -1,0 +1,70 @@
+"""Parameters and FLOPs of a configuration, without building the model.
+
+FLOPs are those of the matrix products (a multiply and an add are two), attention's included over
+the full block; a KAN projection with M features an input costs M times the plain one. Training
+costs three times the forward pass: the backward pass has two products for each one forward.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nanogpkant.config import SITES, ModelConfig, Site
+from nanogpkant.model.projection import features_at, site_shape
+
+SHAKESPEARE_CHARACTERS = 65
+GPT2_TOKENS = 50257
+# Vocabularies of datasets, to count a model before its text is prepared.
+VOCABULARIES = {
+    "shakespeare_char": SHAKESPEARE_CHARACTERS,
+    "tinyshakespeare_char": SHAKESPEARE_CHARACTERS,
+    "shakespeare_all_char": 75,
+    "shakespeare": GPT2_TOKENS,
+    "enwik8": 256,
+    "text8": 27,
+    "tinystories": GPT2_TOKENS,
+    "openwebtext": GPT2_TOKENS,
+    "fineweb_edu": GPT2_TOKENS,
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a model holds and what a token costs."""
+
+    parameters: int
+    """all learned numbers"""
+    parameters_without_positions: int
+    """the same without position embeddings: nanoGPT's and the original nanoGPKANT's count"""
+    forward_flops_per_token: int
+    """FLOPs of one forward pass at full block, per token"""
+
+    @property
+    def flops_per_token(self) -> int:
+        """FLOPs of one training step (forward and backward), per token."""
+        return 3 * self.forward_flops_per_token
+
+
+def count(config: ModelConfig, vocab_size: int) -> Count:
+    """Count a model by arithmetic."""
+    width, layers = config.n_embd, config.n_layer
+    sites = [_count_site(site, config) for site in SITES]
+    norm = width * (1 + config.bias)
+    block = 2 * norm + sum(parameters for parameters, _ in sites)
+    positions = config.block_size * width
+    parameters = vocab_size * width + positions + layers * block + norm
+    attention = 2 * 2 * config.block_size * width  # queries with keys, then weights with values
+    products = sum(flops for _, flops in sites)
+    forward = layers * (products + attention) + 2 * vocab_size * width
+    return Count(parameters, parameters - positions, forward)
+
+
+def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:
+    """Parameters, and forward FLOPs a token, of one projection."""
+    n_in, n_out = site_shape(site, config)
+    kan = config.kan
+    if site not in kan.sites:
+        return n_in * n_out + config.bias * n_out, 2 * n_in * n_out
+    features = features_at(site, config)
+    shared = math.prod(features.coefficient_shape or (0,))
+    parameters = (features.size + kan.spline_scale) * n_in * n_out + config.bias * n_out + shared
+    return parameters, 2 * features.size * n_in * n_out

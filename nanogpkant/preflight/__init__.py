@@ -1,1 +1,0 @@
-"""Before a run: what it holds, how much memory and time it takes, and whether it fits at all."""

@@ -1,0 +1,175 @@
+"""Checkpoints: saved whole or not at all, verified when read."""
+
+import io
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import (
+    fsync_folder,
+    write_atomic,
+    write_json,
+    writing,
+)
+from nanogpkant.kan import KANLinear
+from nanogpkant.kan.features import Features
+from nanogpkant.run.folder import (
+    EXPORTED,
+    EXPORTED_IF_THERE,
+    SHARDS,
+    TRAINING,
+    WEIGHTS,
+    RunFolder,
+)
+from nanogpkant.run.manifest import verify, write_manifest
+
+FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}
+
+
+def save_checkpoint(
+    run: RunFolder,
+    step: int,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    is_best: bool,
+    keep_every: int,
+    features: dict[str, str] | None = None,
+    shards: Path | None = None,
+) -> None:
+    """Save a checkpoint, point the index at it and remove those that are no longer wanted.
+
+    Args:
+        weights: the model's state.
+        training: all else that continuing needs: tensors, numbers, text, lists and dicts.
+        is_best: whether the index should call it the best so far; it is always the last.
+        keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
+        features: what ``features_of`` says of the model.
+        shards: a folder of files, written to the disk, that becomes a part of the checkpoint.
+
+    Raises:
+        UserError: it cannot be written, say on a full disk; earlier checkpoints are untouched.
+    """
+    folder = run.checkpoints / f"step-{step:06d}"
+    draft = run.checkpoints / f".{folder.name}.tmp"
+    index = run.index() | {"last": folder.name} | ({"best": folder.name} if is_best else {})
+    with writing(folder):
+        try:
+            draft.mkdir(parents=True)
+            if shards is not None:
+                shards.rename(draft / SHARDS)
+            _write_files(draft, step, weights, training, features or {})
+            if folder.exists():  # left by a kill before the index named it
+                shutil.rmtree(folder)
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        fsync_folder(run.checkpoints)
+    write_json(run.index_file, index)
+    remove_stray_checkpoints(run, keep_every)
+
+
+def features_of(model: nn.Module) -> dict[str, str]:
+    """The features of every KAN layer, by name, as text: grids change in training."""
+    modules = model.named_modules()
+    return {name: m.features.spec for name, m in modules if isinstance(m, KANLinear)}
+
+
+def _write_files(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    features: dict[str, str],
+) -> None:
+    write_weights(folder / WEIGHTS, weights, features)
+    buffer = io.BytesIO()
+    torch.save(training, buffer)
+    write_atomic(folder / TRAINING, buffer.getvalue())
+    shards = sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob("*"))
+    write_manifest(folder, step, (WEIGHTS, TRAINING, *shards))
+
+
+def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
+    """Write a model's state, with what ``features_of`` says of the model, as a safetensors file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    metadata = {"format": "pt", FEATURES: json.dumps(features)}
+    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def remove_stray_checkpoints(run: RunFolder, keep_every: int) -> None:
+    """Remove the checkpoints, whole or half-written, that nothing asks to keep."""
+    named = set(run.index().values())
+    for folder in run.checkpoints.glob("*step-*"):
+        step = folder.name.removeprefix("step-")
+        by_rule = keep_every and step.isdigit() and int(step) % keep_every == 0
+        if folder.is_dir() and folder.name not in named and not by_rule:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint. ``training`` is read only when asked for."""
+
+    folder: Path
+    step: int
+
+    def weights(self) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.folder / WEIGHTS)
+
+    def features(self) -> dict[str, Features]:
+        """The features of every KAN layer; {} in a file that does not say.
+
+        Raises:
+            UserError: they are no features.
+        """
+        with safetensors.safe_open(self.folder / WEIGHTS, "pt") as file:
+            specs = (file.metadata() or {}).get(FEATURES, "{}")
+        try:
+            return {name: Features.from_spec(spec) for name, spec in json.loads(specs).items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            problem = f"{FEATURES} in {self.folder / WEIGHTS} describes no KAN layers"
+            raise UserError(f"{problem}: {error}") from error
+
+    @property
+    def shards(self) -> Path | None:
+        """The folder of the optimiser's moments, where they were saved in shards."""
+        return folder if (folder := self.folder / SHARDS).is_dir() else None
+
+    def training(self) -> dict[str, Any]:
+        return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
+    """Find and verify a checkpoint.
+
+    Args:
+        which: "best", "last", or the name of a checkpoint's folder, such as step-000250. A run that
+            was stopped before an evaluation could call one the best gives its last.
+
+    Raises:
+        UserError: there is none, or a file of it is missing or not the one that was saved.
+    """
+    if run.is_exported:
+        step = verify(run.path, EXPORTED, EXPORTED_IF_THERE)
+        if which not in ("best", "last", only := f"step-{step:06d}"):
+            raise UserError(f"{run.path} has no checkpoint {which}; it is {only} alone")
+        return Checkpoint(run.path, step)
+    index = run.index()
+    if not index:
+        raise UserError(f"{run.path} has no checkpoint yet: it was stopped before the first one")
+    name = index["last"] if which == "best" and "best" not in index else index.get(which, which)
+    folder = run.checkpoints / name
+    if Path(name).name != name or not folder.is_dir():
+        have = ", ".join([*index, *sorted(p.name for p in run.checkpoints.glob("step-*"))])
+        raise UserError(f"{run.path} has no checkpoint {which}; it has {have}")
+    return Checkpoint(folder, verify(folder, (WEIGHTS, TRAINING), (f"{SHARDS}/",)))

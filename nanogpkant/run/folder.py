@@ -1,0 +1,176 @@
+"""Run folders: what a run leaves on disk, saved whole or not at all, and verified when read.
+
+    runs/NAME/
+      config.yaml         the resolved configuration
+      environment.json    versions, device, command, revision, data fingerprint
+      metrics.jsonl       one JSON object a row
+      tokenizer.json
+      checkpoints/step-000250/   model.safetensors, training.pt, manifest.json, and of a run in
+                                 shards the optimiser's moments: moments/shard-*.safetensors
+      checkpoints/index.json     which is best, which is last
+      samples.txt
+
+An exported run is the same folder with one checkpoint's weights in the place of ``checkpoints``:
+model.safetensors, and a manifest.json with the hash of every file. It opens wherever a run does.
+
+A checkpoint is written to a temporary folder, flushed, and renamed; then the index is replaced;
+then checkpoints that nothing points to any more are removed. Killed between any two of these, the
+run goes on from the checkpoint that the index names.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.files import fsync_folder, read_json, write_atomic, write_json, writing
+from nanogpkant.config import RunConfig, to_yaml
+from nanogpkant.data import Tokenizer
+from nanogpkant.pretrained import PREFIX, pretrained_folder
+from nanogpkant.run.manifest import MANIFEST
+
+WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
+EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
+EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def index_file(self) -> Path:
+        return self.checkpoints / "index.json"
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it holds the weights of one checkpoint, and nothing to go on training from."""
+        return (self.path / WEIGHTS).exists() or (self.path / MANIFEST).exists()
+
+    def index(self) -> dict[str, str]:
+        """{"best": NAME, "last": NAME}, either missing before the first such checkpoint.
+
+        Raises:
+            UserError: the index is not what this project writes.
+        """
+        if not self.index_file.exists():
+            return self._index_of_first_checkpoint()
+        index = read_json(self.index_file)
+        names = index.values() if isinstance(index, dict) else [None]
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise UserError(f"{self.index_file} does not name checkpoints: it was edited")
+        return index
+
+    def _index_of_first_checkpoint(self) -> dict[str, str]:
+        """Killed between its first checkpoint and the index, a run has only the former."""
+        folders = sorted(path.name for path in self.checkpoints.glob("step-*"))
+        if len(folders) > 1:
+            remedy = 'put it back, or write {"last": "' + folders[-1] + '"} into it'
+            raise UserError(
+                f"{self.index_file} is missing beside {len(folders)} checkpoints: {remedy}"
+            )
+        return {"last": folders[0]} if folders else {}
+
+    def environment(self) -> dict[str, Any]:
+        """What environment.json says: versions, device, command, data fingerprint.
+
+        Raises:
+            UserError: it is missing, or no longer says that.
+        """
+        environment = read_json(self.environment_file)
+        known = isinstance(environment, dict) and environment.get("data_fingerprint")
+        if not isinstance(known, str):
+            raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
+        return environment
+
+    def data_fingerprint(self) -> str:
+        """Identifies the data that the run was trained on.
+
+        Raises:
+            UserError: environment.json does not say.
+        """
+        return self.environment()["data_fingerprint"]
+
+
+def open_run(path: Path) -> RunFolder:
+    """The run in a folder, trained or exported, or that of a model such as ``pretrained:NAME``.
+
+    Raises:
+        UserError: there is none.
+    """
+    if str(path).startswith(PREFIX):
+        path = pretrained_folder(str(path).removeprefix(PREFIX))
+    run = RunFolder(path)
+    if not run.config_file.is_file():
+        raise UserError(f"{path} is not a run: it has no config.yaml; nanogpkant train makes one")
+    return run
+
+
+def create_run(
+    path: Path, config: RunConfig, environment: dict[str, Any], tokenizer: Tokenizer
+) -> RunFolder:
+    """Make a run folder with all that is known before the first step, in one rename.
+
+    Raises:
+        UserError: the folder cannot be written.
+        UsageError: it exists.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists; --resume continues it, --overwrite replaces it")
+    draft = RunFolder(path.with_name(f".{path.name}.tmp"))
+    with writing(path):
+        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.checkpoints.mkdir(parents=True)
+        write_atomic(draft.config_file, to_yaml(config))
+        write_json(draft.environment_file, environment)
+        tokenizer.save(draft.tokenizer_file)
+        draft.metrics_file.touch()
+        draft.path.rename(path)
+        fsync_folder(path.parent)
+    return RunFolder(path)
+
+
+def remove_run(path: Path) -> None:
+    """Delete a run folder, and nothing that is not one.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if not path.exists():
+        return
+    if not RunFolder(path).config_file.is_file():
+        raise UsageError(
+            f"--overwrite: {path} is not a run folder; remove it yourself, or use --out"
+        )
+    doomed = path.with_name(f".{path.name}.removed")
+    with writing(path):
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)  # killed from here on, no half run is left under its name
+        shutil.rmtree(doomed)

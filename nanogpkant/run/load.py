@@ -1,0 +1,115 @@
+"""A run's model and data, loaded for inference or for more training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UserError
+from nanogpkant.config import DataConfig, RunConfig, load_config
+from nanogpkant.data import TokenData, Tokenizer, ensure, load_tokenizer
+from nanogpkant.kan import KANLinear
+from nanogpkant.kan.grid import set_features
+from nanogpkant.kan.pruned import like_saved
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
+from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
+
+
+def take_pruned_shape(model: GPT, checkpoint: Checkpoint) -> None:
+    """Give a model the layers of a checkpoint that pruning made smaller, not yet filled.
+
+    Raises:
+        UserError: their tensors make no layer.
+    """
+    weights = checkpoint.weights()
+    for name, module in list(model.named_modules()):
+        start = f"{name}."
+        if isinstance(module, KANLinear) and f"{start}layer.weight" in weights:
+            own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            try:
+                model.set_submodule(name, like_saved(module, own))
+            except ValueError as error:
+                raise UserError(f"{name} in {checkpoint.folder / WEIGHTS}: {error}") from error
+
+
+def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model, and the grids and shapes that they belong to.
+
+    Raises:
+        UserError: a tensor is missing, extra, of another shape, or with values that are not finite.
+    """
+    take_pruned_shape(model, checkpoint)
+    saved, where = checkpoint.features(), checkpoint.folder / WEIGHTS
+    for name, module in model.named_modules():
+        if isinstance(module, KANLinear) and name in saved:
+            try:
+                set_features(module, saved[name])
+            except ValueError as error:
+                problem = f"{name} in {where}: config.yaml describes another model"
+                raise UserError(f"{problem}: {error}") from error
+    weights, expected = checkpoint.weights(), model.state_dict()
+    for name in sorted(weights.keys() ^ expected.keys()):
+        problem = "is missing from" if name in expected else "is not expected in"
+        raise UserError(f"{name} {problem} {where}: config.yaml describes another model")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, but config.yaml or tokenizer.json make it"
+            raise UserError(f"{name} in {where} is {shapes} {tuple(expected[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} in {where} holds values that are not finite; use another step")
+    model.load_state_dict(weights)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling, evaluating and interpreting start from."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+
+
+def load_model(path: Path, which: str = "best", device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a run's model for inference, in evaluation mode.
+
+    Raises:
+        UserError: no such run or checkpoint, or one that is damaged or does not fit.
+    """
+    run = open_run(path)
+    checkpoint = load_checkpoint(run, which)
+    config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
+    model = GPT(config.model, tokenizer.vocab_size)
+    load_weights(model, checkpoint)
+    for module in model.modules():
+        if isinstance(module, KANLinear):
+            module.fold_scale()
+    return TrainedModel(model.to(device).eval(), tokenizer, config, checkpoint.step)
+
+
+def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
+    """The data that a run was trained on; the text that it was made from may be gone.
+
+    Raises:
+        UserError: it is missing, damaged, or no longer the same.
+    """
+    if not run.data_fingerprint():
+        remedy = "convert it again with --data.dataset NAME"
+        raise UserError(f"{run.path} was made by nanogpkant convert, without data: {remedy}")
+    folder = Path(options.dir) / options.dataset
+    if not folder.exists():
+        folder = prepare_data(options)
+    data = TokenData.open(folder)
+    if data.fingerprint != run.data_fingerprint():
+        remedy = "restore that data, or train a new run on this"
+        raise UserError(f"{run.path} was trained on other data than {folder} holds: {remedy}")
+    return data
+
+
+def prepare_data(options: DataConfig) -> Path:
+    """The folder of a configuration's dataset, prepared first where that needs no network."""
+    file = None if options.file is None else Path(options.file)
+    with bar(f"preparing {options.dataset}", "bytes") as progress:
+        return ensure(options.dataset, Path(options.dir), file, progress)

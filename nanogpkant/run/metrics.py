@@ -1,0 +1,34 @@
+"""metrics.jsonl: one JSON object a row, appended while a run trains."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.base.files import read_text, write_atomic
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last row that a kill cut short is left out.
+
+    Raises:
+        UserError: the file cannot be read, or another row is not JSON.
+    """
+    rows, lines = [], read_text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number} is not JSON: the file was damaged") from error
+        if not isinstance(row, dict) or not {"step", "split"} <= row.keys():
+            raise UserError(f"{path}, line {number} is not a row of metrics: the file was edited")
+        rows.append(row)
+    return rows
+
+
+def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a metrics.jsonl, atomically."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,324 @@
+"""Training: ``train`` sets a run up, ``fit`` is the loop.
+
+Everything random in a step is a function of the seed and the step's number: the batch is drawn from
+(seed, number) and torch is reseeded from (seed, step) for dropout. So a run that is killed and
+resumed repeats the uninterrupted one bit for bit, and evaluating more often changes nothing.
+
+Several processes run this very loop, each on its rows of every batch: gradients, losses and the
+decision to stop are shared, so all of them are always at the same step. ``s.world`` is what they
+share these by; of one process alone it gives everything back as it is.
+"""
+
+import json
+import math
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpkant.base.console import Interrupt, StepProgress, note
+from nanogpkant.base.files import write_atomic, writing
+from nanogpkant.config import RunConfig, TrainConfig
+from nanogpkant.conversion import start_from
+from nanogpkant.data import Batches, TokenData, blocks
+from nanogpkant.evaluation import Evaluation, evaluate
+from nanogpkant.generation import generate
+from nanogpkant.machine.device import DTYPES, describe, peak_memory, synchronize
+from nanogpkant.machine.distributed import World, gradient_sync, spread, start_world, whole
+from nanogpkant.model.dropout import seed_of
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.checkpoint import load_checkpoint
+from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
+from nanogpkant.run.load import load_model, load_weights
+from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
+from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
+from nanogpkant.training.session import (
+    Session,
+    check_finite,
+    compile_or_explain,
+    continue_run,
+    is_to_resume,
+    not_finite,
+    open_all,
+)
+from nanogpkant.training.state import State, save_training, whole_weights
+from nanogpkant.training.tracking import log_row, start_trackers, stop_trackers
+
+
+def train(
+    config: RunConfig, out: Path, resume: bool | str = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Train a model as configured, into a run folder.
+
+    Args:
+        config: the experiment; with ``resume``, the run's own, with any changes made to it.
+        out: the run folder, which all processes see.
+        resume: continue the run from its last checkpoint, bit for bit on a CPU; "auto" does so
+            where there is a run, and else starts it.
+        overwrite: replace the run folder if there is one.
+
+    Returns:
+        {"run", "step", "best_val_loss", "val_loss", "seconds", "peak_memory_bytes", "finished"}.
+
+    Raises:
+        UserError: bad data, a damaged checkpoint, a full disk, a loss that is not finite, another
+            process that was lost.
+        UsageError: settings that cannot work, or a run folder that exists.
+    """
+    with start_world(config.train) as world:
+        resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
+        return train_in(world, config, out, resume, overwrite)
+
+
+def train_in(
+    world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool
+) -> dict[str, Any]:
+    """``train`` among the processes of a world; nothing that binds them together outlives it."""
+    s = start(world, config, out, resume, overwrite)
+    fit(s)
+    finished = is_finished(s.config.train, s.state)
+    if not finished:
+        note(f"stopped at step {s.state.step}; add --resume to the same command to continue")
+    with world.together():
+        if finished and world.is_main and s.config.train.sample_tokens:
+            write_samples(s.run, s.config.train, s.device)
+    if world.is_main:
+        stop_trackers(s.accelerator, s.run, s.state.step)
+    return {
+        "run": str(out),
+        "step": s.state.step,
+        "best_val_loss": s.state.best_val_loss if s.state.best_val_loss < math.inf else None,
+        "val_loss": s.state.val_loss,
+        "seconds": round(s.state.seconds, 3),
+        "peak_memory_bytes": peak_memory(s.device),
+        "finished": finished,
+    }
+
+
+def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool) -> Session:
+    """Make or open all that training needs; the run folder is made last."""
+    config, device, accelerator, data = open_all(config, out, resume, world)
+    block_size, options = config.model.block_size, config.train
+    batches = Batches(
+        data.train, block_size, options.batch_size, options.seed, world.rank, world.size
+    )
+    # Rank 0 first: it may have to download what the others then find.
+    model = world.main_first(lambda: make_model(config, data, out if resume else None))
+    with world.together():
+        if options.compile:
+            compile_or_explain(model.to(device), batches, device, accelerator)
+    wrapped = spread(model, options.parallel, world, device)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone
+    optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
+    if resume:
+        run, state = continue_run(config, out, model, optimizer, world)
+    else:
+        state = State()
+        run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    with world.together():
+        if world.is_main:
+            first_step = state.step + 1 if state.step else 0
+            start_trackers(accelerator, config, run, first_step, run.environment().get("id"))
+    return Session(
+        config, run, data, device, accelerator, world, model, wrapped, optimizer, state, batches
+    )
+
+
+def new_run(
+    config: RunConfig,
+    out: Path,
+    overwrite: bool,
+    data: TokenData,
+    device: torch.device,
+    processes: int,
+) -> RunFolder:
+    """The folder of a run that is about to start; ``overwrite`` removes the one that is there."""
+    if overwrite:
+        remove_run(out)
+    environment = describe(device) | {"data_fingerprint": data.fingerprint}
+    environment |= {"processes": processes, "id": uuid.uuid4().hex[:8]}  # of the run, in W&B
+    return create_run(out, config, environment, data.tokenizer)
+
+
+def fit(s: Session) -> None:
+    """The loop: step, log, evaluate, save, until the last step or Ctrl-C."""
+    options, state = s.config.train, s.state
+    tokens_per_step = options.batch_size * options.grad_accum_steps * s.config.model.block_size
+    logged_step, logged_seconds = state.step, state.seconds
+
+    with StepProgress(state.step, options.max_iters) as progress, Interrupt() as interrupt:
+        stopping = False
+        if state.step == 0:
+            validate(s, progress)
+            state.best_val_loss = math.inf  # the start is no checkpoint, so it cannot be the best
+        while not (is_finished(options, state) or stopping):
+            is_logged = (state.step + 1) % options.log_interval == 0
+            is_logged = is_logged or state.step + 1 == options.max_iters
+
+            started = time.perf_counter()
+            row = train_step(s, is_logged)
+            state.step += 1
+            if s.config.grid.changes_at(state.step):
+                change(s)
+            is_evaluated = state.step % options.eval_interval == 0
+            if is_logged or is_evaluated or options.max_seconds:
+                synchronize(s.device)
+            seconds = time.perf_counter() - started
+            # All ranks stop when one is asked to; a step takes as long as it does on the slowest.
+            stopping, seconds = s.world.largest(interrupt.asked, seconds)
+            state.seconds += seconds
+            is_last = is_finished(options, state)
+            is_evaluated = is_evaluated or is_last
+            progress.update(state.step)
+
+            if is_logged:
+                steps, seconds = state.step - logged_step, state.seconds - logged_seconds
+                row["tokens_per_second"] = round(steps * tokens_per_step / seconds, 1)
+                logged_step, logged_seconds = state.step, state.seconds
+                log(s, "train", row)
+                progress.show_training(row["loss"], row["lr"], row["tokens_per_second"])
+
+            is_best = is_evaluated and validate(s, progress)
+            is_kept = options.keep_every > 0 and state.step % options.keep_every == 0
+            wanted = is_best or is_last or is_kept or (is_evaluated and options.always_save)
+            if wanted or stopping:
+                progress.update(state.step, doing="saving")
+                save(s, is_best)
+
+
+def is_finished(options: TrainConfig, state: State) -> bool:
+    """Whether a run has done all its steps, or used up its time."""
+    return state.step >= options.max_iters or state.seconds >= (options.max_seconds or math.inf)
+
+
+def train_step(s: Session, is_logged: bool) -> dict[str, float]:
+    """One optimiser step; returns its row for metrics.jsonl, or {} where that is not wanted."""
+    options, step = s.config.train, s.state.step
+    time_used = s.state.seconds / (options.max_seconds or math.inf)
+    lr = learning_rate_at(step, s.config.optim, options.max_iters, time_used)
+    set_learning_rate(s.optimizer, lr)
+    torch.manual_seed(seed_of(options.seed, step, s.world.rank))  # for dropout
+
+    loss = torch.zeros((), device=s.device)
+    for micro in range(options.grad_accum_steps):
+        x, y = s.batches.batch(step * options.grad_accum_steps + micro, s.device)  # (B, T) each
+        is_last = micro == options.grad_accum_steps - 1
+        with gradient_sync(s.wrapped, is_last):  # once a step, not once a pass
+            # The ranks' gradients are averaged, so a rank with more rows than another counts more.
+            part = s.wrapped(x, y) * s.batches.share / options.grad_accum_steps
+            s.accelerator.backward(part)
+        loss += part.detach()
+    # A limit of infinity clips nothing and still measures the norm.
+    limit = s.config.optim.grad_clip or math.inf
+    grad_norm = whole(s.accelerator.clip_grad_norm_(s.model.parameters(), limit))
+    # Reading a number from a GPU waits for it, so there the check goes with the log.
+    if is_logged or s.device.type == "cpu":
+        loss = s.world.mean(loss)
+        check_finite(s, float(loss), float(grad_norm), x, y)
+    s.optimizer.step()
+    s.optimizer.zero_grad(set_to_none=True)
+    if not is_logged:
+        return {}
+    (memory,) = s.world.largest(peak_memory(s.device))
+    row = {"loss": float(loss), "lr": lr, "grad_norm": float(grad_norm)}
+    return row | {"memory_bytes": int(memory)}
+
+
+def change(s: Session) -> None:
+    """Let the grids follow the inputs of the next batch, or make them finer, and log it."""
+    x, y = s.batches.batch(s.state.step * s.config.train.grad_accum_steps, s.device)
+    try:  # each rank with its rows: the layers see to it that all get the same grid
+        row = change_grids(s.model, s.optimizer, x, s.config, s.state.step)
+    except ValueError as error:  # the run has gone bad since it was last looked at
+        raise not_finite(s, str(error), x, y) from error
+    # The tensors have other shapes now.
+    s.wrapped = spread(s.model, s.config.train.parallel, s.world, s.device)
+    log(s, "grid_change", row)
+
+
+def validate(s: Session, progress: StepProgress) -> bool:
+    """Evaluate on the validation split and log it; returns whether it is the best so far."""
+    state = s.state
+    progress.update(state.step, doing="evaluating")
+    result = evaluate(s.model, s.data.val, s.config.train.batch_size, None, s.world)
+    if not math.isfinite(result.loss):
+        x, y = s.batches.batch(0, s.device)
+        raise not_finite(s, f"the validation loss is {result.loss}", x, y)
+    is_best = result.loss < state.best_val_loss
+    state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
+    (memory,) = s.world.largest(peak_memory(s.device))
+    log(s, "val", result.as_dict() | result.halves() | {"memory_bytes": int(memory)})
+    look_at_grids(s)
+    progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
+    return is_best
+
+
+def look_at_grids(s: Session) -> None:
+    """Log how well the grids fit their inputs, on the first batch of the validation split."""
+    x, _ = next(blocks(s.data.val, s.config.model.block_size, s.config.train.batch_size))
+    if row := grid_health(s.model, x.to(s.device)):
+        log(s, "grid", row)
+        if s.state.step:  # before it has learned, a model says little about its inputs
+            warn_of_grids(row, s.warned)
+
+
+def save(s: Session, is_best: bool) -> None:
+    """Save a checkpoint of where the run stands, unless its weights have gone bad unnoticed."""
+    weights = whole_weights(s.model)
+    is_bad = not all(torch.isfinite(tensor).all() for tensor in weights.values())
+    if any(s.world.largest(is_bad)):
+        raise not_finite(s, "a weight is not finite", *s.batches.batch(0, s.device))
+    keep_every = s.config.train.keep_every
+    save_training(s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world)
+
+
+def evaluate_start(config: RunConfig, out: Path, resume: bool | str = False) -> Evaluation:
+    """For ``train.eval_only``: how good the model is that training would start from.
+
+    Nothing is written. With ``resume`` that model is the last checkpoint of the run in ``out``.
+    """
+    with start_world(config.train) as world:
+        resume = world.from_main(lambda: out.exists() if resume == "auto" else resume)
+        config, device, accelerator, data = open_all(config, out, resume, world)
+        with world.together():
+            model = make_model(config, data, out if resume else None)
+        model = accelerator.prepare_model(model.to(device), evaluation_mode=True)
+        return evaluate(model, data.val, config.train.batch_size, None, world)
+
+
+def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) -> GPT:
+    """The model that training starts from: fresh weights, or those of ``train.init_from``.
+
+    The latter are not needed to resume a run that has a checkpoint of its own.
+    """
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model, data.vocab_size)
+    has_own_weights = resumed is not None and open_run(resumed).index()
+    if has_own_weights:  # before there is an optimiser of its parameters
+        load_weights(model, load_checkpoint(open_run(resumed), "last"))
+    if config.train.init_from != "scratch" and not has_own_weights:
+        start_from(model, config, data)
+    return model
+
+
+def log(s: Session, split: str, values: dict[str, Any]) -> None:
+    """Add a row to metrics.jsonl, and its numbers to the trackers; rank 0 does so for all."""
+    if not s.world.is_main:
+        return
+    row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
+    with writing(s.run.metrics_file), open(s.run.metrics_file, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    log_row(s.accelerator, row)
+
+
+def write_samples(run: RunFolder, options: TrainConfig, device: torch.device) -> None:
+    """Let the run's best model write a text of its own, into samples.txt."""
+    trained = load_model(run.path, "best", device)
+    start = trained.tokenizer.encode(trained.tokenizer.start)
+    prompt = torch.as_tensor(start.astype("int64"), device=device)[None]
+    written = generate(trained.model, prompt, options.sample_tokens, seed=options.seed)
+    ids = [int(token) for token in written]
+    write_atomic(run.samples_file, trained.tokenizer.decode(ids) + "\n")

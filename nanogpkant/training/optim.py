@@ -1,0 +1,94 @@
+"""Parameter groups, the learning-rate schedule and the optimiser."""
+
+import math
+
+import torch
+from torch import nn
+
+from nanogpkant.config import OptimConfig
+from nanogpkant.kan import KANLinear
+from nanogpkant.training.muon import Muon, matrices_in
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """Split the parameters by weight decay and learning rate.
+
+    Four kinds: plain matrices, KAN weights, functions that KAN edges share, and everything else.
+    Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
+    weight that is, and decaying both would decay their product twice. ``lr_factor`` is what the
+    scheduled learning rate is multiplied by. For Muon each kind is split by ``matrices``, what it
+    has to know of a weight.
+    """
+    layers = [m for m in model.modules() if isinstance(m, KANLinear)]
+    plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    kan = [layer.weight for layer in layers]
+    functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
+    grouped = {id(p) for p in plain + kan + functions}
+    others = [p for p in model.parameters() if id(p) not in grouped]
+    kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay
+
+    def group(params: list, weight_decay: float, rate: float | None = None) -> dict:
+        factor = 1.0 if rate is None or not config.learning_rate else rate / config.learning_rate
+        return {"params": params, "weight_decay": weight_decay, "lr_factor": factor}
+
+    groups = [
+        group(plain, config.weight_decay),
+        group(kan, kan_decay, config.kan_learning_rate),
+        group(functions, config.function_weight_decay, config.function_learning_rate),
+        group(others, 0.0),
+    ]
+    if config.name == "muon":
+        matrices = matrices_in(model)
+        groups = [part for each in groups for part in _split(each, matrices)]
+    return [each for each in groups if each["params"]]
+
+
+def _split(group: dict, matrices: dict[int, int]) -> list[dict]:
+    """A group's parameters by how many matrices each holds, 0 where that is AdamW's."""
+    counts = {id(p): matrices.get(id(p), 0) for p in group["params"]}
+    return [
+        group | {"params": [p for p in group["params"] if counts[id(p)] == n], "matrices": n}
+        for n in sorted(set(counts.values()))
+    ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its multiple of the scheduled rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """AdamW in its fused form, one pass over the parameters; or Muon with it.
+
+    ``dtype`` is that of Muon's products: the one that the device is fast at.
+    """
+    groups = parameter_groups(model, config)
+    settings = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
+    if config.name == "muon":
+        return Muon(groups, dtype, **settings)
+    return torch.optim.AdamW(groups, **settings)
+
+
+def learning_rate_at(
+    step: int, config: OptimConfig, max_iters: int, time_used: float = 0.0
+) -> float:
+    """The rate of the optimiser step that follows ``step`` finished ones.
+
+    Linear warm-up that starts above zero, so that the first step counts, then a cosine from
+    ``learning_rate`` to ``min_lr``. The cosine is as far on as the steps are, or as the time where
+    more of that is used: ``time_used`` is the share of ``train.max_seconds`` that is over.
+    """
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
+    if not config.decay_lr:
+        return config.learning_rate
+    end = max_iters if config.lr_decay_iters is None else config.lr_decay_iters
+    if step >= end:
+        return config.min_lr
+    progress = (step - config.warmup_iters) / (end - config.warmup_iters)
+    progress = min(max(progress, time_used), 1.0)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr + cosine * (config.learning_rate - config.min_lr)

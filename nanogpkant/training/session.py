@@ -1,0 +1,210 @@
+"""A run being trained: what it is made of, how it is opened, and how it goes wrong.
+
+All of this is around the loop in ``train.py``, which is the part worth reading first.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from nanogpkant.base.console import note, warn
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.data import Batches, TokenData, check_length
+from nanogpkant.machine.device import resolve_device, resolve_dtype
+from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
+from nanogpkant.model.gpt import GPT
+from nanogpkant.run.checkpoint import load_checkpoint, remove_stray_checkpoints
+from nanogpkant.run.folder import RunFolder, open_run
+from nanogpkant.run.load import open_run_data, prepare_data
+from nanogpkant.run.metrics import read_metrics, write_metrics
+from nanogpkant.training.nonfinite import first_nonfinite
+from nanogpkant.training.state import State, load_training
+from nanogpkant.training.tracking import check_trackers
+
+
+@dataclass
+class Session:
+    """A run being trained."""
+
+    config: RunConfig
+    run: RunFolder
+    data: TokenData
+    device: torch.device
+    accelerator: Accelerator
+    world: World
+    """the processes that train it, seen from this one"""
+    model: GPT
+    wrapped: torch.nn.Module
+    """the model as the processes share it: what the training step calls"""
+    optimizer: torch.optim.Optimizer
+    state: State
+    batches: Batches
+    warned: set[str] = field(default_factory=set)
+    """which misfits of grids were warned of"""
+
+
+def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
+    """Whether to go on with the run in ``out``; otherwise it is to be made.
+
+    Args:
+        resume: True, False, or "auto", which goes on where there is a run and else starts one.
+
+    Raises:
+        UsageError: there is a run, and nobody said what is to become of it; or it is to be replaced
+            by a program that starts itself again, and would then replace its own.
+    """
+    if resume == "auto":
+        return out.exists()
+    if overwrite and out.exists() and "TORCHELASTIC_RUN_ID" in os.environ:
+        remedy = f"remove {out} yourself, and give --auto_resume"
+        raise UsageError(
+            f"--overwrite: torchrun may start this again, which would lose all: {remedy}"
+        )
+    if out.exists() and not (resume or overwrite):
+        raise UsageError(f"{out} exists; --resume continues it, --overwrite replaces it")
+    return bool(resume)
+
+
+def open_all(
+    config: RunConfig, out: Path, resume: bool = False, world: World = ALONE
+) -> tuple[RunConfig, torch.device, Accelerator, TokenData]:
+    """Find the device, the dtype and the data; returns the config with the dtype filled in."""
+    with world.together():
+        device = own_device(resolve_device(config.train.device), world)
+    # Rank 0's answer: two measurements of which dtype is fast may differ.
+    dtype = world.from_main(lambda: resolve_dtype(config.train.dtype, device))
+    config = with_changes(config, **{"train.dtype": dtype})
+    with world.together():
+        accelerator = make_accelerator(config, device, out)
+    data = world.main_first(lambda: open_data(config, out, resume))
+    if len(set(world.gather(data.fingerprint))) > 1:
+        problem = f"the processes see different data in {data.folder}: share that folder"
+        raise world.agreed(UserError(problem))
+    return config, device, accelerator, data
+
+
+def open_data(config: RunConfig, out: Path, resume: bool) -> TokenData:
+    """The data of a run; prepared first, where that needs no network."""
+    if resume:
+        run = open_run(out)
+        if run.is_exported:
+            remedy = f"--train.init_from {out} starts a new run from its weights"
+            raise UserError(f"--resume: {out} is an exported run, weights alone; {remedy}")
+        data = open_run_data(run, config.data)
+    else:
+        data = TokenData.open(prepare_data(config.data))
+    if config.train.eval_tokens is not None:
+        read = data.val[: config.train.eval_tokens + 1]
+        data = replace(data, splits=data.splits | {"val": read})
+    check_length(data.train, config.model.block_size, "train")
+    check_length(data.val, config.model.block_size, "val")
+    return data
+
+
+def make_accelerator(config: RunConfig, device: torch.device, out: Path) -> Accelerator:
+    """accelerate's handle on device, mixed precision and trackers.
+
+    Raises:
+        UserError: a tracker cannot be opened.
+    """
+    check_trackers(config.tracking)
+    # accelerate keeps one state for the whole program; a second run in it may want another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.train.dtype]
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=config.tracking.trackers or None,
+        project_dir=str(out),
+    )
+
+
+def continue_run(
+    config: RunConfig, out: Path, model: GPT, optimizer: torch.optim.Optimizer, world: World
+) -> tuple[RunFolder, State]:
+    """Go on from a run's last checkpoint, whose weights the model has; without one, start again.
+
+    What was logged after that checkpoint is taken off metrics.jsonl: it will be logged again.
+
+    Raises:
+        UserError: no such run, or a damaged checkpoint.
+    """
+    run, state = open_run(out), State()
+    with world.together():
+        checkpoint = load_checkpoint(run, "last") if run.index() else None
+    with world.together():
+        if checkpoint is not None:
+            state = load_training(checkpoint, model, optimizer)
+    with world.together():
+        if world.is_main:
+            tidy_run(config, run, state)
+    note(f"resuming {out} at step {state.step}")
+    return run, state
+
+
+def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
+    """Take away what was written after a run's last checkpoint, and save its settings anew."""
+    remove_stray_checkpoints(run, config.train.keep_every)
+    if not run.metrics_file.exists():
+        warn(f"{run.metrics_file} is gone: going on with an empty one")
+        write_metrics(run.metrics_file, [])
+    rows = read_metrics(run.metrics_file)
+    kept = [row for row in rows if row["step"] <= state.step] if state.step else []
+    write_metrics(run.metrics_file, kept)
+    save_config(config, run.config_file)
+
+
+def compile_or_explain(
+    model: GPT, batches: Batches, device: torch.device, accelerator: Accelerator
+) -> None:
+    """Compile the model in place, or say in one line why that does not work here and go on."""
+    model.compile()
+    try:
+        with accelerator.autocast():
+            model(*batches.batch(0, device)).backward()
+    except Exception as error:  # whatever the compiler raises, training can do without it
+        reason = " ".join(str(error).split())[:200]
+        warn(f"--train.compile: going on without it, torch.compile failed here: {reason}")
+        model._compiled_call_impl = None
+    model.zero_grad(set_to_none=True)
+
+
+def check_finite(s: Session, loss: float, grad_norm: float, x: Tensor, y: Tensor) -> None:
+    """Stop on a loss or a gradient that is not finite, before it reaches the weights.
+
+    Both are of all ranks together, so that all ranks stop.
+    """
+    if not math.isfinite(loss):
+        raise not_finite(s, f"the loss is {loss}", x, y)
+    # float16 overflows now and then; its gradient scaler skips such a step.
+    if not math.isfinite(grad_norm) and s.config.train.dtype != "float16":
+        raise not_finite(s, f"the gradient's norm is {grad_norm}", x, y)
+
+
+def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
+    """The error for a run that went wrong, with where it began and what is left. All ranks call."""
+    last = s.run.index().get("last")
+    left = f"the last good checkpoint is {s.run.checkpoints / last}" if last else "none was saved"
+    remedy = "try a lower --optim.learning_rate or --train.dtype float32"
+    told = f"step {s.state.step + 1}: {what}, first in {find_nonfinite(s, x, y)}"
+    return s.world.agreed(UserError(f"{told}; {left}; {remedy}"))
+
+
+def find_nonfinite(s: Session, x: Tensor, y: Tensor) -> str:
+    """Where a value first stopped being finite, and on which rank if there are several."""
+    if is_sharded(s.model):
+        return "a layer that cannot be named while the weights lie in shards"
+    found = s.world.gather(first_nonfinite(s.model, x, y))
+    # The ranks share one gradient: it is bad on all of them, whoever began.
+    began = (r for r, where in enumerate(found) if where.startswith(("the weights", "the output")))
+    rank = next(began, 0)
+    return found[rank] + (f" on rank {rank}" if s.world.size > 1 else "")

@@ -1,0 +1,207 @@
+"""What continuing a run needs besides the weights: where it stands, and the optimiser's moments.
+
+Of a model that every rank holds whole, the moments are in training.pt. Of one in shards
+(``--train.parallel fsdp``) every rank writes those of its own parts, by
+torch.distributed.checkpoint, as safetensors files. Both kinds load on any number of processes,
+whole or in shards. The weights are one whole file in either case, which every command opens.
+
+What torch has for shards takes half a second to import, so the functions that need it import it.
+"""
+
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanogpkant.base.errors import UserError
+from nanogpkant.machine.distributed import World, is_sharded
+from nanogpkant.run.checkpoint import Checkpoint, features_of, save_checkpoint
+from nanogpkant.run.folder import RunFolder
+
+
+@dataclass
+class State:
+    """Where a run stands. Saved with every checkpoint."""
+
+    step: int = 0
+    """optimiser steps done"""
+    seconds: float = 0.0
+    """time spent in training steps, over all resumptions; evaluating and saving left out"""
+    best_val_loss: float = math.inf
+    val_loss: float = math.inf
+    """of the latest evaluation"""
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state with every tensor whole; of a model in shards on rank 0 alone, else {}."""
+    if not is_sharded(model):
+        return model.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def save_training(
+    run: RunFolder,
+    state: State,
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    is_best: bool,
+    keep_every: int,
+    world: World,
+) -> None:
+    """Save a checkpoint of a run; all ranks call, and it is there when they return.
+
+    Args:
+        weights: what ``whole_weights`` returned.
+        is_best, keep_every: as of ``save_checkpoint``.
+
+    Raises:
+        UserError: it cannot be written; earlier checkpoints are untouched.
+    """
+    shards, saved = None, optimizer.state_dict()
+    if is_sharded(model):
+        shards = run.checkpoints / f".step-{state.step:06d}.{world.size}-shards.tmp"
+        _write_shards(_moments(model, optimizer, saved["state"]), shards, world)
+        saved["state"] = {}
+    training = asdict(state) | {"optimizer": saved}
+    with world.together():
+        if world.is_main:
+            features = features_of(model)
+            save_checkpoint(
+                run, state.step, weights, training, is_best, keep_every, features, shards
+            )
+
+
+def load_training(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> State:
+    """Put a checkpoint's moments into an optimiser of the model's parameters.
+
+    Rates, decays and betas stay as the optimiser has them: as now asked for, not as saved.
+
+    Returns:
+        where the run stood.
+
+    Raises:
+        UserError: the moments are another optimiser's, or of other parameters.
+    """
+    training = checkpoint.training()
+    saved, own = training.pop("optimizer"), optimizer.state_dict()["param_groups"]
+    parameters = _numbered(optimizer)
+    if ("matrices" in saved["param_groups"][0]) != ("matrices" in own[0]):
+        problem = "has the moments of another optimiser"
+        raise UserError(f"{checkpoint.folder} {problem}: leave --optim.name as it was")
+    if [len(group["params"]) for group in saved["param_groups"]] != [len(g["params"]) for g in own]:
+        raise UserError(f"{checkpoint.folder} has moments of other parameters than the model's")
+    if checkpoint.shards is not None:
+        saved["state"] = _read_shards(checkpoint.shards, model, parameters)
+    else:
+        for number, values in saved["state"].items():
+            like = parameters[number]
+            saved["state"][number] = {key: _sharded_as(v, like) for key, v in values.items()}
+    kept = ("weight_decay", "betas", "lr_factor")
+    for group, settings in zip(saved["param_groups"], own, strict=True):
+        group.update({key: settings[key] for key in kept})
+    optimizer.load_state_dict(saved)
+    return State(**training)
+
+
+def _numbered(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters in the order in which the optimiser's saved state numbers them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _sharded_as(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a whole tensor, if it has only a part of the parameter."""
+    if hasattr(parameter, "full_tensor") and value.shape == parameter.shape:
+        from torch.distributed.tensor import distribute_tensor
+
+        # All ranks have read the same file: nothing has to be sent.
+        mesh, placements = parameter.device_mesh, parameter.placements
+        return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+    return value
+
+
+def _moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """An optimiser's state as tensors by name: {"blocks.0.norm_1.weight/exp_avg": ...}."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    numbered = [names[id(parameter)] for parameter in _numbered(optimizer)]
+    return {
+        f"{numbered[number]}/{key}": value
+        for number, values in state.items()
+        for key, value in values.items()
+    }
+
+
+def _write_shards(moments: dict[str, Tensor], folder: Path, world: World) -> None:
+    """Write every rank's parts into one folder.
+
+    Raises:
+        UserError: on all ranks, where one cannot.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    with world.together():
+        if world.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+    with world.together(), _explaining(f"cannot write {folder}"):
+        dcp.save(
+            moments, storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True)
+        )
+
+
+def _read_shards(
+    folder: Path, model: nn.Module, parameters: list[nn.Parameter]
+) -> dict[int, dict[str, Any]]:
+    """An optimiser's state from shards of any number, in shards where the parameters are.
+
+    Raises:
+        UserError: they do not fit the parameters.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(folder)
+    names = dict(model.named_parameters())
+    numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
+    state: dict[int, dict[str, Any]] = {number: {} for number in range(len(parameters))}
+    moments = {}
+    for saved, found in reader.read_metadata().state_dict_metadata.items():
+        name, _, key = saved.rpartition("/")
+        parameter = names.get(name)
+        if parameter is None or found.size not in (torch.Size(()), parameter.shape):
+            raise UserError(f"{saved} in {folder} fits no parameter of the model")
+        value = torch.zeros(()) if not found.size else torch.zeros_like(parameter.data)
+        moments[saved] = state[numbers[id(parameter)]][key] = value
+    with warnings.catch_warnings(), _explaining(f"cannot read {folder}"):
+        warnings.simplefilter("ignore", UserWarning)  # of reading alone, where every rank holds all
+        dcp.load(moments, storage_reader=reader, no_dist=not is_sharded(model))
+    return state
+
+
+@contextmanager
+def _explaining(problem: str) -> Iterator[None]:
+    """Say in one line why torch.distributed.checkpoint failed, which it does on all ranks at once.
+
+    Raises:
+        UserError: it did.
+    """
+    from torch.distributed.checkpoint import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = (f"rank {rank}: {why[0]}" for rank, why in error.failures.items())
+        raise UserError(f"{problem}: {'; '.join(reasons)}") from error

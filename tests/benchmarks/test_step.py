@@ -1,0 +1,49 @@
+"""The step's benchmark on models that take no time."""
+
+import pytest
+
+from benchmarks.speed import original, step
+from benchmarks.speed.names import KAN, ORIGINAL_MODEL
+from nanogpkant.base.errors import UserError
+
+TINY = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 8}
+
+
+@pytest.fixture
+def jobs():
+    return step.jobs_for(2, "cpu", "bfloat16", **TINY)
+
+
+def test_a_row_for_every_model(jobs, monkeypatch, flags, tmp_path):
+    monkeypatch.setattr(step, "jobs_for", lambda *_: jobs)
+    report = step.run(flags("step", "--repeats", "3", "--device", "cpu", "--out", str(tmp_path)))
+    (table,) = report.tables
+    assert len(table.rows) == 9
+    for row in table.rows:
+        assert set(step.COLUMNS) <= set(row)
+        assert 0 < row["min"] <= row["ms"] <= row["max"]
+        assert row["over KAN"] > 0
+    assert table.rows[-1]["model"] == ORIGINAL_MODEL
+    assert table.rows[-1]["dtype"] == "float32"
+    assert all(goal.measured is not None for goal in report.goals[:2])
+    assert "times the KAN's step" in (tmp_path / "step.md").read_text()
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_original_has_nothing_of_ours_left(jobs):
+    names = {type(module).__name__ for module in step.build(jobs[-1]).modules()}
+    assert "CoxDeBoorLinear" in names
+    assert not names & {"KANLinear"}
+    assert "KANLinear" in {type(module).__name__ for module in step.build(jobs[0]).modules()}
+    assert jobs[0].name == KAN
+
+
+def test_another_model_is_not_the_original(jobs, monkeypatch):
+    step.check_original(jobs[-1])
+    monkeypatch.setattr(
+        original.CoxDeBoorLinear,
+        "b_splines",
+        lambda self, x: 0 * x.new_ones((*x.shape, self.spline_weight.shape[-1])),
+    )
+    with pytest.raises(UserError, match="differs from ours"):
+        step.check_original(jobs[-1])

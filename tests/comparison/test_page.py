@@ -1,0 +1,125 @@
+"""The report as people see it: in Markdown, in pictures, and in a real browser, offline."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import chromium
+import pytest
+
+from nanogpkant.cli import main
+from nanogpkant.comparison.charts import to_svg
+
+in_a_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
+
+
+@pytest.fixture
+def report(make_run, tmp_path) -> Path:
+    """The report on two variants of two seeds, one of them with a name and a sample of ill will."""
+    original = {"data.dataset": "tinyshakespeare_char"}
+    for seed in (1, 2):
+        make_run(f"kan/seed-{seed}", [4, 3 + seed / 10, 2.5], seed=seed, **original)
+        plain = {"model.kan.sites": [], "model.n_layer": 5}
+        name = "<b>gpt & | co</b>".replace("/", "_")
+        folder = make_run(
+            f"{name}/seed-{seed}", [4, 2 + seed / 5, 2], seed=seed, **original | plain
+        )
+        (folder / "samples.txt").write_text("</pre><script>alert(1)</script> ü", encoding="utf-8")
+    (tmp_path / "wandb.csv").write_text('"Step","mine - val/loss"\n"4","3"\n"8","2.2"\n', "utf-8")
+    runs = [str(path) for path in sorted(tmp_path.glob("*/seed-*"))]
+    flags = ["--report", str(tmp_path / "report"), "--reference", "original"]
+    assert main(["compare", *runs, *flags, "--csv", str(tmp_path / "wandb.csv")]) == 0
+    return tmp_path / "report"
+
+
+def test_all_files_are_there_and_small(report):
+    assert {p.name for p in report.iterdir()} == {
+        "report.html",
+        "report.md",
+        "report.json",
+        "curves.png",
+        "grids.png",
+    }
+    assert (report / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (report / "report.html").stat().st_size < 1_000_000
+
+
+def test_the_page_holds_every_figure_of_the_markdown(report):
+    markdown = (report / "report.md").read_text(encoding="utf-8")
+    page = html.unescape(re.sub(r"<[^>]+>", " ", (report / "report.html").read_text("utf-8")))
+    found = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    for words in found["answer"] + found["notes"]:
+        assert words in markdown
+        assert words in page
+    figures = re.findall(r"\d+\.\d{4}", markdown)
+    assert len(figures) > 20
+    assert all(figure in page for figure in figures)
+    assert "kabachuha" in page
+    assert "exported from W&B" in page
+
+
+def test_tables_of_the_markdown_have_the_columns_of_their_heads(report):
+    lines = (report / "report.md").read_text(encoding="utf-8").splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) > 10
+    columns = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line)
+            columns = columns if before.startswith("|") else len(cells)
+            assert len(cells) == columns
+
+
+def test_nothing_of_the_page_comes_from_anywhere_else(report):
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!#)""", page)
+    assert "url(http" not in page
+    assert "<script>alert" not in page
+
+
+def test_a_chart_names_itself_and_takes_the_pages_colours():
+    svg = to_svg('iterations & "more"', lambda axes: axes.plot([1, 2], [3, 4], gid="x-v0-line"))
+    assert svg.startswith("<svg viewBox=")
+    assert "currentColor" in svg
+    assert "var(--line)" in svg
+    assert 'aria-label="iterations &amp; &quot;more&quot;"' in svg
+    assert 'id="x-v0-line"' in svg
+    assert svg == to_svg('iterations & "more"', lambda a: a.plot([1, 2], [3, 4], gid="x-v0-line"))
+
+
+@in_a_browser
+def test_the_page_works_in_a_browser_without_a_network(report, tmp_path):
+    file = report / "report.html"
+    with chromium.Page(tmp_path / "profile") as page:
+        papers = set()
+        for width in (400, 1400):
+            for dark in (False, True):
+                page.open(file, width, dark)
+                assert page.complaints() == []
+                assert page.requests() == [file.as_uri()]
+                # Nothing sticks out: only tables scroll, each in its own frame.
+                assert page.value("document.documentElement.scrollWidth") <= width
+                shown = page.value(
+                    "[...document.querySelectorAll('.charts svg')].map(s => s.clientWidth)"
+                )
+                assert len(shown) >= 4
+                assert all(300 < each < width for each in shown)
+                papers.add(page.value("getComputedStyle(document.body).backgroundColor"))
+        assert len(papers) == 2  # light and dark
+
+        names_in_order = "[...document.querySelector('tbody').rows].map(r => r.cells[0].innerText)"
+        heading = "document.querySelectorAll('th button')[{}].click()"
+        by_loss = page.value(names_in_order)
+        page.value(heading.format(4))
+        assert page.value(names_in_order) == by_loss
+        page.value(heading.format(4))
+        assert page.value(names_in_order) == by_loss[::-1]
+        page.value(heading.format(0))
+        assert page.value(names_in_order) == sorted(by_loss)
+
+        line = "document.getElementById('steps-v0-line').style.display"
+        assert page.value(line) == ""
+        page.value("document.querySelector('[data-variant]').click()")
+        assert page.value(line) == "none"
+        assert page.complaints() == []

@@ -1,0 +1,110 @@
+"""Runs as figures: what was spent by when, which runs belong together, and damaged ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.cli import main
+from nanogpkant.comparison.runs import is_finished, load_run, load_runs, short_names, variants_of
+from nanogpkant.config import load_config, with_changes
+from nanogpkant.model.counting import count
+from nanogpkant.run.folder import open_run
+from nanogpkant.run.load import load_model
+from nanogpkant.run.metrics import read_metrics
+
+
+def test_a_curve_holds_every_evaluation_and_what_was_spent_by_then(tiny_run):
+    run = load_run(tiny_run)
+    rows = [row for row in read_metrics(tiny_run / "metrics.jsonl") if row["split"] == "val"]
+    assert run.curve.steps.tolist() == [0, 4, 8, 12]
+    assert run.curve.losses.tolist() == [row["loss"] for row in rows]
+    assert run.curve.tokens.tolist() == [0, 4 * 64, 8 * 64, 12 * 64]
+    flops = count(run.config.model, 20).flops_per_token
+    assert run.curve.flops == pytest.approx(run.curve.tokens * flops)
+    assert run.curve.halves.mean(axis=0) == pytest.approx(run.curve.losses, rel=1e-3)
+    assert run.finished
+    assert len(run.sample) == 21
+
+
+def test_grids_that_grew_make_the_steps_after_that_dearer(tiny_experiment, tmp_path):
+    flags = ["--grid.refine_at", "{8: 4}", "--train.sample_tokens", "0"]
+    assert main(["train", str(tiny_experiment), "--out", str(tmp_path / "r"), *flags]) == 0
+    run = load_run(tmp_path / "r")
+    counted = count(run.config.model, 20)
+    added = sum(p.numel() for p in load_model(tmp_path / "r", "last").model.parameters())
+    added -= counted.parameters - 2 * 2 * 16 * 64  # spline scales are folded when it is loaded
+    before = counted.flops_per_token * 64
+    after = before + 3 * 2 * added * 64  # a coefficient more is a multiply and an add, three times
+    assert added > 0
+    assert np.diff(run.curve.flops) == pytest.approx([4 * before, 4 * before, 4 * after])
+    assert run.row()["flops_per_token"] == after / 64
+
+
+def test_repeats_of_a_run_are_one_variant_however_they_are_called(make_run):
+    paths = [make_run(f"kan/seed-{seed}", [4, 3], seed=seed) for seed in (1, 2)]
+    paths += [
+        make_run(f"gpt_s{seed}", [4, 3], seed=seed, **{"model.n_layer": 1}) for seed in (1, 2)
+    ]
+    paths += [make_run("alone/seed-7", [4, 3], **{"model.dropout": 0.0})]
+    paths += [make_run("one", [4, 3], **{"model.bias": True})]
+    paths += [make_run("two", [4, 3], seed=2, **{"model.bias": True})]
+    groups = variants_of(load_runs(paths))
+    assert {name: [run.name for run in group] for name, group in groups.items()} == {
+        "kan": ["seed-1", "seed-2"],
+        "gpt": ["gpt_s1", "gpt_s2"],
+        "alone": ["seed-7"],
+        "one": ["one", "two"],
+    }
+
+
+def test_settings_that_change_nothing_do_not_split_a_variant(make_run):
+    changes = {"train.log_interval": 7, "about": "other words", "tracking.project": "mine"}
+    paths = [make_run("a", [4, 3]), make_run("b", [4, 3], seed=2, **changes)]
+    assert len(variants_of(load_runs(paths))) == 1
+    paths.append(make_run("c", [4, 3], seed=3, **{"train.eval_interval": 5}))
+    assert len(variants_of(load_runs(paths))) == 2
+
+
+def test_two_runs_of_one_name_are_told_apart(make_run, capsys):
+    first, second = make_run("old/kan", [4, 3]), make_run("new/kan", [4, 2])
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["old/kan", "new/kan"]
+    assert short_names([Path("/a/x/r"), Path("/b/x/r"), Path("/s")]) == ["a/x/r", "b/x/r", "s"]
+
+
+def test_variants_of_one_folder_keep_their_own_names(make_run):
+    one = make_run("kan/seed-1", [4, 3])
+    other = make_run("kan/seed-2", [4, 3], seed=2, **{"model.bias": True})
+    assert list(variants_of(load_runs([one, other]))) == ["seed-1", "seed-2"]
+
+
+def test_a_run_given_twice_is_refused(tiny_run, capsys):
+    with pytest.raises(UsageError, match="given twice"):
+        load_runs([tiny_run, tiny_run / ".." / tiny_run.name])
+
+
+@pytest.mark.parametrize("key", ["loss", "seconds"])
+def test_an_evaluation_that_lacks_a_figure_is_named(key, make_run):
+    folder = make_run("r", [4, 3])
+    rows = read_metrics(folder / "metrics.jsonl")
+    del rows[1][key]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"evaluation at step 4 has no {key}"):
+        load_run(folder)
+
+
+def test_a_run_is_finished_when_its_last_step_is_saved(tiny_run, tmp_path):
+    folder = tmp_path / "r"
+    shutil.copytree(tiny_run, folder)
+    run, options = open_run(folder), load_config(folder / "config.yaml").train
+    assert is_finished(run, options)
+    assert not is_finished(run, with_changes(options, max_iters=13))
+    assert is_finished(run, with_changes(options, max_iters=10**9, max_seconds=1e-4))
+    assert not is_finished(run, with_changes(options, max_iters=10**9, max_seconds=1e4))
+    run.index_file.write_text('{"best": "step-000008", "last": "step-000008"}', encoding="utf-8")
+    assert not is_finished(run, options)  # killed between its evaluation and its checkpoint

@@ -1,0 +1,96 @@
+"""Configurations: defaults, checks, YAML and back."""
+
+import math
+
+import pytest
+
+from nanogpkant.base.errors import UsageError
+from nanogpkant.config import (
+    KANConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    field_names,
+    load_config,
+    load_preset,
+    nearest,
+    preset_names,
+    save_config,
+    with_changes,
+)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_survives_a_trip_to_yaml(name, tmp_path):
+    _, config = load_preset(name)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_an_empty_file_is_all_defaults(tmp_path):
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == RunConfig()
+
+
+def test_yaml_numbers_are_read_as_the_field_wants(tmp_path):
+    text = "optim: {learning_rate: 1e-3, grad_clip: 1, kan_weight_decay: null}\n"
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    optim = load_config(tmp_path / "config.yaml").optim
+    assert (optim.learning_rate, optim.grad_clip, optim.kan_weight_decay) == (1e-3, 1.0, None)
+    assert isinstance(optim.grad_clip, float)
+
+
+def test_changes_reach_nested_fields_and_are_checked():
+    config = with_changes(RunConfig(), **{"model.kan.grid_size": 9, "about": "x"})
+    assert (config.model.kan.grid_size, config.about) == (9, "x")
+    assert RunConfig().model.kan.grid_size == 5
+    with pytest.raises(UsageError, match="grid_size 0"):
+        with_changes(config, **{"model.kan.grid_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ModelConfig(n_embd=10, n_head=4), "12 would be|8 would be"),
+        (lambda: KANConfig(grid_range=(0.0, math.inf)), "grid_range"),
+        (lambda: OptimConfig(beta2=1.0), "beta2 1.0"),
+        (lambda: OptimConfig(weight_decay=math.nan), "weight_decay nan"),
+        (lambda: OptimConfig(kan_weight_decay=-1.0), "kan_weight_decay"),
+        (lambda: TrainConfig(seed=-1), "seed -1"),
+        (lambda: OptimConfig(lr_decay_iters=50), "above --optim.warmup_iters 100"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_python_too(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_the_original_recipe_is_in_its_presets():
+    for name in preset_names():
+        if "micro" in name or "matched" in name:
+            _, config = load_preset(name)
+            o, t, m = config.optim, config.train, config.model
+            assert (t.batch_size, m.block_size, t.max_iters, t.eval_interval) == (
+                64,
+                256,
+                5000,
+                250,
+            )
+            assert (o.learning_rate, o.min_lr, o.warmup_iters) == (1e-3, 1e-4, 100)
+            assert (o.beta1, o.beta2, o.weight_decay, o.grad_clip) == (0.9, 0.99, 0.1, 1.0)
+            assert (m.dropout, m.bias, m.n_embd, m.n_head) == (0.2, False, 192, 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model.n_layers", "model.n_layer"),
+        ("n_layer", "model.n_layer"),
+        ("xyzzy", "--help"),
+        ("learning_rat", "optim.learning_rate"),
+        ("model.kan.gridsize", "model.kan.grid_size"),
+    ],
+)
+def test_unknown_keys_are_answered_with_the_nearest(key, meant):
+    assert meant in nearest(key, field_names(RunConfig))
