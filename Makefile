@@ -24,6 +24,7 @@ quickstart: $(VENV)/.ready
 test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 	$(BIN)/python -m pytest
 
 # Tables go to the terminal, and with charts to OUT; BENCH holds more flags (python -m benchmarks.speed --help).
