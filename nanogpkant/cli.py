@@ -145,10 +145,12 @@ def describe_all(arguments: list[str]) -> int:
 
 def print_completion(arguments: list[str]) -> None:
     """jsonargparse's own script for a shell, of all verbs and their flags."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
     from nanogpkant.verbs import flags
 
+    shell = arguments[-1].rpartition("=")[2]
+    set_parsing_settings(add_print_completion_argument=True)
     root = ArgumentParser(prog="nanogpkant", exit_on_error=False)
     verbs = root.add_subcommands()
     for name in VERBS:
@@ -156,7 +158,7 @@ def print_completion(arguments: list[str]) -> None:
         parser = flags.parser_of(name, verb, with_all_settings=True)
         verbs.add_subcommand(name, parser, help=flags.summary_of(verb))
     try:
-        root.parse_args(arguments)
+        root.parse_args([f"--print_completion=shtab-{shell}"])
     except argparse.ArgumentError as error:
         raise UsageError(f"--print_completion: {flags.in_plain_words(str(error))}") from error
 

@@ -15,7 +15,7 @@ from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig, load_preset, nearest, to_yaml, with_settings
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Verb = Callable[..., Answer]
 SECTIONS = tuple(field.name for field in fields(RunConfig))
@@ -45,19 +45,32 @@ RENAMED = {
 
 
 class Help(DefaultHelpFormatter):
-    """The text of each flag, with its default unless that is nothing."""
+    """The text of each flag and, unless that is nothing, its default; settings are a preset's."""
+
+    without_default = SECTIONS
 
     def _expand_help(self, action: argparse.Action) -> str:
-        about = (action.help or "").replace("%", "%%")
-        default = action.default
-        if default in (None, argparse.SUPPRESS, False, True, "") or default == []:
-            return about.replace("%%", "%")
-        return f"{about} (default: {default})".replace("%%", "%")
+        has_default = isinstance(action.default, int | float | str) and bool(action.default)
+        if action.default == argparse.SUPPRESS or action.dest.startswith(self.without_default):
+            has_default = False
+        return f"{action.help} (default: {action.default})" if has_default else action.help or ""
 
     def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: Any) -> str:
-        """Positional arguments alone: the flags are listed below."""
-        names = [self._format_args(a, a.dest.upper()) for a in actions if not a.option_strings]
-        return f"usage: {' '.join([self._prog, *names])} [flags]\n\n"
+        """Arguments and flags that have to be given: the others are listed below."""
+        needed = [a for a in actions if not a.option_strings or a.required]
+        words = [" ".join([*a.option_strings, a.dest.upper()]) for a in needed]
+        return f"usage: {' '.join([self._prog, *words])} [flags]\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Without jsonargparse's second form of flags for lists, --flag+."""
+        text = super()._format_action_invocation(action)
+        return re.sub(r", --\S+\+ \S+", "", text)
+
+
+class HelpAll(Help):
+    """The same with the defaults of settings, for where a preset says nothing."""
+
+    without_default = ()
 
 
 def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> ArgumentParser:
@@ -70,7 +83,7 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
     parser = ArgumentParser(
         prog=f"nanogpkant {name}",
         description=summary_of(verb),
-        formatter_class=Help,
+        formatter_class=HelpAll if with_all_settings else Help,
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
@@ -190,4 +203,6 @@ def in_plain_words(message: str) -> str:
             expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
             expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
             return f"--{key} {value}: must be {expected}"
+    if found := re.fullmatch(r'Parser key "(.+?)": unsupported operand .*', message):
+        return f"--{found[1]}: must be keys and values, with a blank after each colon: {{1000: 10}}"
     return re.sub(r'^Parser key "(.+?)": ', r"--\1: ", message)
