@@ -51,7 +51,7 @@ class Help(DefaultHelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         has_default = isinstance(action.default, int | float | str) and bool(action.default)
-        if action.default == argparse.SUPPRESS or action.dest.startswith(self.without_default):
+        if action.default == argparse.SUPPRESS or action.dest.split(".")[0] in self.without_default:
             has_default = False
         return f"{action.help} (default: {action.default})" if has_default else action.help or ""
 
