@@ -17,9 +17,9 @@ quickstart: $(VENV)/.ready
 	$(RUN) train quickstart_gpt --overwrite
 	@echo
 	@echo "What the KAN writes:"
-	$(RUN) sample runs/quickstart_kan --tokens 400
+	$(RUN) sample quickstart_kan --tokens 400
 	@echo
-	$(RUN) compare runs/quickstart_kan runs/quickstart_gpt --plot runs/quickstart.png
+	$(RUN) compare quickstart_kan quickstart_gpt --plot runs/quickstart.png
 
 test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
