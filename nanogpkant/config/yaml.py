@@ -95,6 +95,18 @@ def load_config(path: Path) -> RunConfig:
         raise UsageError(f"{path}: {error}") from error
 
 
+def settings_that_differ(config: Any, other: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings of one configuration that another has differently, by dotted key."""
+    found = {}
+    for field in dataclasses.fields(config):
+        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(mine):
+            found |= settings_that_differ(mine, theirs, f"{prefix}{field.name}.")
+        elif mine != theirs:
+            found[f"{prefix}{field.name}"] = mine
+    return found
+
+
 def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """Lay settings over a configuration.
 
