@@ -86,13 +86,15 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
         formatter_class=HelpAll if with_all_settings else Help,
         exit_on_error=False,
     )
+    about = {
+        p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in documented.params
+    }
+    for parameter in own_parameters(verb):
+        _add(parser, parameter, about.get(parameter.name, ""))
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
     _describe_print_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    about = {p.arg_name: " ".join((p.description or "").split()) for p in documented.params}
-    for parameter in own_parameters(verb):
-        _add(parser, parameter, about.get(parameter.name, ""))
     if takes_settings(verb):
         parser.add_argument("--help_all", action="store_true", help="show every setting of a run")
         parser.add_class_arguments(RunConfig)
