@@ -90,7 +90,7 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
         p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in documented.params
     }
     for parameter in own_parameters(verb):
-        _add(parser, parameter, about.get(parameter.name, ""))
+        _add(parser, parameter, about.get(parameter.name, "").rstrip("."))
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
     _describe_print_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
