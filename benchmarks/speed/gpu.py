@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace
 
 from benchmarks.speed import gate, layer, step
 from benchmarks.speed.contenders import Contender, backend_contenders
-from benchmarks.speed.flags import BASES, check
 from benchmarks.speed.measure import Plan, Row, measure
 from benchmarks.speed.names import BOOSTED, KAN, PLAIN
-from benchmarks.speed.problem import Problem, basis_named
-from benchmarks.speed.report import Report, Table
+from benchmarks.speed.problem import BASES, Problem, basis_named
+from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import load_config
@@ -77,22 +75,35 @@ class Clock:
         return self.started + 60 * self.minutes * DONE_BY[part] - time.monotonic()
 
 
-def run(options: Namespace) -> Report:
-    """``nanogpkant bench gpu``.
+def run(
+    *,
+    minutes: float = 9.5,
+    runs: str = "runs/bench",
+    device: str = "auto",
+    repeats: int = 7,
+    out: str = "runs/bench",
+) -> Report:
+    """Check and time everything on a CUDA device, full training runs included.
+
+    Args:
+        minutes: all of it stops when they are over.
+        runs: folder for the training runs.
+        device: auto, cuda or cuda:N.
+        repeats: timed rounds; slow contenders get fewer, at least 3.
+        out: folder for the tables (.json, .md) and the chart (.png).
 
     Raises:
         UsageError: there is no CUDA device.
     """
-    check(options, "repeats", "minutes")
-    has_none = options.device == "auto" and not torch.cuda.is_available()
-    if has_none or not options.device.startswith(("auto", "cuda")):
+    require_above_zero(repeats=repeats, minutes=minutes)
+    has_none = device == "auto" and not torch.cuda.is_available()
+    if has_none or not device.startswith(("auto", "cuda")):
         raise UsageError(
-            f"--device {options.device}: bench gpu needs a CUDA device; without one, make test "
+            f"--device {device}: this benchmark needs a CUDA device; without one, make test "
             "checks the GPU kernels in Triton's interpreter, and their speed stays unmeasured"
         )
-    device = resolve_device(options.device, "--device")
-    plan = GPUPlan(str(device), options.minutes, options.repeats, runs=options.runs)
-    return measure_all(plan, options.out)
+    where = resolve_device(device, "--device")
+    return measure_all(GPUPlan(str(where), minutes, repeats, runs=runs), out)
 
 
 def measure_all(plan: GPUPlan, out: str | None) -> Report:

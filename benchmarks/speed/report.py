@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON, as Markdown and as a chart."""
+"""Results of a benchmark as JSON, Markdown and a chart."""
 
 import shlex
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.goals import Goal
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json, writing
 
 Row = dict[str, Any]
@@ -28,21 +30,23 @@ class Table:
 
 
 @dataclass
-class Report:
-    """Everything a benchmark has to say."""
+class Report(Answer):
+    """Tables, goals and notes of a benchmark."""
 
     name: str
-    """of its files: NAME.json, NAME.md, NAME.png"""
+    """stem of its files: NAME.json, NAME.md, NAME.png"""
     title: str
     machine: str
     tables: list[Table] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """what of ours did not pass its gate: the command then fails"""
+    """which of our layers did not pass the gate: the command then fails"""
     draw: Callable[[Path], None] | None = None
     """writes the chart"""
-    command: str = field(default_factory=lambda: shlex.join(["nanogpkant", *sys.argv[1:]]))
+    command: str = field(
+        default_factory=lambda: shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
+    )
 
     def as_dict(self) -> Row:
         return {
@@ -54,6 +58,13 @@ class Report:
             "notes": self.notes,
             "wrong": self.wrong,
         }
+
+    @property
+    def failure(self) -> str | None:
+        return f"a gate was not passed: {'; '.join(self.wrong)}" if self.wrong else None
+
+    def words(self) -> str:
+        return self.markdown().rstrip("\n")
 
     def markdown(self) -> str:
         parts = [f"## {self.title}", f"{self.machine}\n\n    {self.command}"]
@@ -68,7 +79,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def save(self, folder: str | None) -> None:
-        """Write everything found so far, so that a run that is cut short loses nothing."""
+        """Write all results so far: an interrupted benchmark keeps them."""
         if folder is None:
             return
         stem = Path(folder) / self.name
@@ -79,8 +90,19 @@ class Report:
                 self.draw(stem.with_suffix(".png"))
 
 
+def require_above_zero(**values: float | None) -> None:
+    """Refuse a flag that must be above zero and is not.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value}: must be above 0")
+
+
 def cell(value: Any) -> str:
-    """A value as people read it: numbers to three digits, or whole."""
+    """A table cell: numbers to three digits, or whole."""
     if value is None:
         return "-"
     if isinstance(value, bool):

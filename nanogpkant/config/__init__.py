@@ -26,6 +26,7 @@ from nanogpkant.config.yaml import (
     preset_names,
     save_config,
     to_yaml,
+    with_settings,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "save_config",
     "to_yaml",
     "with_changes",
+    "with_settings",
 ]

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig, OptimConfig, with_changes
 from nanogpkant.machine.device import DTYPES
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
-from nanogpkant.measure.timing import Timing, matmul_rate
+from nanogpkant.measure.timing import Timing, interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 from nanogpkant.model.gpt import GPT
 from nanogpkant.training.optim import make_optimizer
@@ -34,17 +35,40 @@ class Job:
     make: Callable[[ModelConfig, int], GPT] = GPT
 
     @property
-    def key(self) -> tuple[str, float]:
-        return self.name, self.config.dropout
-
-    @property
     def flops(self) -> int:
         per_token = count(self.config, self.vocab_size).flops_per_token
         return per_token * self.batch_size * self.config.block_size
 
 
-def timed(job: Job, timing: Timing) -> Row:
-    """What a step takes: milliseconds, and how far that is from the limit."""
+def step_rows(jobs: list[Job], repeats: int, with_memory: bool = True) -> list[Row]:
+    """Time a training step of every job, in turn, and measure its peak memory.
+
+    Returns:
+        A row per job: milliseconds, GFLOP/s, ratios to the limit and to the first job's step, and
+        bytes, None where they did not fit.
+    """
+    peaks: list[int | None] = []
+    if with_memory:
+        with bar("measuring memory", "models") as progress:
+            for number, job in enumerate(jobs):
+                peaks.append(step_memory(job))
+                progress(number + 1, len(jobs))
+    tasks = {number: step(job) for number, job in enumerate(jobs)}
+    with bar("timing steps", "steps") as progress:
+        timings = interleaved(tasks, repeats, torch.device(jobs[0].device), progress)
+    rows = []
+    for number, job in enumerate(jobs):
+        row = {"model": job.name, "dtype": job.dtype} | _timed(job, timings[number])
+        row["over first"] = timings[number].median / timings[0].median
+        if with_memory:
+            peak = peaks[number]
+            row["peak MB"] = None if peak is None else peak / 1e6
+        rows.append(row)
+    return rows
+
+
+def _timed(job: Job, timing: Timing) -> Row:
+    """Milliseconds of a step, and their ratio to the limit: the FLOPs at this machine's rate."""
     rate = rate_of_products(DTYPES[job.dtype], job.device)
     return {
         "ms": timing.median,

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from benchmarks.speed.flags import KINDS
 
 from benchmarks.speed import gate
-from benchmarks.speed.flags import KINDS
 from nanogpkant.cli import main
 
 TINY = ["--inputs", "4", "--rows", "20", "--rivals", "none", "--repeats", "3", "--device", "cpu"]
