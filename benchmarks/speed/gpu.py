@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.speed import gate, layer, step
 from benchmarks.speed.contenders import Contender, backend_contenders
-from benchmarks.speed.measure import Plan, Row, measure
+from benchmarks.speed.measure import Plan, measure
 from benchmarks.speed.names import BOOSTED, KAN, PLAIN
 from benchmarks.speed.problem import BASES, Problem, basis_named
 from benchmarks.speed.report import Report, Table, require_above_zero
@@ -29,6 +29,7 @@ from nanogpkant.config import load_config
 from nanogpkant.kan import BSpline
 from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
+from nanogpkant.measure.table import Row
 
 # By which share of the time each part has to be done; what one leaves over, the next may use.
 DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}
@@ -294,7 +295,6 @@ def _wait(child: subprocess.Popen, seconds: float) -> str:
 
 def _run_row(name: str, summary: Row, out: Path, wall: float) -> Row:
     config = load_config(out / "config.yaml")
-    tokens = config.train.batch_size * config.train.grad_accum_steps * config.model.block_size
     seconds = summary["seconds"] or math.inf
     return {
         "preset": name,
@@ -304,7 +304,7 @@ def _run_row(name: str, summary: Row, out: Path, wall: float) -> Row:
         "best val loss": summary["best_val_loss"],
         "seconds of training": summary["seconds"],
         "seconds in all": wall,
-        "tokens/s": summary["step"] * tokens / seconds,
+        "tokens/s": summary["step"] * config.tokens_per_step / seconds,
         "peak MB": summary["peak_memory_bytes"] / 1e6,
         "remark": "" if summary["finished"] else "stopped when its share of the time was over",
     }

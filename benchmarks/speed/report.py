@@ -5,14 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.speed.goals import Goal
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json, writing
-
-Row = dict[str, Any]
+from nanogpkant.measure.table import Row, markdown
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,7 @@ class Table:
     columns: dict[str, str]
 
     def markdown(self) -> str:
-        lines = [list(self.columns.values()), ["---"] * len(self.columns)]
-        lines += [[cell(row.get(key)) for key in self.columns] for row in self.rows]
-        return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"### {self.title}\n\n{markdown(self.rows, self.columns)}"
 
 
 @dataclass
@@ -99,16 +95,3 @@ def require_above_zero(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value > 0:
             raise UsageError(f"--{name} {value}: must be above 0")
-
-
-def cell(value: Any) -> str:
-    """A table cell: numbers to three digits, or whole."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

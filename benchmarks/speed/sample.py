@@ -35,7 +35,7 @@ def run(
     require_above_zero(repeats=repeats, tokens=tokens)
     where = resolve_device(device, "--device")
     model = untrained(load_preset(preset)[1].model, SHAKESPEARE_CHARACTERS, where)
-    rows = sampling_rows({preset: model}, tokens, repeats, where)
+    rows = sampling_rows([(preset, model)], tokens, repeats, where)
     title = f"{tokens} characters from {preset}, one text"
     report = Report("sample", title, measured_on(where, f"{repeats} rounds"))
     report.tables.append(Table(title, rows, COLUMNS))

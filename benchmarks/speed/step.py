@@ -16,7 +16,8 @@ from benchmarks.speed.original import original_gpt
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.step import Job, Row, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.table import Row
 from nanogpkant.model.gpt import GPT
 
 COLUMNS = {

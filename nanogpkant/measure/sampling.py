@@ -9,7 +9,7 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig
 from nanogpkant.generation import generate
 from nanogpkant.kan import KANLinear
-from nanogpkant.measure.step import Row
+from nanogpkant.measure.table import Row
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.gpt import GPT
 
@@ -25,7 +25,7 @@ def untrained(config: ModelConfig, vocab_size: int, device: torch.device) -> GPT
 
 
 def sampling_rows(
-    models: dict[str, GPT], tokens: int, repeats: int, device: torch.device
+    models: list[tuple[str, GPT]], tokens: int, repeats: int, device: torch.device
 ) -> list[Row]:
     """Time the sampling of one text of ``tokens`` tokens: two rows per model, without cache first.
 
@@ -33,28 +33,27 @@ def sampling_rows(
         UserError: a model draws another text with the cache than without.
     """
     tasks = {
-        (name, use_cache): partial(write, model, tokens, use_cache, device)
-        for name, model in models.items()
+        (number, use_cache): partial(write, model, tokens, use_cache, device)
+        for number, (_, model) in enumerate(models)
         for use_cache in (False, True)
     }
-    for name in models:
-        if tasks[name, True]() != tasks[name, False]():
+    for number, (name, _) in enumerate(models):
+        if tasks[number, True]() != tasks[number, False]():
             raise UserError(f"{name}: cached and uncached sampling drew different texts: no times")
     with bar("sampling", "texts") as progress:
         timings = interleaved(tasks, repeats, device, progress)
-    first = next(iter(models))
     rows: list[Row] = []
-    for (name, use_cache), timing in timings.items():
+    for (number, use_cache), timing in timings.items():
         rows.append(
             {
-                "model": name,
+                "model": models[number][0],
                 "sampling": "cached" if use_cache else "uncached",
                 "tokens/s": 1000 * tokens / timing.median,
                 "ms/token": timing.median / tokens,
                 "min": timing.fastest / tokens,
                 "max": timing.slowest / tokens,
-                "speed-up": timings[name, False].median / timing.median,
-                "over first": timing.median / timings[first, use_cache].median,
+                "speed-up": timings[number, False].median / timing.median,
+                "over first": timing.median / timings[0, use_cache].median,
             }
         )
     return rows
