@@ -26,7 +26,6 @@ from nanogpkant.config.yaml import (
     preset_names,
     save_config,
     to_yaml,
-    with_settings,
 )
 
 __all__ = [
@@ -53,5 +52,4 @@ __all__ = [
     "save_config",
     "to_yaml",
     "with_changes",
-    "with_settings",
 ]
