@@ -126,6 +126,10 @@ def find_match(
         UserError: a model that does not fit into memory.
     """
     require_positive(vocab_size=vocab_size, repeats=repeats, batch_size=batch_size)
+    if by not in UNITS:
+        raise UsageError(f"--by {by}: must be one of {', '.join(UNITS)}")
+    if unknown := set(vary) - set(VARIED):
+        raise UsageError(f"--vary {unknown.pop()}: must be any of {', '.join(VARIED)}")
     if len(set(vary)) != len(vary):
         raise UsageError(f"--vary {' '.join(vary)}: names a number twice; name each once")
     name, base = load_preset(preset)

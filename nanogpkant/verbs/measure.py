@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from nanogpkant.measure.match import Match
     from nanogpkant.measure.plan import Plan
 
-Varied = Literal["n_layer", "n_embd", "mlp_ratio"]
-VARY: list[Varied] = ["n_embd", "mlp_ratio"]
+VARY = ["n_embd", "mlp_ratio"]
 
 
 def plan(
@@ -74,7 +73,7 @@ def match(
     preset: str,
     *,
     by: Literal["params", "flops", "step_time", "memory"] = "params",
-    vary: list[Varied] = VARY,
+    vary: list[str] = VARY,
     kind: Literal["plain", "kan"] | None = None,
     kan: str = "shakespeare_char_micro_kan",
     out: str | None = None,
@@ -89,7 +88,8 @@ def match(
     Args:
         preset: model to match: name of a preset, or a .yaml file.
         by: cost that both share; params and flops are counted, step_time and memory measured.
-        vary: numbers to change; those after the first only where that is not within 1%.
+        vary: numbers to change, any of n_layer, n_embd and mlp_ratio; those after the first only
+            where that is not within 1%.
         kind: kind of model wanted; without it, the other kind.
         kan: preset or .yaml file whose KAN layers a KAN gets.
         out: YAML file to write; without it, the YAML goes to standard output.

@@ -144,7 +144,7 @@ def test_real_steps_are_timed(tiny_experiment, capsys):
         (["nothing"], "unknown preset nothing", 2),
         (["quickstart_kan", "--by", "weight"], "--by", 2),
         (["quickstart_kan", "--vary", "n_embd", "n_embd"], "name each once", 2),
-        (["quickstart_kan", "--vary", "n_head"], "--vary", 2),
+        (["quickstart_kan", "--vary", "n_head"], "--vary n_head: must be any of", 2),
         (["quickstart_kan", "--out", "matched.txt"], "ends in .yaml", 2),
         (["quickstart_kan", "--repeats", "0"], "--repeats 0", 2),
         (["quickstart_kan", "--batch_size", "-1"], "--batch_size -1", 2),
