@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.speed.measure import totals
 from benchmarks.speed.names import BARE_PRODUCTS, KAN, OURS, is_rival
-from benchmarks.speed.report import cell
-
-Row = dict[str, Any]
+from nanogpkant.measure.table import Row, cell
 
 OUR_COLOUR, BARE_COLOUR, RIVAL_COLOUR = "#c8553d", "#9aa5b1", "#588b8b"
 

@@ -1,7 +1,6 @@
 """What the project set out to reach, and whether a run reached it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.speed.names import (
     BARE_PRODUCTS,
@@ -12,8 +11,7 @@ from benchmarks.speed.names import (
     OURS,
     is_rival,
 )
-
-Row = dict[str, Any]
+from nanogpkant.measure.table import Row
 
 
 @dataclass(frozen=True)

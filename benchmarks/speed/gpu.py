@@ -16,21 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace
 
 from benchmarks.speed import gate, layer, step
 from benchmarks.speed.contenders import Contender, backend_contenders
-from benchmarks.speed.flags import BASES, check
-from benchmarks.speed.measure import Plan, Row, measure
+from benchmarks.speed.measure import Plan, measure
 from benchmarks.speed.names import BOOSTED, KAN, PLAIN
-from benchmarks.speed.problem import Problem, basis_named
-from benchmarks.speed.report import Report, Table
+from benchmarks.speed.problem import BASES, Problem, basis_named
+from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import load_config
 from nanogpkant.kan import BSpline
 from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
+from nanogpkant.measure.table import Row
 
 # By which share of the time each part has to be done; what one leaves over, the next may use.
 DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}
@@ -77,22 +76,35 @@ class Clock:
         return self.started + 60 * self.minutes * DONE_BY[part] - time.monotonic()
 
 
-def run(options: Namespace) -> Report:
-    """``nanogpkant bench gpu``.
+def run(
+    *,
+    minutes: float = 9.5,
+    runs: str = "runs/bench",
+    device: str = "auto",
+    repeats: int = 7,
+    out: str = "runs/bench",
+) -> Report:
+    """Check and time everything on a CUDA device, full training runs included.
+
+    Args:
+        minutes: all of it stops when they are over.
+        runs: folder for the training runs.
+        device: auto, cuda or cuda:N.
+        repeats: timed rounds; slow contenders get fewer, at least 3.
+        out: folder for the tables (.json, .md) and the chart (.png).
 
     Raises:
         UsageError: there is no CUDA device.
     """
-    check(options, "repeats", "minutes")
-    has_none = options.device == "auto" and not torch.cuda.is_available()
-    if has_none or not options.device.startswith(("auto", "cuda")):
+    require_above_zero(repeats=repeats, minutes=minutes)
+    has_none = device == "auto" and not torch.cuda.is_available()
+    if has_none or not device.startswith(("auto", "cuda")):
         raise UsageError(
-            f"--device {options.device}: bench gpu needs a CUDA device; without one, make test "
+            f"--device {device}: this benchmark needs a CUDA device; without one, make test "
             "checks the GPU kernels in Triton's interpreter, and their speed stays unmeasured"
         )
-    device = resolve_device(options.device, "--device")
-    plan = GPUPlan(str(device), options.minutes, options.repeats, runs=options.runs)
-    return measure_all(plan, options.out)
+    where = resolve_device(device, "--device")
+    return measure_all(GPUPlan(str(where), minutes, repeats, runs=runs), out)
 
 
 def measure_all(plan: GPUPlan, out: str | None) -> Report:
@@ -283,7 +295,6 @@ def _wait(child: subprocess.Popen, seconds: float) -> str:
 
 def _run_row(name: str, summary: Row, out: Path, wall: float) -> Row:
     config = load_config(out / "config.yaml")
-    tokens = config.train.batch_size * config.train.grad_accum_steps * config.model.block_size
     seconds = summary["seconds"] or math.inf
     return {
         "preset": name,
@@ -293,7 +304,7 @@ def _run_row(name: str, summary: Row, out: Path, wall: float) -> Row:
         "best val loss": summary["best_val_loss"],
         "seconds of training": summary["seconds"],
         "seconds in all": wall,
-        "tokens/s": summary["step"] * tokens / seconds,
+        "tokens/s": summary["step"] * config.tokens_per_step / seconds,
         "peak MB": summary["peak_memory_bytes"] / 1e6,
         "remark": "" if summary["finished"] else "stopped when its share of the time was over",
     }

@@ -10,6 +10,7 @@ from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear
 
 Basis = BSpline | RBF | Chebyshev | Fourier
 
+BASES = ("bspline", "hat", "rbf", "chebyshev", "fourier")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -346,6 +346,11 @@ class RunConfig:
     grid: GridConfig = field(default_factory=GridConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimiser step, of all passes and processes together."""
+        return self.train.batch_size * self.train.grad_accum_steps * self.model.block_size
+
     def __post_init__(self) -> None:
         kan, grid = self.model.kan, self.grid
         flag = "update_every" if grid.update_every else "refine_at"
