@@ -28,13 +28,13 @@ def step_times(preset: str, steps: int) -> list[float]:
     """
     from nanogpkant.config import load_preset, with_changes
     from nanogpkant.machine.distributed import start_world
-    from nanogpkant.training.loop import start, train_step
+    from nanogpkant.training.loop import open_session, train_step
 
     config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})
     times = []
     with tempfile.TemporaryDirectory() as folder, start_world(config.train) as world:
         out = world.from_main(lambda: Path(folder) / "run")
-        s = start(world, config, out, resume=False, overwrite=False)
+        s = open_session(world, config, out, resume=False, overwrite=False)
         for _ in range(WARM_UP + steps):
             started, used = time.perf_counter(), time.process_time()
             train_step(s, is_logged=False)

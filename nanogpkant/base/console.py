@@ -58,6 +58,10 @@ class StepProgress:
     def update(self, step: int, doing: str = "training") -> None:
         self._progress.update(self._task, completed=step, doing=doing)
 
+    def show_evaluating(self, done: int, total: int) -> None:
+        """How far an evaluation is; the bar of steps stands still meanwhile."""
+        self._progress.update(self._task, doing=f"evaluating {done / total:4.0%}")
+
     def show_training(self, loss: float, lr: float, tokens_per_second: float) -> None:
         rate = f"{tokens_per_second:,.0f} tokens/s"
         self._progress.update(self._task, loss=f"loss {loss:.3f}", lr=f" lr {lr:.1e}", rate=rate)
