@@ -58,7 +58,7 @@ class GPUPlan:
     checks: tuple[tuple[int, int, int], ...] = ((1000, 100, 72), (4096, 192, 576))
     """rows, inputs, outputs; the first are no multiples of a tile"""
     jobs: tuple[step.Job, ...] | None = None
-    """models to step; None: the original's three presets at batch 64, compiled, and its own model"""
+    """models to step; None: the original's presets at batch 64, compiled, and its own model"""
     presets: tuple[str, ...] = (KAN, PLAIN, BOOSTED)
     runs: str = "runs/bench"
     train_flags: tuple[str, ...] = ("--train.compile", "true")
