@@ -8,7 +8,7 @@ from nanogpkant.base.answer import Answer
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.plan import prepared_data, require_positive, vocab_size_of
+from nanogpkant.measure.plan import require_positive, vocab_size_of
 from nanogpkant.measure.sampling import sampling_rows, untrained
 from nanogpkant.measure.step import Job, job_of, step_rows
 from nanogpkant.measure.table import Row, aligned, markdown
@@ -86,7 +86,7 @@ def bench_steps(
     for preset in presets:
         name, config = load_preset(preset)
         config = with_changes(config, **{"train.compile": compile or config.train.compile})
-        size = vocab_size or vocab_size_of(config, prepared_data(config))
+        size = vocab_size or vocab_size_of(config)
         jobs.append(job_of(name, config, size, where, dtype, batch_size))
     rows = step_rows(jobs, repeats)
     for row, job in zip(rows, jobs, strict=True):
@@ -108,7 +108,7 @@ def bench_sampling(
     models: list[tuple[str, GPT]] = []
     for preset in presets:
         name, config = load_preset(preset)
-        size = vocab_size or vocab_size_of(config, prepared_data(config))
+        size = vocab_size or vocab_size_of(config)
         models.append((name, untrained(config.model, size, where)))
     rows = sampling_rows(models, tokens, repeats, where)
     return Bench(measured_on(where, f"{repeats} rounds"), rows, SAMPLE_COLUMNS)
