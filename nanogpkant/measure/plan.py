@@ -198,7 +198,7 @@ def vocab_size_of(config: RunConfig) -> int:
         UserError: damaged token files.
     """
     name = config.data.dataset
-    if data := prepared_data(config):
+    if (data := prepared_data(config)) is not None:
         return data.vocab_size
     if name not in VOCABULARIES:
         remedy = "prepare it first, or say how many different tokens it has with --vocab_size"
