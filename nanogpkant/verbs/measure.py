@@ -150,8 +150,8 @@ def bench(
     """Time training steps, or sampling, of models side by side.
 
     All models take turns, so that other load on the machine slows all alike; times are medians in
-    milliseconds, "/ first" is the ratio to the first model's, "/ limit" the ratio to the time of the
-    model's FLOPs at this machine's rate of a large matrix product.
+    milliseconds; "/ first" is the ratio to the first model's, "/ limit" the ratio to the time of
+    the model's FLOPs at this machine's rate of a large matrix product.
 
     Args:
         presets: names of presets, or .yaml files; ratios are to the first.
