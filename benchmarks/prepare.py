@@ -14,20 +14,20 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from nanogpkant.data.sources import unpacked
+from nanogpkant.data.read import unpacked
 
 PREPARE = """
 import resource, sys, time
 from pathlib import Path
-from nanogpkant.data import Options, TokenData, prepare
+from nanogpkant.data import TokenData, prepare
 text, folder, tokenizer = sys.argv[1:]
 if tokenizer == "bpe":  # a vocabulary is trained once, so that is not what is timed
     small = Path(folder) / "sample"
     with open(text, "rb") as file:
         small.write_bytes(file.read(5_000_000).decode("utf-8", "ignore").encode("utf-8"))
-    tokenizer = str(prepare("vocabulary", Path(folder), small, options=Options("bpe", 4096)))
+    tokenizer = str(prepare("vocabulary", Path(folder), small, tokenizer="bpe", vocab_size=4096))
 start = time.process_time()
-data = TokenData.open(prepare("own", Path(folder), Path(text), options=Options(tokenizer)))
+data = TokenData.open(prepare("own", Path(folder), Path(text), tokenizer=tokenizer))
 seconds = time.process_time() - start
 unit = 1 if sys.platform == "darwin" else 1024
 peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UsageError, UserError
 
 
 @contextmanager
@@ -106,3 +107,35 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_is_new(out: Path) -> None:
+    """Refuse ``--out`` if it is a file or a folder that is not empty.
+
+    Raises:
+        UsageError: it is.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists and is not an empty folder; name another")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to ``out`` at the end; removed if anything fails.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    draft = out.with_name(f".{out.name}.tmp")
+    with writing(out):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    try:
+        yield draft
+        with writing(out):
+            if out.exists():
+                out.rmdir()
+            draft.rename(out)
+            fsync_folder(out.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -25,7 +25,9 @@ from nanogpkant.config.yaml import (
     nearest,
     preset_names,
     save_config,
+    settings_that_differ,
     to_yaml,
+    with_settings,
 )
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "preset_names",
     "refuse",
     "save_config",
+    "settings_that_differ",
     "to_yaml",
     "with_changes",
+    "with_settings",
 ]

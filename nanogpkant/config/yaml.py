@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -92,6 +93,47 @@ def load_config(path: Path) -> RunConfig:
         return config_from({} if values is None else values)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def settings_that_differ(config: Any, other: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings of one configuration that another has differently, by dotted key."""
+    found = {}
+    for field in dataclasses.fields(config):
+        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(mine):
+            found |= settings_that_differ(mine, theirs, f"{prefix}{field.name}.")
+        elif mine != theirs:
+            found[f"{prefix}{field.name}"] = mine
+    return found
+
+
+def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
+    """Lay settings over a configuration.
+
+    Args:
+        settings: values by dotted key, ``{"train.max_iters": 10}``, or nested, as YAML has them.
+
+    Raises:
+        UsageError: an unknown key, or a value that cannot work.
+    """
+    values = asdict(base)
+    for key, value in _flat(settings):
+        *above, last = key.split(".")
+        section = values
+        for name in above:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return config_from(values)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of settings in which sections may be nested."""
+    sections = {name.rpartition(".")[0] for name in field_names(RunConfig)}
+    for key, value in settings.items():
+        if isinstance(value, dict) and f"{prefix}{key}" in sections:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def config_from(values: Any) -> RunConfig:

@@ -1,11 +1,11 @@
-"""Weights from elsewhere into our models, and a plain model into a KAN with its function kept.
+"""Start a model from another one's weights: a GPT-2's or a run's, with KAN layers where wanted.
 
-``open_source`` opens a run or a GPT-2, ``build`` makes a model that starts as it, and ``convert``
-writes that model as a run. ``start_from`` is what ``train.init_from`` does.
+``open_source`` opens a run or a GPT-2, ``build`` makes a model that computes the same function, and
+``convert`` writes that model as a run. ``start_from`` serves ``train.init_from``.
 """
 
 from nanogpkant.conversion.run import convert, starting_config
-from nanogpkant.conversion.source import Source, open_source
-from nanogpkant.conversion.start import build, start, start_from
+from nanogpkant.conversion.source import ModelSource, open_source
+from nanogpkant.conversion.start import build, start_from
 
-__all__ = ["Source", "build", "convert", "open_source", "start", "start_from", "starting_config"]
+__all__ = ["ModelSource", "build", "convert", "open_source", "start_from", "starting_config"]

@@ -1,6 +1,6 @@
-"""GPT-2 as transformers saves it, read as our plain model: the same function, other names.
+"""GPT-2 as transformers saves it, read as our plain model: the same function under other names.
 
-Source: the layout of Hugging Face's transformers, whose projections are Conv1D: their weights are
+Source: Hugging Face's transformers, whose projections are Conv1D: their weights are
 (inputs, outputs), the transpose of ours.
 """
 
@@ -19,10 +19,11 @@ from nanogpkant.config import KANConfig, ModelConfig
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 CONFIG = "config.json"
 FILES = (CONFIG, "model.safetensors", "vocab.json", "merges.txt")  # of each of them on the Hub
+TIMEOUT = 10  # seconds to wait for the Hub's first answer
 
-# Their activation, and ours.
+# Their activation: ours.
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
-# Settings that change what the model computes, and what ours does.
+# Settings that change the function, with the only values that our model computes.
 FIXED = {
     "add_cross_attention": False,
     "layer_norm_epsilon": 1e-5,
@@ -30,7 +31,7 @@ FIXED = {
     "scale_attn_weights": True,
     "tie_word_embeddings": True,
 }
-# Their modules in a block, and ours.
+# Their modules in a block: ours.
 PROJECTIONS = {
     "attn.c_attn": "attention.qkv",
     "attn.c_proj": "attention.out",
@@ -38,28 +39,25 @@ PROJECTIONS = {
     "mlp.c_proj": "mlp.out",
 }
 NORMS = {"ln_1": "norm_1", "ln_2": "norm_2"}
-# Masks that old files hold beside the weights.
+# Attention masks that old files hold beside the weights.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
 def download(name: str) -> Path:
-    """The folder, in huggingface_hub's cache, of one of ``NAMES``; downloaded if it is not there.
+    """The folder of one of ``NAMES`` in huggingface_hub's cache, downloaded if it is not there.
 
     Raises:
-        UserError: the Hub cannot be reached, or does not answer within 10 seconds.
+        UserError: the Hub cannot be reached, or does not answer in time.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    from nanogpkant.share.hub import TIMEOUT
-
-    repo = f"openai-community/{name}"
-    try:  # the only request with a limit of time; without it, what follows might wait for ever
+    repo, reason = f"openai-community/{name}", ""
+    try:  # the only request with a time limit: without an answer to it, only the cache is read
         HfApi().model_info(repo, timeout=TIMEOUT)
-        is_offline, reason = False, ""
     except Exception as error:  # of whichever HTTP library the client uses
-        is_offline, reason = True, one_line(error)
+        reason = one_line(error)
     try:
-        limits = {"etag_timeout": TIMEOUT, "local_files_only": is_offline}
+        limits = {"etag_timeout": TIMEOUT, "local_files_only": bool(reason)}
         paths = [Path(hf_hub_download(repo, file, **limits)) for file in FILES]
     except Exception as error:
         remedy = "try again later, or give the PATH of a folder that holds it"
@@ -68,40 +66,34 @@ def download(name: str) -> Path:
     return paths[0].parent
 
 
-def is_gpt2_folder(path: Path) -> bool:
-    """Whether a folder holds a model as transformers saves it."""
-    return (path / CONFIG).is_file()
-
-
 def read_shape(folder: Path) -> ModelConfig:
-    """The shape of a folder's GPT-2 as our plain model, with no dropout.
+    """The shape of a GPT-2 as our plain model's, without dropout.
 
     Raises:
-        UserError: it is no GPT-2, or one that computes something that our model does not.
+        UserError: another architecture, or a setting that our model does not have.
     """
     values, where = read_json(folder / CONFIG), folder / CONFIG
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != "gpt2":
         raise UserError(f"{where}: model_type is {kind!r}, and only 'gpt2' can be read")
-    with transformers_talking_of(folder):
+    with reading_with_transformers(folder):
         from transformers import GPT2Config
 
         theirs = GPT2Config.from_dict(values)
     for name, expected in FIXED.items():
         if (value := getattr(theirs, name)) != expected:
-            remedy = f"only {expected} can be read: it would be another function here"
+            remedy = f"only {expected} can be read: our model would compute another function"
             raise UserError(f"{where}: {name} is {value}, and {remedy}")
-    if theirs.activation_function not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        what = f"activation_function is {theirs.activation_function!r}"
-        raise UserError(f"{where}: {what}, and only {known} can be read")
+    if (activation := theirs.activation_function) not in ACTIVATIONS:
+        known = f"only {', '.join(ACTIVATIONS)} can be read"
+        raise UserError(f"{where}: activation_function is {activation!r}, and {known}")
     try:
         return ModelConfig(
             n_layer=theirs.n_layer,
             n_head=theirs.n_head,
             n_embd=theirs.n_embd,
             block_size=theirs.n_positions,
-            mlp=ACTIVATIONS[theirs.activation_function],
+            mlp=ACTIVATIONS[activation],
             mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
             dropout=0.0,
             bias=True,
@@ -112,19 +104,19 @@ def read_shape(folder: Path) -> ModelConfig:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder's GPT-2 by our names, in float32. Only safetensors files are read.
+    """The weights of a GPT-2 under our names, in float32, from safetensors files only.
 
     Raises:
         UserError: transformers cannot read them, or some are missing.
     """
-    with transformers_talking_of(folder):
+    with reading_with_transformers(folder):
         from transformers import GPT2LMHeadModel
 
         model, info = GPT2LMHeadModel.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are told of below, in plainer words
+            ignore_mismatched_sizes=True,  # reported below, in plainer words
             output_loading_info=True,
         )
     problems = {
@@ -151,8 +143,8 @@ def _renamed(theirs: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def transformers_talking_of(folder: Path) -> Iterator[None]:
-    """Keep transformers quiet, and turn its errors into one clear line.
+def reading_with_transformers(folder: Path) -> Iterator[None]:
+    """Keep transformers quiet, and turn its errors into one line.
 
     Raises:
         UserError: it is not installed, or raised anything.

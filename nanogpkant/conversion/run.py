@@ -1,12 +1,12 @@
-"""``nanogpkant convert``: a source as a run of ours, with its function and a KAN where asked."""
+"""A model that starts as another one, written as a run."""
 
 from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import write_json
+from nanogpkant.base.files import check_is_new, new_folder, write_json
 from nanogpkant.config import RunConfig, save_config, with_changes
-from nanogpkant.conversion.source import Source
+from nanogpkant.conversion.source import ModelSource
 from nanogpkant.conversion.start import build, check_vocabulary, largest_change_of_logits
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import describe
@@ -14,13 +14,12 @@ from nanogpkant.run.checkpoint import features_of, write_weights
 from nanogpkant.run.folder import WEIGHTS, RunFolder
 from nanogpkant.run.load import prepare_data
 from nanogpkant.run.manifest import write_manifest
-from nanogpkant.share.export import check_is_new, new_folder
 
 
-def starting_config(source: Source) -> RunConfig:
-    """What flags are laid over: the source's own configuration, and bases that keep its function.
+def starting_config(source: ModelSource) -> RunConfig:
+    """The source's configuration, with base functions that keep its function.
 
-    Its ``train.init_from`` names the source, so that training from it repeats the conversion.
+    Its ``train.init_from`` names the source: training from this configuration converts again.
     """
     changes = {"train.init_from": source.name}
     if not source.config.model.kan.sites:
@@ -28,24 +27,24 @@ def starting_config(source: Source) -> RunConfig:
     return with_changes(source.config, **changes)
 
 
-def convert(source: Source, config: RunConfig, out: Path) -> dict[str, Any]:
-    """Write a model that starts as the source as an exported run, weights alone.
+def convert(source: ModelSource, config: RunConfig, out: Path) -> dict[str, Any]:
+    """Write a model that computes the source's function as an exported run.
 
     Args:
-        source: what ``open_source`` gives.
-        config: of the new run; its model has the source's shape, with KAN sites where wanted. Where
-            its data is not the source's, it is opened, and prepared first if that needs no network.
-        out: the folder to write; one that is there has to be empty.
+        source: see ``open_source``.
+        config: of the new run: the source's shape, with KAN sites where wanted. Data other than the
+            source's is opened, and prepared first if that needs no network.
+        out: the folder to write; it must not exist, or be empty.
 
     Returns:
-        {"run", "step", "parameters", "largest_change_of_logits"}: the last on random tokens.
+        {"run", "step", "parameters", "largest_change_of_logits"}, the last on random tokens.
 
     Raises:
-        UserError: shapes or vocabularies that do not go together, bad data, a full disk.
-        UsageError: KAN settings with which the function would not be kept, no tokenizer, or ``out``
-            holds something.
+        UserError: shapes or vocabularies that do not fit, bad data, a full disk.
+        UsageError: KAN settings that would change the function, no tokenizer, or ``out`` is not
+            empty.
     """
-    check_is_new(out, "--out")
+    check_is_new(out)
     tokenizer, fingerprint = source.tokenizer, source.data_fingerprint
     if config.data != source.config.data:
         data = TokenData.open(prepare_data(config.data))
@@ -67,9 +66,10 @@ def convert(source: Source, config: RunConfig, out: Path) -> dict[str, Any]:
         write_json(run.environment_file, environment)
         step = source.checkpoint.step
         write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
+    parameters = sum(p.numel() for p in model.parameters())
     return {
         "run": str(out),
         "step": step,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "largest_change_of_logits": change,
     }

@@ -1,4 +1,4 @@
-"""Where a model can start from: a run of ours, or a GPT-2, opened alike."""
+"""Models to start from: runs and GPT-2s, opened alike."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,19 +7,12 @@ from torch import Tensor
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import DataConfig, RunConfig, load_config
-from nanogpkant.conversion.gpt2 import (
-    NAMES,
-    download,
-    is_gpt2_folder,
-    read_shape,
-    read_weights,
-)
+from nanogpkant.conversion.gpt2 import CONFIG, NAMES, download, read_shape, read_weights
 from nanogpkant.conversion.vocabulary import read_tokenizer
 from nanogpkant.data import load_tokenizer
 from nanogpkant.data.tokenizer import Tokenizer
 from nanogpkant.kan.features import Features
 from nanogpkant.model.gpt import GPT
-from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_weights
@@ -27,7 +20,7 @@ from nanogpkant.run.load import load_weights
 
 @dataclass(frozen=True)
 class Loaded(Checkpoint):
-    """Weights in memory, for what takes a checkpoint."""
+    """A checkpoint in memory."""
 
     tensors: dict[str, Tensor] = field(repr=False)
     layers: dict[str, Features]
@@ -40,48 +33,50 @@ class Loaded(Checkpoint):
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A trained model to start from."""
 
     name: str
-    """as it was asked for: a run, a name of GPT-2 or a folder"""
+    """as given: a run, a folder, or the name of a GPT-2"""
     config: RunConfig
-    """a run's own; of GPT-2 the model, and the data "none" """
+    """a run's own; of a GPT-2 its shape, with the data "none" """
     checkpoint: Checkpoint
     tokenizer: Tokenizer | None
-    """None: a folder of GPT-2 that has none"""
+    """None: a GPT-2 folder without one"""
     data_fingerprint: str
-    """of the data that ``config`` names; "" for none"""
+    """of the data in ``config``; "" without data"""
 
     def model(self) -> GPT:
-        """The model as it is.
+        """The model itself.
 
         Raises:
-            UserError: a run whose weights do not fit its configuration.
+            UserError: weights that do not fit the configuration.
         """
-        vocab_size = len(self.checkpoint.weights()["tokens.weight"])
-        model = GPT(self.config.model, vocab_size)
+        model = GPT(self.config.model, len(self.checkpoint.weights()["tokens.weight"]))
         load_weights(model, self.checkpoint)
         return model
 
 
-def open_source(name: str) -> Source:
-    """A run folder, ``pretrained:NAME``, a name of GPT-2, or the folder of a GPT-2.
+def open_source(name: str) -> ModelSource:
+    """Open a run, the folder of a GPT-2, or a GPT-2 by name.
+
+    Args:
+        name: a run as every command names one, a folder, or one of ``gpt2.NAMES``.
 
     Raises:
-        UserError: it is none of them, it is damaged, it computes what our model cannot, or the Hub
+        UserError: none of these, a damaged one, one that our model cannot compute, or the Hub
             cannot be reached.
     """
-    path = Path(name)
     if name in NAMES:
         return _gpt2(name, download(name))
-    if is_gpt2_folder(path):
-        return _gpt2(name, path)
-    if not name.startswith(PREFIX) and not (path / "config.yaml").is_file():
-        known = f"a GPT-2 folder (config.json), or one of {', '.join(NAMES)}"
-        raise UserError(f"{name} is not a run (config.yaml), {known}")
-    run = open_run(path)
-    return Source(
+    if (Path(name) / CONFIG).is_file():
+        return _gpt2(name, Path(name))
+    try:
+        run = open_run(Path(name))
+    except UserError as error:
+        others = f"the folder of a GPT-2 (config.json), {', '.join(NAMES)}"
+        raise UserError(f"{error}; a model can also start from {others}") from error
+    return ModelSource(
         name,
         load_config(run.config_file),
         load_checkpoint(run, "best"),
@@ -90,12 +85,12 @@ def open_source(name: str) -> Source:
     )
 
 
-def _gpt2(name: str, folder: Path) -> Source:
+def _gpt2(name: str, folder: Path) -> ModelSource:
     config = RunConfig(f"GPT-2 from {name}", read_shape(folder), DataConfig(dataset="none"))
     weights, tokenizer = read_weights(folder), read_tokenizer(folder)
     rows = len(weights["tokens.weight"])
     if tokenizer is not None and tokenizer.vocab_size != rows:
-        have = tokenizer.vocab_size
-        remedy = f"transformers' resize_token_embeddings({have}) makes them fit"
-        raise UserError(f"{folder} has {rows} embeddings and a tokenizer of {have}: {remedy}")
-    return Source(name, config, Loaded(folder, 0, weights, {}), tokenizer, "")
+        sizes = f"{rows} embeddings and a tokenizer of {tokenizer.vocab_size}"
+        remedy = f"transformers' resize_token_embeddings({tokenizer.vocab_size}) makes them fit"
+        raise UserError(f"{folder} has {sizes}: {remedy}")
+    return ModelSource(name, config, Loaded(folder, 0, weights, {}), tokenizer, "")

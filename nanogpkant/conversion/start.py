@@ -1,31 +1,31 @@
-"""A new model that starts as another one: with the same shape, and KAN layers wherever asked."""
+"""A new model with the function of another one: the same shape, and KAN layers where wanted."""
 
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import ModelConfig, RunConfig
-from nanogpkant.conversion.carry import carried, check_exact
-from nanogpkant.conversion.source import Loaded, Source, open_source
+from nanogpkant.config import ModelConfig
+from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
+from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
 from nanogpkant.kan import KANLinear
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_weights
 
-SHAPE = ("n_layer", "n_head", "n_embd", "mlp", "mlp_ratio", "bias")  # to be the source's
+SHAPE = ("n_layer", "n_head", "n_embd", "mlp", "mlp_ratio", "bias")  # must equal the source's
 REMEDY = "prepare the text with its tokenizer (nanogpkant prepare --tokenizer), or another text"
-FREE = ("sites", "backend", "init", "dropout")  # settings of KAN layers that need not be
+FREE = ("sites", "backend", "init", "dropout")  # settings of KAN layers that may differ
 
 
-def start(model: GPT, source: Source) -> None:
-    """Give a model the function of a source. KAN layers take over plain projections exactly.
+def initialize(model: GPT, source: ModelSource) -> None:
+    """Give a model the function of a source; KAN layers replace plain projections exactly.
 
     Args:
         model: of the source's shape and vocabulary, or with a shorter context. Its projections may
             be KAN where the source's are plain; KAN layers of the source need the same settings.
 
     Raises:
-        UserError: the shapes, vocabularies or KAN layers do not go together.
-        UsageError: KAN settings with which the function would not be kept.
+        UserError: shapes, vocabularies or KAN layers that do not fit.
+        UsageError: KAN settings that would change the function.
     """
     check_fits(model.config, source.config.model)
     weights = source.checkpoint.weights()
@@ -37,42 +37,38 @@ def start(model: GPT, source: Source) -> None:
     for name, module in model.named_modules():
         plain = weights.get(f"{name}.weight")
         if isinstance(module, KANLinear) and plain is not None and plain.dim() == 2:
-            weights |= {f"{name}.{key}": value for key, value in carried(plain, module).items()}
-    at = source.checkpoint
-    load_weights(model, Loaded(at.folder, at.step, weights, at.features()))
+            weights |= {f"{name}.{key}": value for key, value in kan_state(plain, module).items()}
+    saved = source.checkpoint
+    load_weights(model, Loaded(saved.folder, saved.step, weights, saved.features()))
 
 
 def check_fits(ours: ModelConfig, theirs: ModelConfig) -> None:
-    """Refuse to start a model from one that it cannot be the continuation of.
+    """Refuse a model that cannot start from another one.
 
     Raises:
-        UserError: another shape, or KAN layers that mean other functions.
-        UsageError: KAN settings with which a plain projection would not be kept.
+        UserError: another shape, or other settings of the source's KAN layers.
+        UsageError: KAN settings that would change the function of a plain projection.
     """
     differing = [name for name in SHAPE if getattr(ours, name) != getattr(theirs, name)]
     if differing:
-        flags = [f"--model.{name} {_as_flag(getattr(theirs, name))}" for name in differing]
+        flags = [f"--model.{name} {str(getattr(theirs, name)).lower()}" for name in differing]
         raise UserError(f"it has {' '.join(flags)}: give that too")
     if ours.block_size > theirs.block_size:
-        longest = f"it has {theirs.block_size} positions, and that is the longest context it takes"
+        longest = f"it has {theirs.block_size} positions; that is its longest context"
         raise UserError(f"--model.block_size {ours.block_size}: {longest}")
     for name in vars(theirs.kan) if theirs.kan.sites else ():
         value = getattr(theirs.kan, name)
         if name not in FREE and value != getattr(ours.kan, name):
             raise UserError(f"it was trained with --model.kan.{name} {value}; give that too")
     if lost := [site for site in theirs.kan.sites if site not in ours.kan.sites]:
-        raise UserError(f"its {lost[0]} is KAN, and so it has to stay: --model.kan.sites needs it")
+        raise UserError(f"its {lost[0]} is KAN and has to stay so: add it to --model.kan.sites")
     for site in ours.kan.sites:
         if site not in theirs.kan.sites:
             check_exact(site, ours)
 
 
-def _as_flag(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def check_vocabulary(source: Source, data: TokenData) -> None:
-    """Refuse data whose tokens are not those of the source, as far as that has a tokenizer.
+def check_vocabulary(source: ModelSource, data: TokenData) -> None:
+    """Refuse data with another tokenizer than the source's, where the source has one.
 
     Raises:
         UserError: they differ.
@@ -81,35 +77,39 @@ def check_vocabulary(source: Source, data: TokenData) -> None:
         raise UserError(f"its vocabulary is not that of --data.dataset: {REMEDY}")
 
 
-def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
-    """Give a new model what ``train.init_from`` names.
+def start_from(model: GPT, init_from: str, data: TokenData) -> None:
+    """Initialize a new model from ``train.init_from``.
+
+    Args:
+        model: the model to train.
+        init_from: see ``open_source``.
+        data: to train on; its tokenizer must be the source's.
 
     Raises:
-        UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``start``.
+        UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.
     """
-    name = config.train.init_from
     try:
-        source = open_source(name)
+        source = open_source(init_from)
         check_vocabulary(source, data)
-        start(model, source)
+        initialize(model, source)
     except UserError as error:
-        raise type(error)(f"--train.init_from {name}: {error}") from error
+        raise type(error)(f"--train.init_from {init_from}: {error}") from error
 
 
-def build(source: Source, config: ModelConfig, vocab_size: int) -> GPT:
-    """A model of the given configuration that starts as the source.
+def build(source: ModelSource, config: ModelConfig, vocab_size: int) -> GPT:
+    """A model of the given configuration with the source's function.
 
     Raises:
-        UserError, UsageError: see ``start``.
+        UserError, UsageError: see ``initialize``.
     """
     model = GPT(config, vocab_size)
-    start(model, source)
+    initialize(model, source)
     return model
 
 
 @torch.no_grad()
-def largest_change_of_logits(model: GPT, source: Source) -> float:
-    """How far a model's logits are from the source's on random tokens: by rounding alone."""
+def largest_change_of_logits(model: GPT, source: ModelSource) -> float:
+    """The largest absolute difference from the source's logits, on random tokens."""
     length = min(model.config.block_size, 64)
     random = torch.Generator("cpu").manual_seed(0)
     idx = torch.randint(model.vocab_size, (1, length), generator=random, device="cpu")

@@ -1,4 +1,4 @@
-"""The tokenizer that lies beside a GPT-2, as one of ours."""
+"""The tokenizer beside a GPT-2, read as one of ours."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_json, read_text
 from nanogpkant.data.tokenizer import BPETokenizer
-from nanogpkant.data.tokenizer.bpe import END
+from nanogpkant.data.tokenizer.bpe import END, shown_bytes
 
 REMEDY = "take it away, and the tokenizer of --data.dataset counts"
 
 
 def read_tokenizer(folder: Path) -> BPETokenizer | None:
-    """What ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``, say; None where there is none.
+    """Read ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``; None without either.
 
     Raises:
-        UserError: it is not of GPT-2's kind: byte-level, the tokens in the order in which they were
-            merged, the end of text last.
+        UserError: not of GPT-2's kind: byte-level, tokens in the order of their merges, the end of
+            text last.
     """
     file = folder / "vocab.json"
     if file.is_file() and (folder / "merges.txt").is_file():
@@ -36,24 +36,20 @@ def read_tokenizer(folder: Path) -> BPETokenizer | None:
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         return _from(file, model["vocab"] | added, merges)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file} is not what the tokenizers package writes: {REMEDY}") from error
+        raise UserError(f"{file} is not a file of the tokenizers package: {REMEDY}") from error
 
 
 def _from(file: Path, vocabulary: Any, merges: list[str]) -> BPETokenizer:
-    """Tokens in the order of their ids, if that is what the merges make."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
+    """Tokens in the order of their ids, which must be the order of the merges."""
     if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
-        raise UserError(f"{file} is no vocabulary, which gives every token its id: {REMEDY}")
-    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-    names = sorted(vocabulary, key=vocabulary.get)
+        raise UserError(f"{file} is no vocabulary of tokens and ids: {REMEDY}")
+    byte_of = {character: byte for byte, character in enumerate(shown_bytes())}
+    names = sorted(vocabulary, key=vocabulary.__getitem__)
     merged = [merge.replace(" ", "", 1) for merge in merges]
     is_in_order = [vocabulary[name] for name in names] == list(range(len(names)))
     if not is_in_order or names[-1:] != [END] or names[len(byte_of) : -1] != merged:
-        raise UserError(
-            f"{file} is not of GPT-2's kind, 256 bytes, then the merges in their order, then "
-            f"{END}: {REMEDY}"
-        )
+        problem = f"256 bytes, then the merges in their order, then {END}"
+        raise UserError(f"{file} is not of GPT-2's kind, {problem}: {REMEDY}")
     try:
         return BPETokenizer([bytes(byte_of[c] for c in name) for name in names[:-1]])
     except KeyError as error:

@@ -9,7 +9,23 @@ from string import ascii_letters, ascii_lowercase
 
 from nanogpkant.base.errors import UsageError
 from nanogpkant.data import shakespeare
-from nanogpkant.data.hub import Hub
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A corpus of the Hugging Face Hub.
+
+    Attributes:
+        path: owner and name.
+        config: which configuration; None: it has one.
+        split: which split is read.
+        field: column of the text.
+    """
+
+    path: str
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class Dataset:
     characters: str | None = None
     tokenizer: str = "char"
     lengths: dict[str, int] | None = None
-    hub: Hub | None = None
+    hub: HubSource | None = None
     val_fraction: float = 0.1
 
     @property
@@ -94,21 +110,21 @@ DATASETS = {
         Dataset(
             "tinystories",
             "2.1 million stories for small children, streamed; 1.9 GB",
-            hub=Hub("roneneldan/TinyStories"),
+            hub=HubSource("roneneldan/TinyStories"),
             tokenizer="gpt2",
             val_fraction=0.01,
         ),
         Dataset(
             "openwebtext",
             "8 million pages that Reddit linked to, as GPT-2 was trained on, streamed; 40 GB",
-            hub=Hub("Skylion007/openwebtext"),
+            hub=HubSource("Skylion007/openwebtext"),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),
         Dataset(
             "fineweb_edu",
             "10 billion tokens of educational pages, streamed; 45 GB",
-            hub=Hub("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+            hub=HubSource("HuggingFaceFW/fineweb-edu", "sample-10BT"),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),

@@ -1,131 +1,126 @@
-"""Several modules of this project as one file that needs none of them.
+"""Put a module and everything that it imports from this package into one file.
 
-A folder for transformers brings its own modelling code, as single files. A second model written for
-it would drift from the first, so the file is made of the project's own definitions, word for word:
-each name that the first module imports from the project is replaced by its definition, and so on
-with all that the definition uses. Only what is reached comes along, module by module, the lowest
-first and each under its name.
+A model folder for transformers brings its code along, so that it loads without nanogpkant. The code
+is made from the package itself, because a second model would drift from the first: every name that
+a module imports from the package is replaced by its definition, and so on. Definitions that are not
+reached are left out.
 
-This relies on how the project is written, and refuses anything else: names are imported at the top
-of a file by ``from nanogpkant.x import name``, and no two modules that meet define one name.
+Limits: imports from the package are ``from nanogpkant.x import name`` at the top of a module, and
+all names that meet in the file are different.
 """
 
 import ast
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "nanogpkant"
-ROOT = Path(__file__).resolve().parents[2]  # what holds the package
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the package
 
 
-class Module:
-    """A module of the project, by the names at its top."""
+class _Module:
+    """A module of the package, by the names at its top."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         path = ROOT.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         self.lines = path.read_text(encoding="utf-8").splitlines()
         tree = ast.parse("\n".join(self.lines))
-        self.about = (ast.get_docstring(tree) or "").partition("\n")[0]
-        self.body = [node for node in tree.body if _docstring(node) is None]
-        self.definitions = {name: node for node in self.body for name in _defined(node)}
-        self.imported: dict[str, tuple[str, str]] = {}  # local name: module and name there
-        self.external: dict[str, tuple[str, str | None]] = {}  # the same of other packages
-        for node in self.body:
-            for local, source in _imports(node):
-                ours = source[0].partition(".")[0] == PACKAGE
-                (self.imported if ours else self.external)[local] = source
+        self.name, self.summary = name, (ast.get_docstring(tree) or "").partition("\n")[0]
+        self.definitions: dict[str, ast.stmt] = {}
+        self.inside: dict[str, tuple[str, str]] = {}  # name here: module of the package, name there
+        self.outside: dict[str, str] = {}  # name here: import statement
+        for node in tree.body:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                self.definitions |= dict.fromkeys(_defined(node), node)
+                continue
+            source = getattr(node, "module", None) or ""
+            for alias in node.names:
+                name = alias.asname or alias.name
+                if source.partition(".")[0] == PACKAGE:
+                    self.inside[name] = (source, alias.name)
+                else:
+                    start = f"from {source} " if source else ""
+                    self.outside[name.partition(".")[0]] = f"{start}import {ast.unparse(alias)}"
 
-    def source(self, node: ast.stmt, without: Collection[str] = ()) -> str:
-        """A definition as it is written, with the comment above it, and without some methods."""
-        lines = {number: self.lines[number - 1] for number in _span(node)}
-        for method in getattr(node, "body", []):
-            if getattr(method, "name", None) in without:
-                for number in _span(method):
-                    del lines[number]
-                lines.pop(max(_span(method)) + 1, None)  # the blank line behind it
-        above = min(lines) - 1
-        while above and self.lines[above - 1].startswith("#"):
-            lines[above] = self.lines[above - 1]
-            above -= 1
-        return "\n".join(lines[number] for number in sorted(lines)).rstrip()
+    def source(self, node: ast.stmt) -> str:
+        """A definition as it is written, with its decorators and the comment above it."""
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        while self.lines[first - 2].startswith("#"):
+            first -= 1
+        return "\n".join(self.lines[first - 1 : node.end_lineno])
 
 
-def bundle(
-    start: str,
-    without: Mapping[str, Collection[str]] | None = None,
-    instead: Mapping[str, Collection[str]] | None = None,
-) -> str:
-    """One module and all that it needs of the project, as the text of one file.
+class _Bundle:
+    """The definitions that a module needs, found by following names."""
+
+    def __init__(self, start: str, overridden: dict[str, set[str]]) -> None:
+        self.modules: dict[str, _Module] = {}  # by name, lowest first
+        self.needed: dict[str, set[str]] = {}  # module: names that the file takes from it
+        self.renamed: dict[str, dict[str, str]] = {}  # module: {name there: name in the file}
+        self.imports: set[str] = set()
+        self.meaning: dict[str, str] = {}  # of every name in the file
+        self.overridden = overridden
+        self.start = self.load(start)
+        for name in self.start.definitions:
+            self.need(self.start, name)
+
+    def load(self, name: str) -> _Module:
+        if name not in self.modules:
+            module = _Module(name)
+            for source, _ in module.inside.values():
+                self.load(source)
+            self.modules[name] = module
+        return self.modules[name]
+
+    def need(self, module: _Module, name: str) -> None:
+        """Take what a name in a module means, and everything that its definition uses."""
+        if name in self.overridden.get(module.name, ()):
+            module = self.start
+        if name in module.outside:
+            self.claim(name, module.outside[name])
+            self.imports.add(module.outside[name])
+        elif name in module.inside:
+            source, original = module.inside[name]
+            self.need(self.load(source), original)
+            if name != original:
+                self.claim(name, f"{original} of {source}")
+                self.renamed.setdefault(module.name, {})[name] = original
+        elif name not in module.definitions:
+            raise ValueError(f"{module.name} defines no {name}")
+        elif name not in self.needed.setdefault(module.name, set()):
+            self.claim(name, f"{name} of {module.name}")
+            self.needed[module.name].add(name)
+            known = {**module.definitions, **module.inside, **module.outside}
+            for used in ast.walk(module.definitions[name]):
+                if isinstance(used, ast.Name) and used.id in known:
+                    self.need(module, used.id)
+
+    def claim(self, name: str, meaning: str) -> None:
+        if (other := self.meaning.setdefault(name, meaning)) != meaning:
+            raise ValueError(f"{meaning} and {other} cannot be in one file")
+
+    def parts(self) -> Iterator[str]:
+        yield "\n".join(sorted(self.imports))
+        for name, module in self.modules.items():
+            if name in self.needed:
+                yield f"# {name.replace('.', '/')}: {module.summary}"
+                renamed = self.renamed.get(name, {})
+                yield from (f"{new} = {old}" for new, old in sorted(renamed.items()))
+                taken = [n for key, n in module.definitions.items() if key in self.needed[name]]
+                yield from (module.source(node) for node in dict.fromkeys(taken))
+
+
+def bundle(start: str, overridden: dict[str, set[str]] | None = None) -> str:
+    """A module and everything that it needs of the package, as the text of one file.
 
     Args:
         start: the module's full name.
-        without: {class: methods that the file goes without}.
-        instead: {module: names that ``start`` defines in place of that module}.
+        overridden: {module: names}: definitions to replace by those of ``start``.
 
     Raises:
-        ValueError: code that the file cannot be made of.
+        ValueError: a name without a definition, or one name with two.
     """
-    without, instead = without or {}, instead or {}
-    load = cache(Module)
-    needed: dict[str, set[str]] = {}  # module: names, the lowest module first
-    aliases: dict[str, dict[str, str]] = {}
-    external: dict[str, tuple[str, str | None]] = {}
-    owner: dict[str, str] = {}  # of each name in the file
-
-    def claim(name: str, by: str) -> None:
-        if owner.setdefault(name, by) != by:
-            raise ValueError(f"{name} of {by} and of {owner[name]} cannot be in one file")
-
-    def need(module: Module, name: str) -> str:
-        """Take a name with all it uses; returns what it is called where it is defined."""
-        if name in instead.get(module.name, ()):
-            return need(load(start), name)
-        if name in module.imported:
-            source, original = module.imported[name]
-            return need(load(source), original)
-        if name not in module.definitions:
-            raise ValueError(f"{module.name} defines no {name}")
-        if name not in needed.setdefault(module.name, set()):
-            claim(name, module.name)
-            needed[module.name].add(name)
-            follow(module, module.definitions[name])
-        return name
-
-    def follow(module: Module, node: ast.stmt) -> None:
-        for used in sorted(_names(node, without)):
-            if used in module.external:
-                claim(used, repr(module.external[used]))
-                external[used] = module.external[used]
-            elif used in module.imported:
-                if (original := need(module, used)) != used:
-                    claim(used, original)
-                    aliases.setdefault(module.name, {})[used] = original
-            elif used in module.definitions:
-                need(module, used)
-
-    first = load(start)
-    for name in first.definitions:
-        need(first, name)
-    parts = [_import_lines(external)]
-    for name in _lowest_first(start, load):
-        if name in needed:
-            module = load(name)
-            path = name.replace(".", "/")
-            parts.append(f"# {path}: {module.about}")
-            parts += [f"{new} = {old}" for new, old in sorted(aliases.get(name, {}).items())]
-            nodes = {id(n): n for key, n in module.definitions.items() if key in needed[name]}
-            parts += [
-                module.source(n, without.get(getattr(n, "name", ""), ())) for n in nodes.values()
-            ]
-    return "\n\n\n".join(parts) + "\n"
-
-
-def _docstring(node: ast.stmt) -> str | None:
-    value = node.value if isinstance(node, ast.Expr) else None
-    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+    return "\n\n\n".join(_Bundle(start, overridden or {}).parts()) + "\n"
 
 
 def _defined(node: ast.stmt) -> list[str]:
@@ -134,61 +129,3 @@ def _defined(node: ast.stmt) -> list[str]:
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def _imports(node: ast.stmt) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            if alias.asname is None and "." in alias.name:
-                raise ValueError(f"import {alias.name} needs an own name: import ... as")
-            yield alias.asname or alias.name, (alias.name, None)
-    elif isinstance(node, ast.ImportFrom):
-        for alias in node.names:
-            yield alias.asname or alias.name, (node.module or "", alias.name)
-
-
-def _names(node: ast.stmt, without: Mapping[str, Collection[str]]) -> set[str]:
-    """All names that a statement mentions, but for those in methods that are left out."""
-    gone = without.get(getattr(node, "name", ""), ())
-    skipped = {id(m) for m in getattr(node, "body", []) if getattr(m, "name", None) in gone}
-    names, rest = set(), [node]
-    while rest:
-        each = rest.pop()
-        if isinstance(each, ast.Name):
-            names.add(each.id)
-        rest += [child for child in ast.iter_child_nodes(each) if id(child) not in skipped]
-    return names
-
-
-def _span(node: ast.stmt) -> range:
-    """The numbers of its lines, decorators included."""
-    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    return range(first, node.end_lineno + 1)
-
-
-def _lowest_first(start: str, load: Callable[[str], Module]) -> list[str]:
-    """The names of all modules that one is built on, and its own last."""
-    order: dict[str, None] = {}
-
-    def visit(name: str) -> None:
-        if name not in order:
-            for source, _ in load(name).imported.values():
-                visit(source)
-            order[name] = None
-
-    visit(start)
-    return list(order)
-
-
-def _import_lines(external: Mapping[str, tuple[str, str | None]]) -> str:
-    whole, parts = [], {}
-    for local, (module, name) in external.items():
-        what = name or module
-        renamed = what if what == local else f"{what} as {local}"
-        if name is None:
-            whole.append(f"import {renamed}")
-        else:
-            parts.setdefault(module, []).append(renamed)
-    return "\n".join(
-        [*sorted(whole), *(f"from {m} import {', '.join(sorted(parts[m]))}" for m in sorted(parts))]
-    )

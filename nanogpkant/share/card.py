@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, its figures, its making."""
+"""The model card of an exported run: its use, its figures and how it was made."""
 
 import textwrap
 from typing import Any
@@ -7,22 +7,22 @@ import yaml
 from torch import Tensor
 
 from nanogpkant.base.files import read_text
-from nanogpkant.config import ModelConfig, RunConfig, load_config
-from nanogpkant.data import load_tokenizer
+from nanogpkant.config import ModelConfig
 from nanogpkant.model.counting import count
 from nanogpkant.run.folder import RunFolder
+from nanogpkant.run.load import TrainedModel
 from nanogpkant.run.metrics import read_metrics
 
 SAMPLE_LINES = 20
 
-# A key of an evaluation, the Hub's name for it, and how people read it.
+# A key of an evaluation, the Hub's name for it, its name for a person, and its form.
 FIGURES = (
     ("loss", "loss", "validation loss", "{:.4f} nats per token"),
     ("perplexity", "perplexity", "perplexity", "{:.3f}"),
     ("bits_per_char", "bits_per_character", "bits per character", "{:.4f}"),
     ("accuracy", "accuracy", "accuracy of the most likely token", "{:.1%}"),
-    ("tokens", None, "predictions that these are over", "{:,}"),
-    ("seconds", None, "seconds in training steps", "{:,.0f}"),
+    ("tokens", None, "predictions evaluated", "{:,}"),
+    ("seconds", None, "seconds of training steps", "{:,.0f}"),
 )
 
 # How a folder of each format is used, and the library that the Hub is told of.
@@ -43,9 +43,9 @@ written = model.generate(**tokens, do_sample=True, temperature=0.8, max_length={
 print(tokenizer.decode(written[0]))
 ```
 
-The model's code is `modeling_nanogpkant.py`, which `trust_remote_code=True` runs: look at it first.
-It needs torch and transformers alone, and is plain torch: nanogpkant itself has faster KAN layers.
-Its context ends at {block_size} tokens.""",
+`trust_remote_code=True` runs the model's code, `modeling_nanogpkant.py`: look at it first. It needs
+torch and transformers only and is plain torch; nanogpkant itself has faster KAN layers. The context
+is {block_size} tokens.""",
     "onnx": """\
 ```python
 import numpy
@@ -54,66 +54,66 @@ from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("PATH/TO/{name}/tokenizer.json")
 session = onnxruntime.InferenceSession("PATH/TO/{name}/model.onnx")
-ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), up to {block_size} of them
+ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), at most {block_size} tokens
 (logits,) = session.run(None, {{"input_ids": ids}})  # (batch, tokens, vocabulary)
 print(tokenizer.decode([logits[0, -1].argmax()]))
 ```""",
 }
-REPEATED = " config.yaml has every setting: `nanogpkant train config.yaml` repeats the run."
+REPEAT = " config.yaml has every setting: `nanogpkant train config.yaml` repeats the run."
 LIBRARY = {"run": "nanogpkant", "hf": "transformers", "onnx": "onnx"}
 
 
 def model_card(
     run: RunFolder,
-    name: str,
-    step: int,
+    trained: TrainedModel,
     weights: dict[str, Tensor],
-    licence: str | None,
-    form: str = "run",
+    *,
+    name: str,
+    license: str | None,
+    format: str,
 ) -> str:
     """README.md of an exported run.
 
     Args:
-        run: the run that is exported.
-        name: what the model is called.
-        step: optimiser steps that its weights have had.
+        run, trained: the run, and its model that is exported.
         weights: as exported.
-        licence: of the model, by the Hub's identifier, such as mit.
-        form: the format of the exported folder.
+        name: the model's name.
+        license: of the model, by the Hub's identifier, such as mit.
+        format: of the exported folder.
 
     Raises:
         UserError: a file of the run is damaged.
     """
-    config = load_config(run.config_file)
+    config, tokenizer = trained.config, trained.tokenizer
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
-    evaluation = next((r for r in rows if (r["step"], r["split"]) == (step, "val")), {})
-    tokenizer = load_tokenizer(run.tokenizer_file)
-    if tokenizer.type == "bpe":  # whose tokens are no characters
+    evaluation = next((r for r in rows if (r["step"], r["split"]) == (trained.step, "val")), {})
+    if tokenizer.type == "bpe":  # a token is not a character
         evaluation.pop("bits_per_char", None)
-    front = front_matter(name, config, evaluation, licence, LIBRARY[form])
-    head = yaml.safe_dump(front, sort_keys=False)
-    words = {"name": name, "start": tokenizer.start, "block_size": config.model.block_size}
-    use = USE[form].format(**words)
+    front = front_matter(trained, evaluation, name, license, format)
+    block_size = config.model.block_size
     parts = [
-        f"---\n{head}---\n\n# {name}",
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}",
         " ".join(config.about.split()),
         description(config.model),
-        use,
-        f"## Figures\n\n{figures(run, config, evaluation, step, weights)}",
-        f"## How it was made\n\n{making(run, config, form)}",
-        f"## What it writes\n\n{sample(run)}" if run.samples_file.exists() else "",
+        USE[format].format(name=name, start=tokenizer.start, block_size=block_size),
+        f"## Figures\n\n{figures(run, trained, evaluation, weights)}",
+        f"## How it was made\n\n{making(run, trained)}{REPEAT if format == 'run' else ''}",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    if run.samples_file.exists():
+        lines = read_text(run.samples_file).strip("\n").splitlines()[:SAMPLE_LINES]
+        parts.append(f"## What it writes\n\n{textwrap.indent(chr(10).join(lines), '    ')}")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def front_matter(
-    name: str, config: RunConfig, evaluation: dict[str, Any], licence: str | None, library: str
+    trained: TrainedModel, evaluation: dict[str, Any], name: str, license: str | None, format: str
 ) -> dict[str, Any]:
-    """What the Hub reads of a card: https://huggingface.co/docs/hub/model-cards."""
+    """The part that the Hub reads: https://huggingface.co/docs/hub/model-cards."""
+    config = trained.config
     tags = ["nanogpkant", *(["kolmogorov-arnold-network"] if config.model.kan.sites else [])]
-    front = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
-    if licence:
-        front["license"] = licence
+    front = {"library_name": LIBRARY[format], "pipeline_tag": "text-generation", "tags": tags}
+    if license:
+        front["license"] = license
     metrics = [
         {"type": kind, "name": words, "value": evaluation[key]}
         for key, kind, words, _ in FIGURES
@@ -127,6 +127,7 @@ def front_matter(
 
 
 def description(model: ModelConfig) -> str:
+    """The architecture in a sentence or two."""
     shape = f"{model.n_layer} layers, {model.n_head} heads and width {model.n_embd}"
     kan = model.kan
     layers = (
@@ -139,51 +140,37 @@ def description(model: ModelConfig) -> str:
 
 
 def figures(
-    run: RunFolder,
-    config: RunConfig,
-    evaluation: dict[str, Any],
-    step: int,
-    weights: dict[str, Tensor],
+    run: RunFolder, trained: TrainedModel, evaluation: dict[str, Any], weights: dict[str, Tensor]
 ) -> str:
-    """The table of what the model is worth and what it costs."""
+    """The table of the model's quality and cost."""
     learned = [tensor for tensor in weights.values() if tensor.is_floating_point()]
     parameters = sum(tensor.numel() for tensor in learned)
-    counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
+    counted = count(trained.config.model, trained.tokenizer.vocab_size)
     # Grids may have changed: a coefficient more is 6 FLOPs more, a multiply and an add three times.
     flops = counted.flops_per_token + 6 * (parameters - counted.parameters)
-    measured = [
-        (words, form.format(evaluation[key]))
-        for key, _, words, form in FIGURES
-        if key in evaluation
-    ]
     dtype = str(learned[0].dtype).removeprefix("torch.")
     rounded = "" if dtype == "float32" else ", rounded after the evaluation"
-    rows = [
-        *(measured or [("validation loss", "not evaluated at this step")]),
-        ("parameters", f"{parameters:,}"),
-        ("FLOPs per token of training", f"{flops:,}"),
-        ("optimiser steps", f"{step:,}"),
-        ("weights stored in", dtype + rounded),
-        ("data", config.data.dataset),
-        ("data fingerprint", f"`{run.data_fingerprint()}`"),
-    ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {words} | {value} |" for words, value in rows)])
+    measured = {name: form.format(evaluation[k]) for k, _, name, form in FIGURES if k in evaluation}
+    rows = {
+        **(measured or {"validation loss": "not evaluated at this step"}),
+        "parameters": f"{parameters:,}",
+        "FLOPs per token of training": f"{flops:,}",
+        "optimizer steps": f"{trained.step:,}",
+        "weights stored in": dtype + rounded,
+        "data": trained.config.data.dataset,
+        "data fingerprint": f"`{run.data_fingerprint()}`",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {words} | {v} |" for words, v in rows.items())])
 
 
-def making(run: RunFolder, config: RunConfig, form: str) -> str:
-    """The command, and what it ran on."""
+def making(run: RunFolder, trained: TrainedModel) -> str:
+    """The command, device and versions."""
     environment = run.environment()
     versions = environment.get("versions", {})
     named = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
     return (
         f"```bash\n{environment.get('command', 'not recorded')}\n```\n\n"
         f"On {environment.get('device_name') or 'a device that was not recorded'} in "
-        f"{config.train.dtype}, with {named or 'versions that were not recorded'}, revision "
-        f"{environment.get('git_revision') or 'not recorded'}.{REPEATED if form == 'run' else ''}"
+        f"{trained.config.train.dtype}, with {named or 'versions that were not recorded'}, "
+        f"revision {environment.get('git_revision') or 'not recorded'}."
     )
-
-
-def sample(run: RunFolder) -> str:
-    """The first lines of samples.txt, indented as code."""
-    lines = read_text(run.samples_file).strip("\n").splitlines()[:SAMPLE_LINES]
-    return textwrap.indent("\n".join(lines), "    ")

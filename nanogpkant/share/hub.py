@@ -1,4 +1,4 @@
-"""``nanogpkant push`` and ``pull``: exported runs on the Hugging Face Hub, verified when pulled."""
+"""Exported runs on the Hugging Face Hub, verified before they are uploaded and after download."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,34 +7,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
 from nanogpkant.base.errors import UsageError, UserError, one_line
-from nanogpkant.base.files import sha256_of
+from nanogpkant.base.files import check_is_new, new_folder, sha256_of
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, open_run
 from nanogpkant.run.manifest import MANIFEST, read_manifest, verify
-from nanogpkant.share.export import CARD, FOR_OTHERS, check_is_new, export_run, new_folder
+from nanogpkant.share.export import CARD, FOR_OTHERS, export_run
 
-TIMEOUT = 10  # seconds without an answer to the first request
+try:
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+except ImportError as error:
+    remedy = "pip install 'nanogpkant[hf]'"
+    raise UserError(f"push and pull need the huggingface_hub package: {remedy}") from error
+
+TIMEOUT = 10  # seconds to wait for the answer to the first request
 LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 
 
-def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
-    """Upload a run, exported or to be exported, to the Hub.
-
-    Args:
-        path: the folder of an exported run, in any format, or of a run, of which the best
-            checkpoint is taken.
-        repo: NAME or OWNER/NAME of a repository; made if there is none.
-        private: whether one that is made is for its owner alone.
+def push(run: str, *, repo: str, private: bool = False) -> dict[str, Any]:
+    """Upload a run, or a folder of any export format, to the Hub; see ``verbs.share.push``.
 
     Returns:
         {"repo", "url", "commit"}.
@@ -47,10 +45,10 @@ def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
         raise UserError(f"--repo {repo}: the Hub has to know who you are: {LOG_IN}")
     api = HfApi()
     with TemporaryDirectory() as temporary:
-        folder, files = _verified(path, Path(temporary))
-        with talking_of(repo):
+        folder, files = _verified(Path(run), Path(temporary))
+        with hub_errors(repo):
             with suppress(RepositoryNotFoundError):
-                api.model_info(repo, timeout=TIMEOUT)  # requests after this one have no limit
+                api.model_info(repo, timeout=TIMEOUT)  # later requests have no time limit
             made = api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=made.repo_id,
@@ -62,7 +60,7 @@ def push(path: Path, repo: str, private: bool = False) -> dict[str, Any]:
 
 
 def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
-    """An exported folder that is whole, made in ``temporary`` of another run; and its files."""
+    """An intact exported folder, of a run exported into ``temporary``, and its files."""
     for mark, files in FOR_OTHERS.items():
         if (path / mark).is_file():
             verify(path, files)
@@ -76,36 +74,31 @@ def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
     return folder, [*EXPORTED, *EXPORTED_IF_THERE]
 
 
-def pull(repo: str, to: Path) -> dict[str, Any]:
-    """Download an exported run from the Hub, whole and verified or not at all.
-
-    Args:
-        repo: OWNER/NAME of the repository.
-        to: the folder to write; one that is there has to be empty.
+def pull(repo: str, out: Path) -> dict[str, Any]:
+    """Download an exported run from the Hub, complete and verified; see ``verbs.share.pull``.
 
     Returns:
         {"repo", "folder", "step", "commit"}.
 
     Raises:
-        UserError: no such repository, a Hub that cannot be reached, or files that are not those of
-            an exported run or not the ones in its manifest.
-        UsageError: ``to`` holds something, or ``repo`` is no name of a repository.
+        UserError: no such repository, a Hub that cannot be reached, or files other than those of an
+            exported run or those in its manifest.
+        UsageError: ``out`` is not empty, or ``repo`` is no name of a repository.
     """
-    check_is_new(to)
+    check_is_new(out)
     api = HfApi()
-    with talking_of(repo):
+    with hub_errors(repo):
         info = api.model_info(repo, timeout=TIMEOUT)
     names = [file.rfilename for file in info.siblings]
     if "config.json" in names:
         remedy = "a model for transformers, whose from_pretrained opens it"
         raise UserError(f"{repo} is not an exported run of nanogpkant, but {remedy}")
-    with new_folder(to) as draft, talking_of(repo):
+    with new_folder(out) as draft, hub_errors(repo):
 
         def fetch(name: str) -> Path:
-            path = api.hf_hub_download(repo, name, revision=info.sha, local_dir=draft)
-            return Path(path)
+            return Path(api.hf_hub_download(repo, name, revision=info.sha, local_dir=draft))
 
-        # The names that a manifest may have are known, so no file lands outside the folder.
+        # A manifest may only have known names, so no file lands outside the folder.
         step, hashes = read_manifest(fetch(MANIFEST), EXPORTED, EXPORTED_IF_THERE)
         for name, sha256 in hashes.items():
             if sha256_of(fetch(name)) != sha256:
@@ -113,13 +106,13 @@ def pull(repo: str, to: Path) -> dict[str, Any]:
                 raise UserError(f"{name} of {repo} does not match its {MANIFEST}: {remedy}")
         if CARD in names:
             fetch(CARD)
-        shutil.rmtree(draft / ".cache")  # the client's notes on what it downloaded
-    return {"repo": repo, "folder": str(to), "step": step, "commit": info.sha}
+        shutil.rmtree(draft / ".cache")  # the client's records of the download
+    return {"repo": repo, "folder": str(out), "step": step, "commit": info.sha}
 
 
 @contextmanager
-def talking_of(repo: str) -> Iterator[None]:
-    """Turn what can go wrong on the way to the Hub into one clear line.
+def hub_errors(repo: str) -> Iterator[None]:
+    """Turn the client's errors into one line.
 
     Raises:
         UserError: instead of the client's errors.
@@ -133,11 +126,11 @@ def talking_of(repo: str) -> Iterator[None]:
         raise UsageError(f"{repo}: must be NAME or OWNER/NAME of a repository") from error
     except RepositoryNotFoundError as error:
         raise UserError(f"{repo}: no such model on the Hub; if it is private, {LOG_IN}") from error
+    except LocalEntryNotFoundError as error:  # the connection broke
+        raise UserError(f"{repo}: {one_line(error)}") from error
     except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):  # the connection broke
-            raise UserError(f"{repo}: {one_line(error)}") from error
-        what = "is not an exported run of nanogpkant"
-        raise UserError(f"{repo} {what}: {one_line(error)}") from error
+        problem = "is not an exported run of nanogpkant"
+        raise UserError(f"{repo} {problem}: {one_line(error)}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedy = f"; {LOG_IN} with a token that may do this" if status in (401, 403) else ""

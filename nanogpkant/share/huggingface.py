@@ -1,11 +1,11 @@
-"""``nanogpkant export --format hf``: a folder that transformers loads without this project.
+"""``export --format hf``: a folder that transformers loads without this package.
 
 DIR/
   README.md                 the model card
   config.json · generation_config.json · model.safetensors
-  modeling_nanogpkant.py    the model's code, made of this project's: see ``bundle``
+  modeling_nanogpkant.py    the model's code: see ``bundle``
   tokenizer.json · tokenizer_config.json
-  manifest.json             sha256 of each file
+  manifest.json             SHA-256 of each file
 """
 
 from dataclasses import asdict
@@ -35,24 +35,24 @@ FILES = (
 )
 
 HEAD = f'''\
-"""The model of this folder: code of nanogpkant {__version__}, put into one file; not to be edited.
+"""The model of this folder: code of nanogpkant {__version__} in one file; not to be edited.
 
-Comments name the modules that the definitions are of. MIT licence, copyright 2026 the nanogpkant
+A comment names the module of the definitions below it. MIT licence, copyright 2026 the nanogpkant
 authors.
 """
 
 # ruff: noqa
 '''
+# Definitions of the modelling file that replace others: it has one backend, and fixed grids.
+OVERRIDDEN = {
+    "nanogpkant.kan.functional": {"BACKENDS", "runner"},
+    "nanogpkant.kan.grid": {"refine", "update_grid"},
+}
 
 
 def modeling_code() -> str:
-    """The model's code as one file, without what only training here needs."""
-    code = bundle(
-        f"nanogpkant.share.{MODELING}",
-        without={"KANLinear": ["update_grid", "refine"]},
-        instead={"nanogpkant.kan.functional": ["BACKENDS", "runner"]},
-    )
-    return f"{HEAD}\n{code}"
+    """The model's code as one file."""
+    return f"{HEAD}\n{bundle(f'nanogpkant.share.{MODELING}', OVERRIDDEN)}"
 
 
 def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:
@@ -60,7 +60,7 @@ def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Ten
 
     Args:
         trained: the model and its tokenizer.
-        weights: the model's state, of any type.
+        weights: the model's state, in any dtype.
     """
     from nanogpkant.share.tokenizers_json import to_tokenizers, tokenizer_config
 
@@ -77,7 +77,7 @@ def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Ten
 
 
 def config_json(model: GPT, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """config.json: what the model is made of, and where transformers finds its code."""
+    """config.json: the architecture, and the file and classes with its code."""
     config = with_changes(model.config, **{"kan.backend": "reference", "kan.spline_scale": False})
     dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
     pruned = {

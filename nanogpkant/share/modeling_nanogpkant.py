@@ -1,8 +1,8 @@
-"""This project's model as transformers wants it; ``bundle`` makes it the file of a shared folder.
+"""The model as transformers wants it; ``bundle`` makes the file of a model folder from it.
 
-The model is the project's own, and nothing here computes: what transformers hands over is passed
-on. KAN layers run in plain torch, without the compiled kernels of the project, so that nothing but
-torch and transformers is needed; expect them to be slower, and to take more memory in training.
+The model is the package's own; this module only translates arguments. KAN layers run in plain
+torch, without the package's compiled kernels, so that torch and transformers are all that is
+needed; expect them to be slower, and to take more memory in training.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache as TheirCache
+from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
@@ -23,23 +23,31 @@ from nanogpkant.kan.grid import set_features
 from nanogpkant.kan.pruned import like_saved
 from nanogpkant.model.gpt import GPT
 
+UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
+# This and the next three definitions take the place of those in nanogpkant.kan.
 BACKENDS = ("reference",)
-UNUSED = ("cache_position",)  # that transformers 4 hands over; the cache knows it
 
 
 def runner(
     backend: str, device: torch.device, features: Features, dtype: torch.dtype
 ) -> Callable[..., Tensor]:
-    """What computes a KAN layer: always plain torch."""
+    """The function that computes a KAN layer: always plain torch."""
     return forward
 
 
+def refine(*arguments: Any) -> None:
+    raise NotImplementedError("grids change in nanogpkant, not here")
+
+
+update_grid = refine
+
+
 class NanoGPKANTConfig(PretrainedConfig):
-    """What a model is made of.
+    """The architecture of a model.
 
     Args:
         gpt: the fields of ``ModelConfig``.
-        vocab_size: tokens.
+        vocab_size: number of tokens.
         kan_features: {KAN layer: its ``Features.spec``}, since grids change in training.
         pruned: {pruned layer: its remaining inputs and outputs}.
     """
@@ -56,7 +64,7 @@ class NanoGPKANTConfig(PretrainedConfig):
     ) -> None:
         self.gpt, self.vocab_size = gpt or {}, vocab_size
         self.kan_features, self.pruned = kan_features or {}, pruned or {}
-        # By the names that transformers looks for.
+        # The names that transformers looks for.
         model = self.model_config()
         self.hidden_size, self.max_position_embeddings = model.n_embd, model.block_size
         self.num_hidden_layers, self.num_attention_heads = model.n_layer, model.n_head
@@ -68,18 +76,18 @@ class NanoGPKANTConfig(PretrainedConfig):
 
 
 class PastTokens:
-    """Transformers' cache, as this project's model uses one."""
+    """The cache of transformers with the methods that GPT calls."""
 
-    def __init__(self, theirs: TheirCache) -> None:
-        self.theirs, self.length = theirs, theirs.get_seq_length()
+    def __init__(self, cache: TransformersCache) -> None:
+        self.cache, self.length = cache, cache.get_seq_length()
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, T, D) keys and values of new tokens; returns those of all."""
-        return self.theirs.update(k, v, layer)
+        """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens."""
+        return self.cache.update(k, v, layer)
 
 
 class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
-    """A GPT of Kolmogorov-Arnold layers, or a plain one. Embedding and output share one matrix."""
+    """A GPT with KAN layers, or a plain one. Embedding and output share one matrix."""
 
     config_class = NanoGPKANTConfig
     base_model_prefix = "model"
@@ -107,7 +115,7 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Modules have drawn their own weights already."""
+        """Modules have initialized themselves."""
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.tokens
@@ -120,7 +128,7 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: TheirCache | None = None,
+        past_key_values: TransformersCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -129,18 +137,18 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         """Logits (B, T, V) of the token after each token.
 
         Args:
-            input_ids: (B, T) token ids; with a cache only those that follow the ones in it.
-            attention_mask: (B, S) 0 where one of all S tokens, those in the cache included, is
-                padding, on whichever side; what id it has does not matter then.
+            input_ids: (B, T) token ids; with a cache, only the tokens after those in it.
+            attention_mask: (B, S) 0 at padding, for all S tokens including those in the cache;
+                padding may stand on either side and have any id.
             past_key_values: keys and values of earlier tokens.
-            labels: (B, T) ids that the loss is wanted of, -100 where not; moved by one place here,
-                so that they may be the input itself.
+            labels: (B, T) ids to predict, -100 where there is no loss; shifted by one here, so they
+                may be the input itself.
             use_cache: return keys and values; by default in evaluation mode.
-            num_items_in_batch: labels that the loss is divided by, where it is not their mean.
-            others: what transformers hands to every model; it may say nothing.
+            num_items_in_batch: number to divide the summed loss by, in place of the label count.
+            others: arguments that transformers passes to every model; they must be None or False.
 
         Raises:
-            ValueError: ``others`` ask for something, or more tokens than ``block_size``.
+            ValueError: an argument that it does not have, or more than ``block_size`` tokens.
         """
         for name, value in others.items():
             if name not in UNUSED and value is not None and value is not False:
@@ -149,7 +157,7 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("attention_mask must be (batch, tokens); static caches do not work")
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
-        if attention_mask is not None:  # the id of padding may be none of the vocabulary's
+        if attention_mask is not None:  # the padding's id may lie beyond the vocabulary
             new = attention_mask[:, -input_ids.shape[1] :]
             input_ids = input_ids.masked_fill(new == 0, 0)
         use_cache = not self.training if use_cache is None else use_cache
@@ -159,8 +167,6 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.model(input_ids, cache=past, attention_mask=attention_mask)
         loss = None
         if labels is not None:
-            vocab_size = self.config.vocab_size
-            loss = self.loss_function(
-                logits, labels, vocab_size, num_items_in_batch=num_items_in_batch
-            )
+            size = self.config.vocab_size
+            loss = self.loss_function(logits, labels, size, num_items_in_batch=num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)

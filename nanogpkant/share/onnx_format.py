@@ -1,14 +1,14 @@
-"""``nanogpkant export --format onnx``: the whole model as one file, from token ids to logits.
+"""``export --format onnx``: the whole model in one file, from token ids to logits.
 
 DIR/
   README.md · manifest.json
   model.onnx        input_ids (batch, tokens) int64 -> logits (batch, tokens, vocabulary) float32,
-                    any batch and up to ``block_size`` tokens
+                    for any batch and up to ``block_size`` tokens
   tokenizer.json    of the tokenizers library
 
-There is no cache: every call reads its whole context. One thing does not go into ONNX: B-splines on
-grids that are not uniform, which only ``update_grid`` with ``adaptivity`` makes, because torch's
-exporter has no ``searchsorted``.
+There is no cache: every call reads its whole context. B-splines on non-uniform grids, which only
+``update_grid`` with ``adaptivity`` makes, cannot be exported: torch's exporter has no
+``searchsorted``.
 """
 
 import logging
@@ -27,7 +27,7 @@ from nanogpkant.kan.grid import has_grid, spline_of
 from nanogpkant.run.load import TrainedModel
 
 MODEL = "model.onnx"
-LARGEST = 2**31 - 2**20  # bytes that protobuf can hold, less some for the graph
+LARGEST = 2**31 - 2**20  # bytes: protobuf's limit, less some for the graph
 FILES = (MODEL, "tokenizer.json")
 
 
@@ -35,14 +35,14 @@ def write_onnx(draft: Path, trained: TrainedModel) -> None:
     """Write all files of such a folder but its card and manifest.
 
     Raises:
-        UserError: the exporter is not installed, or cannot write this model.
+        UserError: see ``onnx_bytes``.
     """
     from nanogpkant.share.tokenizers_json import to_tokenizers
 
     note("tracing the model for ONNX, which takes half a minute")
-    length = torch.export.Dim("tokens", max=trained.config.model.block_size)
-    ids = torch.zeros(2, min(4, trained.config.model.block_size), dtype=torch.int64)
-    shapes = {0: torch.export.Dim("batch"), 1: length}
+    block_size = trained.config.model.block_size
+    ids = torch.zeros(2, min(4, block_size), dtype=torch.int64)
+    shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=block_size)}
     write_atomic(draft / MODEL, onnx_bytes(trained.model, ids, shapes, ["input_ids"], ["logits"]))
     write_atomic(draft / "tokenizer.json", to_tokenizers(trained.tokenizer).to_str(pretty=True))
 
@@ -54,19 +54,18 @@ def onnx_bytes(
     inputs: list[str],
     outputs: list[str],
 ) -> bytes:
-    """A module of one input as the content of an .onnx file; its KAN layers in plain torch.
+    """A module with one input as the content of an .onnx file.
 
     Args:
-        module: in evaluation mode; its KAN layers are left on the reference backend.
-        example: an input, with at least 2 along dynamic dimensions.
+        module: in evaluation mode; its KAN layers are switched to the reference backend.
+        example: an input, with at least 2 elements along dynamic dimensions.
         dynamic: dimensions of the input that may differ from the example's.
         inputs, outputs: their names in the file.
 
     Raises:
         UserError: the exporter is not installed, or cannot write this module.
     """
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         remedy = "pip install 'nanogpkant[onnx]' brings what is needed"
         raise UserError(f"--format onnx: {' and '.join(missing)} not installed; {remedy}")
     size = 4 * sum(tensor.numel() for tensor in module.state_dict().values())
@@ -75,11 +74,11 @@ def onnx_bytes(
         raise UserError(f"--format onnx: {problem}; --format hf takes them")
     for name, layer in module.named_modules():
         if isinstance(layer, KANLinear):
-            layer.backend = "reference"  # ONNX knows nothing of our own operator
+            layer.backend = "reference"  # the others are custom operators
             if has_grid(layer) and spline_of(layer).grid is not None:
-                problem = "has knots unevenly far apart, and torch's exporter no searchsorted"
+                problem = "has a non-uniform grid, and torch's exporter no searchsorted"
                 raise UserError(f"--format onnx: {name} {problem}; --format hf takes it")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of missing torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -1,8 +1,7 @@
-"""A run's tokenizer as transformers reads one: tokenizer.json of the tokenizers library.
+"""A run's tokenizer as tokenizer.json of the tokenizers library, for transformers and others.
 
-Ids are the same, every text that the run's tokenizer takes comes back unchanged, and no code is
-needed. A character that a model of characters has never seen is an error, as it is here: dropping
-it or putting another in its place would be a silent change of the text.
+Ids are the same and every text is restored unchanged. A character that a character tokenizer does
+not know is an error there too: to drop or replace it would silently change the text.
 """
 
 from itertools import pairwise
@@ -32,7 +31,7 @@ def to_tokenizers(tokenizer: OurTokenizer) -> Tokenizer:
 
 def _of_characters(tokenizer: CharTokenizer) -> Tokenizer:
     ids = {character: number for number, character in enumerate(tokenizer.characters)}
-    made = Tokenizer(models.WordLevel(ids, unk_token=""))  # there is no such token: an error
+    made = Tokenizer(models.WordLevel(ids, unk_token=""))  # no such token: an error
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
     return made
@@ -59,10 +58,10 @@ def _of_pairs(tokenizer: BPETokenizer) -> Tokenizer:
 
 
 def merges(tokens: tuple[bytes, ...]) -> list[tuple[int, int]]:
-    """The two tokens that each longer token is merged from, the lowest id first.
+    """The two tokens that each token of several bytes is merged from, by increasing id.
 
-    A vocabulary says in which order pairs merge (that of their ids), not which pairs: those are
-    what is left of a token's bytes when all that merges before it has merged.
+    Ids give the order of merges, not the pairs: a token's pair is what remains of its bytes after
+    all merges of lower ids.
     """
     ids = {token: number for number, token in enumerate(tokens)}
     found = []
@@ -71,7 +70,7 @@ def merges(tokens: tuple[bytes, ...]) -> list[tuple[int, int]]:
         while len(parts) > 2:
             joined = [ids.get(a + b, number) for a, b in pairwise(parts)]
             if (lowest := min(joined)) >= number:
-                break  # no pairs lead to it: only a text that is this whole token has it
+                break  # no pairs lead to it: it only stands for a text that is exactly this token
             at = joined.index(lowest)
             parts[at : at + 2] = [tokens[lowest]]
         if len(parts) == 2:
@@ -80,11 +79,11 @@ def merges(tokens: tuple[bytes, ...]) -> list[tuple[int, int]]:
 
 
 def tokenizer_config(tokenizer: OurTokenizer, block_size: int) -> dict[str, Any]:
-    """tokenizer_config.json: what transformers adds to it.
+    """tokenizer_config.json, with transformers' own settings.
 
-    Padding stands on the left, where ``generate`` wants it. It is the token that ends a text, or
-    else has an id beyond the model's, which never reads it: see ``attention_mask`` there. A text
-    that happens to hold the name of either is text.
+    Padding stands on the left, as ``generate`` needs. The padding token is the one that ends a text
+    or else has an id beyond the vocabulary, which the model never reads: see its
+    ``attention_mask``. In a text, the names of both are ordinary characters.
     """
     ends = {"eos_token": END, "bos_token": END} if tokenizer.type == "bpe" else {}
     return {

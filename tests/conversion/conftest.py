@@ -10,7 +10,7 @@ from torch import nn
 
 from nanogpkant.cli import main
 from nanogpkant.config import ModelConfig, RunConfig
-from nanogpkant.conversion import Source
+from nanogpkant.conversion import ModelSource
 from nanogpkant.conversion.source import Loaded
 from nanogpkant.model.gpt import GPT
 
@@ -34,16 +34,16 @@ def gpt2(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def plain(tiny_config: Callable[..., ModelConfig]) -> Callable[..., tuple[Source, GPT]]:
+def plain(tiny_config: Callable[..., ModelConfig]) -> Callable[..., tuple[ModelSource, GPT]]:
     """Make a plain model of 11 tokens with large weights, and the source that it is."""
 
-    def make(**changes: Any) -> tuple[Source, GPT]:
+    def make(**changes: Any) -> tuple[ModelSource, GPT]:
         config = tiny_config(**changes)
         model = GPT(config, 11).eval()
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.5)
         loaded = Loaded(Path("memory"), 0, dict(model.state_dict()), {})
-        return Source("plain", RunConfig(model=config), loaded, None, ""), model
+        return ModelSource("plain", RunConfig(model=config), loaded, None, ""), model
 
     return make
 

@@ -89,7 +89,7 @@ def test_a_kan_may_get_more_sites(converted, tiny_run, tmp_path, capsys) -> None
     assert "--model.kan.base silu: a plain attn_out has the base function identity" in line
     assert not (tmp_path / "x").exists()
     line = error_of(capsys, "convert", converted, "--out", tmp_path / "x", *more, status=1)
-    assert "its qkv is KAN, and so it has to stay" in line
+    assert "its qkv is KAN and has to stay so" in line
     found = result_of(capsys, "convert", converted, "--out", tmp_path / "same")
     assert found["largest_change_of_logits"] == 0
 
@@ -131,7 +131,8 @@ def test_a_folder_that_is_there_is_refused_at_once(plain_run, capsys) -> None:
 
 def test_a_source_that_is_none(tmp_path, capsys) -> None:
     line = error_of(capsys, "convert", tmp_path, "--out", tmp_path / "x", status=1)
-    assert "is not a run (config.yaml), a GPT-2 folder (config.json), or one of gpt2" in line
+    assert "is not a run: it has no config.yaml" in line
+    assert "the folder of a GPT-2 (config.json), gpt2, gpt2-medium" in line
 
 
 def test_a_gpt2_with_its_tokenizer(gpt2, bpe, corpus, tmp_path, capsys) -> None:

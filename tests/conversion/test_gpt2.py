@@ -147,7 +147,9 @@ def test_a_tokenizer_that_does_not_fit_is_one_line(gpt2, bpe) -> None:
 
 
 def test_what_is_no_source(tmp_path) -> None:
-    with pytest.raises(UserError, match="is not a run .*, a GPT-2 folder .*, or one of gpt2, "):
+    with pytest.raises(
+        UserError, match="is not a run.* the folder of a GPT-2 .*, gpt2, gpt2-medium"
+    ):
         open_source(str(tmp_path))
 
 

@@ -84,7 +84,7 @@ def no_model(saved: dict) -> None:
         (prefix_space, "no byte-level tokenizer of GPT-2's kind"),
         (another_model, "no byte-level tokenizer of GPT-2's kind"),
         (a_strange_letter, "has a token with '你', which is no byte"),
-        (no_model, "is not what the tokenizers package writes"),
+        (no_model, "is not a file of the tokenizers package"),
     ],
 )
 def test_other_kinds_are_refused(bpe: Callable, change: Callable, line: str) -> None:

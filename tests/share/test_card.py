@@ -14,7 +14,7 @@ from nanogpkant.run.metrics import read_metrics
 
 
 def card_of(run: Path, to: Path, *flags: str) -> ModelCard:
-    assert main(["export", str(run), "--to", str(to), *flags]) == 0
+    assert main(["export", str(run), "--out", str(to), *flags]) == 0
     return ModelCard.load(to / "README.md")
 
 

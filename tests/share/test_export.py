@@ -52,7 +52,7 @@ def test_it_compares_and_tracks_as_a_run_does(exported: Path, tiny_run, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(["compare", str(exported), str(tiny_run)]) == 0
     before = {path: path.stat().st_mtime_ns for path in exported.rglob("*")}
-    assert main(["track", str(exported), "--to", "tensorboard"]) == 0
+    assert main(["track", str(exported), "--tracker", "tensorboard"]) == 0
     assert list((tmp_path / "runs" / "tiny-kan").glob("nanogpkant/events.*"))
     assert before == {path: path.stat().st_mtime_ns for path in exported.rglob("*")}
 
@@ -71,7 +71,7 @@ def test_training_can_start_from_it_but_not_resume_it(exported, tiny_experiment,
 
 def test_bfloat16_halves_the_weights_and_rounds_them(exported, tiny_run, tmp_path, capsys):
     to = tmp_path / "half"
-    assert main(["export", str(tiny_run), "--to", str(to), "--bfloat16"]) == 0
+    assert main(["export", str(tiny_run), "--out", str(to), "--bfloat16"]) == 0
     whole = safetensors.torch.load_file(exported / "model.safetensors")
     half = safetensors.torch.load_file(to / "model.safetensors")
     assert whole.keys() == half.keys()
@@ -82,7 +82,7 @@ def test_bfloat16_halves_the_weights_and_rounds_them(exported, tiny_run, tmp_pat
 
 def test_any_checkpoint_can_be_exported_and_an_export_again(tiny_run, exported, tmp_path, capsys):
     command = ["export", str(tiny_run), "--checkpoint", "last", "--json"]
-    assert main([*command, "--to", str(tmp_path / "last")]) == 0
+    assert main([*command, "--out", str(tmp_path / "last")]) == 0
     made = json.loads(capsys.readouterr().out)
     weights = tmp_path / "last" / "model.safetensors"
     assert made == {
@@ -90,7 +90,7 @@ def test_any_checkpoint_can_be_exported_and_an_export_again(tiny_run, exported, 
         "step": 12,
         "bytes": weights.stat().st_size,
     }
-    assert main(["export", str(exported), "--to", str(tmp_path / "again")]) == 0
+    assert main(["export", str(exported), "--out", str(tmp_path / "again")]) == 0
     card = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
     assert card.replace("again", "tiny-kan") == (exported / "README.md").read_text("utf-8")
     saved, again = (
@@ -99,7 +99,7 @@ def test_any_checkpoint_can_be_exported_and_an_export_again(tiny_run, exported, 
     )
     assert saved.keys() == again.keys()
     assert all(torch.equal(saved[name], again[name]) for name in saved)
-    assert main(["export", str(exported), "--to", str(tmp_path / "half"), "--bfloat16"]) == 0
+    assert main(["export", str(exported), "--out", str(tmp_path / "half"), "--bfloat16"]) == 0
     half = (tmp_path / "half" / "model.safetensors").stat().st_size
     assert half < 0.6 * (exported / "model.safetensors").stat().st_size
     assert main(["eval", str(tmp_path / "last"), "--checkpoint", "step-000012"]) == 0
@@ -112,7 +112,7 @@ def test_grids_that_changed_in_training_are_exported(tiny_experiment, tmp_path, 
     run, to = tmp_path / "run", tmp_path / "to"
     flags = ["--grid.refine_at", "{2: 4}", "--train.max_iters", "4", "--out", str(run)]
     assert main(["train", str(tiny_experiment), *flags]) == 0
-    assert main(["export", str(run), "--to", str(to)]) == 0
+    assert main(["export", str(run), "--out", str(to)]) == 0
     with safe_open(to / "model.safetensors", "pt") as file:
         assert "kan_features" in file.metadata()
     capsys.readouterr()
@@ -127,10 +127,10 @@ def test_the_target_must_be_new_or_empty(tiny_run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for name in ("full", "file"):
-        line = error_of(capsys, "export", str(tiny_run), "--to", str(tmp_path / name), status=2)
+        line = error_of(capsys, "export", str(tiny_run), "--out", str(tmp_path / name), status=2)
         assert "not an empty folder" in line
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
-    assert main(["export", str(tiny_run), "--to", str(tmp_path / "empty")]) == 0
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "empty")]) == 0
     assert main(["sample", str(tmp_path / "empty"), "--tokens", "3"]) == 0
 
 
@@ -138,14 +138,14 @@ def test_a_run_without_checkpoint_and_no_run_at_all(tiny_run, tmp_path, capsys):
     shutil.copytree(tiny_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     to = str(tmp_path / "to")
-    assert "no checkpoint yet" in error_of(capsys, "export", str(tmp_path / "run"), "--to", to)
-    assert "is not a run" in error_of(capsys, "export", str(tmp_path / "none"), "--to", to)
+    assert "no checkpoint yet" in error_of(capsys, "export", str(tmp_path / "run"), "--out", to)
+    assert "is not a run" in error_of(capsys, "export", str(tmp_path / "none"), "--out", to)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tiny_run, tmp_path, capsys):
     (tmp_path / "file").touch()
-    line = error_of(capsys, "export", str(tiny_run), "--to", str(tmp_path / "file" / "to"))
+    line = error_of(capsys, "export", str(tiny_run), "--out", str(tmp_path / "file" / "to"))
     assert "cannot write" in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -184,7 +184,7 @@ def test_a_corrupted_manifest_is_named(copy: Path, capsys, text: str, words: str
 
 
 def test_paths_of_this_machine_are_pointed_out(tiny_run, tmp_path, capsys):
-    assert main(["export", str(tiny_run), "--to", str(tmp_path / "to")]) == 0
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "to")]) == 0
     errors = capsys.readouterr().err
     assert "look before you share" in errors
     assert "corpus.txt" in errors

@@ -120,7 +120,7 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, capsys, monkeypatch):
     ],
 )
 def test_its_own_errors_are_one_line(tiny_run, capsys, monkeypatch, problem: str, words: str):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise Exception(problem)
 
     monkeypatch.setattr(harness, "find_spec", lambda name: object())

@@ -63,7 +63,7 @@ def test_pushing_as_a_newcomer_would(hub, tmp_path):
     command = [sys.executable, "-m", "nanogpkant.cli"]
     push = [*command, "push", "pretrained:shakespeare-mini-kan", "--repo", "me/mini"]
     assert subprocess.run(push, env=env, cwd=tmp_path).returncode == 0
-    pull = [*command, "pull", "me/mini", "--to", "mini"]
+    pull = [*command, "pull", "me/mini", "--out", "mini"]
     assert subprocess.run(pull, env=env, cwd=tmp_path).returncode == 0
     assert main(["sample", str(tmp_path / "mini"), "--tokens", "3"]) == 0
 
@@ -95,7 +95,7 @@ def test_a_damaged_export_is_not_pushed(hub, exported, tmp_path, capsys):
 def commands(exported: Path, tmp_path: Path, monkeypatch) -> list[list[str]]:
     """A pull and a push by somebody with a token."""
     monkeypatch.setenv("HF_TOKEN", "hf_any")
-    pull = ["pull", "me/x", "--to", str(tmp_path / "x")]
+    pull = ["pull", "me/x", "--out", str(tmp_path / "x")]
     return [pull, ["push", str(exported), "--repo", "me/x"]]
 
 
@@ -121,7 +121,7 @@ def test_a_hub_that_never_answers_is_not_waited_for(
 
 def pull_error(capsys, to: Path, repo: str = "me/tiny-kan", status: int = 1) -> str:
     """The one line about what must not be pulled; nothing may be left of it."""
-    line = error_of(capsys, "pull", repo, "--to", str(to / "pulled"), status=status)
+    line = error_of(capsys, "pull", repo, "--out", str(to / "pulled"), status=status)
     assert list(to.iterdir()) == []
     return line
 
@@ -169,18 +169,18 @@ def test_a_repository_of_something_else(hub, tmp_path, capsys):
 
 def test_a_folder_in_use_is_not_pulled_into(hub, shared, tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("dear", encoding="utf-8")
-    line = error_of(capsys, "pull", "me/tiny-kan", "--to", str(tmp_path), status=2)
+    line = error_of(capsys, "pull", "me/tiny-kan", "--out", str(tmp_path), status=2)
     assert "not an empty folder" in line
     assert hub.requests == []
 
 
 def test_folders_for_transformers_are_pushed_and_pointed_to(hub, tiny_run, tmp_path, capsys):
     folder = tmp_path / "hf"
-    assert main(["export", str(tiny_run), "--to", str(folder), "--format", "hf"]) == 0
+    assert main(["export", str(tiny_run), "--out", str(folder), "--format", "hf"]) == 0
     (folder / "secret.txt").write_text("mine", encoding="utf-8")
     assert main(["push", str(folder), "--repo", "me/hf"]) == 0
     assert set(hub.repos["me/hf"]) == {path.name for path in folder.iterdir()} - {"secret.txt"}
-    line = error_of(capsys, "pull", "me/hf", "--to", str(tmp_path / "pulled"))
+    line = error_of(capsys, "pull", "me/hf", "--out", str(tmp_path / "pulled"))
     assert "a model for transformers" in line
     (folder / "modeling_nanogpkant.py").write_text("import os\n", encoding="utf-8")
     line = error_of(capsys, "push", str(folder), "--repo", "me/hf")

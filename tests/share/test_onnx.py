@@ -75,7 +75,7 @@ def test_a_block_of_any_batch_and_length(tiny_config):
 
 def test_a_whole_model(tiny_run: Path, tmp_path: Path, capsys):
     to = tmp_path / "to"
-    assert main(["export", str(tiny_run), "--to", str(to), "--format", "onnx"]) == 0
+    assert main(["export", str(tiny_run), "--out", str(to), "--format", "onnx"]) == 0
     files = {"README.md", "manifest.json", "model.onnx", "tokenizer.json"}
     assert {path.name for path in to.iterdir()} == files
     trained = load_model(tiny_run)
@@ -91,7 +91,7 @@ def test_a_whole_model(tiny_run: Path, tmp_path: Path, capsys):
 
 
 def test_what_cannot_be_exported_is_one_line(tiny_run: Path, tmp_path: Path, capsys, monkeypatch):
-    command = ["export", str(tiny_run), "--to", str(tmp_path / "to"), "--format", "onnx"]
+    command = ["export", str(tiny_run), "--out", str(tmp_path / "to"), "--format", "onnx"]
     assert main([*command, "--bfloat16"]) == 2
     assert "--bfloat16" in capsys.readouterr().err
     monkeypatch.setattr(onnx_format, "LARGEST", 1000)
@@ -103,7 +103,7 @@ def test_what_cannot_be_exported_is_one_line(tiny_run: Path, tmp_path: Path, cap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_knots_unevenly_far_apart_are_refused():
+def test_non_uniform_grids_are_refused():
     layer = KANLinear(3, 2, BSpline(grid=(-1.0, 0.0, 0.2, 1.0)))
-    with pytest.raises(onnx_format.UserError, match="unevenly far apart"):
+    with pytest.raises(onnx_format.UserError, match="non-uniform grid"):
         onnx_bytes(layer, torch.randn(2, 3), {0: Dim("rows")}, ["x"], ["y"])

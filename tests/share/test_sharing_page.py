@@ -19,7 +19,7 @@ def test_its_commands_work(hub, tiny_run: Path, tmp_path: Path, monkeypatch, cap
     shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart_kan")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(harness, "find_spec", lambda name: object())
-    monkeypatch.setattr(harness, "_evaluate", lambda *_: {"task": {"acc,none": 1.0}})
+    monkeypatch.setattr(harness, "_evaluate", lambda *_, **__: {"task": {"acc,none": 1.0}})
     monkeypatch.setattr(
         export, "write_onnx", lambda draft, trained: (draft / "model.onnx").write_bytes(b"x")
     )

@@ -7,9 +7,10 @@ from nanogpkant.base.files import read_json
 from nanogpkant.data.tokenizer.base import Tokenizer
 from nanogpkant.data.tokenizer.bpe import SMALLEST_BPE, BPETokenizer, gpt2, train_bpe
 from nanogpkant.data.tokenizer.byte import ByteTokenizer
-from nanogpkant.data.tokenizer.char import CharTokenizer
+from nanogpkant.data.tokenizer.char import END, CharTokenizer
 
 __all__ = [
+    "END",
     "SMALLEST_BPE",
     "TYPES",
     "BPETokenizer",

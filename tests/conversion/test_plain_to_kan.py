@@ -96,7 +96,7 @@ def test_a_kan_may_get_more_sites(plain, idx) -> None:
     assert more.blocks[1].mlp.out.basis == first.blocks[1].mlp.out.basis
     with torch.no_grad():
         torch.testing.assert_close(more(idx), first(idx), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UserError, match="its mlp_out is KAN, and so it has to stay"):
+    with pytest.raises(UserError, match="its mlp_out is KAN and has to stay so"):
         build(source, with_changes(first.config, **{"kan.sites": ["qkv"]}), 11)
     with pytest.raises(UserError, match="--model.kan.grid_size 3; give that too"):
         build(source, with_changes(first.config, **{"kan.grid_size": 4}), 11)
