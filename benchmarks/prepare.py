@@ -1,10 +1,10 @@
-"""Text prepared a second of CPU time, and the memory that it takes, for text of any length.
+"""CPU time and peak memory of preparing texts.
 
     python benchmarks/prepare.py TEXT [--copies 1 3] [--tokenizers byte char bpe PATH ...]
 
-TEXT is a plain text such as enwik8, as it is or compressed; it is repeated as often as asked into a
-temporary folder and prepared there by one process. CPU time does not depend on what else the
-machine does. Memory is that of a process of its own at its highest (POSIX only).
+TEXT is a plain text such as enwik8, compressed or not; it is repeated --copies times in a temporary
+folder and prepared there by one process. CPU time does not depend on other load. Memory is the peak
+of that process (POSIX only).
 """
 
 import argparse

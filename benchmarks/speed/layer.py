@@ -45,7 +45,7 @@ TOTAL_COLUMNS = {
     for key in ("dtype", "layer", "ms", "over products", "over limit", "over ours")
 }
 
-# What a sweep walks along, and the layer and rows that it keeps.
+# Values of the sweeps.
 GRID_SIZES = (5, 8, 16, 32, 64)
 WIDTHS = (192, 384, 768, 1536, 2048)
 BATCHES = (256, 1024, 4096, 16384, 65536)
@@ -53,11 +53,11 @@ BATCHES = (256, 1024, 4096, 16384, 65536)
 NOTES = [
     "Medians of interleaved rounds, forward and backward, compiling left out; weights are float32 "
     'and bf16 is autocast, unless "run as" says otherwise.',
-    "The three products are forward, weight gradient and input gradient, on features and outputs "
-    "that are already there. The limit is those FLOPs at the fastest matrix product seen in this "
-    "run, or the layer's bytes at the measured bandwidth, whichever takes longer.",
+    "The three products are forward, weight gradient and input gradient, on given features and "
+    "outputs. The limit is those FLOPs at the fastest matrix product seen in this run, or the "
+    "layer's bytes at the measured bandwidth, whichever takes longer.",
     "Extra peak memory is over inputs and weights, gradients included, in a process of its own.",
-    "FastKAN's formula is another function of as many numbers. Of several ways to run a rival, the "
+    "FastKAN's formula is another function of equal size. Of several ways to run a rival, the "
     "fastest that passed the gate is shown.",
 ]
 

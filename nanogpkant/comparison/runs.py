@@ -209,8 +209,7 @@ def _curve(run: RunFolder, config: RunConfig, metrics: list[Row], counted: Count
                 problem = f"the evaluation at step {row['step']} has no {key}"
                 raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
     steps = np.array([row["step"] for row in evaluations])
-    options = config.train
-    tokens_per_step = options.batch_size * options.grad_accum_steps * config.model.block_size
+    tokens_per_step = config.tokens_per_step
     # Grids that change in training change the cost of the steps after it.
     changes = [row for row in metrics if row["split"] == "grid_change"]
     added = np.array([0] + [row["parameters"] - counted.parameters for row in changes])

@@ -1,4 +1,4 @@
-"""A table of rows as Markdown."""
+"""A table of rows, as Markdown or for a terminal."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +11,15 @@ def markdown(rows: Iterable[Row], columns: dict[str, str]) -> str:
     lines = [list(columns.values()), ["---"] * len(columns)]
     lines += [[cell(row.get(key)) for key in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def aligned(rows: Iterable[Row], columns: dict[str, str]) -> str:
+    """The same as aligned text: the first column to the left, numbers to the right."""
+    lines = [list(columns.values()), *([cell(row.get(key)) for key in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    first, *others = widths
+    form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
+    return "\n".join(form.format(*line) for line in lines)
 
 
 def cell(value: Any) -> str:

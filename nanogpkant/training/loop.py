@@ -179,7 +179,7 @@ def new_run(
 def fit(s: Session) -> None:
     """The loop: step, log, evaluate, save, until the last step or Ctrl-C."""
     options, state = s.config.train, s.state
-    tokens_per_step = options.batch_size * options.grad_accum_steps * s.config.model.block_size
+    tokens_per_step = s.config.tokens_per_step
     logged_step, logged_seconds = state.step, state.seconds
 
     with StepProgress(state.step, options.max_iters) as progress, Interrupt() as interrupt:
