@@ -30,19 +30,19 @@ class HubSource:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A corpus known by name: embedded, downloaded, or a person's own.
+    """A corpus known by name: embedded, downloaded, streamed, or a user's own.
 
     Attributes:
-        name: what people call it, and the name of its folder.
-        about: one line for people.
-        embedded: makes the text without a network.
+        name: also of its folder.
+        about: one line.
+        embedded: returns the text, without a network.
         url: where to download it.
-        checksum: what its UTF-8 bytes must hash to, "sha256:..." say, where that is known.
-        characters: its vocabulary of characters, where it is not simply those that occur.
-        tokenizer: how it becomes tokens unless another way is asked for.
-        lengths: characters of each split, where that is a convention.
+        checksum: of its UTF-8 bytes, "sha256:..." or "md5:...", if known.
+        characters: the vocabulary of characters, if not simply those that occur.
+        tokenizer: the default.
+        lengths: characters of each split, if set by convention.
         hub: where it lies on the Hugging Face Hub.
-        val_fraction: share of the text, or of its documents, that is for validation.
+        val_fraction: share of the characters, or of the documents, for validation.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Dataset:
 
     @property
     def needs_network(self) -> bool:
-        """Whether it must be downloaded, unless a file is given."""
+        """Whether it, or its tokenizer, must be downloaded unless a file is given."""
         is_downloaded = self.url is not None or self.hub is not None
         return is_downloaded or self.tokenizer == "gpt2"
 
@@ -70,7 +70,7 @@ DATASETS = {
             "shakespeare_char",
             "the nine plays of tinyshakespeare, embedded; 1.1 MB, 65 characters",
             embedded=shakespeare.tinyshakespeare,
-            # The canonical vocabulary: its 3 comes only from a running head, "3 KING HENRY VI".
+            # Canonical: the 3 occurs only in a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
         ),
         Dataset(
@@ -96,7 +96,7 @@ DATASETS = {
             url="https://mattmahoney.net/dc/enwik8.zip",
             checksum="md5:a1fa5ffddb56f4953e226637dabbb36a",
             tokenizer="byte",
-            # 90, 5 and 5 million bytes, which are these many characters
+            # characters in 90, 5 and 5 million bytes
             lengths={"train": 89_655_885, "val": 4_982_413, "test": 4_983_534},
         ),
         Dataset(
@@ -133,7 +133,7 @@ DATASETS = {
 
 
 def find(name: str, file: Path | None) -> Dataset:
-    """The dataset of that name; with a file any name will do.
+    """The dataset of that name; with a file, any name.
 
     Raises:
         UsageError: there is none, the name cannot name a folder, or it takes no file.
@@ -152,7 +152,7 @@ def find(name: str, file: Path | None) -> Dataset:
 
 
 def check_name(name: str) -> None:
-    """Make sure that a folder can be called that.
+    """Check that a name can be a folder's.
 
     Raises:
         UsageError: it cannot.
