@@ -165,7 +165,7 @@ def _input(site: Site, config: ModelConfig, half: int) -> int:
 
 def _between(config: ModelConfig, half: int) -> int:
     """Bytes a token that stay of what is between an MLP's projections, their inputs left out."""
-    if config.mlp == "gated":  # gate and value, and the gate's SiLU
+    if config.mlp == "swiglu":  # gate and value, and the gate's SiLU
         return 3 * half * config.mlp_width
     return 0 if "mlp_out" in config.kan.sites else half * config.mlp_width
 
