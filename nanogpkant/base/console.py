@@ -34,10 +34,11 @@ class StepProgress:
     """
 
     def __init__(self, step: int, max_iters: int) -> None:
-        self._values = {"loss": "", "lr": "", "rate": "", "val_loss": "", "doing": "training"}
+        self._is_wide = console.width >= 100
+        values = {"loss": "", "lr": "", "rate": "", "val_loss": "", "doing": "training"}
         self._progress = Progress(
             TextColumn("{task.fields[doing]:<8}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None if self._is_wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}{task.fields[val_loss]}{task.fields[lr]}"),
             TextColumn("{task.fields[rate]}"),
@@ -46,7 +47,7 @@ class StepProgress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("", completed=step, total=max_iters, **self._values)
+        self._task = self._progress.add_task("", completed=step, total=max_iters, **values)
 
     def __enter__(self) -> "StepProgress":
         self._progress.start()
@@ -63,8 +64,8 @@ class StepProgress:
         self._progress.update(self._task, doing=f"{doing} {done / total:.0%}")
 
     def show_training(self, loss: float, lr: float, tokens_per_second: float) -> None:
-        rate = f"{tokens_per_second:,.0f} tokens/s"
-        lr_words = f" lr {lr:.1e}" if self._progress.console.width >= 100 else ""
+        rate = f"{tokens_per_second:,.0f} tok/s"
+        lr_words = f" lr {lr:.1e}" if self._is_wide else ""
         self._progress.update(self._task, loss=f"loss {loss:.3f}", lr=lr_words, rate=rate)
 
     def show_validation(self, step: int, loss: float, perplexity: float, seconds: float) -> None:

@@ -23,7 +23,7 @@ def test_the_bar_says_how_far_an_evaluation_is_and_fits(monkeypatch, width):
         assert line.startswith(f"{words} ")
         assert len(line) <= width
         assert "…" not in line
-        assert "1250/5000" in line and "loss 1.234 val 1.456" in line and "123,456 tokens/s" in line
+        assert "1250/5000" in line and "loss 1.234 val 1.456" in line and "123,456 tok/s" in line
         assert ("lr 1.0e-03" in line) == (width > 100)
     progress.update(1251)
     screen.print(progress._progress.get_renderable())
