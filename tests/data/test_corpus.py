@@ -111,7 +111,7 @@ def test_prepare_a_file(text_file, data_dir):
 
 def test_token_files_are_raw_little_endian_ids(text_file, data_dir):
     folder = prepare("fruit", data_dir, text_file)
-    ids = CharTokenizer.from_text([TEXT]).encode(TEXT[: int(0.9 * len(TEXT))])
+    ids = CharTokenizer(TEXT).encode(TEXT[: int(0.9 * len(TEXT))])
     assert np.array_equal(np.fromfile(folder / "train-00000.bin", dtype="<u2"), ids)
 
 

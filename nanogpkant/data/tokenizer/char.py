@@ -35,14 +35,6 @@ class CharTokenizer(Tokenizer):
         self._ids[self._codes] = np.arange(self.vocab_size)
 
     @classmethod
-    def from_text(cls, chunks: Iterable[str]) -> "CharTokenizer":
-        """The tokenizer of the characters in ``chunks``."""
-        characters: set[str] = set()
-        for chunk in chunks:
-            characters.update(chunk)
-        return cls(tuple(characters))
-
-    @classmethod
     def from_json(cls, value: dict[str, Any]) -> "CharTokenizer":
         characters = value.get("characters")
         if (
