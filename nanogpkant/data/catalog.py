@@ -109,11 +109,7 @@ DATASETS = {
 
 
 def find(name: str, file: Path | None) -> Dataset:
-    """The dataset of that name; with a file, any name.
-
-    Raises:
-        UsageError: there is none, the name cannot name a folder, or it takes no file.
-    """
+    """The dataset of that name; with a file, any name."""
     check_name(name)
     dataset = DATASETS.get(name)
     if dataset is None and file is None:
@@ -128,11 +124,7 @@ def find(name: str, file: Path | None) -> Dataset:
 
 
 def check_name(name: str) -> None:
-    """Check that a name can be a folder's.
-
-    Raises:
-        UsageError: it cannot.
-    """
+    """Check that a name can be a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
             f"dataset name {name!r} cannot name a folder: use letters, digits, _, - and ."

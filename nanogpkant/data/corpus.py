@@ -278,14 +278,8 @@ class Scan(NamedTuple):
 def scan(corpus: Corpus, collect_alphabet: bool, checksum: str | None, advance: Advance) -> Scan:
     """Read a corpus once; documents only as far as needed.
 
-    Args:
-        corpus: one text is identified by its SHA-256, documents by that of their files.
-        collect_alphabet: whether to collect the characters that occur.
-        checksum: the expected one, "md5:..." say: its kind is computed.
-        advance: called with the bytes read.
-
-    Raises:
-        UserError: it cannot be read, or is empty.
+    One text is identified by its SHA-256, documents by that of their files. ``checksum`` is the
+    expected one, "md5:..." say; one of the same kind is computed.
     """
     characters: set[str] = set()
     if not corpus.one_text:

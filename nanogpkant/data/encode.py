@@ -43,11 +43,7 @@ Shards = dict[str, list[dict[str, Any]]]  # {"file", "tokens", "sha256"} of each
 def by_position(
     pieces: Iterable[Piece], lengths: dict[str, int], label: str
 ) -> Iterator[list[SplitText]]:
-    """Cut one text into splits of ``lengths`` characters, in their order.
-
-    Raises:
-        UserError: the text is longer or shorter than the splits.
-    """
+    """Cut one text into splits of ``lengths`` characters, in their order."""
     left, text = dict(lengths), ""
     for text, _ in pieces:
         cut = []
@@ -121,10 +117,6 @@ def build(
     """Write the token files of a corpus into the folder ``work``, resuming what is there.
 
     ``key`` identifies corpus and settings: work with another key is deleted.
-
-    Raises:
-        UserError: the corpus cannot be read.
-        OSError: the folder cannot be written.
     """
     state = _resume(work, key, splits)
     if state is None:
@@ -181,9 +173,6 @@ class ShardWriter:
     """Append token ids to the shards of one split: ``train-00000.bin``, ``train-00001.bin``, ...
 
     To resume, ``shards`` is the last result of ``flush``; anything written after it is cut off.
-
-    Raises:
-        ValueError: a shard has changed since.
     """
 
     def __init__(self, folder: Path, split: str, dtype: np.dtype, shards: list[dict[str, Any]]):
@@ -253,9 +242,6 @@ def encode_all(
     """Every batch with its token ids, in order; at most two batches a worker are in memory.
 
     The tokenizer is sent to each worker once; one worker is this process.
-
-    Raises:
-        UserError: a worker was killed, or a text cannot be encoded.
     """
     if workers == 1:
         yield from ((batch, encode(tokenizer, batch)) for batch in batches)

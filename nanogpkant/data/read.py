@@ -96,9 +96,6 @@ def file_corpus(path: Path, text_format: TextFormat) -> Corpus:
 
     Names ending in .jsonl, .ndjson or .parquet, optionally with .gz, give the format; all others
     are plain text. gzip and zip archives of one file are unpacked.
-
-    Raises:
-        UserError: there is no such file, or none in the folder.
     """
     if path.is_dir():
         inside = (file for file in sorted(path.rglob("*")) if file.is_file())
@@ -122,11 +119,7 @@ def _reader(file: Path) -> Callable[[Path, TextFormat, Advance], Iterator[Piece]
 
 
 def hub_corpus(path: str, config: str | None, remedy: str) -> Corpus:
-    """The training split of a dataset of the Hub, streamed: a file is a part, a row a document.
-
-    Raises:
-        UserError: datasets is not installed, or the Hub cannot be reached.
-    """
+    """The training split of a dataset of the Hub, streamed: a file is a part, a row a document."""
     try:
         import datasets
     except ImportError as error:

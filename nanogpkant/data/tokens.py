@@ -186,37 +186,24 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"{path} has format {meta['format']!r} where this version reads {FORMAT}: "
             f"remove {folder} and run nanogpkant prepare {folder.name}"
         )
-    if not (
-        all(isinstance(meta.get(key), str) for key in ("dtype", "fingerprint", "source_sha256"))
-        and _is_count(meta.get("vocab_size"))
-        and _are_splits(meta.get("splits"))
-    ):
+    try:
+        splits = meta["splits"]
+        shards = [shard for split in splits.values() for shard in split]
+        files = [shard["file"] for shard in shards]
+        texts = [*files, *(meta[key] for key in ("dtype", "fingerprint", "source_sha256"))]
+        counts = [meta["vocab_size"], *(shard["tokens"] for shard in shards)]
+        is_valid = (
+            {"train", "val"} <= set(splits) <= set(SPLITS)
+            and all(splits.values())
+            and all(isinstance(text, str) for text in texts)
+            and all(type(count) is int and count > 0 for count in counts)
+            and all(Path(file).name == file for file in files)
+        )
+    except (AttributeError, LookupError, TypeError):
+        is_valid = False
+    if not is_valid:
         raise _damaged(folder, "meta.json lacks an entry or holds a wrong one")
     return meta
-
-
-def _are_splits(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and {"train", "val"} <= set(value) <= set(SPLITS)
-        and all(isinstance(shards, list) and shards for shards in value.values())
-        and all(_is_shard(shard) for shards in value.values() for shard in shards)
-    )
-
-
-def _is_shard(value: Any) -> bool:
-    """Whether ``value`` is {"file", "tokens", "sha256"} with a plain file name."""
-    return (
-        isinstance(value, dict)
-        and isinstance(file := value.get("file"), str)
-        and Path(file).name == file
-        and _is_count(value.get("tokens"))
-        and isinstance(value.get("sha256", ""), str)
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype) -> np.ndarray:
