@@ -35,7 +35,6 @@ class StepProgress:
 
     def __init__(self, step: int, max_iters: int) -> None:
         self._is_wide = console.width >= 100
-        values = {"loss": "", "lr": "", "rate": "", "val_loss": "", "doing": "training"}
         self._progress = Progress(
             TextColumn("{task.fields[doing]:<8}"),
             BarColumn(bar_width=None if self._is_wide else 8),
@@ -47,7 +46,8 @@ class StepProgress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("", completed=step, total=max_iters, **values)
+        self._task = self._progress.add_task("", completed=step, total=max_iters)
+        self._progress.update(self._task, doing="training", loss="", val_loss="", lr="", rate="")
 
     def __enter__(self) -> "StepProgress":
         self._progress.start()

@@ -5,7 +5,6 @@ import difflib
 import types
 import typing
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from nanogpkant.base.errors import UsageError, one_line
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.settings import FORMER_VALUES, RunConfig
 
-PRESETS = Path(str(files(__package__))) / "presets"
+PRESETS = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
@@ -41,7 +40,7 @@ def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
     return name_or_path, load_config(PRESETS / f"{name_or_path}.yaml")
 
 
-def field_names(config_class: type, prefix: str = "") -> list[str]:
+def field_names(config_class: Any, prefix: str = "") -> list[str]:
     """Every key of a configuration, dotted: ``model``, ``model.kan``, ``model.kan.grid_size``."""
     names = []
     for f in dataclasses.fields(config_class):
@@ -102,7 +101,7 @@ def config_from(values: Any) -> RunConfig:
     return _build(RunConfig, values, "")
 
 
-def _build(config_class: type, values: Any, prefix: str) -> Any:
+def _build(config_class: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         where = prefix.rstrip(".") or "the file"
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
@@ -137,10 +136,10 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if origin is dict and isinstance(value, dict):
         pairs = ((_checked(inner[0], k, key), _checked(inner[1], v, key)) for k, v in value.items())
         return dict(pairs)
-    if expected is float and not isinstance(value, bool):
+    if expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # PyYAML reads 1e-3 as text
-        except (TypeError, ValueError):
+        except ValueError:
             pass
     if isinstance(expected, type) and type(value) is expected:
         return value

@@ -221,9 +221,9 @@ def _open_corpus(
     remedy = f"get it some other way and run nanogpkant prepare {dataset.name} --file PATH"
     if dataset.hub:
         return hub_corpus(*dataset.hub, f"try again, or {remedy}")
-    file = downloads / Path(dataset.url).name
-    download(dataset.url, file, progress, remedy)
-    return replace(file_corpus(file, text_format), label=dataset.url)
+    url = dataset.url or ""
+    download(url, downloads / Path(url).name, progress, remedy)
+    return replace(file_corpus(downloads / Path(url).name, text_format), label=url)
 
 
 def _counter(progress: Progress, size: int) -> Advance:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -238,7 +238,7 @@ def encode(tokenizer: Tokenizer, batch: TextBatch) -> dict[str, np.ndarray]:
 
 def encode_all(
     tokenizer: Tokenizer, batches: Iterable[TextBatch], workers: int
-) -> Iterator[tuple[TextBatch, dict[str, np.ndarray]]]:
+) -> Generator[tuple[TextBatch, dict[str, np.ndarray]]]:
     """Every batch with its token ids, in order; at most two batches a worker are in memory.
 
     The tokenizer is sent to each worker once; one worker is this process.

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from nanogpkant.base.errors import UserError, one_line
 from nanogpkant.data.network import answer, check_reachable
@@ -121,14 +121,15 @@ def _reader(file: Path) -> Callable[[Path, TextFormat, Advance], Iterator[Piece]
 def hub_corpus(path: str, config: str | None, remedy: str) -> Corpus:
     """The training split of a dataset of the Hub, streamed: a file is a part, a row a document."""
     try:
-        import datasets
+        from datasets import load_dataset
+        from datasets.config import HF_ENDPOINT
     except ImportError as error:
         raise UserError(
             f"{path} is read with the datasets package: pip install 'nanogpkant[data]'"
         ) from error
     what = f"{path} from the Hugging Face Hub"
-    check_reachable(datasets.config.HF_ENDPOINT, what, remedy)
-    load = partial(datasets.load_dataset, path, config, split="train", streaming=True)
+    check_reachable(HF_ENDPOINT, what, remedy)
+    load = partial(load_dataset, path, config, split="train", streaming=True)
     stream = answer(load, what, remedy)
     known = (stream.info.splits or {}).get("train")
     size = known.num_bytes if known and known.num_bytes else 0
@@ -272,7 +273,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def unpacked(path: Path, advance: Advance) -> Iterator[BinaryIO]:
+def unpacked(path: Path, advance: Advance) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked if it is gzip or a zip archive of one file.
 
     ``advance`` counts the bytes as they lie in the file.
@@ -280,7 +281,7 @@ def unpacked(path: Path, advance: Advance) -> Iterator[BinaryIO]:
     with reading(path), io.BufferedReader(CountedFile(path, advance), CHUNK_BYTES) as file:
         magic = file.peek(4)[:4]
         if magic.startswith(b"\x1f\x8b"):
-            yield gzip.GzipFile(fileobj=file)
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=file))
         elif magic == b"PK\x03\x04":
             with zipfile.ZipFile(file) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/")]

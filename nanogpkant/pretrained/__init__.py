@@ -8,13 +8,12 @@ Their cards report quality and training. shakespeare-mini-kan was written by
 """
 
 import difflib
-from importlib.resources import files
 from pathlib import Path
 
 from nanogpkant.base.errors import UsageError
 
 PREFIX = "pretrained:"
-FOLDER = Path(str(files(__package__)))
+FOLDER = Path(__file__).parent
 
 
 def pretrained_names() -> list[str]:

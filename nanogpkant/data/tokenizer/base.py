@@ -17,14 +17,21 @@ class Tokenizer(ABC):
     Attributes:
         type: its name in ``TYPES`` and in its file.
         vocab_size: ids run from 0 to ``vocab_size - 1``.
+        byte_lengths: bytes of text of each id: (vocab_size,), int64.
+        dtype: of ids: uint8 for bytes, otherwise little-endian uint16 or, if too small, uint32.
         eot: the id that ends a document in a sequence of documents; None: there is none.
         start: prompt of a text generated without one.
     """
 
     type: ClassVar[str]
-    vocab_size: int
     eot: int | None = None
     start: str = "\n"
+
+    def __init__(self, byte_lengths: Iterable[int], content: Hashable):
+        self.byte_lengths = np.array(list(byte_lengths), dtype=np.int64)
+        self.vocab_size = len(self.byte_lengths)
+        self.dtype = np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+        self._content = content  # all that ids depend on
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -55,16 +62,6 @@ class Tokenizer(ABC):
             UserError: ``value`` is malformed; the message continues "FILE is not ".
         """
 
-    @property
-    @abstractmethod
-    def byte_lengths(self) -> np.ndarray:
-        """Bytes of text of each id: (vocab_size,), int64."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The smallest type that holds every id: uint8, or little-endian uint16 or uint32."""
-        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
-
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids: a list, an array or a tensor on the CPU.
 
@@ -94,13 +91,8 @@ class Tokenizer(ABC):
             )
         return ids
 
-    @property
-    @abstractmethod
-    def content(self) -> Hashable:
-        """All that its ids depend on."""
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.content == other.content
+        return type(other) is type(self) and self._content == other._content
 
     def __hash__(self) -> int:
-        return hash((self.type, self.content))
+        return hash((self.type, self._content))

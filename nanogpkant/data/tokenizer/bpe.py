@@ -1,7 +1,6 @@
 """Byte-level byte-pair encoding: GPT-2's, or one trained here."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ class BPETokenizer(Tokenizer):
     def __init__(self, tokens: Sequence[bytes], pattern: str = PATTERN):
         self.tokens, self.pattern = tuple(tokens), pattern
         self.eot = len(self.tokens)
-        self.vocab_size = self.eot + 1
+        super().__init__([*map(len, self.tokens), 0], (self.tokens, pattern))
         if len(set(self.tokens)) < self.eot or not {bytes([b]) for b in range(256)} <= set(tokens):
             raise UserError("a byte-level vocabulary: its tokens must differ and have every byte")
         try:
@@ -71,14 +70,6 @@ class BPETokenizer(Tokenizer):
             "tokens": [token.decode("latin-1") for token in self.tokens],
         }
 
-    @property
-    def content(self) -> tuple[tuple[bytes, ...], str]:
-        return self.tokens, self.pattern
-
-    @cached_property
-    def byte_lengths(self) -> np.ndarray:
-        return np.array([*map(len, self.tokens), 0])
-
     def encode(self, text: str) -> np.ndarray:
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
@@ -89,7 +80,7 @@ class BPETokenizer(Tokenizer):
         return self._encoding.decode_bytes(self.checked(ids).tolist())
 
     def __reduce__(self) -> tuple:
-        return BPETokenizer, self.content
+        return BPETokenizer, (self.tokens, self.pattern)
 
     def __repr__(self) -> str:
         return f"BPETokenizer({self.vocab_size} tokens)"
@@ -137,7 +128,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     trained.train_from_iterator(texts, trainer)
     ids = trained.get_vocab()
     byte_of = {character: byte for byte, character in enumerate(shown_bytes())}
-    return BPETokenizer([bytes(map(byte_of.get, token)) for token in sorted(ids, key=ids.get)])
+    tokens = sorted(ids, key=lambda token: ids[token])
+    return BPETokenizer([bytes(byte_of[character] for character in token) for token in tokens])
 
 
 def shown_bytes() -> list[str]:

@@ -16,11 +16,11 @@ class ByteTokenizer(Tokenizer):
     """
 
     type = "byte"
-    vocab_size = 256
     eot = 0
-    dtype = np.dtype("u1")
-    byte_lengths = np.ones(256, dtype=np.int64)
-    content = None
+
+    def __init__(self) -> None:
+        super().__init__([1] * 256, content=None)
+        self.dtype = np.dtype("u1")
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ByteTokenizer":

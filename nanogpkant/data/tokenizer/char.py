@@ -1,7 +1,6 @@
 """One token a character."""
 
-from collections.abc import Hashable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,9 @@ class CharTokenizer(Tokenizer):
         if not characters or not all(map(_is_character, characters)):
             raise UserError("a character vocabulary must be one or more single characters")
         self.characters = tuple(sorted(set(characters)))
-        self.vocab_size = len(self.characters)
+        super().__init__((len(c.encode("utf-8")) for c in self.characters), self.characters)
+        self.eot = self.characters.index(END) if END in self.characters else None
+        self.start = "\n" if "\n" in self.characters else self.characters[0]
         # code point of each id, and id of each code point, -1 if not in the vocabulary
         self._codes = np.array([ord(character) for character in self.characters], dtype="<u4")
         self._ids = np.full(self._codes[-1] + 2, -1, dtype=np.int32)
@@ -51,22 +52,6 @@ class CharTokenizer(Tokenizer):
 
     def as_json(self) -> dict[str, Any]:
         return {"characters": list(self.characters)}
-
-    @property
-    def content(self) -> Hashable:
-        return self.characters
-
-    @property
-    def eot(self) -> int | None:
-        return self.characters.index(END) if END in self.characters else None
-
-    @property
-    def start(self) -> str:
-        return "\n" if "\n" in self.characters else self.characters[0]
-
-    @cached_property
-    def byte_lengths(self) -> np.ndarray:
-        return np.array([len(character.encode("utf-8")) for character in self.characters])
 
     def encode(self, text: str) -> np.ndarray:
         # surrogatepass: an undecodable byte from a terminal is reported below
