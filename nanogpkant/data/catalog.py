@@ -16,7 +16,6 @@ class Dataset:
     """A corpus known by name: embedded, downloaded, streamed, or a user's own."""
 
     name: str
-    about: str
     embedded: Callable[[], str] | None = None
     """returns the text, without a network"""
     url: str | None = None
@@ -44,31 +43,26 @@ DATASETS = {
     for dataset in (
         Dataset(
             "shakespeare_char",
-            "the nine plays of tinyshakespeare, embedded; 1.1 MB, 65 characters",
             embedded=shakespeare.tinyshakespeare,
             # Canonical: the 3 occurs only in a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
         ),
         Dataset(
             "shakespeare",
-            "the same nine plays in GPT-2's tokens, whose vocabulary is downloaded",
             embedded=shakespeare.tinyshakespeare,
             tokenizer="gpt2",
         ),
         Dataset(
             "shakespeare_all_char",
-            "every play of Shakespeare, embedded; 4.8 MB",
             embedded=shakespeare.all_plays,
         ),
         Dataset(
             "tinyshakespeare_char",
-            "the canonical tinyshakespeare file, downloaded; 1.1 MB, 65 characters",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             checksum="sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
         Dataset(
             "enwik8",
-            "the first 100 MB of Wikipedia in 2006, XML and all, downloaded; bytes, split 90/5/5",
             url="https://mattmahoney.net/dc/enwik8.zip",
             checksum="md5:a1fa5ffddb56f4953e226637dabbb36a",
             tokenizer="byte",
@@ -77,7 +71,6 @@ DATASETS = {
         ),
         Dataset(
             "text8",
-            "enwik9's text in 27 characters, 100 MB of it, downloaded; split 90/5/5",
             url="https://mattmahoney.net/dc/text8.zip",
             checksum="md5:3bea1919949baf155f99411df5fada7e",
             characters=" " + ascii_lowercase,
@@ -85,21 +78,18 @@ DATASETS = {
         ),
         Dataset(
             "tinystories",
-            "2.1 million stories for small children, streamed; 1.9 GB",
             hub=("roneneldan/TinyStories", None),
             tokenizer="gpt2",
             val_fraction=0.01,
         ),
         Dataset(
             "openwebtext",
-            "8 million pages that Reddit linked to, as GPT-2 was trained on, streamed; 40 GB",
             hub=("Skylion007/openwebtext", None),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),
         Dataset(
             "fineweb_edu",
-            "10 billion tokens of educational pages, streamed; 45 GB",
             hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
             tokenizer="gpt2",
             val_fraction=0.0005,
@@ -120,7 +110,7 @@ def find(name: str, file: Path | None) -> Dataset:
         raise UsageError(
             f"--file {file}: {name} is embedded and takes no file; give the dataset another name"
         )
-    return dataset or Dataset(name, "a text of your own")
+    return dataset or Dataset(name)
 
 
 def check_name(name: str) -> None:

@@ -344,11 +344,9 @@ def test_shakespeare_all_char(data_dir):
     assert data.tokenizer.decode(data.train[:9]) == "THESEUS:\n"
 
 
-def test_every_dataset_has_its_line():
+def test_the_catalog():
     for name, dataset in DATASETS.items():
         assert dataset.name == name
-        assert dataset.about
-        assert "\n" not in dataset.about
         assert dataset.needs_network == (dataset.embedded is None or dataset.tokenizer == "gpt2")
 
 
