@@ -14,6 +14,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,9 +278,8 @@ def adapt_grids(s: Session) -> None:
 def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
-    result = evaluate(
-        s.model, s.data.val, s.config.train.batch_size, progress.show_evaluating, s.world
-    )
+    show = partial(progress.show_part, "evaluating")
+    result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)

@@ -37,7 +37,7 @@ def test_a_run(tiny_experiment, tmp_path, kind):
 
 
 def test_a_gated_run(tiny_experiment, tmp_path):
-    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.mlp", "gated"))
+    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.mlp", "swiglu"))
 
 
 def test_a_pruned_run(tiny_run, tmp_path):
