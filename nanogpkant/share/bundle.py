@@ -10,7 +10,7 @@ all names that meet in the file are different.
 """
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
 PACKAGE = "nanogpkant"
@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]  # the folder of the package
 
 
 class _Module:
-    """A module of the package, by the names at its top."""
+    """A module of the package.
+
+    ``names`` gives each name at its top as a definition, as (module, name there) of the package, or
+    as the text of another import.
+    """
 
     def __init__(self, name: str) -> None:
         path = ROOT.joinpath(*name.split("."))
@@ -26,21 +30,18 @@ class _Module:
         self.lines = path.read_text(encoding="utf-8").splitlines()
         tree = ast.parse("\n".join(self.lines))
         self.name, self.summary = name, (ast.get_docstring(tree) or "").partition("\n")[0]
-        self.definitions: dict[str, ast.stmt] = {}
-        self.inside: dict[str, tuple[str, str]] = {}  # name here: module of the package, name there
-        self.outside: dict[str, str] = {}  # name here: import statement
+        self.names: dict[str, ast.stmt | tuple[str, str] | str] = {}
         for node in tree.body:
-            if not isinstance(node, ast.Import | ast.ImportFrom):
-                self.definitions |= dict.fromkeys(_defined(node), node)
-                continue
             source = getattr(node, "module", None) or ""
-            for alias in node.names:
-                name = alias.asname or alias.name
-                if source.partition(".")[0] == PACKAGE:
-                    self.inside[name] = (source, alias.name)
-                else:
-                    start = f"from {source} " if source else ""
-                    self.outside[name.partition(".")[0]] = f"{start}import {ast.unparse(alias)}"
+            if source.partition(".")[0] == PACKAGE:
+                self.names |= {a.asname or a.name: (source, a.name) for a in node.names}
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                start = f"from {source} " if source else ""
+                for alias in node.names:
+                    here = alias.asname or alias.name.partition(".")[0]
+                    self.names[here] = f"{start}import {ast.unparse(alias)}"
+            else:
+                self.names |= dict.fromkeys(_defined(node), node)
 
     def source(self, node: ast.stmt) -> str:
         """A definition as it is written, with its decorators and the comment above it."""
@@ -50,25 +51,32 @@ class _Module:
         return "\n".join(self.lines[first - 1 : node.end_lineno])
 
 
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 class _Bundle:
     """The definitions that a module needs, found by following names."""
 
     def __init__(self, start: str, overridden: dict[str, set[str]]) -> None:
         self.modules: dict[str, _Module] = {}  # by name, lowest first
-        self.needed: dict[str, set[str]] = {}  # module: names that the file takes from it
-        self.renamed: dict[str, dict[str, str]] = {}  # module: {name there: name in the file}
-        self.imports: set[str] = set()
+        self.taken: dict[str, set[tuple[int, str]]] = defaultdict(set)  # module: (line, text)
         self.meaning: dict[str, str] = {}  # of every name in the file
         self.overridden = overridden
         self.start = self.load(start)
-        for name in self.start.definitions:
-            self.need(self.start, name)
+        for name, meaning in self.start.names.items():
+            if isinstance(meaning, ast.stmt):
+                self.need(self.start, name)
 
     def load(self, name: str) -> _Module:
         if name not in self.modules:
             module = _Module(name)
-            for source, _ in module.inside.values():
-                self.load(source)
+            for meaning in module.names.values():
+                if isinstance(meaning, tuple):
+                    self.load(meaning[0])
             self.modules[name] = module
         return self.modules[name]
 
@@ -76,38 +84,29 @@ class _Bundle:
         """Take what a name in a module means, and everything that its definition uses."""
         if name in self.overridden.get(module.name, ()):
             module = self.start
-        if name in module.outside:
-            self.claim(name, module.outside[name])
-            self.imports.add(module.outside[name])
-        elif name in module.inside:
-            source, original = module.inside[name]
-            self.need(self.load(source), original)
-            if name != original:
-                self.claim(name, f"{original} of {source}")
-                self.renamed.setdefault(module.name, {})[name] = original
-        elif name not in module.definitions:
-            raise ValueError(f"{module.name} defines no {name}")
-        elif name not in self.needed.setdefault(module.name, set()):
-            self.claim(name, f"{name} of {module.name}")
-            self.needed[module.name].add(name)
-            known = {**module.definitions, **module.inside, **module.outside}
-            for used in ast.walk(module.definitions[name]):
-                if isinstance(used, ast.Name) and used.id in known:
-                    self.need(module, used.id)
+        match module.names.get(name):
+            case str(statement):
+                if self.is_new(name, statement):
+                    self.taken[""].add((0, statement))
+            case (source, original):
+                self.need(self.load(source), original)
+                if name != original:
+                    self.is_new(name, f"{original} of {source}")
+                    self.taken[module.name].add((0, f"{name} = {original}"))
+            case ast.stmt() as node:
+                if self.is_new(name, f"{name} of {module.name}"):
+                    self.taken[module.name].add((node.lineno, module.source(node)))
+                    for used in ast.walk(node):
+                        if isinstance(used, ast.Name) and used.id in module.names:
+                            self.need(module, used.id)
+            case None:
+                raise ValueError(f"{module.name} defines no {name}")
 
-    def claim(self, name: str, meaning: str) -> None:
+    def is_new(self, name: str, meaning: str) -> bool:
+        is_new = name not in self.meaning
         if (other := self.meaning.setdefault(name, meaning)) != meaning:
             raise ValueError(f"{meaning} and {other} cannot be in one file")
-
-    def parts(self) -> Iterator[str]:
-        yield "\n".join(sorted(self.imports))
-        for name, module in self.modules.items():
-            if name in self.needed:
-                yield f"# {name.replace('.', '/')}: {module.summary}"
-                renamed = self.renamed.get(name, {})
-                yield from (f"{new} = {old}" for new, old in sorted(renamed.items()))
-                taken = [n for key, n in module.definitions.items() if key in self.needed[name]]
-                yield from (module.source(node) for node in dict.fromkeys(taken))
+        return is_new
 
 
 def bundle(start: str, overridden: dict[str, set[str]] | None = None) -> str:
@@ -120,12 +119,10 @@ def bundle(start: str, overridden: dict[str, set[str]] | None = None) -> str:
     Raises:
         ValueError: a name without a definition, or one name with two.
     """
-    return "\n\n\n".join(_Bundle(start, overridden or {}).parts()) + "\n"
-
-
-def _defined(node: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a module defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    found = _Bundle(start, overridden or {})
+    parts = ["\n".join(text for _, text in sorted(found.taken[""]))]
+    for name, module in found.modules.items():
+        if name in found.taken:
+            parts.append(f"# {name.replace('.', '/')}: {module.summary}")
+            parts += [text for _, text in sorted(found.taken[name])]
+    return "\n\n\n".join(parts) + "\n"
