@@ -57,6 +57,7 @@ def bundle(
     start: str,
     without: Mapping[str, Collection[str]] | None = None,
     instead: Mapping[str, Collection[str]] | None = None,
+    also: Collection[tuple[str, str]] = (),
 ) -> str:
     """One module and all that it needs of the project, as the text of one file.
 
@@ -64,6 +65,7 @@ def bundle(
         start: the module's full name.
         without: {class: methods that the file goes without}.
         instead: {module: names that ``start`` defines in place of that module}.
+        also: (module, name) of definitions that are looked up by name when the code runs.
 
     Raises:
         ValueError: code that the file cannot be made of.
@@ -107,10 +109,12 @@ def bundle(
                 need(module, used)
 
     first = load(start)
+    for module, name in also:
+        need(load(module), name)
     for name in first.definitions:
         need(first, name)
     parts = [_import_lines(external)]
-    for name in _lowest_first(start, load):
+    for name in _lowest_first([*(module for module, _ in also), start], load):
         if name in needed:
             module = load(name)
             path = name.replace(".", "/")
@@ -166,8 +170,8 @@ def _span(node: ast.stmt) -> range:
     return range(first, node.end_lineno + 1)
 
 
-def _lowest_first(start: str, load: Callable[[str], Module]) -> list[str]:
-    """The names of all modules that one is built on, and its own last."""
+def _lowest_first(starts: list[str], load: Callable[[str], Module]) -> list[str]:
+    """The names of some modules and of all that they are built on, the lowest first."""
     order: dict[str, None] = {}
 
     def visit(name: str) -> None:
@@ -176,7 +180,8 @@ def _lowest_first(start: str, load: Callable[[str], Module]) -> list[str]:
                 visit(source)
             order[name] = None
 
-    visit(start)
+    for start in starts:
+        visit(start)
     return list(order)
 
 

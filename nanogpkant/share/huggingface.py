@@ -17,6 +17,7 @@ from torch import Tensor
 from nanogpkant import __version__
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import with_changes
+from nanogpkant.kan.bases import BASES, Entry
 from nanogpkant.kan.pruned import PrunedLinear
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, write_weights
@@ -49,10 +50,23 @@ def modeling_code() -> str:
     """The model's code as one file, without what only training here needs."""
     code = bundle(
         f"nanogpkant.share.{MODELING}",
-        without={"KANLinear": ["update_grid", "refine"]},
-        instead={"nanogpkant.kan.functional": ["BACKENDS", "runner"]},
+        without={
+            "KANLinear": ["update_grid", "refine"],
+            "FeatureLayer": ["get_extra_state", "set_extra_state", "_load_from_state_dict"],
+        },
+        instead={
+            "nanogpkant.kan.functional": ["BACKENDS", "runner"],
+            "nanogpkant.kan.bases": ["load_basis"],
+        },
+        also=[_source(entry) for entry in BASES.values()],
     )
     return f"{HEAD}\n{code}"
+
+
+def _source(entry: Entry) -> tuple[str, str]:
+    """The module of a basis and its name there."""
+    file, _, name = entry.source.partition(":")
+    return f"nanogpkant.kan.bases.{file}", name
 
 
 def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:

@@ -18,9 +18,10 @@ from transformers.utils.generic import can_return_tuple
 
 from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.grid import set_features
 from nanogpkant.kan.pruned import like_saved
+from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
 
 BACKENDS = ("reference",)
@@ -32,6 +33,11 @@ def runner(
 ) -> Callable[..., Tensor]:
     """What computes a KAN layer: always plain torch."""
     return forward
+
+
+def load_basis(name: str) -> Any:
+    """The class of a basis, which this file holds too."""
+    return globals()[BASES[name].source.partition(":")[2]]
 
 
 class NanoGPKANTConfig(PretrainedConfig):
