@@ -3,6 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 
 from nanogpkant.base.errors import UsageError
+from nanogpkant.kan.bases import BASES as REGISTRY
 
 KINDS = {
     "layer": "one KAN layer, forward and backward, against rivals and the bare matrix product",
@@ -11,7 +12,7 @@ KINDS = {
     "gpu": "all of it on a CUDA device, with full training runs, in --minutes",
 }
 SWEEPS = ("grid", "width", "batch")
-BASES = ("bspline", "hat", "rbf", "chebyshev", "fourier")
+BASES = [name for name, entry in REGISTRY.items() if not entry.must_be_shared]
 
 
 def add_flags(parser: ArgumentParser, kind: str | None) -> None:

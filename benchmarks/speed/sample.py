@@ -15,7 +15,7 @@ from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import load_preset
 from nanogpkant.generation import generate
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS
@@ -35,9 +35,8 @@ def run(options: Namespace) -> Report:
     torch.manual_seed(0)
     config = load_preset(options.preset)[1].model
     model = GPT(config, SHAKESPEARE_CHARACTERS).to(device).eval()
-    for module in model.modules():
-        if isinstance(module, KANLinear):
-            module.fold_scale()  # as loading a run for sampling does
+    for layer in kan_layers(model).values():
+        layer.fold_scale()  # as loading a run for sampling does
     tasks = {
         "uncached": partial(write, model, options.tokens, False, device),
         "cached": partial(write, model, options.tokens, True, device),

@@ -7,7 +7,7 @@ from nanogpkant.config import ModelConfig
 from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_weights
 
@@ -34,10 +34,10 @@ def initialize(model: GPT, source: ModelSource) -> None:
             f"it has {have} tokens, and the text of --data.dataset {model.vocab_size}: {REMEDY}"
         )
     weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
-    for name, module in model.named_modules():
+    for name, layer in kan_layers(model).items():
         plain = weights.get(f"{name}.weight")
-        if isinstance(module, KANLinear) and plain is not None and plain.dim() == 2:
-            weights |= {f"{name}.{key}": value for key, value in kan_state(plain, module).items()}
+        if plain is not None and plain.dim() == 2:
+            weights |= {f"{name}.{key}": value for key, value in kan_state(plain, layer).items()}
     saved = source.checkpoint
     load_weights(model, Loaded(saved.folder, saved.step, weights, saved.features()))
 

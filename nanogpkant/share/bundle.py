@@ -11,10 +11,12 @@ all names that meet in the file are different.
 
 import ast
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 PACKAGE = "nanogpkant"
 ROOT = Path(__file__).resolve().parents[2]  # the folder of the package
+Names = dict[str, set[str]]  # of a module or class: names in it
 
 
 class _Module:
@@ -24,10 +26,11 @@ class _Module:
     as the text of another import.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, without: Names) -> None:
         path = ROOT.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         self.lines = path.read_text(encoding="utf-8").splitlines()
+        self.left_out: set[int] = set()  # numbers of lines
         tree = ast.parse("\n".join(self.lines))
         self.name, self.summary = name, (ast.get_docstring(tree) or "").partition("\n")[0]
         self.names: dict[str, ast.stmt | tuple[str, str] | str] = {}
@@ -42,13 +45,24 @@ class _Module:
                     self.names[here] = f"{start}import {ast.unparse(alias)}"
             else:
                 self.names |= dict.fromkeys(_defined(node), node)
+                self._leave_out(node, without.get(getattr(node, "name", ""), ()))
+
+    def _leave_out(self, node: ast.stmt, methods: Collection[str]) -> None:
+        for method in [m for m in getattr(node, "body", []) if getattr(m, "name", "") in methods]:
+            node.body.remove(method)
+            self.left_out |= {*range(_first_line(method), method.end_lineno + 2)}  # and a blank
 
     def source(self, node: ast.stmt) -> str:
         """A definition as it is written, with its decorators and the comment above it."""
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        first, last = _first_line(node), node.end_lineno or 0
         while self.lines[first - 2].startswith("#"):
             first -= 1
-        return "\n".join(self.lines[first - 1 : node.end_lineno])
+        kept = [i for i in range(first, last + 1) if i not in self.left_out]
+        return "\n".join(self.lines[i - 1] for i in kept).rstrip()
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
 
 
 def _defined(node: ast.stmt) -> list[str]:
@@ -61,19 +75,20 @@ def _defined(node: ast.stmt) -> list[str]:
 class _Bundle:
     """The definitions that a module needs, found by following names."""
 
-    def __init__(self, start: str, overridden: dict[str, set[str]]) -> None:
+    def __init__(self, start: str, also: list[str], overridden: Names, without: Names) -> None:
         self.modules: dict[str, _Module] = {}  # by name, lowest first
         self.taken: dict[str, set[tuple[int, str]]] = defaultdict(set)  # module: (line, text)
         self.meaning: dict[str, str] = {}  # of every name in the file
-        self.overridden = overridden
+        self.overridden, self.without = overridden, without
+        more = [(self.load(module), name) for module, _, name in (a.rpartition(".") for a in also)]
         self.start = self.load(start)
-        for name, meaning in self.start.names.items():
-            if isinstance(meaning, ast.stmt):
-                self.need(self.start, name)
+        own = [name for name, m in self.start.names.items() if isinstance(m, ast.stmt)]
+        for module, name in [*more, *((self.start, name) for name in own)]:
+            self.need(module, name)
 
     def load(self, name: str) -> _Module:
         if name not in self.modules:
-            module = _Module(name)
+            module = _Module(name, self.without)
             for meaning in module.names.values():
                 if isinstance(meaning, tuple):
                     self.load(meaning[0])
@@ -81,7 +96,7 @@ class _Bundle:
         return self.modules[name]
 
     def need(self, module: _Module, name: str) -> None:
-        """Take what a name in a module means, and everything that its definition uses."""
+        """Take the meaning of a name in a module, and everything that its definition uses."""
         if name in self.overridden.get(module.name, ()):
             module = self.start
         match module.names.get(name):
@@ -109,17 +124,25 @@ class _Bundle:
         return is_new
 
 
-def bundle(start: str, overridden: dict[str, set[str]] | None = None) -> str:
+def bundle(
+    start: str,
+    *,
+    also: Collection[str] = (),
+    overridden: Names | None = None,
+    without: Names | None = None,
+) -> str:
     """A module and everything that it needs of the package, as the text of one file.
 
     Args:
         start: the module's full name.
+        also: full names of definitions that the code looks up by name when it runs.
         overridden: {module: names}: definitions to replace by those of ``start``.
+        without: {class: methods to leave out}.
 
     Raises:
         ValueError: a name without a definition, or one name with two.
     """
-    found = _Bundle(start, overridden or {})
+    found = _Bundle(start, list(also), overridden or {}, without or {})
     parts = ["\n".join(text for _, text in sorted(found.taken[""]))]
     for name, module in found.modules.items():
         if name in found.taken:
