@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from nanogpkant.cli import main
 from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.data import CharTokenizer
 from nanogpkant.generation import generate
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import BSpline, KANLinear
 from nanogpkant.kan.pruned import prune
+from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import TrainedModel, load_model
 from nanogpkant.share.huggingface import modeling_code, write_huggingface
@@ -65,9 +67,9 @@ def change(name: str, model: GPT) -> None:
         if "refined" in name:
             layer.refine(6)
         if "moved" in name:
-            samples = torch.randn(200, layer.in_features) + 0.3
-            changed = layer.update_grid(samples, adaptivity=0.7, tolerance=torch.inf)
-            assert changed.new.grid is not None
+            uneven = BSpline(order=3, grid=(-2.0, -0.9, 0.3, 1.0, 2.0))
+            set_features(layer, replace(layer.features, basis=uneven))
+            layer.reset_parameters()
         if "pruned" in name:
             keep = torch.rand(layer.out_features, layer.in_features) > 0.6
             keep[1], keep[:, 2] = False, False
