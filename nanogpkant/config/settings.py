@@ -94,6 +94,8 @@ class KANConfig:
         except ValueError:
             remedy = "must be edge, input, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
+        if self.basis not in BASES:
+            refuse("model.kan.basis", self.basis, f"must be one of {', '.join(BASES)}")
         if BASES[self.basis].must_be_shared and kind == "edge":
             refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
         if not 1 <= self.spline_order <= 5:
