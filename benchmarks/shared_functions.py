@@ -22,7 +22,7 @@ from nanogpkant.base.console import bar
 from nanogpkant.comparison.charts import COLOURS
 from nanogpkant.data import blocks
 from nanogpkant.evaluation import evaluate
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.machine.device import measured_on
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import TrainedModel, load_model, open_run_data
@@ -60,8 +60,8 @@ def main() -> None:
 
 def shared_layers(trained: TrainedModel) -> dict[str, KANLinear]:
     """The layers whose edges share functions, by name."""
-    modules = trained.model.named_modules()
-    return {n: m for n, m in modules if isinstance(m, KANLinear) and m.coefficients is not None}
+    layers = kan_layers(trained.model).items()
+    return {name: layer for name, layer in layers if layer.coefficients is not None}
 
 
 def worth(path: Path, shifts: int) -> dict[str, float | str]:

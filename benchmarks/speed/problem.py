@@ -6,24 +6,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear
-
-Basis = BSpline | RBF | Chebyshev | Fourier
+from nanogpkant.kan import Basis, BSpline, Features, KANLinear
+from nanogpkant.kan.bases import make_basis
 
 BASES = ("bspline", "hat", "rbf", "chebyshev", "fourier")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def basis_named(name: str, grid_size: int) -> Basis:
-    """A basis of ``grid_size + 3`` functions, as many as cubic B-splines of that grid have."""
-    count = grid_size + 3
-    return {
-        "bspline": BSpline(grid_size),
-        "hat": BSpline(count - 1, order=1),
-        "rbf": RBF(count - 1),
-        "chebyshev": Chebyshev(count),
-        "fourier": Fourier(count // 2),
-    }[name]
+    """The largest basis of at most ``grid_size + 3`` functions, the size of cubic B-splines."""
+    sizes = range(grid_size + 3, 0, -1)
+    bases = (make_basis(name, {"grid_size": n, "degree": n}) for n in sizes)
+    return next(basis for basis in bases if basis.size <= grid_size + 3)
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,8 @@ class Problem:
     def layer(self, backend: str = "auto") -> KANLinear:
         """The same weights at every call."""
         torch.manual_seed(0)
-        return KANLinear(self.inputs, self.outputs, self.basis, backend=backend, device=self.device)
+        options = {"basis": self.basis, "backend": backend, "device": self.device}
+        return KANLinear(self.inputs, self.outputs, bias=False, **options)
 
     @property
     def packed(self) -> int:

@@ -125,7 +125,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         UserError: it cannot be written.
+        UsageError: ``out`` is not empty.
     """
+    check_is_new(out)
     draft = out.with_name(f".{out.name}.tmp")
     with writing(out):
         shutil.rmtree(draft, ignore_errors=True)

@@ -9,12 +9,14 @@ import math
 import re
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.errors import UsageError
+from nanogpkant.kan.bases import BASES, parse_share
 
 Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
 SITES: tuple[Site, ...] = typing.get_args(Site)
+BasisName = str if TYPE_CHECKING else Literal[tuple(BASES)]
 Tracker = Literal["wandb", "tensorboard", "trackio"]
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
 FORMER_VALUES = {("model.mlp", "gated"): "swiglu"}  # of earlier versions, by key and value
@@ -52,7 +54,7 @@ class KANConfig:
     sites: list[Site] = field(default_factory=list)
     """projections that are KAN layers: any of qkv, attn_out, mlp_in, mlp_out; none is the plain
     GPT"""
-    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier", "rational", "line"] = "bspline"
+    basis: BasisName = "bspline"
     """family of one-dimensional functions; hat is piecewise linear; rational and line need a shared
     model.kan.share; line, a control, is a learned slope"""
     share: str = "edge"
@@ -90,10 +92,14 @@ class KANConfig:
         object.__setattr__(self, "grid_range", tuple(self.grid_range))
         _at_least("model.kan", self, grid_size=1, degree=1)
         _fraction("model.kan", self, "dropout")
-        if not re.fullmatch(r"edge|input|(group|atoms):[1-9]\d*", self.share):
+        try:
+            kind, _ = parse_share(self.share)
+        except ValueError:
             remedy = "must be edge, input, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
-        if self.basis in ("rational", "line") and self.share == "edge":
+        if self.basis not in BASES:
+            refuse("model.kan.basis", self.basis, f"must be one of {', '.join(BASES)}")
+        if BASES[self.basis].must_be_shared and kind == "edge":
             refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
@@ -364,7 +370,7 @@ class RunConfig:
         value = getattr(grid, flag)
         if value and not kan.sites:
             refuse(f"grid.{flag}", value, "there is no grid without --model.kan.sites")
-        if value and kan.basis not in ("bspline", "hat"):
+        if value and not BASES[kan.basis].has_grid:
             refuse(f"grid.{flag}", value, f"--model.kan.basis {kan.basis} has no grid of splines")
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"

@@ -1,4 +1,4 @@
-"""Features: everything that a layer makes of an input, base function and basis together."""
+"""Features: the base function and the basis of a layer, as one expansion of its input."""
 
 import dataclasses
 import json
@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpkant.kan.basis import RBF, Basis, Chebyshev, Fourier, wide
-from nanogpkant.kan.bspline import BSpline
-from nanogpkant.kan.shared import Family, Line, Rational, Shared
+from nanogpkant.kan.bases import BASES, load_basis
+from nanogpkant.kan.bases.base import Basis, Family, wide
+from nanogpkant.kan.shared import Shared
 
 
 def _silu_derivative(x: Tensor) -> Tensor:
@@ -52,44 +53,33 @@ BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "none": None,
 }
 
-# Bases by name, as specs and configurations call them.
-BASES: dict[str, type] = {
-    "bspline": BSpline,
-    "rbf": RBF,
-    "chebyshev": Chebyshev,
-    "fourier": Fourier,
-    "rational": Rational,
-    "line": Line,
-    "shared": Shared,
-}
-
 
 @dataclass(frozen=True)
 class Features:
-    """The M packed features of every input of a layer.
+    """The M features of every input of a layer.
 
-    With a fixed basis they are the base function (where there is one), then the functions of the
-    basis. With shared functions they are those functions, the base function added to the first;
-    they are learned then, and everything below takes their ``coefficients``.
+    A fixed basis gives the base function (unless it is "none"), then the functions of the basis.
+    ``Shared`` functions have the base function added to the first; they are learned, and the
+    methods take their ``coefficients``.
 
     Args:
         basis: a fixed basis or ``Shared`` functions.
         base: name of the base function, a key of ``BASE_FUNCTIONS``.
 
     Raises:
-        ValueError: an unknown base, or a basis that there is none of.
+        ValueError: an unknown base, or an object that is no such basis.
     """
 
     basis: Basis | Shared
     base: str = "silu"
     spec: str = field(init=False, repr=False, compare=False)
-    """this value as JSON text, which ``from_spec`` reads back to an equal one"""
+    """JSON text that ``from_spec`` reads back to an equal value"""
 
     def __post_init__(self) -> None:
         if self.base not in BASE_FUNCTIONS:
             raise ValueError(f"base is {self.base!r}; known are {', '.join(BASE_FUNCTIONS)}")
         if not isinstance(self.basis, Basis | Shared):
-            raise ValueError(f"{self.basis!r} is not a basis that an edge can have of its own")
+            raise ValueError(f"{self.basis!r} is not a basis for the functions of an edge")
         spec = json.dumps({"base": self.base, "basis": _plain(self.basis)})
         object.__setattr__(self, "spec", spec)
 
@@ -109,11 +99,11 @@ class Features:
 
     @property
     def coefficient_shape(self) -> tuple[int, int, int] | None:
-        """(functions, groups, numbers) of the learned coefficients, if there are any."""
+        """(functions, groups, numbers) of learned coefficients, or None."""
         return self.basis.coefficient_shape if self.is_learned else None
 
     def start(self) -> Tensor | None:
-        """What the learned coefficients start at, if there are any."""
+        """Initial values of learned coefficients, or None."""
         return self.basis.start(self.base != "none") if self.is_learned else None
 
     def expand(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
@@ -128,7 +118,7 @@ class Features:
         return torch.cat([first, functions[..., 1:, :]], dim=-2)
 
     def derivative(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., M, n): the derivative of fixed features."""
+        """(..., n) -> (..., M, n): the derivative of the features of a fixed basis."""
         function = BASE_FUNCTIONS[self.base]
         return _prepend(x, self.basis.derivative(x), function and function[1])
 
@@ -150,9 +140,10 @@ class Features:
     @staticmethod
     @cache
     def from_spec(spec: str) -> "Features":
-        """
+        """The features that ``spec`` describes.
+
         Raises:
-            ValueError: text that no features have.
+            ValueError: it describes none.
         """
         try:
             values = json.loads(spec)
@@ -162,10 +153,11 @@ class Features:
 
     @cache  # noqa: B019 - few values, and small
     def gaussian_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (M,) and second moments (M, M) of an input's features for x ~ N(0, 1), in float64.
+        """Mean (M,) and second moments (M, M) of the features of x ~ N(0, 1), in float64.
 
-        Learned ones as they start. By a fine trapezoid, which kinks do not disturb. On the CPU
-        whatever torch's default device is, because the cache outlives it.
+        Shared functions are taken at their initial coefficients. Integrated by a fine trapezoid
+        rule, which kinks do not disturb; on the CPU whatever torch's default device is, because the
+        cache outlives it.
         """
         x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * x * x)
@@ -184,16 +176,21 @@ def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] |
     return torch.cat([function(x.to(expanded.dtype)).unsqueeze(-2), expanded], dim=-2)
 
 
-def _plain(basis: Basis | Family | Shared) -> dict:
-    name = next(name for name, kind in BASES.items() if type(basis) is kind)
+def _plain(basis: Basis | Family | Shared) -> dict[str, Any]:
+    """A basis as values for JSON, under its name in the registry or "shared"."""
+    kind = type(basis).__name__
+    names = (name for name, entry in BASES.items() if entry.source.endswith(f":{kind}"))
     values = {f.name: getattr(basis, f.name) for f in dataclasses.fields(basis)}
-    if "family" in values:
-        values["family"] = _plain(values["family"])
+    if isinstance(basis, Shared):
+        return {"name": "shared", **values, "family": _plain(basis.family)}
+    if (name := next(names, None)) is None:
+        raise ValueError(f"{kind} is not in the registry of bases, nanogpkant.kan.bases.BASES")
     return {"name": name, **values}
 
 
-def _basis(values: dict) -> Basis | Family | Shared:
+def _basis(values: dict[str, Any]) -> Basis | Family | Shared:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    if "family" in values:
-        values["family"] = _basis(values["family"])
-    return BASES[values.pop("name")](**values)
+    name = values.pop("name")
+    if name == "shared":
+        return Shared(**values | {"family": _basis(values["family"])})
+    return load_basis(name)(**values)

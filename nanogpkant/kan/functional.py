@@ -54,7 +54,7 @@ def kan_linear(
     if not x.is_floating_point():
         raise TypeError(f"x is {x.dtype}; a KAN layer takes floating-point inputs")
     check_shapes(x, weight, features, coefficients, keep)
-    device = x.device.type
+    device = "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     run = runner(backend, x.device, features, dtype)
     rows = None if keep is None else keep.reshape(-1, x.shape[-1])

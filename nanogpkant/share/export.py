@@ -51,7 +51,7 @@ def export_run(
             package that is not installed.
         UsageError: ``out`` is not empty, or bfloat16 for ONNX.
     """
-    check_is_new(out)
+    check_is_new(out)  # before the model is loaded
     if bfloat16 and format == "onnx":
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
     source = open_run(Path(run))

@@ -18,13 +18,14 @@ from transformers.utils.generic import can_return_tuple
 
 from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.grid import set_features
 from nanogpkant.kan.pruned import like_saved
+from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
 
 UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
-# This and the next three definitions take the place of those in nanogpkant.kan.
+# This and the next two definitions take the place of those in nanogpkant.kan.
 BACKENDS = ("reference",)
 
 
@@ -35,11 +36,9 @@ def runner(
     return forward
 
 
-def refine(*arguments: Any) -> None:
-    raise NotImplementedError("grids change in nanogpkant, not here")
-
-
-update_grid = refine
+def load_basis(name: str) -> Any:
+    """The class of a basis, which this file holds too."""
+    return globals()[BASES[name].source.partition(":")[2]]
 
 
 class NanoGPKANTConfig(PretrainedConfig):

@@ -259,7 +259,7 @@ def test_metadata_that_describes_no_layers_is_named(tiny_run, tmp_path, text, ca
 
 
 def test_functions_of_another_kind_than_the_configuration_are_named(tiny_run, tmp_path, capsys):
-    shared = KANLinear(16, 64, BSpline(2, 3), share="group:2").features.spec
+    shared = KANLinear(16, 64, basis=BSpline(2, 3), share="group:2").features.spec
     text = json.dumps({"blocks.0.mlp.into": shared})
     bad = rewritten(tiny_run, tmp_path / "bad", {"format": "pt", FEATURES: text})
     assert main(["eval", str(bad)]) == 1

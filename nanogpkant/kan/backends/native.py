@@ -18,10 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis, Chebyshev, Fourier
-from nanogpkant.kan.bspline import TERMS, BSpline
+from nanogpkant.kan.bases.base import Basis
+from nanogpkant.kan.bases.bspline import TERMS, BSpline
+from nanogpkant.kan.bases.chebyshev import Chebyshev
+from nanogpkant.kan.bases.fourier import Fourier
+from nanogpkant.kan.bases.rational import Rational
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.shared import Rational, Shared
+from nanogpkant.kan.shared import Shared
 
 log = logging.getLogger(__name__)
 

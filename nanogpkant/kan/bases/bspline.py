@@ -7,14 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 or wider: functions are worked out in that, whatever x is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from nanogpkant.kan.bases.base import Basis, wide
 
 
 @dataclass(frozen=True)
-class BSpline:
+class BSpline(Basis):
     """B-splines of one order on a grid.
 
     The grid has ``grid_size`` intervals. It is continued by ``order`` knots on either side with the
