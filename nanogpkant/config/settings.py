@@ -16,7 +16,10 @@ from nanogpkant.kan.bases import BASES, parse_share
 
 Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
 SITES: tuple[Site, ...] = typing.get_args(Site)
-BasisName = str if TYPE_CHECKING else Literal[tuple(BASES)]
+if TYPE_CHECKING:
+    BasisName = str
+else:
+    BasisName = Literal[tuple(BASES)]
 Tracker = Literal["wandb", "tensorboard", "trackio"]
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
 FORMER_VALUES = {("model.mlp", "gated"): "swiglu"}  # of earlier versions, by key and value
