@@ -326,7 +326,7 @@ class Interpretation:
         out = Path(out)
         check_new_folder(out)
         if not 0 < share < 1:
-            raise UsageError(f"--prune {share}: must be above 0 and below 1")
+            raise UsageError(f"--share {share}: must be above 0 and below 1")
         if finetune < 0:
             raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
         choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}
