@@ -146,14 +146,14 @@ class Run:
         return [row for row in self.metrics if row["split"] == split]
 
 
-def load_runs(paths: Iterable[Path]) -> list[Run]:
-    """Read runs, naming each so that it can be told from the others.
+def load_runs(names: Iterable[str | Path]) -> list[Run]:
+    """Read runs, each with a name that tells it from the others.
 
     Raises:
         UsageError: a folder is given twice.
         UserError: a folder that is not a run, or a run that was never evaluated.
     """
-    paths = list(paths)
+    paths = [open_run(name).path for name in names]
     resolved = [path.resolve() for path in paths]
     for path, where in zip(paths, resolved, strict=True):
         if resolved.count(where) > 1:
