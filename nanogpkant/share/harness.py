@@ -91,8 +91,8 @@ def run_harness(
 
 
 def _evaluate(folder: str, tasks: list[str], limit: int | None, **options: Any) -> dict[str, Any]:
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(

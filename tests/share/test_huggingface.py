@@ -138,7 +138,8 @@ def test_the_process_could_not_import_this_project(clean):
 @pytest.mark.parametrize("name", [*MODELS, "exported"])
 def test_the_model_is_the_same(clean, name: str):
     found = clean[name]
-    assert (scale := found.pop("scale")) > 0.3
+    scale = found.pop("scale")
+    assert scale > 0.3
     bound = 1e-5 * max(1, scale)  # float32 rounds at the logits' scale
     for what, figure in found.items():
         assert figure == 0 if what.startswith("greedy") else figure < bound, (what, figure)
