@@ -17,13 +17,14 @@ quickstart: $(VENV)/.ready
 	$(RUN) train quickstart_gpt --overwrite
 	@echo
 	@echo "What the KAN writes:"
-	$(RUN) sample runs/quickstart_kan --tokens 400
+	$(RUN) sample quickstart_kan --tokens 400
 	@echo
-	$(RUN) compare runs/quickstart_kan runs/quickstart_gpt --plot runs/quickstart.png
+	$(RUN) compare quickstart_kan quickstart_gpt --plot runs/quickstart.png
 
 test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 	$(BIN)/python -m pytest
 
 # Tables go to the terminal, and with charts to OUT; BENCH holds more flags (python -m benchmarks.speed --help).

@@ -1,10 +1,10 @@
-"""Text prepared a second of CPU time, and the memory that it takes, for text of any length.
+"""CPU time and peak memory of preparing texts.
 
     python benchmarks/prepare.py TEXT [--copies 1 3] [--tokenizers byte char bpe PATH ...]
 
-TEXT is a plain text such as enwik8, as it is or compressed; it is repeated as often as asked into a
-temporary folder and prepared there by one process. CPU time does not depend on what else the
-machine does. Memory is that of a process of its own at its highest (POSIX only).
+TEXT is a plain text such as enwik8, compressed or not; it is repeated --copies times in a temporary
+folder and prepared there by one process. CPU time does not depend on other load. Memory is the peak
+of that process (POSIX only).
 """
 
 import argparse
@@ -14,20 +14,20 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from nanogpkant.data.sources import unpacked
+from nanogpkant.data.read import unpacked
 
 PREPARE = """
 import resource, sys, time
 from pathlib import Path
-from nanogpkant.data import Options, TokenData, prepare
+from nanogpkant.data import TokenData, prepare
 text, folder, tokenizer = sys.argv[1:]
 if tokenizer == "bpe":  # a vocabulary is trained once, so that is not what is timed
     small = Path(folder) / "sample"
     with open(text, "rb") as file:
         small.write_bytes(file.read(5_000_000).decode("utf-8", "ignore").encode("utf-8"))
-    tokenizer = str(prepare("vocabulary", Path(folder), small, options=Options("bpe", 4096)))
+    tokenizer = str(prepare("vocabulary", Path(folder), small, tokenizer="bpe", vocab_size=4096))
 start = time.process_time()
-data = TokenData.open(prepare("own", Path(folder), Path(text), options=Options(tokenizer)))
+data = TokenData.open(prepare("own", Path(folder), Path(text), tokenizer=tokenizer))
 seconds = time.process_time() - start
 unit = 1 if sys.platform == "darwin" else 1024
 peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

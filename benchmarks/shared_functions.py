@@ -1,11 +1,11 @@
-"""What the functions that edges share have become, and what they are worth.
+"""Learned shared functions of KAN edges, and their importance.
 
     python benchmarks/shared_functions.py runs/EXPERIMENT/VARIANT/seed-* --json FILE --plot FILE
 
-For every run the loss over the whole validation split of its best checkpoint: as it is; with each
-layer's functions passed on from group to group of its inputs (mean of a few shifts); and with every
-function as it started, the plain GPT's own. The picture shows the first run's functions where its
-inputs lie. A figure is printed only where the loss as it is agrees with the run's own record.
+Reports the validation loss of every run's best checkpoint: unchanged; with each layer's functions
+shifted from group to group of its inputs (mean of a few shifts); and with every function reset to
+its start, that of the plain GPT. The plot shows the first run's functions over the range of their
+inputs. A figure is printed only where the unchanged loss agrees with the run's record.
 """
 
 import argparse

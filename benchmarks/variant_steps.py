@@ -1,12 +1,11 @@
-"""How long a training step of an experiment's every variant takes, side by side.
+"""Training steps of all variants of an experiment, side by side.
 
     python benchmarks/variant_steps.py experiments/gpkant_proxy.yaml --threads 1 --out results
 
-A step is one forward and backward pass, clipping and the variant's own optimiser. Steps of all are
-timed in turn, so that what slows the machine slows all; medians, and ratios to the first variant
-without a KAN layer. The limit is the model's FLOPs at the rate of a large matrix product here.
-Times are shown only after each KAN variant has the loss and the gradient of its plain-torch
-reference.
+A step is one forward and backward pass, clipping and the variant's optimiser. All variants take
+turns; shown are medians and ratios to the first variant without a KAN layer. The limit is the
+model's FLOPs at the rate of a large matrix product on this machine. No times are shown unless the
+loss and gradients of every variant equal those of its plain-torch reference.
 """
 
 import argparse
@@ -16,16 +15,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.measure import Row
 from benchmarks.speed.report import Report, Table
-from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.comparison.experiment import load_experiment
 from nanogpkant.comparison.planning import job_of, plan
 from nanogpkant.config import with_changes
 from nanogpkant.machine.device import measured_on
-from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step, timed
-from nanogpkant.measure.timing import interleaved
+from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.table import Row
 
 COLUMNS = {
     "variant": "variant",
@@ -48,8 +45,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment)
-    jobs = {run.variant: job_of(run, "cpu") for run in plan(experiment, Path("runs"))}
-    for job in jobs.values():
+    variants = {run.variant: run for run in plan(experiment, Path("runs"))}
+    jobs = [job_of(run, "cpu") for run in variants.values()]
+    for job in jobs:
         check(job)
     about = f"A step of {experiment.about}"
     report = Report(f"{experiment.name}_step", about, measured_on(torch.device("cpu")))
@@ -61,9 +59,9 @@ def main() -> None:
 
 
 def check(job: Job) -> None:
-    """Hold a model's loss and all its gradients to its plain-torch reference.
+    """Compare a model's loss and all gradients with its plain-torch reference.
 
-    In float32, of the batch that is timed, so that the same code runs.
+    In float32, on the timed batch, so that the same code runs.
 
     Raises:
         UserError: they differ.
@@ -75,17 +73,17 @@ def check(job: Job) -> None:
     require_equal(*found, 1e-4, f"{job.name}: differs from its reference")
 
 
-def measure(jobs: dict[str, Job], rounds: int) -> list[Row]:
+def measure(jobs: list[Job], rounds: int) -> list[Row]:
     """A row for each job; ratios are to the first without a KAN layer, or to the first."""
-    tasks = {name: step(job) for name, job in jobs.items()}
-    with bar("timing steps", "steps") as progress:
-        timings = interleaved(tasks, rounds, torch.device("cpu"), progress)
-    plain = next((name for name, job in jobs.items() if not job.config.kan.sites), next(iter(jobs)))
+    rows = step_rows(jobs, rounds, with_memory=False)
+    plain = next(
+        (row for row, job in zip(rows, jobs, strict=True) if not job.config.kan.sites), rows[0]
+    )
     return [
-        {"variant": name, "optimizer": job.optim.name}
-        | timed(job, timings[name])
-        | {"ratio": timings[name].median / timings[plain].median}
-        for name, job in jobs.items()
+        {"variant": job.name, "optimizer": job.optim.name}
+        | row
+        | {"ratio": row["ms"] / plain["ms"]}
+        for row, job in zip(rows, jobs, strict=True)
     ]
 
 

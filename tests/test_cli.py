@@ -6,14 +6,16 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from nanogpkant.cli import VERBS, main
-from nanogpkant.config import preset_names
+from nanogpkant.cli import VERBS, function_of, main
+from nanogpkant.config import RunConfig, field_names, preset_names
 from nanogpkant.run.metrics import read_metrics
+from nanogpkant.verbs import flags
 
 
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str, status: int) -> str:
@@ -187,22 +189,49 @@ def test_a_full_disk_stops_training_and_loses_nothing(tiny_experiment, tiny_run,
     assert main(command) == 0
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_has_defaults(verb, capsys):
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        main([verb, "--help"])
+        main([*arguments])
     assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert "--json" in text
-    if verb not in ("presets", "compare"):
-        assert "default: " in text
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_comes_without_loading_torch(verb):
-    code = f"import sys; from nanogpkant.cli import main; main(['{verb}', '--help'])"
-    check = f"try:\n  {code}\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", f"import sys\n{check}"], capture_output=True)
+def test_help_fits_the_reader(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(capsys, verb, "--help")
+    assert text == help_of(capsys, "help", verb)
+    assert "--json" in text
+    assert "required" not in text
+    assert "(default: null)" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    parser = flags.parser_of(verb, function_of(verb))
+    own = {action.dest: action for action in parser._actions}
+    for parameter in flags.own_parameters(function_of(verb)):
+        assert own[parameter.name].help, f"{verb} does not say what {parameter.name} is"
+        if isinstance(parameter.default, int | float | str) and parameter.default not in (True, ""):
+            assert parameter.default is False or f"(default: {parameter.default})" in " ".join(
+                text.split()
+            )
+
+
+def test_help_of_training_shows_the_first_settings_and_how_to_see_all(capsys):
+    short = help_of(capsys, "train", "--help")
+    shown = [name for name in field_names(RunConfig) if f"--{name} " in short]
+    assert sorted(shown) == sorted(flags.FIRST_SETTINGS)
+    assert "--help_all" in short
+    assert main(["train", "--help_all"]) == 0
+    everything = capsys.readouterr().out
+    leaves = [n for n in field_names(RunConfig) if n not in ("model", "model.kan")]
+    sections = {field.name for field in fields(RunConfig)}
+    assert all(f"--{name} " in everything for name in leaves if name not in sections - {"about"})
+
+
+def test_help_comes_without_loading_torch():
+    code = "import sys\nfrom nanogpkant.cli import VERBS, main\n"
+    code += "for verb in VERBS:\n  try: main([verb, '--help'])\n  except SystemExit: pass\n"
+    code += "main(['--help'])\nassert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -210,8 +239,43 @@ def test_the_verbs_are_listed(capsys):
     assert main([]) == 2
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
+    assert max(map(len, text.splitlines())) <= 110
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.count(".") == 2
+
+
+def test_flags_of_earlier_versions_name_the_new_ones(capsys):
+    for verb, renamed in flags.RENAMED.items():
+        for old, new in renamed.items():
+            assert f"{old} is now {new}" in error_line(capsys, verb, "x", old, "y", status=2)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_tab_completion_knows_verbs_and_flags(shell, capsys):
+    script = help_of(capsys, "--print_completion", shell)
+    assert "interpret" in script
+    assert "--train.max_iters" in script
+
+
+def test_bash_completes_a_verb_and_a_flag(tmp_path, capsys):
+    (tmp_path / "script").write_text(help_of(capsys, "--print_completion", "bash"))
+    ask = f"source {tmp_path / 'script'}; COMP_WORDS=(nanogpkant {{}}); COMP_CWORD={{}}; "
+    ask += "$(complete -p nanogpkant | sed 's/.*-F //; s/ .*//') nanogpkant; echo ${{COMPREPLY[@]}}"
+    for words, number, wanted in (("int", 1, "interpret"), ("export --form", 2, "--format")):
+        done = subprocess.run(
+            ["bash", "-c", ask.format(words, number)], capture_output=True, encoding="utf-8"
+        )
+        assert wanted in done.stdout.split(), done.stderr
+
+
+def test_a_config_file_gives_flags(tiny_run, tmp_path, capsys):
+    (tmp_path / "how.yaml").write_text("tokens: 7\ndevice: cpu\n", encoding="utf-8")
+    command = ["sample", str(tiny_run), "--config", str(tmp_path / "how.yaml"), "--json"]
+    assert main(command) == 0
+    assert len(json.loads(capsys.readouterr().out)["samples"][0]) == 7
+    assert main([*command, "--tokens", "9"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["samples"][0]) == 9
+    assert "tokens: 500" in help_of(capsys, "sample", str(tiny_run), "--print_config")
 
 
 def test_presets_are_listed_and_print_their_configuration(capsys):

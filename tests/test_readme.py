@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed.__main__ import main as benchmark
 from nanogpkant.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,10 +51,8 @@ def test_the_commands_work(words, newcomer, capsys):
         pytest.skip("downloads; tests/data covers it with a stand-in for the network")
     if words[1] == "sample":  # the tiny run has never seen README's prompt
         words[words.index("--prompt") + 1] = "Speak"
-    if words[1] == "bench":  # a layer of 4 by 4 alone, not minutes of everybody's
-        words = [*words, "--inputs", "4", "--rows", "16", "--rivals", "none", "--repeats", "3"]
     if words[1] == "interpret":  # little text, and one layer of the model that comes with it
-        layers = [] if "runs/quickstart_kan" in words else ["--layers", "blocks.1.mlp.out"]
+        layers = [] if "quickstart_kan" in words else ["--layers", "blocks.1.mlp.out"]
         words = [*words, "--budget", "64", *layers]
     assert main(words[1:]) == 0, capsys.readouterr().err
     if "--plot" in words:
@@ -78,14 +77,15 @@ def test_there_are_commands_to_run():
         "eval",
         "compare",
         "prepare",
-        "bench",
+        "experiment",
+        "prune",
         "match",
         "track",
         "export",
         "interpret",
     }
     assert [words[1] for words in commands("make")] == ["quickstart", "test", "bench"]
-    assert len(code("python")) == 1
+    assert len(code("python")) == 2
 
 
 def test_every_file_that_readme_names_exists():
@@ -95,15 +95,21 @@ def test_every_file_that_readme_names_exists():
     assert all((ROOT / path).is_file() for path in pictures + links)
 
 
-def test_the_file_map_is_the_package():
-    """Every module is on the map, and everything on the map exists."""
+def test_the_map_names_every_room():
     (tree,) = [block for block in code("") if "nanogpkant/" in block]
-    named = set(re.findall(r"([a-z_]+\.py)", tree))
-    top = {p.name for p in (ROOT / "nanogpkant").glob("*.py")} - {
-        "__init__.py",
-        "errors.py",
-        "files.py",
-    }
-    assert top <= named
-    everywhere = {p.name for p in (ROOT / "nanogpkant").rglob("*.py")}
-    assert named <= everywhere
+    named = set(re.findall(r"([a-z_]+)(?:/|\.py)", tree))
+    package = ROOT / "nanogpkant"
+    rooms = {p.stem for p in package.glob("*.py")} | {p.parent.name for p in package.glob("*/*.py")}
+    assert rooms - {"__init__", "__main__", "nanogpkant"} <= named
+    assert all(
+        (package / n).is_dir() or (ROOT / n).is_dir() or (package / f"{n}.py").is_file()
+        for n in named
+    )
+
+
+@pytest.mark.parametrize("words", commands("python"), ids=shlex.join)
+def test_the_benchmarks_have_these_flags(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark([*words[3:], "--help"])
+    assert stopped.value.code == 0
+    assert all(word in capsys.readouterr().out for word in words if word.startswith("--"))

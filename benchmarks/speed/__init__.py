@@ -1,26 +1,7 @@
-"""Gated timings: a number is printed only after the layer or model was seen to be right.
+"""Gated timings against rivals: a layer or model that is wrong gets no time.
 
-``layer``, ``step``, ``sample`` and ``gpu`` are the benchmarks; each has a ``run`` that takes its
-flags (``flags``) and gives back a ``Report``. The rest is what they share: ``contenders`` (whom to
-time), ``gate`` (are they right), ``timing`` and ``memory`` (what do they cost), ``report`` and
-``charts`` (what people read).
+``python -m benchmarks.speed layer|step|sample|gpu``. Each of these four modules has a ``run``,
+whose parameters are the flags and which returns a ``Report``. They share ``contenders`` (layers to
+time), ``gate`` (correctness), ``measure`` (time and memory of the contenders), ``goals`` (the
+project's own targets), ``report`` and ``charts``.
 """
-
-from typing import TYPE_CHECKING
-
-from jsonargparse import Namespace
-
-if TYPE_CHECKING:
-    from benchmarks.speed.report import Report
-
-
-def run(kind: str, options: Namespace) -> "Report":
-    """Run one benchmark and write what ``--out`` asks for.
-
-    Raises:
-        UsageError: flags that cannot work here.
-    """
-    from benchmarks.speed import gpu, layer, sample, step  # torch, so not before it is needed
-
-    benches = {"layer": layer.run, "step": step.run, "sample": sample.run, "gpu": gpu.run}
-    return benches[kind](options)

@@ -1,27 +1,43 @@
-"""``python -m benchmarks.speed layer|step|sample|gpu``: see ``--help`` of each."""
+"""``python -m benchmarks.speed layer|step|sample|gpu [flags]``: see ``--help`` of each."""
 
-import json
 import sys
 
-from jsonargparse import ArgumentParser
+from benchmarks.speed import gpu, layer, sample, step
+from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.cli import explain, print_answer
+from nanogpkant.verbs import flags
 
-from benchmarks.speed import run
-from benchmarks.speed.flags import KINDS, add_flags
-from nanogpkant.base.errors import UserError
+BENCHES = {"layer": layer.run, "step": step.run, "sample": sample.run, "gpu": gpu.run}
+PROGRAM = "python -m benchmarks.speed"
 
 
 def main(arguments: list[str]) -> int:
-    parser = ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    add_flags(parser, next((a for a in arguments if a in KINDS), None))
-    options = parser.parse_args(arguments)
+    """Run one benchmark; returns the exit status: 0 done, 1 failed, 2 bad usage."""
     try:
-        found = run(options.what, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    print(json.dumps(found.as_dict()) if options.json else found.markdown().rstrip("\n"))
-    return 1 if found.wrong else 0
+        run(list(arguments))
+    except (UserError, KeyboardInterrupt, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        return explain(error)
+    return 0
+
+
+def run(arguments: list[str]) -> None:
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    if name is None and {"--help", "-h"} & set(arguments):
+        print(f"usage: {PROGRAM} BENCHMARK [flags]\n")
+        for each, bench in BENCHES.items():
+            print(f"  {each:<7} {flags.summary_of(bench)}")
+        return
+    if name not in BENCHES:
+        problem = f"unknown benchmark {name}" if name else "name a benchmark"
+        raise UsageError(f"{problem}: known are {', '.join(BENCHES)}")
+    arguments.remove(name)
+    bench = BENCHES[name]
+    parser = flags.parser_of(name, bench)
+    parser.prog = f"{PROGRAM} {name}"
+    values = flags.parse(parser, name, bench, arguments)
+    print_answer(bench(**values), "--json" in arguments)
 
 
 if __name__ == "__main__":

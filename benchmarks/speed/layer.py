@@ -1,21 +1,22 @@
-"""One KAN layer, forward and backward: ours, those of others, and the bare matrix products."""
+"""One KAN layer, forward and backward: ours, the rivals', and the bare matrix products."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
-from jsonargparse import Namespace
 
 from benchmarks.speed.charts import layer_bars, sweep_lines
-from benchmarks.speed.flags import check
 from benchmarks.speed.goals import layer_goals
-from benchmarks.speed.measure import Plan, Row, measure, totals
+from benchmarks.speed.measure import Plan, measure, totals
 from benchmarks.speed.names import OURS
-from benchmarks.speed.problem import Problem, basis_named
-from benchmarks.speed.report import Report, Table
+from benchmarks.speed.problem import Basis, Problem, basis_named
+from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.errors import UsageError
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
+from nanogpkant.measure.table import Row
 
 # The projections of a block of the preset: qkv, attn_out, mlp_in, mlp_out; and a larger MLP.
 SHAPES = {
@@ -44,7 +45,7 @@ TOTAL_COLUMNS = {
     for key in ("dtype", "layer", "ms", "over products", "over limit", "over ours")
 }
 
-# What a sweep walks along, and the layer and rows that it keeps.
+# Values of the sweeps.
 GRID_SIZES = (5, 8, 16, 32, 64)
 WIDTHS = (192, 384, 768, 1536, 2048)
 BATCHES = (256, 1024, 4096, 16384, 65536)
@@ -52,28 +53,84 @@ BATCHES = (256, 1024, 4096, 16384, 65536)
 NOTES = [
     "Medians of interleaved rounds, forward and backward, compiling left out; weights are float32 "
     'and bf16 is autocast, unless "run as" says otherwise.',
-    "The three products are forward, weight gradient and input gradient, on features and outputs "
-    "that are already there. The limit is those FLOPs at the fastest matrix product seen in this "
-    "run, or the layer's bytes at the measured bandwidth, whichever takes longer.",
+    "The three products are forward, weight gradient and input gradient, on given features and "
+    "outputs. The limit is those FLOPs at the fastest matrix product seen in this run, or the "
+    "layer's bytes at the measured bandwidth, whichever takes longer.",
     "Extra peak memory is over inputs and weights, gradients included, in a process of its own.",
-    "FastKAN's formula is another function of as many numbers. Of several ways to run a rival, the "
+    "FastKAN's formula is another function of equal size. Of several ways to run a rival, the "
     "fastest that passed the gate is shown.",
 ]
 
 
-def run(options: Namespace) -> Report:
-    """``nanogpkant bench layer``."""
-    check(options, "repeats", "inputs", "outputs", "rows", "grid_size", "limit")
-    device = resolve_device(options.device, "--device")
-    plan = Plan(options.repeats, options.limit, options.rivals == "all", bool(options.sweep))
-    problems = list(_sweep(options, device) if options.sweep else _shapes(options, device))
-    report = _report(options, device)
-    rows: list[Row] = []
+def run(
+    *,
+    shapes: Literal["seed", "wide", "all"] = "seed",
+    inputs: int | None = None,
+    outputs: int | None = None,
+    rows: int | None = None,
+    dtypes: Literal["auto", "both", "bf16", "fp32"] = "auto",
+    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier"] = "bspline",
+    grid_size: int = 5,
+    rivals: Literal["all", "none"] = "all",
+    sweep: Literal["grid", "width", "batch"] | None = None,
+    limit: float = 180.0,
+    device: str = "auto",
+    repeats: int = 7,
+    out: str | None = None,
+) -> Report:
+    """Time one KAN layer, forward and backward, against rivals and the bare matrix products.
+
+    Args:
+        shapes: seed, the four of shakespeare_char_micro_kan; wide, 768 to 3072 and back.
+        inputs: inputs of one layer instead of --shapes.
+        outputs: outputs of that layer; without it, as many as inputs.
+        rows: tokens in a batch; without it, as many as usual for the shapes.
+        dtypes: auto is both where the device is fast at bf16, else fp32.
+        basis: family of functions of the layer.
+        grid_size: intervals of a cubic spline's grid; every basis gets as many functions, 3 more
+            than that.
+        rivals: time other libraries' layers too, or not.
+        sweep: time along the grid size (5 to 64), the width (192 to 2048) or the batch.
+        limit: seconds to compile and first run a contender.
+        device: auto, cpu, cuda, cuda:N or mps.
+        repeats: timed rounds; slow contenders get fewer, at least 3.
+        out: folder for the tables (.json, .md) and the chart (.png).
+
+    Raises:
+        UsageError: flags that cannot work here.
+    """
+    given = {"inputs": inputs, "outputs": outputs, "rows": rows}
+    require_above_zero(repeats=repeats, grid_size=grid_size, limit=limit, **given)
+    where = resolve_device(device, "--device")
+    on_gpu, functions = where.type == "cuda", basis_named(basis, grid_size)
+    problems: list[tuple[str, Problem]] = []
+    if sweep:
+        usual_rows = 16384 if on_gpu else 1024 if sweep == "width" else 4096
+        base = Problem(inputs or 192, outputs or 4 * (inputs or 192), rows or usual_rows)
+        base = replace(base, device=str(where), basis=functions)
+        for dtype in _dtypes(dtypes, where)[-1 if dtypes == "auto" else 0 :]:
+            problems += _along(sweep, replace(base, dtype=dtype), partial(basis_named, basis))
+    else:
+        parts = {name: sizes for name, sizes in SHAPES.items() if shapes in (name, "all")}
+        if inputs is not None:
+            parts = {"seed": ((inputs, outputs or inputs),)}
+        elif outputs is not None:
+            raise UsageError(f"--outputs {outputs}: say --inputs too")
+        for name, sizes in parts.items():
+            count = rows or (ROWS_ON_CPU if where.type == "cpu" else ROWS)[name]
+            for size, dtype in itertools.product(sizes, _dtypes(dtypes, where)):
+                problem = Problem(*size, count, dtype, str(where), functions)
+                problems.append((f"{count:,} rows", problem))
+    kind = sweep or {"seed": "", "wide": "wide", "all": "all"}[shapes]
+    name = "_".join(filter(None, ("layer", basis if basis != "bspline" else "", kind)))
+    machine = measured_on(where, f"{repeats} rounds")
+    report = Report(name, f"A KAN layer of {basis}", machine, notes=NOTES)
+    plan = Plan(repeats, limit, rivals == "all", bool(sweep))
+    measured: list[Row] = []
     for title, problem in problems:
-        new = measure(problem, plan, rows)
-        rows += [{"part": title, **row} for row in new]
-        fill(report, rows, device, options.sweep)
-        report.save(options.out)
+        measured += [{"part": title, **row} for row in measure(problem, plan, measured)]
+        fill(report, measured, where, sweep)
+        report.save(out)
     return report
 
 
@@ -101,58 +158,25 @@ def fill(report: Report, rows: list[Row], device: torch.device, sweep: str | Non
     report.draw = partial(layer_bars, own, first)
 
 
-def _report(options: Namespace, device: torch.device) -> Report:
-    suffix = options.sweep or {"seed": "", "wide": "wide", "all": "all"}[options.shapes]
-    if options.basis != "bspline":
-        suffix = "_".join(filter(None, (options.basis, suffix)))
-    name = f"layer_{suffix}" if suffix else "layer"
-    words = f"{options.repeats} rounds"
-    return Report(name, f"A KAN layer of {options.basis}", measured_on(device, words), notes=NOTES)
-
-
-def _shapes(options: Namespace, device: torch.device) -> Iterator[tuple[str, Problem]]:
-    """The problems that the flags ask for, each with the title of its table."""
-    usual_rows = ROWS_ON_CPU if device.type == "cpu" else ROWS
-    if options.inputs is None and options.outputs is not None:
-        raise UsageError(f"--outputs {options.outputs}: say --inputs too")
-    if options.inputs is not None:
-        parts = {"seed": ((options.inputs, options.outputs or options.inputs),)}
+def _along(
+    sweep: str, base: Problem, basis_of_size: Callable[[int], Basis]
+) -> Iterator[tuple[str, Problem]]:
+    """Titles and problems along the grid size, the width or the batch."""
+    if sweep == "grid":
+        for size in GRID_SIZES:
+            yield f"grid size {size}", replace(base, basis=basis_of_size(size))
+    elif sweep == "width":
+        for width in WIDTHS:
+            yield f"width {width}", replace(base, inputs=width, outputs=width)
     else:
-        parts = {n: s for n, s in SHAPES.items() if options.shapes in (n, "all")}
-    basis = basis_named(options.basis, options.grid_size)
-    for name, shapes in parts.items():
-        rows = options.rows or usual_rows[name]
-        for inputs, outputs in shapes:
-            for dtype in _dtypes(options, device):
-                problem = Problem(inputs, outputs, rows, dtype, str(device), basis)
-                yield f"{rows:,} rows", problem
+        for batch in BATCHES:
+            yield f"batch {batch}", replace(base, rows=batch)
 
 
-def _sweep(options: Namespace, device: torch.device) -> Iterator[tuple[str, Problem]]:
-    """One layer after another along the grid size, the width or the batch."""
-    on_gpu = device.type == "cuda"
-    rows = options.rows or (16384 if on_gpu else 1024 if options.sweep == "width" else 4096)
-    basis = basis_named(options.basis, options.grid_size)
-    inputs = options.inputs or 192
-    base = Problem(inputs, options.outputs or 4 * inputs, rows, "fp32", str(device), basis)
-    dtypes = _dtypes(options, device)
-    for dtype in dtypes[-1:] if options.dtypes == "auto" else dtypes:
-        base = replace(base, dtype=dtype)
-        if options.sweep == "grid":
-            for size in GRID_SIZES:
-                yield f"grid size {size}", replace(base, basis=basis_named(options.basis, size))
-        elif options.sweep == "width":
-            for width in WIDTHS:
-                yield f"width {width}", replace(base, inputs=width, outputs=width)
-        else:
-            for batch in BATCHES:
-                yield f"batch {batch}", replace(base, rows=batch)
-
-
-def _dtypes(options: Namespace, device: torch.device) -> list[str]:
-    """What to measure, the device's fast dtype last."""
-    if options.dtypes in ("fp32", "bf16"):
-        return [options.dtypes]
-    if options.dtypes == "both" or resolve_dtype("auto", device) == "bfloat16":
+def _dtypes(asked: str, device: torch.device) -> list[str]:
+    """The dtypes to measure, the device's fast one last."""
+    if asked in ("fp32", "bf16"):
+        return [asked]
+    if asked == "both" or resolve_dtype("auto", device) == "bfloat16":
         return ["fp32", "bf16"]
     return ["fp32"]

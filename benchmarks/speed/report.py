@@ -1,16 +1,16 @@
-"""What a benchmark found, as JSON, as Markdown and as a chart."""
+"""Results of a benchmark as JSON, Markdown and a chart."""
 
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.speed.goals import Goal
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json, writing
-
-Row = dict[str, Any]
+from nanogpkant.measure.table import Row, markdown
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,27 @@ class Table:
     columns: dict[str, str]
 
     def markdown(self) -> str:
-        lines = [list(self.columns.values()), ["---"] * len(self.columns)]
-        lines += [[cell(row.get(key)) for key in self.columns] for row in self.rows]
-        return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"### {self.title}\n\n{markdown(self.rows, self.columns)}"
 
 
 @dataclass
-class Report:
-    """Everything a benchmark has to say."""
+class Report(Answer):
+    """Tables, goals and notes of a benchmark."""
 
     name: str
-    """of its files: NAME.json, NAME.md, NAME.png"""
+    """stem of its files: NAME.json, NAME.md, NAME.png"""
     title: str
     machine: str
     tables: list[Table] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """what of ours did not pass its gate: the command then fails"""
+    """which of our layers did not pass the gate: the command then fails"""
     draw: Callable[[Path], None] | None = None
     """writes the chart"""
-    command: str = field(default_factory=lambda: shlex.join(["nanogpkant", *sys.argv[1:]]))
+    command: str = field(
+        default_factory=lambda: shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
+    )
 
     def as_dict(self) -> Row:
         return {
@@ -54,6 +54,13 @@ class Report:
             "notes": self.notes,
             "wrong": self.wrong,
         }
+
+    @property
+    def failure(self) -> str | None:
+        return f"a gate was not passed: {'; '.join(self.wrong)}" if self.wrong else None
+
+    def words(self) -> str:
+        return self.markdown().rstrip("\n")
 
     def markdown(self) -> str:
         parts = [f"## {self.title}", f"{self.machine}\n\n    {self.command}"]
@@ -68,7 +75,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def save(self, folder: str | None) -> None:
-        """Write everything found so far, so that a run that is cut short loses nothing."""
+        """Write all results so far: an interrupted benchmark keeps them."""
         if folder is None:
             return
         stem = Path(folder) / self.name
@@ -79,14 +86,12 @@ class Report:
                 self.draw(stem.with_suffix(".png"))
 
 
-def cell(value: Any) -> str:
-    """A value as people read it: numbers to three digits, or whole."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def require_above_zero(**values: float | None) -> None:
+    """Refuse a flag that must be above zero and is not.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value}: must be above 0")

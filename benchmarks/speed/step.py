@@ -1,33 +1,20 @@
-"""Whole training steps of the original's three models, of the original's own, and of a matched GPT.
-
-Steps of all models are timed in turn; peak memory is each one's own, in a process of its own.
-"""
+"""Training steps of the original's three presets, a matched GPT, and the original's own model."""
 
 from dataclasses import replace
 from functools import partial
+from typing import Any, Literal
 
 import torch
-from jsonargparse import Namespace
 
 from benchmarks.speed.charts import step_bars
-from benchmarks.speed.flags import check
 from benchmarks.speed.goals import step_goals
 from benchmarks.speed.names import BOOSTED, KAN, MATCHED, ORIGINAL_MODEL, PLAIN
 from benchmarks.speed.original import original_gpt
-from benchmarks.speed.report import Report, Table
-from nanogpkant.base.console import bar
+from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.step import (
-    Job,
-    Row,
-    loss_and_gradients,
-    require_equal,
-    step,
-    step_memory,
-    timed,
-)
-from nanogpkant.measure.timing import Timing, interleaved
+from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.table import Row
 from nanogpkant.model.gpt import GPT
 
 COLUMNS = {
@@ -45,29 +32,44 @@ COLUMNS = {
 NOTES = [
     "Medians of interleaved rounds; a step is forward, backward, clipping and AdamW. The limit is "
     "the model's FLOPs at this machine's rate of a large matrix product of that dtype.",
-    "Peak memory is of everything that two steps need, weights and optimiser included, over a "
-    "process that has all libraries loaded.",
+    "Peak memory is that of two steps, weights and optimiser included, over a process that has all "
+    "libraries loaded.",
     f'"{ORIGINAL_MODEL}" is our GPT with the original\'s eager layers, attention dropout and dtype '
-    "put back (benchmarks/speed/original.py); without dropout its loss and gradient were seen to "
-    "equal ours.",
+    "(benchmarks/speed/original.py); without dropout its loss and gradient equalled ours.",
 ]
 
 
-def run(options: Namespace) -> Report:
-    """``nanogpkant bench step``."""
-    check(options, "repeats", "batch_size")
-    device = resolve_device(options.device, "--device")
-    dtype = resolve_dtype(options.dtype, device, "--dtype")
-    report = start_report(options.batch_size, options.repeats, device)
-    jobs = jobs_for(options.batch_size, str(device), dtype, options.compile)
-    fill(report, measure(jobs, options.repeats), device)
-    report.save(options.out)
-    return report
+def run(
+    *,
+    batch_size: int = 8,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    compile: bool = False,
+    device: str = "auto",
+    repeats: int = 7,
+    out: str | None = None,
+) -> Report:
+    """Time whole training steps of the original's models.
 
+    Args:
+        batch_size: sequences of 256 tokens.
+        dtype: of the matrix products; auto is the one that the device is fast at.
+        compile: compile our models; the original's stays eager.
+        device: auto, cpu, cuda, cuda:N or mps.
+        repeats: timed rounds; slow models get fewer, at least 3.
+        out: folder for the tables (.json, .md) and the chart (.png).
 
-def start_report(batch_size: int, repeats: int, device: torch.device) -> Report:
+    Raises:
+        UsageError: flags that cannot work here.
+        UserError: the original's model computes another function than ours.
+    """
+    require_above_zero(repeats=repeats, batch_size=batch_size)
+    where = resolve_device(device, "--device")
     title = f"A training step of {batch_size} x 256 tokens"
-    return Report("step", title, measured_on(device, f"{repeats} rounds"), notes=NOTES)
+    report = Report("step", title, measured_on(where, f"{repeats} rounds"), notes=NOTES)
+    jobs = jobs_for(batch_size, str(where), resolve_dtype(dtype, where, "--dtype"), compile)
+    fill(report, measure(jobs, repeats), where)
+    report.save(out)
+    return report
 
 
 def fill(report: Report, rows: list[Row], device: torch.device) -> None:
@@ -77,9 +79,9 @@ def fill(report: Report, rows: list[Row], device: torch.device) -> None:
 
 
 def jobs_for(
-    batch_size: int, device: str, dtype: str, compile: bool = False, **changes: object
+    batch_size: int, device: str, dtype: str, compile: bool = False, **changes: Any
 ) -> list[Job]:
-    """Every model with and without dropout, and the original's; ``changes`` go to each config."""
+    """Every preset with and without dropout, and the original's; ``changes`` apply to all."""
     jobs = []
     for dropout in (0.0, 0.2):
         for name in (KAN, PLAIN, BOOSTED, MATCHED):
@@ -95,31 +97,19 @@ def measure(jobs: list[Job], repeats: int) -> list[Row]:
     Raises:
         UserError: the original's model is not the same function as ours.
     """
-    device = torch.device(jobs[0].device)
     check_original(jobs[-1])
-    peaks = {}
-    with bar("measuring memory", "models") as progress:
-        for job in jobs:
-            peaks[job.key] = step_memory(job)
-            progress(len(peaks), len(jobs))
-    tasks = {job.key: step(job) for job in jobs}
-    with bar("timing steps", "steps") as progress:
-        timings = interleaved(tasks, repeats, device, progress)
-    return [_row(job, timings, peaks[job.key]) for job in jobs]
-
-
-def _row(job: Job, timings: dict[tuple[str, float], Timing], peak: int | None) -> Row:
-    timing, kan = timings[job.key], timings[KAN, job.config.dropout]
-    row = {"model": job.name, "dropout": job.config.dropout, "dtype": job.dtype}
-    row |= timed(job, timing) | {"over KAN": timing.median / kan.median}
-    return row | {"peak MB": None if peak is None else peak / 1e6}
+    rows = step_rows(jobs, repeats)
+    for row, job in zip(rows, jobs, strict=True):
+        row["dropout"] = job.config.dropout
+    kan = {row["dropout"]: row["ms"] for row in rows if row["model"] == KAN}
+    return [row | {"over KAN": row["ms"] / kan[row["dropout"]]} for row in rows]
 
 
 def check_original(job: Job) -> None:
-    """The gate: without dropout, the original's model has our loss and our gradient.
+    """The gate: without dropout, the original's model has our loss and gradient.
 
     Raises:
-        UserError: it has not.
+        UserError: they differ.
     """
     config = with_changes(job.config, dropout=0.0)
     found = []

@@ -25,6 +25,7 @@ from nanogpkant.config.yaml import (
     nearest,
     preset_names,
     save_config,
+    settings_that_differ,
     to_yaml,
     with_settings,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "preset_names",
     "refuse",
     "save_config",
+    "settings_that_differ",
     "to_yaml",
     "with_changes",
     "with_settings",

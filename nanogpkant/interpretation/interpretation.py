@@ -106,7 +106,7 @@ class Interpretation:
         check_seed(seed)
         chosen(families)
         self.families, self.budget, self.seed = families, budget, seed
-        self.run = open_run(Path(run))
+        self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
         self.layers = chosen_layers(self.model, layers, self.run.path)
@@ -326,7 +326,7 @@ class Interpretation:
         out = Path(out)
         check_new_folder(out)
         if not 0 < share < 1:
-            raise UsageError(f"--prune {share}: must be above 0 and below 1")
+            raise UsageError(f"--share {share}: must be above 0 and below 1")
         if finetune < 0:
             raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
         choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}

@@ -1,12 +1,11 @@
 """Features: the base function and the basis of a layer, as one expansion of its input."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +87,11 @@ class Features:
         return isinstance(self.basis, Shared)
 
     @property
+    def groups(self) -> int:
+        """Groups of inputs with their own functions; 1 for a fixed basis."""
+        return self.basis.groups if isinstance(self.basis, Shared) else 1
+
+    @property
     def has_base(self) -> bool:
         """Whether the first feature is the base function alone."""
         return self.base != "none" and not self.is_learned
@@ -100,18 +104,18 @@ class Features:
     @property
     def coefficient_shape(self) -> tuple[int, int, int] | None:
         """(functions, groups, numbers) of learned coefficients, or None."""
-        return self.basis.coefficient_shape if self.is_learned else None
+        return self.basis.coefficient_shape if isinstance(self.basis, Shared) else None
 
     def start(self) -> Tensor | None:
         """Initial values of learned coefficients, or None."""
-        return self.basis.start(self.base != "none") if self.is_learned else None
+        return self.basis.start(self.base != "none") if isinstance(self.basis, Shared) else None
 
     def expand(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """(..., n) -> (..., M, n), in float32 or wider."""
         function = BASE_FUNCTIONS[self.base]
-        if not self.is_learned:
+        if not isinstance(self.basis, Shared):
             return _prepend(x, self.basis.expand(x), function and function[0])
-        functions = self.basis.expand(x, coefficients)
+        functions = self.basis.expand(x, cast(Tensor, coefficients))
         if function is None:
             return functions
         first = functions[..., :1, :] + function[0](wide(x)).unsqueeze(-2)
@@ -120,7 +124,7 @@ class Features:
     def derivative(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., M, n): the derivative of the features of a fixed basis."""
         function = BASE_FUNCTIONS[self.base]
-        return _prepend(x, self.basis.derivative(x), function and function[1])
+        return _prepend(x, cast(Basis, self.basis).derivative(x), function and function[1])
 
     def pull_back(
         self, grad: Tensor, x: Tensor, coefficients: Tensor | None = None
@@ -129,12 +133,11 @@ class Features:
 
         (rows, M, n) and (rows, n) -> (rows, n), and (functions, groups, numbers) or None.
         """
-        if not self.is_learned:
+        if not isinstance(self.basis, Shared):
             return (self.derivative(x) * grad).sum(-2), None
-        grad_x, grad_coefficients = self.basis.pull_back(grad, x, coefficients)
-        if BASE_FUNCTIONS[self.base] is not None:
-            _, derivative = BASE_FUNCTIONS[self.base]
-            grad_x = grad_x + derivative(wide(x)) * grad[..., 0, :]
+        grad_x, grad_coefficients = self.basis.pull_back(grad, x, cast(Tensor, coefficients))
+        if function := BASE_FUNCTIONS[self.base]:
+            grad_x = grad_x + function[1](wide(x)) * grad[..., 0, :]
         return grad_x, grad_coefficients
 
     @staticmethod
@@ -162,11 +165,11 @@ class Features:
         x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * x * x)
         density /= density.sum()
-        if self.is_learned:  # all groups start alike: take one input of the first
-            inputs = x[:, None].expand(-1, self.basis.groups)
-            features = self.expand(inputs, self.start().to(x))[..., 0].T
-        else:
+        start = self.start()
+        if start is None:
             features = self.expand(x)  # (M, points)
+        else:  # all groups start alike: take one input of the first
+            features = self.expand(x[:, None].expand(-1, self.groups), start.to(x))[..., 0].T
         return features @ density, (features * density) @ features.T
 
 
@@ -178,19 +181,19 @@ def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] |
 
 def _plain(basis: Basis | Family | Shared) -> dict[str, Any]:
     """A basis as values for JSON, under its name in the registry or "shared"."""
-    kind = type(basis).__name__
-    names = (name for name, entry in BASES.items() if entry.source.endswith(f":{kind}"))
-    values = {f.name: getattr(basis, f.name) for f in dataclasses.fields(basis)}
     if isinstance(basis, Shared):
-        return {"name": "shared", **values, "family": _plain(basis.family)}
-    if (name := next(names, None)) is None:
-        raise ValueError(f"{kind} is not in the registry of bases, nanogpkant.kan.bases.BASES")
-    return {"name": name, **values}
+        values = {"functions": basis.functions, "groups": basis.groups}
+        return {"name": "shared", "family": _plain(basis.family), **values}
+    source = f":{type(basis).__name__}"
+    names = [name for name, entry in BASES.items() if entry.source.endswith(source)]
+    if not names:
+        raise ValueError(f"{basis} is not in the registry of bases, nanogpkant.kan.bases.BASES")
+    return {"name": names[0], **vars(basis)}
 
 
-def _basis(values: dict[str, Any]) -> Basis | Family | Shared:
+def _basis(values: dict[str, Any]) -> Any:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     name = values.pop("name")
     if name == "shared":
-        return Shared(**values | {"family": _basis(values["family"])})
+        return Shared(_basis(values.pop("family")), **values)
     return load_basis(name)(**values)

@@ -229,7 +229,7 @@ def _float64(value: Tensor) -> Tensor:
 def _along(matrix: Tensor, value: Tensor, axis: int) -> Tensor:
     """(new, old) times a tensor along its axis of size old, in float64, cast to its dtype."""
     wide = _float64(value)
-    product = torch.tensordot(matrix.to(wide.device), wide, ([1], [axis]))
+    product = torch.tensordot(matrix.to(wide.device), wide, dims=([1], [axis]))  # pyright: ignore[reportArgumentType] - stubs lack it
     return product.movedim(0, axis).to(value.dtype).to(value.device).contiguous()
 
 

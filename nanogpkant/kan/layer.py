@@ -12,9 +12,8 @@ from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.functional import BACKENDS, kan_linear
 from nanogpkant.kan.grid import GridChange, refine, update_grid
-from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.shared import share as shared
-from nanogpkant.kan.state import FeatureLayer
+from nanogpkant.kan.state import FeatureLayer, spline_of
 
 INITS = ("variance_preserving", "whitened", "original")
 
@@ -94,12 +93,10 @@ class KANLinear(FeatureLayer):
         self.in_features, self.out_features = in_features, out_features
         self.prenorm, self.init, self.backend = prenorm, init, backend
         self.dropout = dropout
-        if isinstance(self.basis, Shared):
-            if in_features % self.basis.groups:
-                groups = self.basis.groups
-                raise ValueError(f"{in_features} inputs do not split into {groups} groups")
-            if spline_scale:
-                raise ValueError("spline_scale is for functions of an edge's own, not shared ones")
+        if in_features % (groups := self.features.groups):
+            raise ValueError(f"{in_features} inputs do not split into {groups} groups")
+        if self.features.is_learned and spline_scale:
+            raise ValueError("spline_scale is for functions of an edge's own, not shared ones")
         if init == "original" and not isinstance(self.basis, BSpline):
             raise ValueError('init="original" is for B-splines of an edge\'s own')
 
@@ -118,8 +115,8 @@ class KANLinear(FeatureLayer):
         """Draw the parameters anew, from torch's global random stream."""
         if self.bias is not None:
             self.bias.zero_()
-        if self.coefficients is not None:
-            self.coefficients.copy_(self.features.start())
+        if (start := self.features.start()) is not None and self.coefficients is not None:
+            self.coefficients.copy_(start)
         if self.init == "original":
             self._reset_original()
             return
@@ -154,7 +151,7 @@ class KANLinear(FeatureLayer):
 
     def _reset_original(self) -> None:
         """As efficient-kan: curves near zero, scaled by a factor of about 1/sqrt(n)."""
-        basis, bound = self.basis, 1 / math.sqrt(self.in_features)
+        basis, bound = spline_of(self), 1 / math.sqrt(self.in_features)
         grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
         values = basis.expand(grid)  # (K, grid_size + 1): every function at every grid point
         # Small random values at the grid points, and the smallest coefficients that give them.

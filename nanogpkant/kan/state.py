@@ -1,6 +1,7 @@
 """The features of a layer as part of its state: saved, loaded and replaced with its weights."""
 
 import json
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -137,7 +138,7 @@ def replace_value(parameter: nn.Parameter, value: Tensor) -> None:
     """
     if value.shape != parameter.shape:
         _watch_optimizers()
-        _old_shapes.setdefault(parameter, set()).add(parameter.shape)
+        _old_shapes[parameter] = [*(_old_shapes.get(parameter) or ()), parameter.shape]
     parameter.grad = None
     # The graph of a result that is still alive expects a gradient of the old shape. Torch drops
     # that expectation only at a change of dtype.
@@ -158,7 +159,7 @@ def _refuse_old_moments(
         RuntimeError: the optimizer has moments for a grid that a layer no longer has.
     """
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-        old = _old_shapes.get(parameter, ()) if _old_shapes else ()
+        old: Collection[torch.Size] = _old_shapes.get(parameter) or ()
         for value in optimizer.state.get(parameter, {}).values() if old else ():
             if isinstance(value, Tensor) and value.shape in old and value.shape != parameter.shape:
                 raise RuntimeError(

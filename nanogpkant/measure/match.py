@@ -1,30 +1,31 @@
-"""match: the GPT of the other kind that costs as much as a preset.
+"""The GPT of another kind that costs as much as a preset.
 
-Parameters and FLOPs are counted, without building anything. Step time and memory are measured on
-this device: the steps of both models in turn, so that what slows the machine slows both.
+Parameters and FLOPs are counted. Step time and memory are measured on this device, the steps of
+both models in turn, so that other load on the machine slows both alike.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 
+from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import write_atomic
 from nanogpkant.config import ModelConfig, RunConfig, load_preset, to_yaml, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.step import Job, step, step_memory
+from nanogpkant.measure.plan import require_positive
+from nanogpkant.measure.step import Job, job_of, step, step_memory
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
 from nanogpkant.model.gpt import GPT
 
-TOLERANCE = 0.01  # of the reference's cost: what a match may miss it by
-# How a match is described: what both have alike, and the unit that it is written in.
+TOLERANCE = 0.01  # largest mismatch of a close match, as a share of the reference's cost
+VARIED = ("n_layer", "n_embd", "mlp_ratio")
+COUNTED = {"params": "parameters", "flops": "flops_per_token"}
+# The words for a match, and the unit of its cost.
 UNITS = {
     "params": ("of as many parameters as", 1e-6, "M"),
     "flops": ("of as many training FLOPs a token as", 1e-6, "M"),
@@ -35,12 +36,12 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate costs, and what the reference does, in the same unit."""
+    """Cost of a candidate and of the reference, in the same unit."""
 
     value: float
     reference: float
     check: float | None = None
-    """the ratio of the two by another statistic, which differs where the machine is busy"""
+    """ratio of the medians, for a time: it differs where the machine is busy"""
 
     @property
     def ratio(self) -> float:
@@ -51,8 +52,8 @@ Coster = Callable[[ModelConfig], Cost]
 
 
 @dataclass(frozen=True)
-class Match:
-    """The model that was found."""
+class Match(Answer):
+    """The model that was found; its words are the YAML of its configuration."""
 
     reference: str
     by: str
@@ -83,69 +84,84 @@ class Match:
         }
 
     def words(self) -> str:
-        """How close the match is and, where that is not close, what would bring it closer."""
+        return to_yaml(self.config).rstrip("\n")
+
+    def advice(self) -> str:
+        """How close the match is and, where it is not, what could bring it closer."""
         if self.is_close:
             return self.config.about
         missed = f"{self.config.about}: this misses {TOLERANCE:.0%}"
-        others = [name for name in ("n_layer", "n_embd", "mlp_ratio") if name not in self.vary]
+        others = [name for name in VARIED if name not in self.vary]
         if not others:
             return f"{missed}, and is the nearest"
         return f"{missed}; --vary {' '.join([*self.vary, others[-1]])} may come closer"
 
 
-def match(options: Namespace) -> Match:
-    """``nanogpkant match``.
+class SavedMatch(Match):
+    """A match that was written to a file; its words say how close it is."""
+
+    on_stdout = False
+
+    def words(self) -> str:
+        return self.advice()
+
+
+def find_match(
+    preset: str,
+    *,
+    by: str,
+    vary: Sequence[str],
+    kind: str | None,
+    kan: str,
+    vocab_size: int,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    repeats: int,
+) -> Match:
+    """Find the model of another kind that costs as much as a preset; see ``nanogpkant match``.
 
     Raises:
         UsageError: flags that cannot work.
-        UserError: a model that does not fit into memory, or a file that cannot be written.
+        UserError: a model that does not fit into memory.
     """
-    out = None if options.out is None else Path(options.out)
-    check(options, out)
-    name, base = load_preset(options.preset)
-    config = of_kind(base, options.to, load_preset(options.kan)[1])
-    if options.by in ("params", "flops"):
-        cost, where = counted(options.by, base.model, options.vocab_size), ""
-        model = closest(config.model, options.vary, cost)
+    require_positive(vocab_size=vocab_size, repeats=repeats, batch_size=batch_size)
+    if by not in UNITS:
+        raise UsageError(f"--by {by}: must be one of {', '.join(UNITS)}")
+    if unknown := set(vary) - set(VARIED):
+        raise UsageError(f"--vary {unknown.pop()}: must be any of {', '.join(VARIED)}")
+    if len(set(vary)) != len(vary):
+        raise UsageError(f"--vary {' '.join(vary)}: names a number twice; name each once")
+    name, base = load_preset(preset)
+    config = of_kind(base, kind, load_preset(kan)[1])
+    where = ""
+    if by in COUNTED:
+        cost = counted(by, base.model, vocab_size)
+        model = closest(config.model, vary, cost)
     else:
-        near = counted("flops", base.model, options.vocab_size)
-        model = closest(config.model, options.vary, near)
-        cost, where = measured(options, base)
-        model = closest(model, options.vary, cost, good=TOLERANCE / 2)
+        on = resolve_device(device, "--device")
+        job = job_of("", base, vocab_size, on, resolve_dtype(dtype, on, "--dtype"), batch_size)
+        where = f"batch {job.batch_size} x {base.model.block_size}, {measured_on(on, job.dtype)}"
+        near = closest(config.model, vary, counted("flops", base.model, vocab_size))
+        cost = timed(job, repeats) if by == "step_time" else weighed(job)
+        model = closest(near, vary, cost, good=TOLERANCE / 2)
     with torch.device("meta"):  # a width that the groups of a KAN do not divide is refused here
-        GPT(model, options.vocab_size)
-    # What is reported is measured afresh: that which ended the search was chosen for being close.
-    found = Match(name, options.by, options.vary, with_changes(config, model=model), cost(model))
-    found = replace(found, config=with_changes(found.config, about=describe(found, where)))
-    if out is not None:
-        write_atomic(out, to_yaml(found.config))
-    return found
+        GPT(model, vocab_size)
+    # Measured afresh for the report: the search ended at a value because it was close.
+    found = Match(name, by, list(vary), with_changes(config, model=model), cost(model))
+    return replace(found, config=with_changes(found.config, about=describe(found, where)))
 
 
-def check(options: Namespace, out: Path | None) -> None:
-    """Refuse flags that cannot work, before anything is measured."""
-    for name in ("vocab_size", "repeats", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
-    if len(set(options.vary)) != len(options.vary):
-        raise UsageError(f"--vary {' '.join(options.vary)}: names a number twice; name each once")
-    if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"--out {out}: name a file that ends in .yaml")
-    if out is not None and out.exists():
-        raise UsageError(f"--out {out}: exists; remove it, or name another file")
-
-
-def of_kind(config: RunConfig, to: str | None, kan: RunConfig) -> RunConfig:
+def of_kind(config: RunConfig, kind: str | None, kan: RunConfig) -> RunConfig:
     """The same experiment with a plain GPT, or with the KAN layers and grids of another one.
 
     Args:
-        to: "plain" or "kan"; None is the kind that ``config`` is not.
+        kind: "plain" or "kan"; None is the kind that ``config`` is not.
 
     Raises:
         UsageError: KAN layers are wanted of a preset that has none.
     """
-    if to == "plain" or (to is None and config.model.kan.sites):
+    if kind == "plain" or (kind is None and config.model.kan.sites):
         kan = RunConfig()
     elif not kan.model.kan.sites:
         raise UsageError("--kan: names a preset without KAN layers; nanogpkant presets lists all")
@@ -153,8 +169,8 @@ def of_kind(config: RunConfig, to: str | None, kan: RunConfig) -> RunConfig:
 
 
 def counted(by: str, reference: ModelConfig, vocab_size: int) -> Coster:
-    """Parameters or FLOPs, by arithmetic."""
-    attribute = {"params": "parameters", "flops": "flops_per_token"}[by]
+    """Parameters, or FLOPs per token, by arithmetic."""
+    attribute = COUNTED[by]
 
     def of(model: ModelConfig) -> int:
         return getattr(count(model, vocab_size), attribute)
@@ -162,37 +178,31 @@ def counted(by: str, reference: ModelConfig, vocab_size: int) -> Coster:
     return lambda model: Cost(of(model), of(reference))
 
 
-def measured(options: Namespace, base: RunConfig) -> tuple[Coster, str]:
-    """Step time or memory on this device, and a few words on how it was measured."""
-    device = resolve_device(options.device, "--device")
-    dtype = resolve_dtype(options.dtype, device, "--dtype")
-    batch_size = options.batch_size or base.train.batch_size
-    words = f"batch {batch_size} x {base.model.block_size}, {measured_on(device, dtype)}"
+def timed(job: Job, repeats: int) -> Coster:
+    """Milliseconds of a step, timed in turn with the reference's step."""
+    reference, device = step(job), torch.device(job.device)
 
-    def job(model: ModelConfig) -> Job:
-        flags = (batch_size, str(device), dtype, base.train.compile, options.vocab_size)
-        return Job("", model, *flags, base.optim)
-
-    if options.by == "memory":
-        own = _memory(job(base.model))
-        return lambda model: Cost(_memory(job(model)), own), words
-    reference = step(job(base.model))
-
-    def step_time(model: ModelConfig) -> Cost:
-        tasks = {"reference": reference, "candidate": step(job(model))}
+    def cost(model: ModelConfig) -> Cost:
+        tasks = {"reference": reference, "candidate": step(replace(job, config=model))}
         with bar("timing steps", "steps") as progress:
-            timings = interleaved(tasks, options.repeats, device, progress)
+            timings = interleaved(tasks, repeats, device, progress)
         own, other = timings["reference"], timings["candidate"]
         return Cost(other.fastest, own.fastest, other.median / own.median)
 
-    return step_time, words
+    return cost
+
+
+def weighed(job: Job) -> Coster:
+    """Peak bytes of a step."""
+    own = _memory(job)
+    return lambda model: Cost(_memory(replace(job, config=model)), own)
 
 
 def _memory(job: Job) -> int:
-    """Bytes that a training step of a model takes.
+    """Peak bytes of a training step.
 
     Raises:
-        UserError: it takes more than there is, or too little to be seen.
+        UserError: it takes more than there is, or too little to measure.
     """
     peak = step_memory(job)
     if peak is None:
@@ -202,13 +212,13 @@ def _memory(job: Job) -> int:
     return peak
 
 
-def closest(model: ModelConfig, vary: list[str], cost: Coster, good: float = 0.0) -> ModelConfig:
-    """The model with the first number changed so that its cost comes nearest the reference's.
-
-    The next number is changed only where that is not within the tolerance, and where it helps.
+def closest(
+    model: ModelConfig, vary: Sequence[str], cost: Coster, good: float = 0.0
+) -> ModelConfig:
+    """Change the first number until the cost is nearest the reference's, then the next if needed.
 
     Args:
-        good: how near to 1 a ratio of costs ends the search.
+        good: distance of the ratio from 1 that ends the search early.
     """
     for name in vary:
         size, ratio = nearest_size(
@@ -223,28 +233,33 @@ def closest(model: ModelConfig, vary: list[str], cost: Coster, good: float = 0.0
 
 
 def nearest_size(ratio: Callable[[int], float], start: int, good: float) -> tuple[int, float]:
-    """The whole number, at least 1, at which a growing ratio is nearest to 1, and that ratio.
+    """The integer, at least 1, at which an increasing ratio is nearest to 1, and that ratio.
 
-    Strides that double until 1 lies between two sizes, then bisection.
+    Doubles its strides until 1 is bracketed, then bisects.
     """
-    low, high, size, stride = 0, math.inf, start, max(1, start // 10)
+    low, high, size, stride = 0, None, start, max(1, start // 10)
     tried: dict[int, float] = {}
-    while high - low > 1:
+    while high is None or high - low > 1:
         tried[size] = ratio(size)
         if abs(tried[size] - 1) <= good:
             break
-        low, high = (size, high) if tried[size] < 1 else (low, size)
-        if low > 0 and high < math.inf:
-            size = (low + high) // 2
+        if tried[size] < 1:
+            low = size
         else:
-            size = max(1, size + stride if high == math.inf else size - stride)
-            stride *= 2
+            high = size
+        if high is None:
+            size += stride
+        elif low == 0:
+            size = max(1, size - stride)
+        else:
+            size = (low + high) // 2
+        stride *= 2
     best = min(tried, key=lambda size: abs(math.log(tried[size])))
     return best, tried[best]
 
 
 def size_of(model: ModelConfig, name: str) -> int:
-    """The number that is varied, in the smallest steps that it can take."""
+    """The varied number, in units of its smallest step."""
     sizes = {
         "n_layer": model.n_layer,
         "n_embd": model.n_embd // model.n_head,
@@ -254,7 +269,7 @@ def size_of(model: ModelConfig, name: str) -> int:
 
 
 def resized(model: ModelConfig, name: str, size: int) -> ModelConfig:
-    """The model with one number at ``size`` of those steps."""
+    """The model with one number at ``size`` of those units."""
     values = {
         "n_layer": size,
         "n_embd": size * model.n_head,

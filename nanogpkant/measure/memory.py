@@ -1,46 +1,34 @@
-"""Bytes of one device in a training step, by arithmetic: nothing is run.
+"""Bytes of one device in a training step, without running one.
 
-With P parameters, N tokens in a pass on one device, C = n_embd, W the MLP's width, V the
-vocabulary, H heads, and h bytes a number of the matrix products (2 under autocast, else 4):
+- Weights, gradients and optimiser state are counted: float32, and AdamW's two moments and a step
+  count per tensor; Muon keeps one moment of each matrix in the blocks. With DDP each device holds
+  all of it, the gradients once (they are views into the buckets). With FSDP2 it holds its rows of
+  every tensor, and for a while whole tensors: those outside the blocks, the weights of two blocks
+  (one is fetched while the other computes) and the gradients of one; or all gradients where a step
+  has several passes, because only the last pass scatters them.
+- Activations are the tensors that autograd saves in a forward pass of the same model on fake
+  tensors, which have shapes and no data. They are a CPU's; on CUDA, dropout happens within the
+  attention kernel and saves nothing.
+- Workspace is held for a moment at the peak: two more arrays of logits in the backward pass of the
+  loss; or the gradients of one layer and, where it is KAN, the features of a chunk of tokens.
 
-- weights 4 P, gradients 4 P, and AdamW's two moments 8 P and a step count for every tensor; Muon
-  has one moment alone of each matrix in the blocks. DDP
-  holds all three whole on every device, the gradients once: they are views into its buckets. FSDP2
-  holds a device's rows of every tensor, and whole, for as long as they are used: what is outside
-  the blocks, two blocks' weights (one is fetched while the other works) and one's gradients; or all
-  gradients where a step has several passes, because only the last one shares them out.
-- activations, which autograd saves in the forward pass of every block, for each token:
-  both norms' inputs 2 (4 C + 8); the inputs of qkv and of the MLP, 2 h C where those are plain and
-  8 C where they are KAN, which take the norm's float32 as it is; queries, keys, values and
-  attention's output 4 h C with 4 H of its sums, since the fused kernels never write out the
-  weights; the MLP's hidden numbers, h W for the second projection, which a KAN layer saves no more
-  than, and h W for GELU where that is plain, or 3 h W for a gate. Then the last norm 4 C + 8 + h C
-  and, by far the most with a large vocabulary, the 4 V logarithms of the loss. Under autocast there
-  is also a copy of every plain weight, 2 bytes a number. Masks of dropout, and what a KAN layer's
-  prenorm and spline_scale keep, are counted below.
-- workspace, held for a moment at the peak: the loss's backward pass has two more arrays of 4 V N
-  bytes; or one layer's own gradients and, where it is KAN, the features of a chunk of tokens.
-
-What torch.compile saves instead is not known here. Sources: what torch's saved-tensor hooks and its
-memory tracker see (tests/preflight holds this to both); PyTorch's documentation of
-DistributedDataParallel's gradient_as_bucket_view and of fully_shard; that attention's weights are
-never stored is FlashAttention (arXiv 2205.14135); the accounting follows Korthikanti et al.
-(arXiv 2205.05198), section 4.
+Not counted: what torch.compile saves instead. torch's MemTracker agrees (tests/measure), but takes
+seconds per estimate, knows no CUDA without a GPU, and does not see into the KAN layer's operator.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpkant.config import SITES, ModelConfig, Site, with_changes
 from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
-from nanogpkant.model.gpt import GPT
+from nanogpkant.model.gpt import GPT, Attention
 from nanogpkant.model.projection import features_at, site_shape
 from nanogpkant.training.muon import matrices_in
 
 FULL = 4  # bytes of a float32
-INDEX = 8  # of an int64
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
-    """what autograd saves for the backward pass, the loss's included"""
+    """saved by autograd for the backward pass, the loss included"""
     workspace: int
     """held only for a moment, at the peak"""
 
@@ -61,9 +49,7 @@ class Memory:
 
 
 class Sketch:
-    """The shapes of a model's tensors: of one block, which stands for all, and of the rest.
-
-    ``matrices`` are those of the block that Muon steps.
+    """Shapes of a model's tensors, for estimates at any batch size and number of devices.
 
     Raises:
         UsageError: layers that cannot be.
@@ -71,13 +57,28 @@ class Sketch:
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         self.config, self.vocab_size = config, vocab_size
-        with torch.device("meta"):  # nothing is held
+        with torch.device("meta"):  # allocates nothing
             model = GPT(with_changes(config, n_layer=1), vocab_size)
-        self.block = [p.shape for p in model.blocks.parameters()]
         matrices = matrices_in(model)
+        self.block = [p.shape for p in model.blocks.parameters()]
         self.matrices = [p.shape for p in model.blocks.parameters() if id(p) in matrices]
         named = model.named_parameters()
         self.outside = [p.shape for name, p in named if not name.startswith("blocks.")]
+        self._saved: dict[tuple[str, str], list[int]] = {}
+
+    def saved(self, sequences: int, dtype: str, device: str) -> int:
+        """Bytes that autograd saves: linear in the sequences and in the layers, so from 1 and 2."""
+        if (dtype, device) not in self._saved:
+            models = [with_changes(self.config, n_layer=layers) for layers in (1, 2)]
+            self._saved[dtype, device] = [
+                saved_bytes(config, self.vocab_size, n, dtype, device)
+                for config in models
+                for n in (1, 2)
+            ]
+        one, two, deep_one, deep_two = self._saved[dtype, device]
+        shallow = one + (sequences - 1) * (two - one)
+        deep = deep_one + (sequences - 1) * (deep_two - deep_one)
+        return shallow + (self.config.n_layer - 1) * (deep - shallow)
 
 
 def estimate(
@@ -89,102 +90,69 @@ def estimate(
     passes: int = 1,
     optimizer: str = "adamw",
 ) -> Memory:
-    """What a step takes on the fullest device.
+    """Estimate a step on the device that has the most to do.
 
     Args:
         sequences: of block_size tokens, in one pass on that device.
         dtype: "float32", or "bfloat16" or "float16" under autocast.
         device: "cpu", "cuda" or "mps".
-        shards: how many devices FSDP deals the model out to; 1 where each holds all of it.
+        shards: devices that FSDP shards the model over; 1 where each holds all of it.
         passes: forward and backward passes in a step.
         optimizer: "adamw" or "muon".
     """
-    tokens = sequences * model.config.block_size
-    half = FULL if dtype == "float32" else 2
-    return Memory(
-        *_states(model, shards, passes, optimizer),
-        saved(model.config, model.vocab_size, tokens, half, device),
-        _workspace(model.config, model.vocab_size, tokens, half, device),
-    )
-
-
-def _states(model: Sketch, shards: int, passes: int, optimizer: str) -> tuple[int, int, int]:
-    """Weights, gradients and optimiser state."""
     layers = model.config.n_layer
     own = layers * _numbers(model.block, shards) + _numbers(model.outside, shards)
-    tensors = layers * len(model.block) + len(model.outside)
     weights, gradients = own, own
     if shards > 1:
         block, outside = _numbers(model.block), _numbers(model.outside)
         weights += outside + min(2, layers) * block
         gradients += outside + (1 if passes == 1 else layers) * block
-    moments = 2 * own + tensors
+    moments = 2 * own + layers * len(model.block) + len(model.outside)
     if optimizer == "muon":
         moments -= layers * _numbers(model.matrices, shards)
-    return FULL * weights, FULL * gradients, FULL * moments
+    workspace = _workspace(model, sequences * model.config.block_size, dtype, device)
+    activations = model.saved(sequences, dtype, device)
+    return Memory(FULL * weights, FULL * gradients, FULL * moments, activations, workspace)
 
 
 def _numbers(shapes: list[torch.Size], shards: int = 1) -> int:
-    """Of the first of so many shards, which is the largest: FSDP2 deals out rows."""
+    """Numbers in the first of so many shards, which is the largest: FSDP2 shards rows."""
     return sum(shape.numel() // shape[0] * math.ceil(shape[0] / shards) for shape in shapes)
 
 
-def saved(config: ModelConfig, vocab_size: int, tokens: int, half: int, device: str) -> int:
-    """What autograd saves in a forward pass.
+def saved_bytes(
+    config: ModelConfig, vocab_size: int, sequences: int, dtype: str, device: str
+) -> int:
+    """Bytes of all storages that a forward pass saves, parameters left out."""
+    config = with_changes(config, **{"kan.backend": "auto"})  # Triton has no CPU
+    with torch.device("meta"):
+        model = GPT(config, vocab_size)
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used again
 
-    Args:
-        tokens: in the pass.
-        half: bytes of a number of the matrix products, 4 without autocast.
-    """
-    width = config.n_embd
-    norm = FULL * width + 2 * FULL  # its input, the mean and the standard deviation
-    attention = 4 * half * width + FULL * config.n_head
-    drops = config.dropout > 0
-    if drops and device != "cuda":  # there the kernel drops, elsewhere a copy of the values does
-        attention += half * (width + config.n_head)
-    sites = sum(_input(site, config, half) for site in SITES)
-    block = 2 * norm + attention + sites + _between(config, half) + drops * 2 * width
-    ends = norm + half * width + drops * width + FULL * vocab_size + 2 * INDEX
-    copies = sum(_copy(site, config, half) for site in SITES) * config.n_layer
-    copies += 2 * vocab_size * width * (half < FULL)
-    return tokens * (config.n_layer * block + ends) + copies + INDEX * config.block_size
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
 
-
-def _input(site: Site, config: ModelConfig, half: int) -> int:
-    """Bytes a token that a projection keeps of its input; attention keeps attn_out's anyway."""
-    n, kan = site_shape(site, config)[0], config.kan
-    is_attention = site == "attn_out"
-    if site not in kan.sites:
-        return 0 if is_attention else half * n
-    given = FULL if site in ("qkv", "mlp_in") else half  # norms hand on float32
-    kept = 0 if is_attention else given * n
-    if kan.prenorm == "rms":  # its result, the float32 that it read, and its root mean square
-        kept = given * n + FULL * n * (not is_attention or given < FULL) + FULL
-    return kept + given * n * (kan.dropout > 0)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        for module in model.modules():
+            if isinstance(module, Attention) and device == "cuda":
+                module.dropout.p = 0.0  # the kernel drops, and saves no mask
+        idx = torch.zeros(sequences, config.block_size, dtype=torch.int64)
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32"):
+            model(idx, idx)
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage()._cdata, None)
+    return sum(storage.nbytes() for storage in storages.values())
 
 
-def _between(config: ModelConfig, half: int) -> int:
-    """Bytes a token that stay of what is between an MLP's projections, their inputs left out."""
-    if config.mlp == "gated":  # gate and value, and the gate's SiLU
-        return 3 * half * config.mlp_width
-    return 0 if "mlp_out" in config.kan.sites else half * config.mlp_width
-
-
-def _copy(site: Site, config: ModelConfig, half: int) -> int:
-    """Bytes of what is made of a projection's weight and kept: autocast's copy of a plain one."""
-    n_in, n_out = site_shape(site, config)
-    if site not in config.kan.sites:
-        return 2 * n_in * n_out * (half < FULL)
-    scaled = config.kan.spline_scale  # the product of the two is what the layer works with
-    return FULL * features_at(site, config).size * n_in * n_out if scaled else 0
-
-
-def _workspace(config: ModelConfig, vocab_size: int, tokens: int, half: int, device: str) -> int:
+def _workspace(model: Sketch, tokens: int, dtype: str, device: str) -> int:
     """The most that the backward pass holds for a moment: at the loss, or in one projection."""
-    return max(
-        2 * FULL * vocab_size * tokens,
-        *(_at_work(site, config, tokens, half, device) for site in SITES),
-    )
+    half = FULL if dtype == "float32" else 2  # bytes of a number of the matrix products
+    at_loss = 2 * FULL * model.vocab_size * tokens
+    return max(at_loss, *(_at_work(site, model.config, tokens, half, device) for site in SITES))
 
 
 def _at_work(site: Site, config: ModelConfig, tokens: int, half: int, device: str) -> int:

@@ -1,7 +1,7 @@
-"""What a run would train on: how much memory a device has, and how fast it trains.
+"""The device that a run would train on: its memory, and its rate of training.
 
-Rates are FLOP/s that training reaches, as ``counting`` counts them, not what a data sheet promises.
-Here they are measured, in steps of the very model. For cards that are not here they are a share of
+Rates are FLOP/s reached in training, as ``model.counting`` counts them, not peaks of a data sheet.
+For this machine they are measured in steps of the same model, for other cards assumed as a share of
 the peak: nanoGPT's GPT-2 takes about 4 days on 8 A100 (its README) for 600,000 steps of 491,520
 tokens of 0.86 GFLOP, which is 92 TFLOPS a card, 0.3 of the peak. A run may well reach more.
 
@@ -14,18 +14,17 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from jsonargparse import Namespace
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig
 from nanogpkant.machine.device import processor, resolve_device, resolve_dtype
-from nanogpkant.measure.step import Job, step
+from nanogpkant.measure.step import job_of, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
 
 SHARE_OF_PEAK = 0.3
-ASSUMED = "a100"
+ASSUMED = "a100"  # where there is no GPU here
 ROUNDS = 3
 MOST_FLOPS = 1e11  # in a timed step on a CPU; more sequences would hardly change the rate
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -43,7 +42,7 @@ class Card:
     """the same of float32 ones"""
 
 
-CARDS = {
+CARDS: dict[str, Card] = {
     "h100": Card(80 * 10**9, 989.4, 66.9),
     "h200": Card(141 * 10**9, 989.4, 66.9),
     "a100": Card(80 * 10**9, 312.0, 19.5),
@@ -74,32 +73,38 @@ class Rate:
     """where the number comes from, in words"""
 
 
-def find_place(config: RunConfig, options: Namespace) -> Place:
-    """The devices that ``plan``'s flags ask for.
+def find_place(config: RunConfig, gpu: str, gpus: int, nodes: int, memory: str | None) -> Place:
+    """The devices that a run would train on.
+
+    Args:
+        gpu: a known card, "here", or "auto": see ``nanogpkant plan``.
+        memory: of a device, as in "80GB"; None is what the device has.
 
     Raises:
-        UsageError: a device that is not here, or an amount of memory that is none.
+        UsageError: a device or card that is unknown or not here, or a bad amount of memory.
     """
-    given = None if options.memory is None else bytes_of(options.memory)
-    asks = options.gpus * options.nodes > 1 or given is not None
-    name = options.gpu
-    if name == "auto":
+    given = None if memory is None else bytes_of(memory)
+    if gpu == "auto":
+        asks = gpus * nodes > 1 or given is not None
         elsewhere = asks and config.train.device == "auto" and not torch.cuda.is_available()
-        name = ASSUMED if elsewhere else "here"
-    if name == "here":
+        gpu = ASSUMED if elsewhere else "here"
+    if gpu == "here":
         device = resolve_device(config.train.device)
-        memory = given or _memory_of(device, options.gpus)
+        on_cuda = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if on_cuda else processor()
         dtype = resolve_dtype(config.train.dtype, device)
-        return Place(_name_of(device), device.type, dtype, memory, is_here=True)
+        return Place(name, device.type, dtype, given or _memory_of(device, gpus), is_here=True)
+    if gpu not in CARDS:
+        raise UsageError(f"--gpu {gpu}: must be auto, here, {', '.join(CARDS)}")
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
-    return Place(name, "cuda", dtype, given or CARDS[name].memory, is_here=False)
+    return Place(gpu, "cuda", dtype, given or CARDS[gpu].memory, is_here=False)
 
 
 def bytes_of(text: str) -> int:
-    """An amount of memory: GB is 10^9 bytes and GiB is 2^30, and so on.
+    """Bytes of an amount such as "80GB": GB is 10^9 bytes, GiB is 2^30, and so on.
 
     Raises:
-        UsageError: text that is no such amount.
+        UsageError: the text is no such amount.
     """
     units = {unit.lower(): size for unit, size in UNITS.items()}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
@@ -110,24 +115,20 @@ def bytes_of(text: str) -> int:
 
 
 def _memory_of(device: torch.device, processes: int) -> int:
-    """Bytes for each process; those of a machine share its main memory."""
+    """Bytes per process; processes of a machine share its main memory."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total // processes
 
 
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-
-
 def rate_of(
     place: Place, config: RunConfig, vocab_size: int, sequences: int, given: float | None
 ) -> Rate:
-    """How fast a device trains a model that fits.
+    """How fast a device trains a model that fits in it.
 
     Args:
         sequences: in one pass on that device.
-        given: TFLOPS that a person knows it to reach.
+        given: known TFLOPS of it, which are then believed.
     """
     if given is not None:
         return Rate(given * 1e12, "given")
@@ -140,13 +141,12 @@ def rate_of(
 
 
 def _measured(place: Place, config: RunConfig, vocab_size: int, sequences: int) -> Rate:
-    """The median of a few steps of this very model, the first left out."""
+    """The median of a few steps of the same model, after one to warm up."""
     device = resolve_device(config.train.device)
     if device.type == "cpu":
         of_one = count(config.model, vocab_size).flops_per_token * config.model.block_size
         sequences = max(1, min(sequences, int(MOST_FLOPS // of_one)))
-    flags = (sequences, str(device), place.dtype, config.train.compile, vocab_size, config.optim)
-    job = Job("", config.model, *flags)
+    job = job_of("", config, vocab_size, device, place.dtype, sequences)
     with bar("timing a step", "steps") as progress:
         timing = interleaved({"": step(job)}, ROUNDS, device, progress)[""]
     return Rate(1000 * job.flops / timing.median, f"steps of {sequences} sequences, measured here")

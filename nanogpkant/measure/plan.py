@@ -1,4 +1,4 @@
-"""plan: what a run is and costs, and whether it fits, before anything is started."""
+"""Size, memory and time of a training run, and whether it fits, before it starts."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
+from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import TokenData
@@ -22,8 +21,8 @@ USABLE = 0.9
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run would be."""
+class Plan(Answer):
+    """A training run before it starts. Memory is in bytes, per device."""
 
     name: str
     config: RunConfig
@@ -36,16 +35,12 @@ class Plan:
     memory: Memory
     rate: Rate | None
     """None where it does not fit, and so cannot be measured"""
-    refusal: str | None
-    """why it cannot be, and what could"""
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.setup.batch_size * self.setup.passes * self.config.model.block_size
+    failure: str | None
+    """why it does not fit, and the smallest change that makes it fit"""
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Of the GPU that has the most to do; what GPUs wait for each other comes on top."""
+        """Of the GPU that has the most to do; communication comes on top."""
         if self.rate is None:
             return None
         tokens = self.setup.sequences * self.setup.passes * self.config.model.block_size
@@ -61,7 +56,7 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        return self.steps * self.tokens_per_step
+        return self.steps * self.config.tokens_per_step
 
     @property
     def epochs(self) -> float | None:
@@ -69,10 +64,10 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        return None if self.rate is None else self.steps * self.seconds_per_step
+        return None if self.seconds_per_step is None else self.steps * self.seconds_per_step
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``: bytes, seconds, and FLOPs of the whole run; ``memory`` is of one GPU."""
+        """Bytes, seconds, and FLOPs of the whole run."""
         return {
             "preset": self.name,
             "parameters": self.counted.parameters,
@@ -86,7 +81,7 @@ class Plan:
             "nodes": self.setup.nodes,
             "parallel": self.setup.parallel,
             "sequences_per_gpu": self.setup.sequences,
-            "tokens_per_step": self.tokens_per_step,
+            "tokens_per_step": self.config.tokens_per_step,
             "steps": self.steps,
             "tokens": self.tokens,
             "epochs": self.epochs,
@@ -96,28 +91,28 @@ class Plan:
             "flops_rate_source": None if self.rate is None else self.rate.source,
             "seconds_per_step": self.seconds_per_step,
             "seconds": self.seconds,
-            "fits": self.refusal is None,
-            "refusal": self.refusal,
+            "fits": self.failure is None,
+            "refusal": self.failure,
         }
 
     def words(self) -> str:
-        """The same for a person."""
         setup, block = self.setup, self.config.model.block_size
-        of_step = f"{setup.passes} x {setup.batch_size} sequences of {block:,}"
+        a_step = f"{self.config.tokens_per_step:,} tokens: {setup.passes} x {setup.batch_size} "
+        a_step += f"sequences of {block:,}, {setup.sequences} a device"
         nodes = f" on {setup.nodes} nodes" if setup.nodes > 1 else ""
         many = f", {setup.parallel}" if setup.world > 1 else ""
         epochs = "" if self.epochs is None else f", {self.epochs:.1f} times the text"
         rows = {
             "parameters": f"{self.counted.parameters / 1e6:,.2f} M",
             "trained on": f"{setup.world} x {self.place.name}{nodes}{many}, {self.place.dtype}",
-            "a step": f"{self.tokens_per_step:,} tokens: {of_step}, {setup.sequences} a device",
+            "a step": a_step,
             "in all": f"{self.tokens:,} tokens in {self.steps:,} steps{epochs}",
             "FLOPs": f"{self.tokens * self.counted.flops_per_token:.3g}, "
             f"{self.counted.flops_per_token / 1e6:,.1f} M a token",
             "memory": f"{size(self.memory.total)} of {size(self.place.memory)} a device",
         }
         rows |= {f"  {key}": size(value) for key, value in vars(self.memory).items()}
-        if self.rate is not None:
+        if self.rate and self.seconds and self.seconds_per_step:
             rate = f"{self.rate.flops / 1e12:,.3g} TFLOPS a device ({self.rate.source})"
             step = f"{self.seconds_per_step:,.3g} s a step"
             rows["time"] = f"{duration(self.seconds)} of training, {step}, at {rate}"
@@ -125,7 +120,7 @@ class Plan:
 
 
 def size(count: int) -> str:
-    """Bytes as people read them: 10^9 a GB."""
+    """Bytes in GB (10^9) or MB."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
@@ -137,60 +132,73 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.1f} s"
 
 
-def plan(name: str, config: RunConfig, options: Namespace) -> Plan:
-    """``nanogpkant plan``: no model is made, but to time its steps where it would train here.
+def make_plan(
+    name: str,
+    config: RunConfig,
+    *,
+    gpus: int,
+    nodes: int,
+    gpu: str,
+    memory: str | None,
+    flops_rate: float | None,
+    vocab_size: int | None,
+) -> Plan:
+    """Plan a run; see ``nanogpkant plan``. A model is built only to time its steps here.
 
     Raises:
-        UsageError: flags that cannot work, or a model that cannot be.
-        UserError: a damaged text.
+        UsageError: flags or settings that cannot work.
+        UserError: damaged token files.
     """
-    check(options, config)
-    data = _prepared(config)
-    vocab_size = options.vocab_size or _vocab_size(config, data)
-    place = find_place(config, options)
-    train = config.train
-    many = (options.gpus, options.nodes, train.parallel)
-    setup = Setup(train.batch_size, train.grad_accum_steps, *many)
+    require_positive(gpus=gpus, nodes=nodes, vocab_size=vocab_size)
+    if flops_rate is not None and not 0 < flops_rate < math.inf:
+        raise UsageError(f"--flops_rate {flops_rate}: must be above 0, in TFLOPS")
+    train, kan = config.train, config.model.kan
+    if gpus * nodes > train.batch_size:
+        problem = f"has fewer sequences than there are GPUs, {gpus * nodes}; raise it"
+        raise UsageError(f"--train.batch_size {train.batch_size}: {problem}, or use fewer GPUs")
+    if kan.sites and kan.backend == "reference":
+        problem = "saves every feature, which plan does not count; use auto"
+        raise UsageError(f"--model.kan.backend reference: {problem}")
+    data = prepared_data(config)
+    vocab_size = vocab_size or vocab_size_of(config)
+    place = find_place(config, gpu, gpus, nodes, memory)
+    setup = Setup(train.batch_size, train.grad_accum_steps, gpus, nodes, train.parallel)
     memory_of = partial(_memory, Sketch(config.model, vocab_size), place, config.optim.name)
-    memory, refusal = memory_of(setup), _refusal(name, config, setup, place, memory_of)
+    refusal = _refusal(name, config, setup, place, memory_of)
     rate = None
-    if refusal is None or options.flops_rate or not place.is_here:
-        rate = rate_of(place, config, vocab_size, setup.sequences, options.flops_rate)
+    if refusal is None or flops_rate or not place.is_here:
+        rate = rate_of(place, config, vocab_size, setup.sequences, flops_rate)
     counted, tokens = count(config.model, vocab_size), None if data is None else len(data.train)
-    return Plan(name, config, vocab_size, tokens, counted, setup, place, memory, rate, refusal)
+    needed = memory_of(setup)
+    return Plan(name, config, vocab_size, tokens, counted, setup, place, needed, rate, refusal)
 
 
-def check(options: Namespace, config: RunConfig) -> None:
-    """Refuse what cannot work, before anything is looked at.
+def require_positive(**values: int | None) -> None:
+    """Refuse a flag that is given and below 1.
 
     Raises:
         UsageError: naming the flag.
     """
-    for flag in ("gpus", "nodes", "vocab_size"):
-        value = getattr(options, flag)
+    for name, value in values.items():
         if value is not None and value < 1:
-            raise UsageError(f"--{flag} {value}: must be at least 1")
-    rate = options.flops_rate
-    if rate is not None and not 0 < rate < math.inf:
-        raise UsageError(f"--flops_rate {rate}: must be above 0, in TFLOPS")
-    world, batch_size = options.gpus * options.nodes, config.train.batch_size
-    if world > batch_size:
-        problem = f"has fewer sequences than there are GPUs, {world}"
-        raise UsageError(f"--train.batch_size {batch_size}: {problem}; raise it, or use fewer GPUs")
-    if config.model.kan.sites and config.model.kan.backend == "reference":
-        problem = "saves every feature, which plan does not count; use auto"
-        raise UsageError(f"--model.kan.backend reference: {problem}")
+            raise UsageError(f"--{name} {value}: must be at least 1")
 
 
-def _prepared(config: RunConfig) -> TokenData | None:
-    """The text, where it is prepared already."""
+def prepared_data(config: RunConfig) -> TokenData | None:
+    """The token files of a run's dataset; None where they are not prepared."""
     folder = Path(config.data.dir) / config.data.dataset
     return TokenData.open(folder) if folder.exists() else None
 
 
-def _vocab_size(config: RunConfig, data: TokenData | None) -> int:
+def vocab_size_of(config: RunConfig) -> int:
+    """Number of different tokens: of the prepared data, else of a known dataset.
+
+    Raises:
+        UsageError: neither is there.
+        UserError: damaged token files.
+    """
     name = config.data.dataset
-    if data is not None:
+    if (data := prepared_data(config)) is not None:
         return data.vocab_size
     if name not in VOCABULARIES:
         remedy = "prepare it first, or say how many different tokens it has with --vocab_size"
@@ -210,7 +218,7 @@ def _refusal(
     place: Place,
     memory_of: Callable[[Setup], Memory],
 ) -> str | None:
-    """Why a setup cannot be and the smallest change that can; None where it fits."""
+    """Why a setup does not fit, and the smallest change that does; None where it fits."""
 
     def fits(other: Setup) -> bool:
         try:  # fsdp does not go with everything

@@ -1,27 +1,26 @@
-"""One training step of a model: its time, its memory, and whether two models do the same."""
+"""A training step of a model: its time, its memory, and whether two models compute the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import torch
 
+from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import ModelConfig, OptimConfig, with_changes
+from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
 from nanogpkant.machine.device import DTYPES
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
-from nanogpkant.measure.timing import Timing, matmul_rate
+from nanogpkant.measure.table import Row
+from nanogpkant.measure.timing import Timing, interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 from nanogpkant.model.gpt import GPT
 from nanogpkant.training.optim import make_optimizer
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Job:
-    """One model to be stepped."""
+    """A model and the batch, device and dtype of its step."""
 
     name: str
     config: ModelConfig
@@ -34,17 +33,54 @@ class Job:
     make: Callable[[ModelConfig, int], GPT] = GPT
 
     @property
-    def key(self) -> tuple[str, float]:
-        return self.name, self.config.dropout
-
-    @property
     def flops(self) -> int:
         per_token = count(self.config, self.vocab_size).flops_per_token
         return per_token * self.batch_size * self.config.block_size
 
 
-def timed(job: Job, timing: Timing) -> Row:
-    """What a step takes: milliseconds, and how far that is from the limit."""
+def job_of(
+    name: str,
+    config: RunConfig,
+    vocab_size: int,
+    device: torch.device,
+    dtype: str,
+    batch_size: int | None = None,
+) -> Job:
+    """The step of a run, on a device; ``batch_size`` stands in for the configuration's."""
+    train = config.train
+    shape = (batch_size or train.batch_size, str(device), dtype, train.compile, vocab_size)
+    return Job(name, config.model, *shape, config.optim)
+
+
+def step_rows(jobs: list[Job], repeats: int, with_memory: bool = True) -> list[Row]:
+    """Time a training step of every job, in turn, and measure its peak memory.
+
+    Returns:
+        A row per job: milliseconds, GFLOP/s, ratios to the limit and to the first job's step, and
+        bytes, None where they did not fit.
+    """
+    peaks: list[int | None] = []
+    if with_memory:
+        with bar("measuring memory", "models") as progress:
+            for number, job in enumerate(jobs):
+                peaks.append(step_memory(job))
+                progress(number + 1, len(jobs))
+    tasks = {number: step(job) for number, job in enumerate(jobs)}
+    with bar("timing steps", "steps") as progress:
+        timings = interleaved(tasks, repeats, torch.device(jobs[0].device), progress)
+    rows = []
+    for number, job in enumerate(jobs):
+        row = {"model": job.name, "dtype": job.dtype} | _timed(job, timings[number])
+        row["over first"] = timings[number].median / timings[0].median
+        if with_memory:
+            peak = peaks[number]
+            row["peak MB"] = None if peak is None else peak / 1e6
+        rows.append(row)
+    return rows
+
+
+def _timed(job: Job, timing: Timing) -> Row:
+    """Milliseconds of a step, and their ratio to the limit: the FLOPs at this machine's rate."""
     rate = rate_of_products(DTYPES[job.dtype], job.device)
     return {
         "ms": timing.median,
@@ -95,20 +131,21 @@ def step(job: Job) -> Callable[[], None]:
 
 
 def loss_and_gradients(job: Job) -> dict[str, torch.Tensor]:
-    """Of a job's model on its batch: the loss, and each parameter's gradient by name."""
+    """The loss of a job's model on its batch, and the gradient of every parameter, by name."""
     model, tokens = build(job), batch(job)
     loss = model(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
-    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()}
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach()} | gradients
 
 
 def require_equal(
     ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float, problem: str
 ) -> None:
-    """Compare values of the same names, each in units of our largest.
+    """Compare tensors of the same names, relative to the largest value of ours.
 
     Raises:
-        UserError: they differ; ``problem`` says what does.
+        UserError: they differ; the message begins with ``problem``.
     """
     for name, value in ours.items():
         error = ((theirs[name] - value).abs().max() / value.abs().max()).item()
@@ -117,7 +154,7 @@ def require_equal(
 
 
 def step_memory(job: Job) -> int | None:
-    """Most bytes of two whole steps, the model's own included; None where they did not fit."""
+    """Peak bytes of two steps, the model included; None where they did not fit."""
     if torch.device(job.device).type == "cuda":
         return _peak_of_steps(job)
     try:
@@ -132,7 +169,7 @@ def _peak_of_steps(job: Job) -> int:
         task()
         task()
 
-    # What the first step of any model loads, 30 MB on a CPU, is not this model's.
+    # The first step of any model loads libraries, 30 MB on a CPU: not counted.
     small = with_changes(job.config, n_layer=1, n_head=1, n_embd=8, mlp_ratio=4, block_size=8)
     step(replace(job, config=small, batch_size=1, compile=False))()
     return extra_peak(two_steps, torch.device(job.device))

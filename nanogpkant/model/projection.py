@@ -17,7 +17,7 @@ RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the r
 def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
     """How many inputs and outputs a projection has."""
     width, mlp = config.n_embd, config.mlp_width
-    halves = 2 if config.mlp == "gated" else 1
+    halves = 2 if config.mlp == "swiglu" else 1
     shapes = {
         "qkv": (width, 3 * width),
         "attn_out": (width, width),
@@ -30,7 +30,7 @@ def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
 def base_at(site: Site, config: ModelConfig) -> str:
     """The base function of a site's edges."""
     if config.kan.base == "gpt":
-        return config.mlp if site == "mlp_out" and config.mlp != "gated" else "identity"
+        return config.mlp if site == "mlp_out" and config.mlp != "swiglu" else "identity"
     return config.kan.base
 
 

@@ -72,13 +72,15 @@ class TrainedModel:
     step: int
 
 
-def load_model(path: Path, which: str = "best", device: torch.device | str = "cpu") -> TrainedModel:
+def load_model(
+    name: str | Path, which: str = "best", device: torch.device | str = "cpu"
+) -> TrainedModel:
     """Load a run's model for inference, in evaluation mode.
 
     Raises:
         UserError: no such run or checkpoint, or one that is damaged or does not fit.
     """
-    run = open_run(path)
+    run = open_run(name)
     checkpoint = load_checkpoint(run, which)
     config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
     model = GPT(config.model, tokenizer.vocab_size)

@@ -69,6 +69,8 @@ def _first_line(node: ast.stmt) -> int:
 def _defined(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
+    if isinstance(node, ast.If):  # of TYPE_CHECKING
+        return [name for each in node.body for name in _defined(each)]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 

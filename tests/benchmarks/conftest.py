@@ -1,4 +1,4 @@
-"""Benchmarks without the waiting: no processes of their own, no compiler, made-up rates and peaks.
+"""Benchmarks made fast: no child processes, no compiler, made-up rates and peaks.
 
 ``tests/measure`` has the real ones.
 """
@@ -8,24 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser, Namespace
 
 from benchmarks.speed import gpu, measure
-from benchmarks.speed.flags import add_flags
 from nanogpkant.measure import step, timing
-
-
-@pytest.fixture
-def flags() -> Callable[..., Namespace]:
-    """Make the options of ``bench KIND`` from a few flags."""
-
-    def make(kind: str, *arguments: str) -> Namespace:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--json", action="store_true")
-        add_flags(parser, kind)
-        return parser.parse_args([kind, *arguments])
-
-    return make
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.speed import gpu, step
-from nanogpkant.cli import main
+from benchmarks.speed.__main__ import main
 from nanogpkant.measure.peak import ChildError
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_fails_says_so(plan, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_without_cuda_it_says_what_make_test_covers(flags, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "gpu", *flags]) == 2
+    assert main(["gpu", *flags]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.strip().splitlines()

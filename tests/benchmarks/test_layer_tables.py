@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import pytest
 
@@ -9,15 +10,15 @@ from benchmarks.speed import gate, layer, measure
 from benchmarks.speed.names import BARE_PRODUCTS, OURS
 from benchmarks.speed.problem import Problem
 
-TINY = ("--inputs", "6", "--outputs", "4", "--rows", "40", "--repeats", "3", "--device", "cpu")
+TINY: dict[str, Any] = {"inputs": 6, "outputs": 4, "rows": 40, "repeats": 3, "device": "cpu"}
 
 
 def rows_of(report):
     return [row for table in report.tables for row in table.rows]
 
 
-def test_everyone_gets_a_row_and_files_are_written(flags, tmp_path):
-    report = layer.run(flags("layer", *TINY, "--dtypes", "both", "--out", str(tmp_path)))
+def test_everyone_gets_a_row_and_files_are_written(tmp_path):
+    report = layer.run(**TINY, dtypes="both", out=str(tmp_path))
     rows = rows_of(report)
     assert report.wrong == []
     for dtype in ("fp32", "bf16"):
@@ -40,21 +41,19 @@ def test_everyone_gets_a_row_and_files_are_written(flags, tmp_path):
     assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_shapes_are_summed(flags, monkeypatch):
+def test_several_shapes_are_summed(monkeypatch):
     monkeypatch.setitem(layer.SHAPES, "seed", ((4, 4), (4, 8)))
-    options = flags(
-        "layer", "--rows", "40", "--repeats", "3", "--rivals", "none", "--dtypes", "fp32"
-    )
-    rows, totals = (table.rows for table in layer.run(options).tables)
+    report = layer.run(rows=40, repeats=3, rivals="none", dtypes="fp32")
+    rows, totals = (table.rows for table in report.tables)
     for total in totals:
         own = [row["ms"] for row in rows if row["layer"] == total["layer"]]
         assert total["ms"] == pytest.approx(sum(own))
     assert {total["layer"] for total in totals} == {row["layer"] for row in rows}
 
 
-def test_a_rival_that_is_not_installed(flags, monkeypatch):
+def test_a_rival_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "inkan", None)
-    report = layer.run(flags("layer", *TINY, "--dtypes", "fp32"))
+    report = layer.run(**TINY, dtypes="fp32")
     (row,) = [row for row in rows_of(report) if row["layer"] == "inkan"]
     assert row["gate"] == "not installed: pip install inkan"
     assert row["ms"] is None
@@ -62,18 +61,17 @@ def test_a_rival_that_is_not_installed(flags, monkeypatch):
     assert report.wrong == []
 
 
-def test_the_fastest_setting_is_looked_for_once(flags, monkeypatch):
+def test_the_fastest_setting_is_looked_for_once(monkeypatch):
     monkeypatch.setitem(layer.SHAPES, "seed", ((4, 4), (4, 8)))
-    options = flags("layer", "--rows", "40", "--repeats", "3", "--dtypes", "bf16")
-    rows = rows_of(layer.run(options))
+    rows = rows_of(layer.run(rows=40, repeats=3, dtypes="bf16"))
     first, second = [row for row in rows if row["layer"] == "FastKAN's formula, compiled"][:2]
     assert len(first["tried"]) == 2
     assert list(second["tried"]) == [first["how"]]
 
 
-def test_no_number_for_ours_where_it_is_wrong(flags, monkeypatch):
+def test_no_number_for_ours_where_it_is_wrong(monkeypatch):
     monkeypatch.setitem(gate.TOLERANCE, "fp32", 0.0)
-    report = layer.run(flags("layer", *TINY, "--dtypes", "fp32", "--rivals", "none"))
+    report = layer.run(**TINY, dtypes="fp32", rivals="none")
     ours = [row for row in rows_of(report) if row["layer"].startswith(OURS)]
     assert [row["ms"] for row in ours] == [None] * len(ours)
     assert len(report.wrong) == len(ours)
@@ -82,12 +80,11 @@ def test_no_number_for_ours_where_it_is_wrong(flags, monkeypatch):
 
 
 @pytest.mark.parametrize("sweep", ["grid", "width", "batch"])
-def test_sweeps_walk_along(sweep, flags, tmp_path, monkeypatch):
+def test_sweeps_walk_along(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(layer, "GRID_SIZES", (3, 4))
     monkeypatch.setattr(layer, "WIDTHS", (4, 6))
     monkeypatch.setattr(layer, "BATCHES", (20, 40))
-    options = flags("layer", "--sweep", sweep, *TINY, "--dtypes", "fp32", "--out", str(tmp_path))
-    report = layer.run(options)
+    report = layer.run(**TINY, sweep=sweep, dtypes="fp32", out=str(tmp_path))
     assert [table.title for table in report.tables] == [f"Along the {sweep}"]
     key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
     ours = [row for row in rows_of(report) if row["layer"] == OURS]

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.speed import original, step
 from benchmarks.speed.names import KAN, ORIGINAL_MODEL
 from nanogpkant.base.errors import UserError
+from nanogpkant.measure.step import build
 
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 8}
 
@@ -14,9 +15,9 @@ def jobs():
     return step.jobs_for(2, "cpu", "bfloat16", **TINY)
 
 
-def test_a_row_for_every_model(jobs, monkeypatch, flags, tmp_path):
+def test_a_row_for_every_model(jobs, monkeypatch, tmp_path):
     monkeypatch.setattr(step, "jobs_for", lambda *_: jobs)
-    report = step.run(flags("step", "--repeats", "3", "--device", "cpu", "--out", str(tmp_path)))
+    report = step.run(repeats=3, device="cpu", out=str(tmp_path))
     (table,) = report.tables
     assert len(table.rows) == 9
     for row in table.rows:
@@ -31,10 +32,10 @@ def test_a_row_for_every_model(jobs, monkeypatch, flags, tmp_path):
 
 
 def test_the_original_has_nothing_of_ours_left(jobs):
-    names = {type(module).__name__ for module in step.build(jobs[-1]).modules()}
+    names = {type(module).__name__ for module in build(jobs[-1]).modules()}
     assert "CoxDeBoorLinear" in names
     assert not names & {"KANLinear"}
-    assert "KANLinear" in {type(module).__name__ for module in step.build(jobs[0]).modules()}
+    assert "KANLinear" in {type(module).__name__ for module in build(jobs[0]).modules()}
     assert jobs[0].name == KAN
 
 

@@ -17,12 +17,11 @@ from nanogpkant.config import load_config, save_config, with_changes
 from nanogpkant.data import (
     BPETokenizer,
     CharTokenizer,
-    Options,
     TokenData,
     Tokens,
-    documents,
     load_tokenizer,
     prepare,
+    read,
 )
 from nanogpkant.data.tokenizer import bpe, train_bpe
 from nanogpkant.evaluation import Evaluation, count_bytes
@@ -93,7 +92,7 @@ def test_saved_loaded_and_sent(trained, tmp_path):
 @given(text=st.text(st.sampled_from("ab '\n\t\u00a0\u3000stÄ12!🍒"), max_size=300))
 def test_pieces_have_the_tokens_of_the_whole(trained, text):
     """Cut wherever ``pieces`` may cut, the ids are those of the text in one."""
-    cuts = [m.start() for m in documents.GAP.finditer(text)]
+    cuts = [m.start() for m in read.GAP.finditer(text)]
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     ids = np.concatenate([trained.encode(part) for part in parts])
     assert np.array_equal(ids, trained.encode(text))
@@ -155,8 +154,8 @@ def stories(tmp_path):
 
 
 def test_documents_end_with_an_end_of_text(stories, tmp_path):
-    options = Options(tokenizer="bpe", vocab_size=400)
-    data = TokenData.open(prepare("stories", tmp_path, stories, options=options))
+    options = {"tokenizer": "bpe", "vocab_size": 400}
+    data = TokenData.open(prepare("stories", tmp_path, stories, **options))
     assert data.vocab_size == 400
     texts = {json.loads(line)["text"] for line in stories.read_text(encoding="utf-8").splitlines()}
     found = []
@@ -172,9 +171,9 @@ def test_documents_end_with_an_end_of_text(stories, tmp_path):
 
 
 def test_the_vocabulary_of_another_dataset(stories, corpus, tmp_path):
-    first = prepare("a", tmp_path, stories, options=Options(tokenizer="bpe", vocab_size=300))
+    first = prepare("a", tmp_path, stories, tokenizer="bpe", vocab_size=300)
     for name, place in (("run", first), ("file", first / "tokenizer.json")):
-        second = prepare(name, tmp_path, corpus, options=Options(str(place)))
+        second = prepare(name, tmp_path, corpus, tokenizer=str(place))
         data = TokenData.open(second)
         assert data.tokenizer == TokenData.open(first).tokenizer
         text = data.tokenizer.decode(data.train) + data.tokenizer.decode(data.val)
@@ -184,25 +183,28 @@ def test_the_vocabulary_of_another_dataset(stories, corpus, tmp_path):
 def test_a_vocabulary_without_an_end(stories, corpus, tmp_path):
     chars = prepare("chars", tmp_path, corpus)
     with pytest.raises(UserError, match="has no token to end a document with"):
-        prepare("stories", tmp_path, stories, options=Options(tokenizer=str(chars)))
+        prepare("stories", tmp_path, stories, tokenizer=str(chars))
     with pytest.raises(UserError, match="neither one of char, byte, gpt2, bpe nor a file"):
-        prepare("stories", tmp_path, stories, options=Options(tokenizer="gpt3"))
+        prepare("stories", tmp_path, stories, tokenizer="gpt3")
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (Options("bpe", 256), "--vocab_size 256: must be at least 257"),
-        (Options("char", 300), "--vocab_size 300: goes with --tokenizer bpe alone"),
-        (Options(val_fraction=1.0), "--val_fraction 1.0: must be between 0 and 1"),
-        (Options(val_fraction=float("nan")), "--val_fraction nan: must be between 0 and 1"),
-        (Options(separator=""), "--separator must not be empty"),
-        (Options(workers=0), "--workers 0: must be at least 1"),
+        ({"tokenizer": "bpe", "vocab_size": 256}, "--vocab_size 256: must be at least 257"),
+        (
+            {"tokenizer": "char", "vocab_size": 300},
+            "--vocab_size 300: goes with --tokenizer bpe alone",
+        ),
+        ({"val_fraction": 1.0}, "--val_fraction 1.0: must be between 0 and 1"),
+        ({"val_fraction": float("nan")}, "--val_fraction nan: must be between 0 and 1"),
+        ({"separator": ""}, "--separator '': must not be empty"),
+        ({"workers": 0}, "--workers 0: must be at least 1"),
     ],
 )
 def test_options_that_cannot_be(corpus, tmp_path, options, error):
     with pytest.raises(UserError, match=error):
-        prepare("own", tmp_path, corpus, options=options)
+        prepare("own", tmp_path, corpus, **options)
 
 
 # --- GPT-2's
@@ -249,7 +251,7 @@ def test_bits_per_byte(trained):
     """The bytes are those of the text; an end of text adds none."""
     ids = np.append(trained.encode(TEXT), trained.eot).astype(trained.dtype)
     assert count_bytes(trained, Tokens(np.array_split(ids, 3), ids.dtype)) == len(TEXT.encode())
-    chars = CharTokenizer.from_text([TEXT])
+    chars = CharTokenizer(TEXT)
     ids = chars.encode(TEXT)
     assert count_bytes(chars, Tokens([ids], ids.dtype)) == len(TEXT.encode())
     result = Evaluation(2 * math.log(2), 0.5, 30, (1.0, 1.0), bytes=120)
@@ -262,7 +264,7 @@ def test_weights_of_another_vocabulary_are_refused(
     choice, corpus, tiny_experiment, tiny_run, tmp_path, capsys
 ):
     size = 300 if choice == "bpe" else None
-    prepare("own", tmp_path, corpus, options=Options(choice, size))
+    prepare("own", tmp_path, corpus, tokenizer=choice, vocab_size=size)
     data = ["--data.dataset", "own", "--data.dir", str(tmp_path)]
     command = ["train", str(tiny_experiment), "--out", str(tmp_path / "run"), *data]
     assert main([*command, "--train.init_from", str(tiny_run)]) == 1
@@ -271,7 +273,7 @@ def test_weights_of_another_vocabulary_are_refused(
 
 def test_a_run_does_not_go_on_with_another_vocabulary(corpus, tiny_run, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    prepare("corpus", tmp_path / "data", corpus, options=Options("byte"))
+    prepare("corpus", tmp_path / "data", corpus, tokenizer="byte")
     config = load_config(run / "config.yaml")
     save_config(with_changes(config, **{"data.dir": str(tmp_path / "data")}), run / "config.yaml")
     for command in (["train", "quickstart_kan", "--resume", "--out"], ["eval"]):

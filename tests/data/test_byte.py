@@ -12,14 +12,13 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.data import (
     ByteTokenizer,
     CharTokenizer,
-    Options,
     TokenData,
     ensure,
     load_tokenizer,
     prepare,
 )
 
-BYTES = Options(tokenizer="byte")
+BYTES = {"tokenizer": "byte"}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -58,7 +57,7 @@ def test_any_file_can_be_taken_as_bytes(tmp_path):
     (tmp_path / "raw.bin").write_bytes(raw.tobytes())
     with pytest.raises(UserError, match="not UTF-8 text: .* take its bytes with --tokenizer byte"):
         prepare("raw", tmp_path / "data", tmp_path / "raw.bin")
-    data = TokenData.open(prepare("raw", tmp_path / "data", tmp_path / "raw.bin", options=BYTES))
+    data = TokenData.open(prepare("raw", tmp_path / "data", tmp_path / "raw.bin", **BYTES))
     assert np.array_equal(np.concatenate([data.train, data.val]), raw)
     assert data.vocab_size == 256
 
@@ -66,11 +65,11 @@ def test_any_file_can_be_taken_as_bytes(tmp_path):
 def test_one_name_is_not_prepared_in_two_ways(corpus, tmp_path):
     prepare("mine", tmp_path, corpus)
     with pytest.raises(UserError, match="was prepared with --tokenizer char, not byte: choose"):
-        prepare("mine", tmp_path, corpus, options=BYTES)
+        prepare("mine", tmp_path, corpus, **BYTES)
 
 
 def test_training_takes_what_is_prepared_however_that_was(corpus, tmp_path):
-    folder = prepare("mine", tmp_path, corpus, options=BYTES)
+    folder = prepare("mine", tmp_path, corpus, **BYTES)
     assert ensure("mine", tmp_path, corpus) == folder
     assert TokenData.open(folder).tokenizer == ByteTokenizer()
 

@@ -1,15 +1,15 @@
 import hashlib
-import http.client
-import io
 import json
 import os
 import shutil
 import string
 import subprocess
 import sys
-import urllib.error
+import threading
 import urllib.request
 from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.data import DATASETS, CharTokenizer, TokenData, corpus, ensure, prepare, sources
+from nanogpkant.data import (
+    DATASETS,
+    CharTokenizer,
+    TokenData,
+    corpus,
+    ensure,
+    network,
+    prepare,
+    read,
+)
 from nanogpkant.pretrained import pretrained_folder
 
 TEXT = "Äpfel, 梨 und 🍒; " * 100
-CANONICAL_URL = DATASETS["tinyshakespeare_char"].url
+URLOPEN = urllib.request.urlopen
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +111,7 @@ def test_prepare_a_file(text_file, data_dir):
 
 def test_token_files_are_raw_little_endian_ids(text_file, data_dir):
     folder = prepare("fruit", data_dir, text_file)
-    ids = CharTokenizer.from_text([TEXT]).encode(TEXT[: int(0.9 * len(TEXT))])
+    ids = CharTokenizer(TEXT).encode(TEXT[: int(0.9 * len(TEXT))])
     assert np.array_equal(np.fromfile(folder / "train-00000.bin", dtype="<u2"), ids)
 
 
@@ -119,21 +128,21 @@ def test_wide_vocabularies_take_four_bytes(tmp_path, data_dir):
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=2), chunk=st.integers(1, 9))
 def test_any_text_cut_anywhere(tmp_path_factory, monkeypatch, text, chunk):
     tmp_path = tmp_path_factory.mktemp("any")
-    monkeypatch.setattr(sources, "CHUNK_BYTES", chunk)  # so that characters are cut in two
+    monkeypatch.setattr(read, "CHUNK_BYTES", chunk)  # so that characters are cut in two
     (tmp_path / "any.txt").write_bytes(text.encode())
     assert decoded(prepare("any", tmp_path, tmp_path / "any.txt")) == text
 
 
 def test_equal_texts_have_equal_fingerprints_whatever_the_chunks(text_file, data_dir, monkeypatch):
     first = TokenData.open(prepare("first", data_dir, text_file)).fingerprint
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(read, "CHUNK_BYTES", 7)
     assert TokenData.open(prepare("second", data_dir, text_file)).fingerprint == first
     text_file.write_text(TEXT + "!", encoding="utf-8")
     assert TokenData.open(prepare("third", data_dir, text_file)).fingerprint != first
 
 
 def test_progress_runs_to_the_end(text_file, data_dir, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(read, "CHUNK_BYTES", 100)
     seen = []
     prepare("fruit", data_dir, text_file, lambda done, total: seen.append((done, total)))
     total = 2 * len(TEXT.encode())
@@ -184,7 +193,7 @@ def test_empty_file(text_file, data_dir):
     [(b"caf\xe9!", 3), (b"\xff\xfet\0", 0), ("né".encode() + b"\xe6\xa2", 3), (b"ab\xf0\x9f(", 2)],
 )
 def test_not_utf8(text_file, data_dir, monkeypatch, chunk, raw, offset):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(read, "CHUNK_BYTES", chunk)
     text_file.write_bytes(raw)
     with pytest.raises(UserError, match=rf"text\.txt is not UTF-8 text: .* at byte {offset};"):
         prepare("fruit", data_dir, text_file)
@@ -335,76 +344,125 @@ def test_shakespeare_all_char(data_dir):
     assert data.tokenizer.decode(data.train[:9]) == "THESEUS:\n"
 
 
-def test_every_dataset_has_its_line():
+def test_the_catalog():
     for name, dataset in DATASETS.items():
         assert dataset.name == name
-        assert dataset.about
-        assert "\n" not in dataset.about
         assert dataset.needs_network == (dataset.embedded is None or dataset.tokenizer == "gpt2")
 
 
 # --- downloads
 
 
+class Server(ThreadingHTTPServer):
+    """Serves ``content``; ``plan`` says what becomes of the next requests, else all goes well.
+
+    A status refuses; a number of bytes ends the connection after so many; None never answers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = b""
+        self.plan: list[HTTPStatus | int | None] = []
+        self.takes_ranges = True
+        self.ranges: list[str | None] = []  # asked for, by request
+        self.stopped = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/text.txt"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.server.ranges.append(wanted)
+        answer = self.server.plan.pop(0) if self.server.plan else len(self.server.content)
+        if answer is None:
+            self.server.stopped.wait()
+            return
+        if isinstance(answer, HTTPStatus):
+            self.send_error(answer)
+            return
+        is_part = wanted is not None and self.server.takes_ranges
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if is_part else 0
+        content = self.server.content[start:]
+        self.send_response(206 if is_part else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:answer])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def downloads(monkeypatch):
-    """Let ``urlopen`` answer with what is appended here: bytes, or an error to raise."""
-    answers = []
-
-    def urlopen(url, timeout):
-        assert url == CANONICAL_URL
-        assert timeout > 0
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return io.BytesIO(answer)
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    return answers
-
-
-@pytest.fixture
-def short_original(monkeypatch) -> bytes:
-    """Stands in for the canonical text, which may not be at hand."""
-    original = TEXT.encode()
-    checksum = f"sha256:{hashlib.sha256(original).hexdigest()}"
-    dataset = replace(DATASETS["tinyshakespeare_char"], checksum=checksum)
-    monkeypatch.setitem(DATASETS, dataset.name, dataset)
-    return original
+def server(monkeypatch):
+    """Stands in for the canonical text's; a short text stands in for that."""
+    with Server() as server:
+        server.content = TEXT.encode()
+        checksum = f"sha256:{hashlib.sha256(server.content).hexdigest()}"
+        dataset = replace(DATASETS["tinyshakespeare_char"], url=server.url, checksum=checksum)
+        monkeypatch.setitem(DATASETS, dataset.name, dataset)
+        monkeypatch.setattr(urllib.request, "urlopen", URLOPEN)
+        monkeypatch.setattr(network, "PAUSE", 0)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.stopped.set()
+        server.shutdown()
+        thread.join()
 
 
-def test_download(downloads, short_original, data_dir):
-    downloads.append(short_original)
+def test_download(server, data_dir):
+    seen = []
+    folder = prepare("tinyshakespeare_char", data_dir, None, lambda *at: seen.append(at))
+    assert decoded(folder) == TEXT
+    assert json.loads((folder / "meta.json").read_text())["source"] == server.url
+    assert seen[0] == (len(server.content), len(server.content))
+    assert prepare("tinyshakespeare_char", data_dir) == folder
+    assert server.ranges == [None]  # without a second download
+
+
+@pytest.mark.parametrize("takes_ranges", [True, False])
+def test_a_broken_download_goes_on(server, data_dir, takes_ranges):
+    server.takes_ranges = takes_ranges
+    server.plan = [700, HTTPStatus.BAD_GATEWAY, 600]
     folder = prepare("tinyshakespeare_char", data_dir)
     assert decoded(folder) == TEXT
-    assert json.loads((folder / "meta.json").read_text())["source"] == CANONICAL_URL
-    assert downloads == []
-    assert prepare("tinyshakespeare_char", data_dir) == folder  # without a second download
+    last = f"bytes={1300 if takes_ranges else 600}-"
+    assert server.ranges == [None, "bytes=700-", "bytes=700-", last]
 
 
 @pytest.mark.parametrize(
-    "failure",
+    ("plan", "reason"),
     [
-        urllib.error.HTTPError(CANONICAL_URL, 404, "Not Found", None, None),
-        urllib.error.URLError("no route to host"),
-        TimeoutError("timed out"),
-        http.client.IncompleteRead(b"abc", 1_115_391),
+        ([HTTPStatus.NOT_FOUND], "HTTP Error 404: Not Found"),
+        ([HTTPStatus.SERVICE_UNAVAILABLE] * 3, "HTTP Error 503"),
+        ([3, 0, 0, 0], "IncompleteRead"),
+        ([None] * 3, "timed out"),
     ],
-    ids=lambda failure: type(failure).__name__,
 )
-def test_download_fails(downloads, data_dir, failure):
-    downloads.append(failure)
-    with pytest.raises(
-        UserError, match=r"cannot download https.*try again, .*--file PATH"
-    ) as error:
+def test_download_fails(server, data_dir, monkeypatch, plan, reason):
+    monkeypatch.setattr(network, "TIMEOUT", 0.3)
+    server.plan = plan
+    error = rf"cannot download {server.url}: .*{reason}.*; try again, .*--file PATH"
+    with pytest.raises(UserError, match=error) as raised:
         prepare("tinyshakespeare_char", data_dir)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(raised.value)
+    assert not data_dir.exists()
+    assert server.plan == []
+
+
+def test_a_server_out_of_reach(server, data_dir):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="cannot download .*Connection refused.* --file PATH"):
+        prepare("tinyshakespeare_char", data_dir)
     assert not data_dir.exists()
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:500], lambda b: b.replace(b"und", b"and")])
-def test_download_of_another_text(downloads, short_original, data_dir, change):
-    downloads.append(change(short_original))
+def test_download_of_another_text(server, data_dir, change):
+    server.content = change(server.content)
     with pytest.raises(UserError, match="is not the text of tinyshakespeare_char: it has sha256:"):
         prepare("tinyshakespeare_char", data_dir)
     assert not data_dir.exists()
@@ -439,8 +497,8 @@ def test_ensure_does_not_download(data_dir):
     assert not data_dir.exists()
 
 
-def test_ensure_takes_what_is_prepared(data_dir, text_file, downloads, short_original):
-    downloads.append(short_original)
+@pytest.mark.usefixtures("server")
+def test_ensure_takes_what_is_prepared(data_dir, text_file):
     folder = prepare("tinyshakespeare_char", data_dir)
     assert ensure("tinyshakespeare_char", data_dir) == folder
     own = prepare("fruit", data_dir, text_file)

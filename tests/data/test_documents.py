@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import documents
-from nanogpkant.data.documents import ByContent, ByPosition, pieces
+from nanogpkant.data import read
+from nanogpkant.data.encode import by_content, by_position
+from nanogpkant.data.read import pieces
 
 WORDS = st.text("ab \n-", max_size=40)
 
@@ -24,9 +25,9 @@ def whole_documents(found) -> list[str]:
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(documents, "PIECE", 12)
-    monkeypatch.setattr(documents, "WINDOW", 8)
-    monkeypatch.setattr(documents, "LONGEST", 30)
+    monkeypatch.setattr(read, "PIECE", 12)
+    monkeypatch.setattr(read, "WINDOW", 8)
+    monkeypatch.setattr(read, "LONGEST", 30)
 
 
 @pytest.mark.usefixtures("short_pieces")
@@ -58,33 +59,40 @@ def test_one_document_is_cut_only_before_white_space_that_follows_something():
 
 
 def test_a_text_without_spaces_is_cut_in_the_end(monkeypatch):
-    monkeypatch.setattr(documents, "PIECE", 4)
-    monkeypatch.setattr(documents, "LONGEST", 8)
+    monkeypatch.setattr(read, "PIECE", 4)
+    monkeypatch.setattr(read, "LONGEST", 8)
     assert list(pieces(["aaaa"] * 3)) == [("aaaa", False), ("aaaa", False), ("aaaa", True)]
 
 
 def test_by_position():
-    divide = ByPosition({"train": 5, "val": 3}, "this text")
-    assert list(divide("abc", False)) == [("train", "abc")]
-    assert list(divide("defg", False)) == [("train", "de"), ("val", "fg")]
-    assert list(divide("h", True)) == [("val", "h")]
-    for text, ends in (("abcdefgh", True), ("abcd", False)):
-        divide = ByPosition({"train": 4, "val": 3}, "this text")
+    lengths = {"train": 5, "val": 3}
+    found = by_position([("abc", False), ("defg", False), ("h", True)], lengths, "this text")
+    assert list(found) == [
+        [("train", "abc", False)],
+        [("train", "de", False), ("val", "fg", False)],
+        [("val", "h", False)],
+    ]
+    for text in ("abcdefghi", "abcd", ""):
         with pytest.raises(UserError, match="this text changed while it was read"):
-            [*divide(text, ends), *divide("", True)]
+            list(by_position([(text, True)] if text else [], lengths, "this text"))
+
+
+def splits_of(texts: list[str], val_fraction: float) -> dict[str, str]:
+    found = by_content(((text, True) for text in texts), val_fraction)
+    return {text: split for ((split, text, _),) in found}
 
 
 def test_copies_of_a_document_are_in_one_split_wherever_they_are():
     texts = [f"document {number}" for number in range(2000)]
-    forwards, backwards = ByContent(0.1), ByContent(0.1)
-    splits = {text: split for t in texts for split, text in forwards(t, True)}
-    assert {text: split for t in texts[::-1] for split, text in backwards(t, True)} == splits
+    splits = splits_of(texts, 0.1)
+    assert splits_of(texts[::-1], 0.1) == splits
     assert 150 < sum(split == "val" for split in splits.values()) < 250
 
 
 def test_a_long_document_stays_in_one_split():
-    divide = ByContent(0.5)
     for number in range(50):
-        head = f"{number}" * documents.HEAD
-        (first,) = {s for piece in (head, "more", "") for s, _ in divide(piece, piece == "")}
-        assert list(divide(head + "other", True)) == [(first, head + "other")]
+        head = f"{number}" * read.HEAD
+        documents = [(head, False), ("more", False), ("", True), (head + "other", True)]
+        found = [piece for (piece,) in by_content(documents, 0.5)]
+        assert len({split for split, _, _ in found}) == 1
+        assert [(text, ends) for _, text, ends in found] == documents

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import Options, TokenData, building, ensure, network, prepare
+from nanogpkant.data import TokenData, encode, ensure, network, prepare
 
 datasets = pytest.importorskip("datasets")
 
 TEXTS = [f"Once upon a time there was story {number}." for number in range(600)]
-BYTES = Options(tokenizer="byte", val_fraction=0.2)
+BYTES = {"tokenizer": "byte", "val_fraction": 0.2}
 
 
 def texts_of(data: TokenData) -> dict[str, list[str]]:
@@ -28,35 +28,35 @@ def texts_of(data: TokenData) -> dict[str, list[str]]:
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", ["tinystories", "openwebtext", "fineweb_edu"])
 def test_every_document_in_one_split(tmp_path, name):
-    folder = prepare(name, tmp_path / "data", options=BYTES)
+    folder = prepare(name, tmp_path / "data", **BYTES)
     data = TokenData.open(folder)
     found = texts_of(data)
     assert sorted(found["train"] + found["val"]) == sorted(TEXTS)
     assert 80 < len(found["val"]) < 160
     assert data.meta["source"].endswith("on the Hugging Face Hub")
-    assert prepare(name, tmp_path / "data", options=BYTES) == folder
+    assert prepare(name, tmp_path / "data", **BYTES) == folder
     assert ensure(name, tmp_path / "data") == folder
 
 
 def test_the_tokens_are_those_of_the_files(hub, tmp_path):
-    from_hub = TokenData.open(prepare("tinystories", tmp_path / "data", options=BYTES))
-    from_files = TokenData.open(prepare("own", tmp_path / "data", hub, options=BYTES))
+    from_hub = TokenData.open(prepare("tinystories", tmp_path / "data", **BYTES))
+    from_files = TokenData.open(prepare("own", tmp_path / "data", hub, **BYTES))
     assert from_hub.fingerprint == from_files.fingerprint
 
 
 def test_a_broken_stream_is_gone_on_with(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "BATCH", 500)
-    monkeypatch.setattr(building, "FLUSH", 2000)
-    whole = prepare("tinystories", tmp_path / "whole", options=BYTES)
+    monkeypatch.setattr(encode, "BATCH", 500)
+    monkeypatch.setattr(encode, "FLUSH", 2000)
+    whole = prepare("tinystories", tmp_path / "whole", **BYTES)
     last = hub / "2.parquet"
     content = last.read_bytes()
     last.write_bytes(content[:50])
     with pytest.raises(UserError, match="cannot read roneneldan/TinyStories .*run the same again"):
-        prepare("tinystories", tmp_path / "data", options=BYTES)
+        prepare("tinystories", tmp_path / "data", **BYTES)
     progress = json.loads((tmp_path / "data/.tinystories.preparing/progress.json").read_text())
     assert progress["next"][0] == 1  # the second of the files
     last.write_bytes(content)
-    folder = prepare("tinystories", tmp_path / "data", options=BYTES)
+    folder = prepare("tinystories", tmp_path / "data", **BYTES)
     assert TokenData.open(folder).fingerprint == TokenData.open(whole).fingerprint
 
 
@@ -70,8 +70,8 @@ def test_the_hub_out_of_reach_is_said_at_once(hub, tmp_path, monkeypatch):
     assert "\n" not in str(e.value)
     assert not (tmp_path / "data").exists()
     (tmp_path / "stories.txt").write_text(" | ".join(TEXTS), encoding="utf-8")
-    options = Options(tokenizer="byte", val_fraction=0.2, separator=" | ")
-    own = prepare("tinystories", tmp_path / "data", tmp_path / "stories.txt", options=options)
+    options = {"tokenizer": "byte", "val_fraction": 0.2, "separator": " | "}
+    own = prepare("tinystories", tmp_path / "data", tmp_path / "stories.txt", **options)
     found = texts_of(TokenData.open(own))
     assert sorted(found["train"] + found["val"]) == sorted(TEXTS)
 

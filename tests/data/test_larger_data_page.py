@@ -29,8 +29,10 @@ def reader(hub, tiny_run, tmp_path, monkeypatch) -> Path:
     pytest.importorskip("tiktoken")
     pytest.importorskip("tokenizers")
     small = train_bpe([TEXT], 300)
-    monkeypatch.setattr("nanogpkant.data.job.gpt2", lambda: small)
-    monkeypatch.setattr(corpus, "download", lambda url, remedy: TEXT.encode())
+    monkeypatch.setattr("nanogpkant.data.corpus.gpt2", lambda: small)
+    monkeypatch.setattr(
+        corpus, "download", lambda url, file, *_: file.write_text(TEXT, encoding="utf-8")
+    )
     for name in ("enwik8", "text8"):
         short = replace(DATASETS[name], checksum=None, lengths=None)
         monkeypatch.setitem(DATASETS, name, short)

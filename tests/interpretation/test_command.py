@@ -21,7 +21,7 @@ FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 @pytest.fixture(scope="module")
 def found(tiny_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("command") / "interpret"
-    assert main(["interpret", str(tiny_run), *FLAGS, "--to", str(folder)]) == 0
+    assert main(["interpret", str(tiny_run), *FLAGS, "--out", str(folder)]) == 0
     return folder
 
 
@@ -40,7 +40,7 @@ def test_everything_is_written(found):
 
 def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
     before = {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
-    assert main(["interpret", str(tiny_run), *FLAGS, "--to", str(found), "--json"]) == 0
+    assert main(["interpret", str(tiny_run), *FLAGS, "--out", str(found), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["seconds"]["faithfulness"] < 1
     assert before == {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
@@ -56,9 +56,9 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
         return whole(judge, modules)
 
     monkeypatch.setattr(Judge, "score", score)
-    arguments = ["interpret", str(tiny_run), *FLAGS, "--to", str(tmp_path)]
+    arguments = ["interpret", str(tiny_run), *FLAGS, "--out", str(tmp_path)]
     assert main(arguments) == 1
-    assert "stopped: the same command goes on from here" in capsys.readouterr().err
+    assert "stopped: the same command resumes from here" in capsys.readouterr().err
     results = tmp_path / "cache" / "faithfulness" / "results.json"
     before = json.loads(results.read_text("utf-8"))
     assert len(before) == 4  # and the original
@@ -70,9 +70,9 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
 
 
 def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
-    out = tmp_path / "pruned"
-    flags = ["--prune", "0.5", "--out", str(out), "--finetune", "2", "--to", str(tmp_path / "i")]
-    assert main(["interpret", str(tiny_run), *FLAGS, *flags, "--json"]) == 0
+    out, run = tmp_path / "pruned", shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ["--share", "0.5", "--out", str(out), "--finetune", "2", "--budget", "128", "--json"]
+    assert main(["prune", str(run), *flags]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
     saved = (out / "checkpoints").glob("step-*/model.safetensors")
@@ -86,9 +86,9 @@ def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
 
 def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys):
     shared = tmp_path / "shared"
-    assert main(["export", str(tiny_run), "--to", str(shared)]) == 0
-    flags = ["--prune", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half")]
-    assert main(["interpret", str(shared), *FLAGS, *flags, "--json"]) == 0
+    assert main(["export", str(tiny_run), "--out", str(shared)]) == 0
+    flags = ["--share", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half"), "--json"]
+    assert main(["prune", str(shared), "--budget", "128", *flags]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["weight_bytes"] < 0.9 * value["before"]["weight_bytes"]
     assert sum(n for n, _ in value["shapes"].values()) < 2 * (16 + 64)
@@ -101,21 +101,34 @@ def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys)
         (["--families", "sine"], "--families sine"),
         (["--top", "0"], "--top 0"),
         (["--budget", "-1"], "--budget -1"),
-        (["--prune", "0.5"], "--out"),
-        (["--prune", "1.5", "--out", "x"], "--prune 1.5"),
-        (["--finetune", "3"], "--finetune: is for --prune"),
-        (["--score", "norm"], "--score: is for --prune"),
-        (["--prune", "0.5", "--out", "x", "--lookup", "8"], "--lookup: writes formulas"),
+        (["--finetune", "3"], "unknown flag --finetune"),
         (["--neurons", "blocks.0:1"], "--neurons blocks.0:1"),
         (["--checkpoint", "step-9"], "step-9"),
     ],
 )
 def test_bad_usage_is_said_in_one_line(tiny_run, tmp_path, capsys, flags, words):
-    arguments = ["interpret", str(tiny_run), *flags, "--to", str(tmp_path / "i")]
+    arguments = ["interpret", str(tiny_run), *flags, "--out", str(tmp_path / "i")]
     assert main(arguments) in (1, 2)
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert words in error[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--share", "0.5"], "out"),
+        (["--share", "1.5", "--out", "x"], "--share 1.5"),
+        (["--share", "0.5", "--out", "x", "--lookup", "8"], "unknown flag --lookup"),
+        (["--share", "0.5", "--out", "x", "--score", "best"], "--score best"),
+    ],
+)
+def test_bad_pruning_is_said_in_one_line(tiny_run, tmp_path, capsys, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", str(tiny_run), *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_run_without_kan_layers(tiny_experiment, tmp_path, capsys):
@@ -157,7 +170,7 @@ def test_without_a_package_of_the_extra(tiny_run, package):
 
 
 def test_more_edges_than_memory(tiny_run, tmp_path, capsys, monkeypatch):
-    flags = ["--to", str(tmp_path), "--device", "cpu"]
+    flags = ["--out", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr("nanogpkant.interpretation.interpretation.ROW_BYTES", 10**12)
     assert main(["interpret", str(tiny_run), *flags]) == 1
     (line,) = capsys.readouterr().err.splitlines()

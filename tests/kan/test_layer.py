@@ -11,22 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import OWN, SHARED
 from scipy.interpolate import BSpline as ScipyBSpline
 from torch import Tensor, nn
 
 from nanogpkant import BSpline, KANLinear
-from nanogpkant.kan import BACKENDS, BASE_FUNCTIONS, RBF, Chebyshev, Fourier, Rational
+from nanogpkant.kan import BACKENDS, BASE_FUNCTIONS, Chebyshev, Rational
 
 BASES = [BSpline(), BSpline(2, 1), BSpline(4, 5, (-2.0, 1.0)), BSpline(order=2, grid=(-1, 0.2, 3))]
-SHARED = [
-    (Rational(), "group:2"),
-    (Rational(3), "atoms:4"),
-    (Chebyshev(4), "group:4"),
-    (Chebyshev(), "atoms:3"),
-    (RBF(), "atoms:2"),
-]
-# Every family that there is.
-KINDS = [*((basis, "edge") for basis in [*BASES, RBF(), Chebyshev(), Fourier()]), *SHARED]
+KINDS = [*((basis, "edge") for basis in BASES), *OWN, *SHARED]
 kinds = pytest.mark.parametrize(("basis", "share"), KINDS, ids=repr)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import OWN, SHARED
 from scipy import stats
 from scipy.interpolate import BSpline as ScipyBSpline
 from torch import Tensor
@@ -18,13 +19,7 @@ SPLINES = [
     *(BSpline(5, order, outside="linear") for order in (1, 3)),
     BSpline(order=2, grid=(-1, 0.2, 3)),
 ]
-OTHERS = [
-    *((basis, "edge") for basis in (RBF(), RBF(8, (-1.0, 1.0)), Chebyshev(), Fourier())),
-    *((Rational(degree), share) for degree in (1, 5) for share in ("group:8", "atoms:4")),
-    *((Chebyshev(4), share) for share in ("group:8", "atoms:4")),
-    (RBF(), "atoms:3"),
-]
-KINDS = [*((basis, "edge") for basis in SPLINES), *OTHERS]
+KINDS = [*((basis, "edge") for basis in SPLINES), *OWN, *SHARED]
 FEW = [(BSpline(), "edge"), (RBF(), "edge"), (Rational(), "group:8"), (Chebyshev(4), "atoms:4")]
 kinds = pytest.mark.parametrize(("basis", "share"), KINDS, ids=repr)
 few = pytest.mark.parametrize(("basis", "share"), FEW, ids=repr)
@@ -103,7 +98,7 @@ def test_whitened_curves_vary_equally_along_all_shapes_but_the_smallest(basis, b
     assert (whitened > whitened[0] / 2).sum() > (plain > plain[0] / 2).sum()
 
 
-@pytest.mark.parametrize(("basis", "share"), OTHERS[4:], ids=repr)
+@pytest.mark.parametrize(("basis", "share"), SHARED, ids=repr)
 def test_shared_functions_start_at_the_base_function(basis, share: str) -> None:
     layer = KANLinear(8, 3, basis=basis, base="silu", share=share, dtype=torch.float64)
     x = torch.linspace(-3, 3, 20, dtype=torch.float64)[:, None].expand(-1, 8)

@@ -68,7 +68,7 @@ def test_one_number_that_cannot_reach_a_percent_says_so_and_a_second_mends_it(ca
 
 
 def test_a_kan_can_be_matched_to_another_kan(tmp_path, capsys):
-    flags = ["--to", "kan", "--kan", "quickstart_kan", "--out", str(tmp_path / "m.yaml")]
+    flags = ["--kind", "kan", "--kan", "quickstart_kan", "--out", str(tmp_path / "m.yaml")]
     assert match(capsys, "shakespeare_char_micro_kan", *flags)["within_tolerance"]
     kan = load_config(tmp_path / "m.yaml").model.kan
     assert kan == load_preset("quickstart_kan")[1].model.kan
@@ -131,7 +131,7 @@ def test_memory_that_cannot_be_measured_is_no_match(peak, words, monkeypatch, ca
 
 
 def test_real_steps_are_timed(tiny_experiment, capsys):
-    flags = ["--by", "step_time", "--device", "cpu", "--dtype", "float32", "--repeats", "3"]
+    flags = ["--by", "step_time", "--device", "cpu", "--dtype", "float32", "--repeats", "1"]
     found = match(capsys, str(tiny_experiment), *flags, "--vary", "n_layer")
     assert found["value"] > 0
     assert found["reference_value"] > 0
@@ -144,7 +144,7 @@ def test_real_steps_are_timed(tiny_experiment, capsys):
         (["nothing"], "unknown preset nothing", 2),
         (["quickstart_kan", "--by", "weight"], "--by", 2),
         (["quickstart_kan", "--vary", "n_embd", "n_embd"], "name each once", 2),
-        (["quickstart_kan", "--vary", "n_head"], "--vary", 2),
+        (["quickstart_kan", "--vary", "n_head"], "--vary n_head: must be any of", 2),
         (["quickstart_kan", "--out", "matched.txt"], "ends in .yaml", 2),
         (["quickstart_kan", "--repeats", "0"], "--repeats 0", 2),
         (["quickstart_kan", "--batch_size", "-1"], "--batch_size -1", 2),

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from nanogpkant.cli import main
-from nanogpkant.comparison.planning import changed
-from nanogpkant.config import load_preset
+from nanogpkant.config import load_preset, with_settings
 from nanogpkant.measure.memory import Sketch, estimate
 from nanogpkant.measure.place import CARDS, SHARE_OF_PEAK, bytes_of
 from nanogpkant.measure.plan import USABLE, duration, size
@@ -221,7 +220,7 @@ def test_a_damaged_text_is_said(tmp_path, capsys):
 
 
 def test_a_yaml_file_of_ones_own(tmp_path: Path, capsys):
-    config = changed(load_preset("gpt2")[1], {"model.n_layer": 1})
+    config = with_settings(load_preset("gpt2")[1], {"model.n_layer": 1})
     path = tmp_path / "own.yaml"
     path.write_text(f"model: {{n_layer: {config.model.n_layer}}}\n", encoding="utf-8")
     found = plan(capsys, str(path), "--vocab_size", "100", "--gpu", "h100")

@@ -10,9 +10,9 @@ from nanogpkant.kan.bases.base import Basis, wide
 
 @dataclass(frozen=True)
 class Chebyshev(Basis):
-    """Chebyshev polynomials T_1 ... T_degree of tanh(x), which takes any input into (-1, 1).
+    """Chebyshev polynomials T_1 ... T_degree of tanh(x), which maps any input into (-1, 1).
 
-    T_0 is left out: it would add the same constant for every input of a layer.
+    Without T_0, the same constant for every input.
 
     Args:
         degree: the highest degree, at least 1.

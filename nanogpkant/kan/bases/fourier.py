@@ -13,7 +13,7 @@ class Fourier(Basis):
     """cos(kx) and sin(kx) for k = 1 ... frequencies: functions of period 2 pi.
 
     Args:
-        frequencies: how many of them, at least 1.
+        frequencies: number of frequencies, at least 1.
 
     Raises:
         ValueError: fewer than one frequency.

@@ -15,12 +15,12 @@ class RBF(Basis):
 
     Args:
         grid_size: intervals between the first and the last centre, at least 1.
-        grid_range: the first and the last centre, in units of the input.
+        grid_range: first and last centre, in units of the input.
 
     The width h is the spacing, as in FastKAN.
 
     Raises:
-        ValueError: a size or a range that gives no such bumps.
+        ValueError: an invalid size or range.
 
     Source: Li, *Kolmogorov-Arnold Networks are Radial Basis Function Networks* (arXiv 2405.06721).
     """
@@ -51,7 +51,7 @@ class RBF(Basis):
     def _distance(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., size, n): distance to every centre, in widths, at most 1e9.
 
-        Farther away a bump is zero anyway, and the product with its slope must not be inf * 0.
+        Bumps are zero long before, and their slopes must not be inf * 0.
         """
         low, high = self.grid_range
         step = (high - low) / self.grid_size

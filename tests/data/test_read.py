@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import ByteTokenizer, Options, TokenData, prepare, sources
-from nanogpkant.data.sources import Reading, file_source
+from nanogpkant.data import ByteTokenizer, TokenData, prepare, read
+from nanogpkant.data.read import TextFormat, file_corpus
 
 TEXTS = [f"Document {number}: Äpfel\nund 🍒." for number in range(300)]
-BYTES = Options(tokenizer="byte", val_fraction=0.3)
+BYTES = {"tokenizer": "byte", "val_fraction": 0.3}
 
 
-def documents(path: Path, **reading: object) -> list[str]:
-    source = file_source(path, Reading(**reading))
-    assert not source.one_text
-    found = [piece for part in source.parts for piece in part.read(lambda count: None)]
+def documents(path: Path, **text_format: object) -> list[str]:
+    corpus = file_corpus(path, TextFormat(**text_format))
+    assert not corpus.one_text
+    found = [piece for part in corpus.parts for piece in part.pieces(lambda count: None)]
     assert all(ends for _, ends in found)
     return [text for text, _ in found]
 
@@ -74,7 +74,7 @@ def test_the_same_tokens_from_every_kind_of_file(tmp_path):
     """Fingerprints agree; so do the documents of each split, with a zero byte after each."""
     files = [write_jsonl(tmp_path / "a.jsonl"), write_parquet(tmp_path / "b.parquet")]
     files.append(compressed(write_jsonl(tmp_path / "c.jsonl")))
-    folders = [prepare(file.stem, tmp_path / "data", file, options=BYTES) for file in files]
+    folders = [prepare(file.stem, tmp_path / "data", file, **BYTES) for file in files]
     data = [TokenData.open(folder) for folder in folders]
     assert len({d.fingerprint for d in data}) == 1
     found = [data[0].tokenizer.decode(data[0].split(s)).split("\0") for s in ("train", "val")]
@@ -98,7 +98,7 @@ def test_a_zip_of_one_file(tmp_path):
     text = "".join(TEXTS) * 100
     with zipfile.ZipFile(tmp_path / "text.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("folder/text", text)
-    data = TokenData.open(prepare("text", tmp_path / "data", tmp_path / "text.zip", options=BYTES))
+    data = TokenData.open(prepare("text", tmp_path / "data", tmp_path / "text.zip", **BYTES))
     content = np.concatenate([data.train, data.val]).tobytes()
     assert content == text.encode()
     with zipfile.ZipFile(tmp_path / "text.zip", "a") as archive:
@@ -172,15 +172,15 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     file = write_jsonl(tmp_path / "a.jsonl")
-    monkeypatch.setattr(sources._Counted, "readinto", fail)
+    monkeypatch.setattr(read.CountedFile, "readinto", fail)
     with pytest.raises(UserError, match=r"cannot read .*a\.jsonl: Input/output error"):
-        prepare("own", tmp_path / "data", file, options=BYTES)
+        prepare("own", tmp_path / "data", file, **BYTES)
 
 
 def test_bytes_that_are_not_utf8_in_a_folder(tmp_path):
     (tmp_path / "texts").mkdir()
     for number in range(50):
         (tmp_path / f"texts/{number}").write_bytes(b"caf\xe9 %d" % number)
-    data = TokenData.open(prepare("own", tmp_path / "data", tmp_path / "texts", options=BYTES))
+    data = TokenData.open(prepare("own", tmp_path / "data", tmp_path / "texts", **BYTES))
     assert data.tokenizer == ByteTokenizer()
     assert np.asarray(data.train[:4]).tobytes() == b"caf\xe9"

@@ -13,13 +13,11 @@ import psutil
 import pytest
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import Options, TokenData, building, documents, prepare, shards, sources
+from nanogpkant.data import TokenData, encode, prepare, read
 
 SMALL = {
-    building: {"BATCH": 200, "FLUSH": 1000},
-    shards: {"SHARD_TOKENS": 700},
-    documents: {"PIECE": 100, "WINDOW": 50},
-    sources: {"CHUNK_BYTES": 50},
+    encode: {"BATCH": 200, "FLUSH": 1000, "SHARD_TOKENS": 700},
+    read: {"PIECE": 100, "WINDOW": 50, "CHUNK_BYTES": 50},
 }
 SETTINGS = "".join(
     f"\nfrom nanogpkant.data import {module.__name__.rpartition('.')[2]} as m; "
@@ -30,11 +28,11 @@ SETTINGS = "".join(
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from nanogpkant.data import Options, prepare{SETTINGS}
+from nanogpkant.data import prepare{SETTINGS}
 def kill(done, total):
     if done >= float(sys.argv[1]) * total:
         os.kill(os.getpid(), signal.SIGKILL)
-prepare("own", Path(sys.argv[2]), Path(sys.argv[3]), kill, Options("byte"))
+prepare("own", Path(sys.argv[2]), Path(sys.argv[3]), kill, tokenizer="byte")
 """
 
 
@@ -74,7 +72,7 @@ def killed(share: float, data_dir: Path, file: Path) -> Path:
 
 @pytest.mark.usefixtures("small")
 def test_shards_are_bounded_and_read_as_one(texts, tmp_path):
-    data = TokenData.open(prepare("own", tmp_path, texts, options=Options("byte")))
+    data = TokenData.open(prepare("own", tmp_path, texts, tokenizer="byte"))
     data.verify()
     assert len(data.meta["splits"]["train"]) > 10
     sizes = [shard["tokens"] for shard in data.meta["splits"]["train"]]
@@ -91,12 +89,12 @@ def test_shards_are_bounded_and_read_as_one(texts, tmp_path):
 @pytest.mark.parametrize("share", [0.52, 0.97])
 def test_killed_and_gone_on_with(texts, tmp_path, share, monkeypatch):
     """The bytes are those of a run in one go, and what was finished is not made again."""
-    whole = prepare("own", tmp_path / "whole", texts, options=Options("byte"))
+    whole = prepare("own", tmp_path / "whole", texts, tokenizer="byte")
     work = killed(share, tmp_path / "data", texts)
     assert (work / "progress.json").is_file() == (share > 0.9)
     encoded = []
-    monkeypatch.setattr(building, "encode_all", spy(building.encode_all, encoded))
-    folder = prepare("own", tmp_path / "data", texts, options=Options("byte"))
+    monkeypatch.setattr(encode, "encode_all", spy(encode.encode_all, encoded))
+    folder = prepare("own", tmp_path / "data", texts, tokenizer="byte")
     assert content(folder) == content(whole)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["own"]
     total = sum(len(split) for split in TokenData.open(folder).splits.values())
@@ -121,7 +119,7 @@ def stop_near_the_end(done, total):
 @pytest.mark.parametrize("damage", ["altered", "missing", "cut", "progress", "another text"])
 def test_work_that_is_not_what_it_was_is_begun_again(texts, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
-        prepare("own", tmp_path / "data", texts, stop_near_the_end, Options("byte"))
+        prepare("own", tmp_path / "data", texts, stop_near_the_end, tokenizer="byte")
     work = tmp_path / "data/.own.preparing"
     shard = work / "train-00001.bin"
     if damage == "altered":
@@ -135,17 +133,15 @@ def test_work_that_is_not_what_it_was_is_begun_again(texts, tmp_path, damage):
     else:
         file = texts if texts.is_file() else texts / "0.jsonl"
         file.write_text(file.read_text(encoding="utf-8").replace("longer", "LONGER"))
-    whole = prepare("own", tmp_path / "whole", texts, options=Options("byte"))
-    assert content(prepare("own", tmp_path / "data", texts, options=Options("byte"))) == content(
-        whole
-    )
+    whole = prepare("own", tmp_path / "whole", texts, tokenizer="byte")
+    assert content(prepare("own", tmp_path / "data", texts, tokenizer="byte")) == content(whole)
 
 
 @pytest.mark.usefixtures("small")
 def test_any_number_of_workers_makes_the_same(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogpkant.data.job.WORKER_BYTES", 1)
+    monkeypatch.setattr("nanogpkant.data.corpus.WORKER_BYTES", 1)
     one, two = (
-        content(prepare("own", tmp_path / f"{n}", texts, options=Options("byte", workers=n)))
+        content(prepare("own", tmp_path / f"{n}", texts, tokenizer="byte", workers=n))
         for n in (1, 2)
     )
     assert one == two
@@ -154,32 +150,32 @@ def test_any_number_of_workers_makes_the_same(texts, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_a_worker_that_is_killed(texts, tmp_path, monkeypatch):
     """One line, what was finished is kept, and no process is left."""
-    monkeypatch.setattr("nanogpkant.data.job.WORKER_BYTES", 1)
+    monkeypatch.setattr("nanogpkant.data.corpus.WORKER_BYTES", 1)
 
     def kill_a_worker(done, total):
         if done > 0.9 * total:
             for child in multiprocessing.active_children():
                 child.kill()
 
-    options = Options("byte", workers=2)
+    options = {"tokenizer": "byte", "workers": 2}
     with pytest.raises(UserError, match="a worker process was killed: run the same again"):
-        prepare("own", tmp_path / "data", texts, kill_a_worker, options)
+        prepare("own", tmp_path / "data", texts, kill_a_worker, **options)
     assert (tmp_path / "data/.own.preparing/progress.json").is_file()
-    whole = prepare("own", tmp_path / "whole", texts, options=Options("byte"))
-    assert content(prepare("own", tmp_path / "data", texts, options=options)) == content(whole)
+    whole = prepare("own", tmp_path / "whole", texts, tokenizer="byte")
+    assert content(prepare("own", tmp_path / "data", texts, **options)) == content(whole)
 
 
 ORPHANS = f"""
 import sys
 from pathlib import Path
 if __name__ == "__main__":
-    from nanogpkant.data import Options, job, prepare{SETTINGS.replace(chr(10), chr(10) + "    ")}
-    job.WORKER_BYTES = 1
+    from nanogpkant.data import corpus, prepare{SETTINGS.replace(chr(10), chr(10) + "    ")}
+    corpus.WORKER_BYTES = 1
     def stall(done, total):
         if done > 0.9 * total:
             print("stalled", flush=True)
             sys.stdin.read()
-    prepare("own", Path(sys.argv[1]), Path(sys.argv[2]), stall, Options("byte", workers=2))
+    prepare("own", Path(sys.argv[1]), Path(sys.argv[2]), stall, tokenizer="byte", workers=2)
 """
 
 
@@ -199,13 +195,13 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
 FULL_DISK = f"""
 import resource, sys
 from pathlib import Path
-from nanogpkant.data import Options, prepare{SETTINGS}
-from nanogpkant.data import shards
+from nanogpkant.data import prepare{SETTINGS}
+from nanogpkant.data import encode
 from nanogpkant.base.errors import UserError
-shards.SHARD_TOKENS = 6000
+encode.SHARD_TOKENS = 6000
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
-    prepare("own", Path(sys.argv[1]), Path(sys.argv[2]), None, Options("byte"))
+    prepare("own", Path(sys.argv[1]), Path(sys.argv[2]), None, tokenizer="byte")
 except UserError as error:
     print(error)
 """
@@ -214,13 +210,13 @@ except UserError as error:
 @pytest.mark.usefixtures("small")
 def test_a_full_disk_keeps_what_was_finished(texts, tmp_path, monkeypatch):
     pytest.importorskip("resource")
-    monkeypatch.setattr(shards, "SHARD_TOKENS", 6000)
+    monkeypatch.setattr(encode, "SHARD_TOKENS", 6000)
     command = [sys.executable, "-P", "-c", FULL_DISK, str(tmp_path / "data"), str(texts)]
     result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
     assert result.stdout.startswith(f"cannot write {tmp_path / 'data/own'}: "), result.stderr
     assert (tmp_path / "data/.own.preparing/progress.json").is_file()
-    whole = prepare("own", tmp_path / "whole", texts, options=Options("byte"))
-    again = prepare("own", tmp_path / "data", texts, options=Options("byte"))
+    whole = prepare("own", tmp_path / "whole", texts, tokenizer="byte")
+    again = prepare("own", tmp_path / "data", texts, tokenizer="byte")
     assert content(again) == content(whole)
 
 
@@ -240,11 +236,11 @@ def test_two_processes_at_once(tmp_path):
 
 
 def test_a_shard_altered_or_missing_after_the_fact(texts, tmp_path):
-    folder = prepare("own", tmp_path, texts, options=Options("byte"))
+    folder = prepare("own", tmp_path, texts, tokenizer="byte")
     shard = folder / "val-00000.bin"
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
     with pytest.raises(UserError, match="damaged .val-00000.bin is not what was written.*remove"):
-        prepare("own", tmp_path, texts, options=Options("byte"))
+        prepare("own", tmp_path, texts, tokenizer="byte")
     shard.unlink()
     with pytest.raises(UserError, match="damaged .val-00000.bin has 0 bytes where"):
         TokenData.open(folder)

@@ -1,0 +1,41 @@
+from .kan import KANLinear, kan_linear
+from .model.gpt import GPT
+from .verbs.compare import compare, experiment, search
+from .verbs.convert import convert
+from .verbs.interpret import interpret, prune
+from .verbs.load import LoadedRun, load
+from .verbs.measure import bench, match, plan
+from .verbs.prepare import prepare
+from .verbs.runs import info, presets, runs
+from .verbs.share import export, pull, push
+from .verbs.train import track, train
+from .verbs.use import evaluate, sample
+
+__all__ = [
+    "GPT",
+    "KANLinear",
+    "LoadedRun",
+    "bench",
+    "compare",
+    "convert",
+    "evaluate",
+    "experiment",
+    "export",
+    "info",
+    "interpret",
+    "kan_linear",
+    "load",
+    "match",
+    "plan",
+    "prepare",
+    "presets",
+    "prune",
+    "pull",
+    "push",
+    "runs",
+    "sample",
+    "search",
+    "track",
+    "train",
+]
+__version__: str

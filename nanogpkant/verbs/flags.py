@@ -1,0 +1,210 @@
+"""A verb's function as a command line: its parameters are flags, its docstring is their help."""
+
+import argparse
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UsageError
+from nanogpkant.config import RunConfig, load_preset, nearest, to_yaml, with_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Verb = Callable[..., Answer]
+SECTIONS = tuple(field.name for field in fields(RunConfig))
+
+# Settings that --help shows; --help_all shows all of them.
+FIRST_SETTINGS = (
+    "data.dataset",
+    "data.file",
+    "model.kan.sites",
+    "model.n_embd",
+    "model.n_layer",
+    "optim.learning_rate",
+    "train.batch_size",
+    "train.device",
+    "train.init_from",
+    "train.max_iters",
+)
+# Flags of earlier versions, by verb.
+RENAMED = {
+    "compare": {"--report": "--out", "--experiment": "nanogpkant experiment FILE"},
+    "export": {"--to": "--out"},
+    "interpret": {"--to": "--out", "--prune": "nanogpkant prune RUN --share"},
+    "match": {"--to": "--kind"},
+    "pull": {"--to": "--out"},
+    "track": {"--to": "--tracker"},
+}
+
+
+class Help(DefaultHelpFormatter):
+    """The text of each flag and, unless that is nothing, its default; settings are a preset's."""
+
+    without_default = SECTIONS
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        has_default = isinstance(action.default, int | float | str) and bool(action.default)
+        if action.default == argparse.SUPPRESS or action.dest.split(".")[0] in self.without_default:
+            has_default = False
+        return f"{action.help} (default: {action.default})" if has_default else action.help or ""
+
+    def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: Any) -> str:
+        """Arguments and flags that have to be given: the others are listed below."""
+        needed = [a for a in actions if not a.option_strings or a.required]
+        words = [" ".join([*a.option_strings, a.dest.upper()]) for a in needed]
+        return f"usage: {' '.join([self._prog, *words])} [flags]\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Without jsonargparse's second form of flags for lists, --flag+."""
+        text = super()._format_action_invocation(action)
+        return re.sub(r", --\S+\+ \S+", "", text)
+
+
+class HelpAll(Help):
+    """The same with the defaults of settings, for where a preset says nothing."""
+
+    without_default = ()
+
+
+def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> ArgumentParser:
+    """The parser of one verb.
+
+    Args:
+        with_all_settings: list every setting of a run in ``--help``, not only the first ones.
+    """
+    documented = parse_docstring(verb.__doc__ or "")
+    parser = ArgumentParser(
+        prog=f"nanogpkant {name}",
+        description=summary_of(verb),
+        formatter_class=HelpAll if with_all_settings else Help,
+        exit_on_error=False,
+    )
+    about = {
+        p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in documented.params
+    }
+    for parameter in own_parameters(verb):
+        _add(parser, parameter, about.get(parameter.name, "").rstrip("."))
+    parser.add_argument("--config", action="config", help="YAML file with values for these flags")
+    _describe_print_config(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if takes_settings(verb):
+        parser.add_argument("--help_all", action="store_true", help="show every setting of a run")
+        parser.add_class_arguments(RunConfig)
+        if not with_all_settings:
+            _hide_settings(parser)
+    return parser
+
+
+def _add(parser: ArgumentParser, parameter: inspect.Parameter, about: str) -> None:
+    kind, default = parameter.annotation, parameter.default
+    several = [item for item in (kind, *typing.get_args(kind)) if typing.get_origin(item) is list]
+    options: dict[str, Any] = {"type": kind, "help": about}
+    if several:
+        options |= {"type": typing.get_args(several[0])[0], "nargs": "+"}
+    if default is inspect.Parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
+        parser.add_argument(parameter.name, **options)
+    elif default is inspect.Parameter.empty:
+        parser.add_argument(f"--{parameter.name}", required=True, **options)
+    elif kind is bool:
+        parser.add_argument(f"--{parameter.name}", action="store_true", help=about)
+    else:
+        parser.add_argument(f"--{parameter.name}", default=default, **options)
+
+
+def _describe_print_config(parser: ArgumentParser) -> None:
+    for action in parser._actions:
+        if action.dest == "print_config":
+            action.help = "print these values as YAML for --config, and stop"
+
+
+def _hide_settings(parser: ArgumentParser) -> None:
+    for action in parser._actions:
+        if action.dest.split(".")[0] in SECTIONS and action.dest not in FIRST_SETTINGS:
+            action.help = argparse.SUPPRESS
+
+
+def own_parameters(verb: Verb) -> list[inspect.Parameter]:
+    """The parameters that are flags: ``stream`` is the shell's own, settings are RunConfig's."""
+    parameters = inspect.signature(verb).parameters.values()
+    return [p for p in parameters if p.name != "stream" and p.kind is not p.VAR_KEYWORD]
+
+
+def takes_settings(verb: Verb) -> bool:
+    """Whether a verb takes the settings of a run, as dotted keywords."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(verb).parameters.values())
+
+
+def takes_stream(verb: Verb) -> bool:
+    """Whether a verb hands out its text as it is written."""
+    return "stream" in inspect.signature(verb).parameters
+
+
+def summary_of(verb: Verb) -> str:
+    """The first line of its docstring."""
+    return (verb.__doc__ or "").strip().splitlines()[0]
+
+
+def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -> dict[str, Any]:
+    """A verb's keyword arguments from a command line; settings are dotted keys.
+
+    Raises:
+        UsageError: an unknown or renamed flag, or a value of the wrong type.
+    """
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag in RENAMED.get(name, {}):
+            raise UsageError(f"{flag} is now {RENAMED[name][flag]}")
+        if flag.startswith("--") and flag not in known:
+            raise UsageError(f"unknown flag {flag}: {nearest(flag, known)}")
+    try:
+        options = parser.parse_args(arguments).as_dict()
+        given = parser.parse_args(arguments, defaults=False)
+    except argparse.ArgumentError as error:
+        raise UsageError(in_plain_words(str(error))) from error
+    values = {parameter.name: options[parameter.name] for parameter in own_parameters(verb)}
+    if takes_settings(verb):
+        values |= {key: value for key, value in given.items() if key.split(".")[0] in SECTIONS}
+    return values
+
+
+def settings_as_yaml(values: dict[str, Any]) -> str:
+    """The settings that these keyword arguments of a verb stand for, for ``--print_config``.
+
+    Raises:
+        UsageError: an unknown preset, or a setting that cannot work.
+    """
+    if "preset" not in values:
+        raise UsageError("--print_config: this command has no preset to print")
+    _, base = load_preset(values["preset"])
+    settings = {key: value for key, value in values.items() if key.split(".")[0] in SECTIONS}
+    return to_yaml(with_settings(base, settings))
+
+
+# jsonargparse's message for a value of the wrong type: key, expected types, value.
+TYPE_ERRORS = (
+    r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
+    r'Parser key "(.+?)": Does not validate .+? Subtypes: \[(.+?)\] .+ Given value: (.*)',
+)
+
+
+def in_plain_words(message: str) -> str:
+    """A parser's error as one line; one about a type as the flag, the value and the rule."""
+    message = " ".join(message.split())
+    for pattern in TYPE_ERRORS:
+        if found := re.fullmatch(pattern, message):
+            key, expected, value = found.groups()
+            expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
+            expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
+            return f"--{key} {value}: must be {expected}"
+    if found := re.fullmatch(r'Parser key "(.+?)": unsupported operand .*', message):
+        return f"--{found[1]}: must be keys and values, with a blank after each colon: {{1000: 10}}"
+    return re.sub(r'^Parser key "(.+?)": ', r"--\1: ", message)

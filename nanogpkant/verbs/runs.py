@@ -1,0 +1,207 @@
+"""runs, info and presets: what there is to work with."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpkant.base.answer import Answer
+
+if TYPE_CHECKING:
+    from nanogpkant.config import ModelConfig
+    from nanogpkant.run.folder import RunFolder
+
+Row = dict[str, Any]
+AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))  # seconds in a unit
+
+
+@dataclass(frozen=True)
+class Listing(Answer):
+    """Rows of runs or presets, one line each."""
+
+    rows: list[Row]
+    lines: list[str]
+    """the same in words"""
+
+    def as_dict(self) -> list[Row]:
+        return self.rows
+
+    def words(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True)
+class Description(Answer):
+    """One run, as named facts."""
+
+    facts: Row
+
+    def as_dict(self) -> Row:
+        return self.facts
+
+    def words(self) -> str:
+        width = max(map(len, self.facts)) + 2
+        return "\n".join(f"{name:<{width}}{in_words(value)}" for name, value in self.facts.items())
+
+
+def in_words(value: Any) -> str:
+    """A fact for a line of text."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {in_words(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def runs(folder: str = "runs") -> Listing:
+    """List the runs in a folder: name, model, step, best validation loss, age.
+
+    Args:
+        folder: folder to look in, with one run a sub-folder.
+
+    Raises:
+        UserError: no such folder.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> [row["name"] for row in ng.runs().as_dict()]
+        ['quickstart_gpt', 'quickstart_kan']
+    """
+    from nanogpkant.base.errors import UserError
+    from nanogpkant.run.folder import RunFolder
+
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} is not a folder; nanogpkant train writes runs/NAME")
+    found = [RunFolder(path) for path in sorted(Path(folder).iterdir()) if path.name[0] != "."]
+    rows = [_row(run) for run in found if run.config_file.is_file()]
+    lines = [
+        f"{row['name']:<32} {row['model']:<28} {_step(row):>12}  "
+        f"{'-' if row['best_val_loss'] is None else format(row['best_val_loss'], '.4f'):>7}"
+        f"  {row['age']:>6}"
+        for row in rows
+    ]
+    header = f"{'run':<32} {'model':<28} {'step':>12}  {'loss':>7}  {'age':>6}"
+    return Listing(rows, [header, *lines] if rows else [f"no runs in {folder}"])
+
+
+def _step(row: Row) -> str:
+    return f"{row['step']:,}/{row['max_iters']:,}"
+
+
+def _row(run: "RunFolder") -> Row:
+    """One run for the list; a damaged one says so in place of its model."""
+    from nanogpkant.base.errors import UserError
+    from nanogpkant.config import load_config
+    from nanogpkant.run.metrics import read_metrics
+
+    newest = max(path.stat().st_mtime for path in (run.path, run.metrics_file) if path.exists())
+    row: Row = {"name": run.path.name, "model": "", "step": 0, "max_iters": 0}
+    row |= {"best_val_loss": None, "age": age(time.time() - newest)}
+    try:
+        config = load_config(run.config_file)
+        metrics = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+    except UserError as error:
+        return row | {"model": "damaged", "problem": str(error)}
+    losses = [entry["loss"] for entry in metrics if entry["split"] == "val"]
+    return row | {
+        "model": kind_of(config.model),
+        "step": max((entry["step"] for entry in metrics), default=0),
+        "max_iters": config.train.max_iters,
+        "best_val_loss": min(losses, default=None),
+    }
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: 3 h."""
+    size, unit = next((pair for pair in AGES if seconds >= pair[0]), AGES[-1])
+    return f"{max(0, seconds) // size:.0f} {unit}"
+
+
+def kind_of(model: "ModelConfig") -> str:
+    """Kind and shape of a model: KAN (mlp_in, mlp_out) 4 x 64."""
+    sites = f"KAN ({model.kan.basis}, {len(model.kan.sites)} of 4)" if model.kan.sites else "GPT"
+    return f"{sites} {model.n_layer} x {model.n_embd}"
+
+
+def info(run: str) -> Description:
+    """Describe one run: its model, data, training, checkpoints and machine.
+
+    Args:
+        run: a run's name or folder, pretrained:NAME, or an exported folder.
+
+    Raises:
+        UserError: no such run, or one that is damaged.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> ng.info("pretrained:shakespeare-mini-kan").facts["vocabulary"]
+        65
+    """
+    from nanogpkant.config import RunConfig, load_config, settings_that_differ
+    from nanogpkant.data import load_tokenizer
+    from nanogpkant.model.counting import count
+    from nanogpkant.run.folder import open_run
+    from nanogpkant.run.metrics import read_metrics
+
+    opened = open_run(run)
+    config = load_config(opened.config_file)
+    environment = opened.environment()
+    vocab_size = load_tokenizer(opened.tokenizer_file).vocab_size
+    counted = count(config.model, vocab_size)
+    rows = read_metrics(opened.metrics_file) if opened.metrics_file.is_file() else []
+    losses = {row["step"]: row["loss"] for row in rows if row["split"] == "val"}
+    best = min(losses, key=losses.__getitem__, default=None)
+    facts: Row = {
+        "folder": str(opened.path),
+        "about": config.about,
+        "model": kind_of(config.model),
+        "parameters": counted.parameters,
+        "FLOPs per token": counted.flops_per_token,
+        "vocabulary": vocab_size,
+        "data": f"{config.data.dataset}, fingerprint {environment['data_fingerprint'][:12]}",
+        "steps": f"{max(losses, default=0):,} of {config.train.max_iters:,}",
+        "best validation loss": None if best is None else losses[best],
+        "at step": best,
+        "last validation loss": losses[max(losses)] if losses else None,
+        "checkpoints": sorted(path.name for path in opened.checkpoints.glob("step-*")),
+        "device": f"{environment.get('device_name')} ({environment.get('device')})",
+        "versions": environment.get("versions", {}),
+        "revision": environment.get("git_revision"),
+        "command": environment.get("command"),
+        "settings": settings_that_differ(config, RunConfig()),
+    }
+    return Description(facts)
+
+
+def presets() -> Listing:
+    """List the presets with their size.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> "quickstart_kan" in {row["name"] for row in ng.presets().as_dict()}
+        True
+    """
+    from nanogpkant.config import load_preset, preset_names
+    from nanogpkant.model.counting import VOCABULARIES, count
+
+    rows = []
+    for name in preset_names():
+        _, config = load_preset(name)
+        vocab_size = VOCABULARIES[config.data.dataset]
+        counted = count(config.model, vocab_size)
+        rows.append(
+            {
+                "name": name,
+                "about": config.about,
+                "vocab_size": vocab_size,
+                "parameters": counted.parameters,
+                "parameters_without_positions": counted.parameters_without_positions,
+                "flops_per_token": counted.flops_per_token,
+            }
+        )
+    lines = [f"{r['name']:<42} {r['parameters'] / 1e6:6.2f}M  {r['about']}" for r in rows]
+    return Listing(rows, lines)

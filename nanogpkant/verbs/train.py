@@ -1,0 +1,183 @@
+"""train, and track: a run from a preset, and its metrics for a tracker."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from nanogpkant.config import RunConfig
+    from nanogpkant.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Trained(Answer):
+    """A run as ``train`` left it."""
+
+    on_stdout: ClassVar[bool] = False
+    run: str
+    """its folder"""
+    step: int
+    best_val_loss: float | None
+    """nats per token; None before the first evaluation"""
+    val_loss: float
+    seconds: float
+    """in training steps"""
+    peak_memory_bytes: int
+    finished: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def words(self) -> str:
+        loss = f"best validation loss {self.best_val_loss or self.val_loss:.4f}"
+        return f"{loss} after {self.step} steps, {self.seconds:.0f} s; the run is in {self.run}"
+
+
+@dataclass(frozen=True)
+class Evaluated(Answer):
+    """An evaluation of a split."""
+
+    on_stdout: ClassVar[bool] = False
+    split: str
+    evaluation: "Evaluation" = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """nats per token"""
+        return self.evaluation.loss
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"split": self.split, **self.evaluation.as_dict()}
+
+    def words(self) -> str:
+        return self.evaluation.words()
+
+
+@dataclass(frozen=True)
+class Tracked(Answer):
+    """Metrics that ``track`` sent."""
+
+    on_stdout: ClassVar[bool] = False
+    run: str
+    tracker: str
+    project: str
+    folder: str
+    rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def words(self) -> str:
+        sent = f"{self.rows} rows of {self.run} are in {self.tracker}"
+        # The others say themselves how to see them.
+        return (
+            f"{sent}: tensorboard --logdir {self.folder}" if self.tracker == "tensorboard" else sent
+        )
+
+
+def train(
+    preset: str,
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    auto_resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Answer:
+    """Train a preset, or an experiment described in a YAML file.
+
+    Args:
+        preset: name of a preset (nanogpkant presets lists them), or a path to a .yaml file.
+        out: run folder; runs/PRESET unless given.
+        resume: continue the run from its last checkpoint.
+        auto_resume: continue the run if there is one, else start it; for torchrun and queues.
+        overwrite: replace the run folder if there is one.
+        **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
+
+    Returns:
+        The run; with ``train.eval_only`` an evaluation of the model that training would start from.
+
+    Raises:
+        UsageError: settings that cannot work, or a run folder that exists.
+        UserError: bad data, a damaged checkpoint, a full disk, a loss that is not finite.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> short = {"model.n_embd": 8, "train.max_iters": 2, "train.eval_tokens": 500}
+        >>> ng.train("quickstart_kan", out="runs/short", **short).step
+        2
+    """
+    if overwrite and (resume or auto_resume):
+        raise UsageError("--resume and --overwrite ask for opposite things: give one of them")
+    from nanogpkant.config import load_preset
+
+    name, base = load_preset(preset)
+    folder = Path(out or Path("runs") / name)
+    how = "auto" if auto_resume else resume
+    config = _settled(base, folder, bool(how), settings)
+
+    from nanogpkant.training.loop import evaluate_start
+    from nanogpkant.training.loop import train as train_run
+
+    start = None
+    if config.train.init_from != "scratch":
+        from nanogpkant.conversion import start_from as start
+    if config.train.eval_only:
+        return Evaluated("val", evaluate_start(config, folder, how, start))
+    return Trained(**train_run(config, folder, how, overwrite, start))
+
+
+def _settled(
+    base: "RunConfig", folder: Path, is_resume: bool, settings: dict[str, Any]
+) -> "RunConfig":
+    """The settings to train with: the run's own, where one is resumed, under those given.
+
+    Raises:
+        UsageError: a change that a run cannot take.
+    """
+    from nanogpkant.config import load_config, with_settings
+
+    if not (is_resume and (folder / "config.yaml").is_file()):
+        return with_settings(base, settings)
+    base = load_config(folder / "config.yaml")
+    config = with_settings(base, settings)
+    if (config.model, config.data) != (base.model, base.data):
+        raise UsageError(
+            "--resume: the model and data of a run cannot change; leave those flags out"
+        )
+    if config.optim.name != base.optim.name:
+        raise UsageError("--resume: the optimiser of a run cannot change; leave --optim.name out")
+    return config
+
+
+def track(
+    run: str,
+    *,
+    tracker: Literal["wandb", "tensorboard", "trackio"],
+    project: str = "nanogpkant",
+    wandb_mode: Literal["offline", "online"] = "offline",
+) -> Tracked:
+    """Send the metrics, configuration and samples of a run to a tracker.
+
+    Args:
+        run: a run's name or folder, finished or still training.
+        tracker: where to.
+        project: name of the project there.
+        wandb_mode: online needs a login.
+
+    Raises:
+        UserError: no such run, one without metrics, or a tracker that cannot be opened.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> ng.track("quickstart_kan", tracker="tensorboard").project
+        'nanogpkant'
+    """
+    from nanogpkant.config import TrackingConfig
+    from nanogpkant.training.tracking import track_run
+
+    sent = track_run(Path(run), TrackingConfig([tracker], project, wandb_mode))
+    return Tracked(run, tracker, project, sent["folder"], sent["rows"])

@@ -1,0 +1,42 @@
+"""The verb prepare, in Python and in the shell."""
+
+import doctest
+import json
+
+import pytest
+
+from nanogpkant.base.errors import UsageError
+from nanogpkant.cli import main
+from nanogpkant.data import DATASETS, TokenData
+from nanogpkant.verbs import prepare as module
+from nanogpkant.verbs.prepare import prepare
+
+
+def test_its_example():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_dataset_is_in_its_help():
+    assert [name for name in DATASETS if name not in prepare.__doc__] == []
+
+
+def test_the_answer(corpus, tmp_path):
+    answer = prepare("own", file=str(corpus), dir=str(tmp_path), tokenizer="byte")
+    assert answer.folder == tmp_path / "own"
+    assert answer.meta == TokenData.open(answer.folder).meta
+    assert answer.as_dict() == {"folder": str(answer.folder), **answer.meta}
+    assert answer.words() == f"own is ready in {tmp_path / 'own'}"
+    with pytest.raises(UsageError, match="--workers 0: must be at least 1"):
+        prepare("own", dir=str(tmp_path), workers=0)
+
+
+def test_the_shell(tmp_path, capsys):
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(f"line {number}" for number in range(100)), encoding="utf-8")
+    command = ["prepare", "own", "--file", str(file), "--dir", str(tmp_path / "data"), "--json"]
+    flags = ["--separator", "\\n", "--val_fraction", "0.3", "--tokenizer", "byte"]
+    assert main([*command, *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["separator"] == "\n"
+    assert found["folder"] == str(tmp_path / "data/own")
+    assert 680 < found["train_tokens"] + found["val_tokens"] < 800
