@@ -74,7 +74,7 @@ def run_harness(
         raise UserError(f"--harness: the lm-evaluation-harness is not installed; {remedy}")
     on = resolve_device(device, "--device")
     dtype = resolve_dtype(dtype, on, "--dtype")
-    trained = load_model(Path(run), checkpoint)
+    trained = load_model(run, checkpoint)
     tokenizer = trained.tokenizer
     start = tokenizer.encode(tokenizer.start)[0] if tokenizer.eot is None else tokenizer.eot
     options = {"prefix_token_id": int(start), "device": str(on), "dtype": dtype}
