@@ -16,7 +16,7 @@ from benchmarks.speed.problem import BASES, Basis, Problem, basis_named
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.errors import UsageError
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 # The projections of a block of the preset: qkv, attn_out, mlp_in, mlp_out; and a larger MLP.
 SHAPES = {

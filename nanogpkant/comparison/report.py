@@ -4,25 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nanogpkant.base.files import write_atomic, write_json
-from nanogpkant.comparison.charts import colour_of, save_png, to_svg
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.sections import Section, sections_of
-
-
-def template_environment(package: str, is_html: bool = True) -> Environment:
-    """The templates of a package: unknown names are errors, and values cannot become markup."""
-    return Environment(
-        loader=PackageLoader(package),
-        autoescape=is_html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+from nanogpkant.report.charts import colour_of, save_png, to_svg
+from nanogpkant.report.html import template_environment
 
 
 @dataclass(frozen=True)

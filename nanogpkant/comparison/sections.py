@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
-from nanogpkant.comparison.charts import Dashes, Draw, dashes_of, grid_charts, loss_charts
+from nanogpkant.comparison.charts import grid_charts, loss_charts
 from nanogpkant.comparison.findings import Findings, Pair, Variant, answer, hardware
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import Summary
+from nanogpkant.report.charts import Dashes, Draw, dashes_of
 
 SAMPLE_CHARACTERS = 500
 GRID_COLUMNS = {

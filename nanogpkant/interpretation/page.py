@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-from nanogpkant.comparison.charts import Draw, to_svg
-from nanogpkant.comparison.report import template_environment
 from nanogpkant.interpretation.cards import Card
 from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+from nanogpkant.report.charts import Draw, to_svg
+from nanogpkant.report.html import template_environment
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json, writing
-from nanogpkant.comparison.charts import Draw
 from nanogpkant.interpretation import plots
 from nanogpkant.interpretation.cards import Card, edge_cards, shape_cards
 from nanogpkant.interpretation.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.page import Section, page
 from nanogpkant.machine.device import peak_memory
+from nanogpkant.report.charts import Draw
 
 IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
 FAMILIES_SHOWN = 12  # by name, in the chart
