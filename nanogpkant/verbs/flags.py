@@ -50,8 +50,11 @@ class Help(DefaultHelpFormatter):
     without_default = SECTIONS
 
     def _expand_help(self, action: argparse.Action) -> str:
-        has_default = isinstance(action.default, int | float | str) and bool(action.default)
-        if action.default == argparse.SUPPRESS or action.dest.split(".")[0] in self.without_default:
+        has_default = isinstance(action.default, int | float | str) and action.default is not False
+        if (
+            action.default in (argparse.SUPPRESS, "")
+            or action.dest.split(".")[0] in self.without_default
+        ):
             has_default = False
         return f"{action.help} (default: {action.default})" if has_default else action.help or ""
 
