@@ -1,6 +1,8 @@
 """Errors for the user: one line that names the problem and the remedy."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
@@ -28,6 +30,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The message of a library's error as one line; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def prefixed(place: str) -> Iterator[None]:
+    """Put a place, a file for instance, before the message of any UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 class ToldElsewhereError(UserError):

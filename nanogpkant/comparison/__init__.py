@@ -1,7 +1,7 @@
-"""Fair comparison: models of equal cost, experiments over seeds, statistics and the report.
+"""Fair comparison: experiments over seeds, statistics and the report.
 
-``matching`` finds the model that costs as much as another. ``experiment`` trains what a file asks
-for. ``runs`` reads finished runs, ``references`` the curves of others; ``statistics`` are pure
-functions on their losses, ``findings`` all that they say. ``table``, ``plots`` and ``report`` are
-what people read.
+``experiment`` reads a file of variants and seeds, ``planning`` turns it into runs and ``training``
+trains the missing ones; ``search`` does the same for a search of settings. ``runs`` reads finished
+runs, ``references`` the curves of others; ``statistics`` are pure functions of losses, ``findings``
+the results. ``table``, ``plots`` and ``report`` present them.
 """

@@ -15,9 +15,9 @@ from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import mean_and_spread
 from nanogpkant.report.charts import REFERENCE_COLOUR, Dashes, Draw, colour_of, dashes_of
 
-# Ends of curves this many times apart are drawn on a logarithmic axis.
+# Ratio of the ends of curves beyond which the axis is logarithmic.
 LOGARITHMIC_BEYOND = 4.0
-CLOSE_TICKS_BELOW = 200.0  # times the start of such an axis: there is room for 1, 2, 5, 10
+CLOSE_TICKS_BELOW = 200.0  # times the start of such an axis: room for ticks at 1, 2, 5, 10
 GRID_MEASURES = {
     "out_of_range": "inputs outside the grid, worst layer",
     "dead": "splines that see no input, worst layer",
@@ -25,7 +25,7 @@ GRID_MEASURES = {
 
 
 def loss_charts(findings: Findings, references: list[Reference]) -> dict[str, Draw]:
-    """Validation loss against everything that was spent, by the name of what that was."""
+    """Validation loss against each axis of cost, by the name of the axis."""
     return {
         AXES[axis]: lambda axes, axis=axis: _losses(axes, axis, findings, references)
         for axis in AXES
@@ -33,7 +33,7 @@ def loss_charts(findings: Findings, references: list[Reference]) -> dict[str, Dr
 
 
 def grid_charts(findings: Findings) -> dict[str, Draw]:
-    """How well the grids fitted while training went on; {} where no run has any."""
+    """Fit of the grids during training; {} if no run has grids."""
     if not any(run.grid_rows for variant in findings.variants for run in variant.runs):
         return {}
     return {
@@ -70,14 +70,14 @@ def _losses(axes: Axes, axis: str, findings: Findings, references: list[Referenc
 
 
 def _dashed(references: list[Reference], axis: str) -> Iterator[tuple[Reference, Dashes]]:
-    """The references that are known on an axis, each with its dashes, the same on all axes."""
+    """The references with data on an axis, with their dashes, which are the same on all axes."""
     for number, reference in enumerate(references):
         if axis in reference.axes:
             yield reference, dashes_of(number)
 
 
 def _heights(findings: Findings, references: list[Reference]) -> tuple[float, float]:
-    """The losses that charts show: not the fall at the very start, which would flatten the rest."""
+    """Range of losses in the charts, without the steep start, which would flatten the rest."""
     curves = [run.curve for variant in findings.variants for run in variant.runs]
     low = min(each.losses.min() for each in [*curves, *references])
     high = max(np.interp(0.1 * curve.steps[-1], curve.steps, curve.losses) for curve in curves)

@@ -1,6 +1,6 @@
-"""An experiment's file: variants, seeds and one budget for all of them. Read and checked here.
+"""An experiment's file: variants, seeds and one budget for all of them; read and checked.
 
-``planning`` makes runs of it, ``training`` trains those that are missing.
+``planning`` turns it into runs, ``training`` trains those that are missing.
 """
 
 import math
@@ -8,20 +8,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.config import DataConfig, check_seed, nearest
+from nanogpkant.config import DataConfig, check_seed, nearest, read_yaml
 
 BUDGETS = ("iterations", "flops", "seconds")
-# What the experiment decides for all variants, and the key of its file that does.
+# Settings that the experiment decides for all variants, and the key of its file that does.
 DECIDED = {"train.seed": "seeds", "train.max_iters": "budget", "train.max_seconds": "budget"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model of the experiment, as the file asks for it."""
+    """A model of the experiment, as its file has it."""
 
     name: str
     preset: str
@@ -40,8 +38,8 @@ class Experiment:
     variants: list[Variant]
     seeds: list[int]
     budget: dict[str, float]
-    """one of ``BUDGETS``; with iterations or flops perhaps "evaluations" as well: how many a run
-    makes, evenly apart, whatever its train.eval_interval"""
+    """one of ``BUDGETS``; with iterations or flops optionally "evaluations", the number of
+    evenly spaced evaluations of a run, which replaces train.eval_interval"""
     data: dict[str, Any]
     """settings of the data section, for all variants"""
     overrides: dict[str, Any]
@@ -55,24 +53,17 @@ def load_experiment(path: Path) -> Experiment:
 
     Raises:
         UserError: it cannot be read.
-        UsageError: it is not YAML, has an unknown key, lacks one or holds a value that cannot work.
+        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
     """
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path}: name a file that ends in .yaml")
-    text = read_text(path)
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise UsageError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    try:
-        return _experiment(path, values, text)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
+    values = read_yaml(path)
+    with prefixed(str(path)):
+        return _experiment(path, values)
 
 
-def _experiment(path: Path, values: Any, text: str) -> Experiment:
-    known = [f.name for f in fields(Experiment) if f.name != "text"]
-    check_keys(values, known, "")
+def _experiment(path: Path, values: Any) -> Experiment:
+    check_keys(values, [f.name for f in fields(Experiment) if f.name != "text"], "")
     for key, kind, what in (
         ("variants", list, "a list of models"),
         ("seeds", list, "a list of whole numbers"),
@@ -80,21 +71,27 @@ def _experiment(path: Path, values: Any, text: str) -> Experiment:
     ):
         if not isinstance(values.get(key), kind) or not values[key]:
             raise UsageError(f"{key} {values.get(key)!r}: must be {what}, and not empty")
-    name = values.get("name", path.stem)
-    check_name(name, "name")
-    data, overrides = values.get("data") or {}, values.get("overrides") or {}
+    data = values.get("data") or {}
     check_keys(data, [f.name for f in fields(DataConfig)], "data.")
-    check_overrides(overrides, "")
     variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"variants: {twice[0]} is the name of two of them; give each its own name")
-    about, seeds, budget = str(values.get("about", "")), values["seeds"], _budget(values["budget"])
-    _check_seeds(seeds)
-    return Experiment(name, about, variants, seeds, budget, data, overrides, text)
+    _check_seeds(values["seeds"])
+    return Experiment(
+        name=name_in(values, "", path.stem),
+        about=str(values.get("about", "")),
+        variants=variants,
+        seeds=values["seeds"],
+        budget=_budget(values["budget"]),
+        data=data,
+        overrides=overrides_in(values, ""),
+        text=read_text(path),
+    )
 
 
 def check_keys(values: Any, known: list[str], prefix: str) -> None:
+    """Check that ``values`` is a mapping with no other keys than ``known``."""
     if not isinstance(values, dict):
         where = prefix.rstrip(". ") or "the file"
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
@@ -105,34 +102,39 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
             raise UsageError(f"unknown key {prefix}{key}: {hint}")
 
 
-def check_name(name: Any, where: str) -> None:
-    """A name is also that of a folder."""
+def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:
+    """The name that a part of a file gives itself; a folder must be able to have it."""
+    name = values.get("name", default)
     if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"{where} {name!r}: must be text that a folder can be called")
+        raise UsageError(f"{prefix}name {name!r}: must be text that a folder can be called")
+    return name
 
 
-def check_overrides(overrides: Any, prefix: str) -> None:
+def preset_in(values: dict[str, Any], prefix: str, folder: Path) -> str:
+    """The preset that a part of a file names; a path is relative to the file's folder."""
+    preset = values.get("preset")
+    if not isinstance(preset, str):
+        raise UsageError(f"{prefix}preset {preset!r}: must be a preset's name or a path to a file")
+    return str(folder / preset) if preset.endswith((".yaml", ".yml")) else preset
+
+
+def overrides_in(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The overrides in a part of a file; none of the settings that the experiment decides."""
+    overrides = values.get("overrides") or {}
     if not isinstance(overrides, dict):
         raise UsageError(f"{prefix}overrides must hold dotted keys and values, not {overrides!r}")
     for key in overrides:
         if key in DECIDED:
-            raise UsageError(
-                f"{prefix}overrides: {key} is what {DECIDED[key]} decides; leave it out"
-            )
+            raise UsageError(f"{prefix}overrides: {key} is decided by {DECIDED[key]}; leave it out")
+    return overrides
 
 
 def _variant(number: int, values: Any, folder: Path) -> Variant:
     prefix = f"variants, number {number}: "
     check_keys(values, [f.name for f in fields(Variant)], prefix)
-    preset, overrides = values.get("preset"), values.get("overrides") or {}
-    if not isinstance(preset, str):
-        raise UsageError(f"{prefix}preset {preset!r}: must be a preset's name or a path to a file")
-    name = values.get("name", Path(preset).stem)
-    check_name(name, f"{prefix}name")
-    check_overrides(overrides, prefix)
-    if preset.endswith((".yaml", ".yml")):
-        preset = str(folder / preset)
-    return Variant(name, preset, overrides)
+    preset = preset_in(values, prefix, folder)
+    name = name_in(values, prefix, Path(preset).stem)
+    return Variant(name, preset, overrides_in(values, prefix))
 
 
 def _check_seeds(seeds: list[Any]) -> None:
@@ -160,6 +162,6 @@ def _budget(values: dict[str, Any]) -> dict[str, float]:
             raise UsageError(f"budget.{key} {value!r}: must be a {'whole ' * whole}number above 0")
         budget[key] = number
     if "seconds" in budget and "evaluations" in budget:
-        problem = "how many steps the seconds hold is not known; set train.eval_interval instead"
+        problem = "the number of steps in the seconds is unknown; set train.eval_interval instead"
         raise UsageError(f"budget.evaluations: {problem}")
     return budget

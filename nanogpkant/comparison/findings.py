@@ -1,7 +1,7 @@
-"""Everything that a set of runs says, as numbers and as sentences, ready to be laid out.
+"""Results of a set of runs, as numbers and as sentences.
 
-A variant is a configuration; its runs differ in their seed alone. Nothing is ranked where the
-losses are not of the same text, split and evaluation.
+A variant is a configuration; its runs differ only in their seed. Variants are ranked only if all
+losses are of the same text, split and evaluation.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,11 +23,11 @@ from nanogpkant.comparison.statistics import (
     summary,
 )
 
-# Budgets within this share of each other are the same.
+# Relative difference below which budgets count as equal.
 SAME_BUDGET = 0.02
 SIGNIFICANT = 0.05
 
-# At which checkpoint a run is judged.
+# Loss of a run, by checkpoint.
 LOSSES: dict[str, Callable[[Run], float]] = {
     "best": lambda run: run.curve.best_loss(),
     "final": lambda run: float(run.curve.losses[-1]),
@@ -35,31 +35,31 @@ LOSSES: dict[str, Callable[[Run], float]] = {
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A configuration, and what its seeds say together."""
+class VariantResult:
+    """A configuration, and the results over its seeds."""
 
     name: str
     runs: list[Run]
-    """that count: one for each seed, finished ones where there are any"""
+    """one for each seed; finished ones if there are any"""
     best: Summary
     final: Summary
     honest: Summary | None
-    """the best checkpoint chosen by one half of the text and judged by the other; None where a run
-    does not know its halves"""
+    """best checkpoint selected on one half of the text and evaluated on the other; None if a run
+    has no losses of the halves"""
     area: dict[str, Summary]
-    """mean loss on the way, over the part of each axis that all runs share"""
+    """mean loss over the common range of each axis"""
     at_common: dict[str, Summary]
-    """loss where the shortest of all runs ends, on each axis"""
+    """loss at the end of the shortest run, on each axis"""
     to_reach: dict[str, Summary | None]
-    """what was spent until the target loss, on each axis; None where a run never reached it"""
+    """cost until the target loss, on each axis; None if a run never reached it"""
 
     @property
     def luck(self) -> float | None:
-        """How much the best checkpoint owes to being chosen by the text that it is judged by."""
+        """Selection bias of the best checkpoint."""
         return None if self.honest is None else self.honest.mean - self.best.mean
 
     def mean_row(self) -> dict[str, float]:
-        """The figures of the table, means over the seeds."""
+        """The row of the table, means over the seeds."""
         rows = [run.row() for run in self.runs]
         numbers = [key for key, value in rows[0].items() if not isinstance(value, str)]
         return {key: float(np.mean([row[key] for row in rows])) for key in numbers}
@@ -75,7 +75,7 @@ class Pair:
     seeds: list[int]
     difference: Difference
     p_corrected: float | None
-    """for as many comparisons as there are at this checkpoint, by Holm's method"""
+    """corrected for all comparisons at this checkpoint, by Holm's method"""
 
     @property
     def is_significant(self) -> bool:
@@ -84,19 +84,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Findings:
-    """What all runs say. Variants stand in the order of their best loss, where they may be ranked.
+    """Results of all runs. Variants are in the order of their best loss, if they may be ranked.
 
     Attributes:
-        variants, pairs: no pairs where nothing may be ranked.
-        refusals: why nothing is ranked; empty where it is.
-        notes: what a reader has to know.
-        common: the range of each axis that all runs share.
-        shared: the axes on which all runs have the same budget.
-        target: the loss that runs were to reach.
-        runs: every run, those included that do not count.
+        variants, pairs: no pairs if nothing may be ranked.
+        refusals: reasons for ranking nothing; empty if variants are ranked.
+        notes: caveats for the reader.
+        common: common range of all runs on each axis.
+        shared: axes on which all runs have the same budget.
+        target: loss whose reaching is timed.
+        runs: every run, also those left out.
     """
 
-    variants: list[Variant]
+    variants: list[VariantResult]
     pairs: list[Pair]
     refusals: list[str]
     notes: list[str]
@@ -123,7 +123,7 @@ class Findings:
         }
 
 
-def _variant_as_dict(variant: Variant) -> dict[str, Any]:
+def _variant_as_dict(variant: VariantResult) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Summary):
             return asdict(value)
@@ -155,18 +155,18 @@ def _run_as_dict(run: Run) -> dict[str, Any]:
 def find(
     variants: dict[str, list[Run]], target: float | None = None, failures: Iterable[str] = ()
 ) -> Findings:
-    """Work out what runs say.
+    """Evaluate runs.
 
     Args:
-        variants: the runs of every variant, by its name.
-        target: a loss whose reaching is timed; None is the lowest that every run reached.
-        failures: notes on runs that are not here.
+        variants: runs by the name of their variant.
+        target: loss whose reaching is timed; the lowest that every run reached if None.
+        failures: notes on missing runs.
     """
     everything = [run for runs in variants.values() for run in runs]
     notes = list(failures)
-    counting = {name: _that_count(name, runs, notes) for name, runs in variants.items()}
+    counting = {name: _one_a_seed(name, runs, notes) for name, runs in variants.items()}
     counted = [run for runs in counting.values() for run in runs]
-    refusals = not_comparable(counted)
+    refusals = reasons_not_to_rank(counted)
     common = {axis: _shared_range(axis, counted) for axis in AXES}
     shared = [axis for axis in AXES if _same_budget(axis, counted)]
     if target is None:
@@ -179,23 +179,23 @@ def find(
     return Findings(found, pairs, refusals, notes, common, shared, target, everything)
 
 
-def _that_count(name: str, runs: list[Run], notes: list[str]) -> list[Run]:
-    """One run for each seed, finished ones where there are any; says what is left out."""
+def _one_a_seed(name: str, runs: list[Run], notes: list[str]) -> list[Run]:
+    """One run for each seed, finished ones if there are any; notes those left out."""
     finished = [run for run in runs if run.finished]
     for run in runs:
         if not run.finished:
-            left = "left out" if finished else "counted as it is, for want of a finished one"
+            left = "left out" if finished else "used, because no finished one exists"
             notes.append(f"{run.name} is not finished ({run.reached}): {left}.")
     by_seed: dict[int, Run] = {}
     for run in finished or runs:
         first = by_seed.setdefault(run.seed, run)
         if first is not run:
-            notes.append(f"{run.name} repeats {first.name}, seed and all: counted once.")
+            notes.append(f"{run.name} repeats {first.name} with the same seed: counted once.")
     return list(by_seed.values())
 
 
-def not_comparable(runs: list[Run]) -> list[str]:
-    """Why the losses of these runs cannot be ranked; nothing where they can."""
+def reasons_not_to_rank(runs: list[Run]) -> list[str]:
+    """Reasons against ranking the losses of these runs; empty if they can be ranked."""
     reasons = []
     if len({run.fingerprint for run in runs}) > 1:
         texts = _listed({f"{run.config.data.dataset} ({run.fingerprint[:8]})" for run in runs})
@@ -207,7 +207,7 @@ def not_comparable(runs: list[Run]) -> list[str]:
         blocks = _listed({f"{run.config.model.block_size} tokens" for run in runs})
         reasons.append(
             f"The runs were evaluated with different contexts: {blocks} (model.block_size); a "
-            "longer text before it makes a token easier to predict."
+            "longer context makes a token easier to predict."
         )
     return reasons
 
@@ -228,7 +228,7 @@ def _same_budget(axis: str, runs: list[Run]) -> bool:
 
 def _variant(
     name: str, runs: list[Run], common: dict[str, tuple[float, float]], target: float
-) -> Variant:
+) -> VariantResult:
     area, at_common, to_reach = {}, {}, {}
     for axis, (low, high) in common.items():
         curves = [(getattr(run.curve, axis), run.curve.losses) for run in runs]
@@ -242,11 +242,11 @@ def _variant(
     if all(half is not None for half in halves):
         honest = summary([honest_best(run.curve.halves[:, run.curve.trained()]) for run in runs])
     best, final = (summary([loss(run) for run in runs]) for loss in LOSSES.values())
-    return Variant(name, runs, best, final, honest, area, at_common, to_reach)
+    return VariantResult(name, runs, best, final, honest, area, at_common, to_reach)
 
 
-def _pairs(variants: list[Variant], at: str) -> list[Pair]:
-    """Every two variants at one checkpoint, over the seeds that both have."""
+def _pairs(variants: list[VariantResult], at: str) -> list[Pair]:
+    """Every two variants at one checkpoint, over their common seeds."""
     found = []
     for first, second in combinations(variants, 2):
         ours, theirs = ({run.seed: LOSSES[at](run) for run in v.runs} for v in (first, second))
@@ -258,15 +258,15 @@ def _pairs(variants: list[Variant], at: str) -> list[Pair]:
     return [Pair(*each, None if each[-1].p is None else next(corrected)) for each in found]
 
 
-def _notes(variants: list[Variant], runs: list[Run], shared: list[str]) -> list[str]:
-    """What a reader has to know about these runs."""
+def _notes(variants: list[VariantResult], runs: list[Run], shared: list[str]) -> list[str]:
+    """Caveats about these runs."""
     notes = []
     if alone := [variant.name for variant in variants if len(variant.runs) == 1]:
         notes.append(f"One seed, so no interval and no test: {', '.join(alone)}.")
     if len(variants) > 1 and not shared:
         notes.append(
             "No common budget: iterations, seconds, tokens and FLOPs all differ; compare the "
-            "losses where the shortest run ends on each, not the final ones."
+            "losses at the end of the shortest run on each axis, not the final ones."
         )
     steps = sorted({int(run.curve.steps[-1]) for run in runs})
     if len(steps) > 1:
@@ -274,22 +274,22 @@ def _notes(variants: list[Variant], runs: list[Run], shared: list[str]) -> list[
     counts = sorted({int(run.curve.trained().sum()) for run in runs})
     if len(counts) > 1:
         notes.append(
-            f"Best checkpoints are the best of {counts[0]} to {counts[-1]} evaluations: more of "
-            "them make the best look better."
+            f"Best checkpoints are the best of {counts[0]} to {counts[-1]} evaluations: more "
+            "evaluations bias the best loss low."
         )
     if any(variant.honest is None for variant in variants):
-        notes.append("Runs of an earlier version do not know their loss on each half of the text.")
+        notes.append("Runs of an earlier version have no losses on the halves of the text.")
     machines = {hardware(run) for run in runs}
     if len(machines) > 1:
-        notes.append(f"Seconds are of different machines: {_listed(machines)}.")
+        notes.append(f"Seconds are from different machines: {_listed(machines)}.")
     dtypes = {run.config.train.dtype for run in runs}
     if len(dtypes) > 1:
-        notes.append(f"The matrix products were of different dtypes: {_listed(dtypes)}.")
+        notes.append(f"The runs used different dtypes: {_listed(dtypes)}.")
     return notes
 
 
 def hardware(run: Run) -> str:
-    """What a run was trained on."""
+    """The machine that a run was trained on."""
     environment = run.environment
     name = environment.get("device_name") or environment.get("device", "an unknown device")
     threads = environment.get("threads") if environment.get("device") == "cpu" else None
@@ -297,7 +297,7 @@ def hardware(run: Run) -> str:
 
 
 def answer(findings: Findings) -> list[str]:
-    """Which variant is better, in sentences that claim no more than the seeds show."""
+    """The best variant, in sentences that claim no more than the seeds show."""
     if findings.refusals:
         return [*findings.refusals, "So nothing is ranked here."]
     first, *others = findings.variants
@@ -321,8 +321,8 @@ def _spread(of: Summary) -> str:
     return f"{of.mean:.4f} (95% interval {of.low:.4f} to {of.high:.4f}, {of.n} seeds)"
 
 
-def _against(first: Variant, other: Variant, pair: Pair | None) -> str:
-    """How much worse another variant is, and whether that could be chance."""
+def _against(first: VariantResult, other: VariantResult, pair: Pair | None) -> str:
+    """Difference of another variant to the best, and its significance."""
     if pair is None:
         gap = other.best.mean - first.best.mean
         return f"{other.name} is {gap:.4f} above it, but they share no seed: not tested."
@@ -334,5 +334,5 @@ def _against(first: Variant, other: Variant, pair: Pair | None) -> str:
         f"over {difference.n} paired seeds (95% interval {-difference.high:.4f} to "
         f"{-difference.low:.4f}, p = {pair.p_corrected:.2g}, d_z = {-difference.effect_size:.1f})"
     )
-    doubt = "" if pair.is_significant else ": these seeds do not show that this is more than chance"
+    doubt = "" if pair.is_significant else ": not significant over these seeds"
     return f"{behind} {words}{doubt}."

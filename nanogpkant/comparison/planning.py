@@ -1,32 +1,33 @@
-"""The runs of an experiment: what each is, where it lies, how far it is and what it costs."""
+"""The runs of an experiment: configuration, folder, progress and cost of each."""
 
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.comparison.experiment import Experiment, Variant
 from nanogpkant.comparison.runs import is_finished, recipe
-from nanogpkant.config import RunConfig, config_from, field_names, load_config, load_preset, nearest
+from nanogpkant.config import (
+    RunConfig,
+    load_config,
+    load_preset,
+    settings_that_differ,
+    with_settings,
+)
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import resolve_device, resolve_dtype
 from nanogpkant.measure.step import Job, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
+from nanogpkant.report.table import Row, align
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import prepare_data
 
-# A run that the clock alone stops: more steps than any clock allows.
-UNLIMITED = 10**9
-TIMED_ROUNDS = 3  # of a step of each variant, for a rough idea of what is to come
+UNLIMITED = 10**9  # iterations of a run that only the clock stops
+TIMED_ROUNDS = 3  # of a step of each variant, for a rough estimate of the time left
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Planned:
     state: str
     """missing, interrupted or finished"""
     step: int
-    """steps that are done and saved"""
+    """of the last checkpoint"""
 
     @property
     def seed(self) -> int:
@@ -63,7 +64,7 @@ class Planned:
         return _flops_per_step(self.config, self.vocab_size)
 
     def command(self) -> list[str]:
-        """What trains this run, or continues it."""
+        """Arguments of the command that trains or resumes this run."""
         if self.state != "missing":
             return ["train", self.preset, "--out", str(self.path), "--resume"]
         written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.changes.items()}
@@ -72,22 +73,20 @@ class Planned:
 
 
 def plan(experiment: Experiment, out: Path) -> list[Planned]:
-    """Every run of an experiment. Its text is prepared where that needs no network.
+    """Every run of an experiment. Its data is prepared if that needs no network.
 
     Args:
-        out: the folder that the experiment's own lies in.
+        out: parent of the experiment's folder.
 
     Raises:
-        UsageError: a variant that cannot be, or a run folder that holds another run.
-        UserError: text that has to be downloaded first, or a damaged run.
+        UsageError: an invalid variant, or a run folder that holds another run.
+        UserError: data that has to be downloaded first, or a damaged run.
     """
     folder = out / experiment.name
     planned, recipes = [], {}
     for variant in experiment.variants:
-        try:
+        with prefixed(f"variant {variant.name}"):
             runs = list(_runs_of(experiment, variant, folder))
-        except UserError as error:
-            raise type(error)(f"variant {variant.name}: {error}") from error
         twin = recipes.setdefault(recipe(runs[0].config), variant.name)
         if twin != variant.name:
             raise UsageError(f"variants {twin} and {variant.name} are the same; leave one out")
@@ -99,33 +98,19 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
-    config = changed(base, changes)
+    config = with_settings(base, changes)
     data = TokenData.open(prepare_data(config.data))
     changes |= {"train.dtype": _dtype(config, folder)}
-    changes |= _budgeted(changed(base, changes), experiment.budget, data.vocab_size)
+    changes |= _budgeted(with_settings(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
-        config, path = changed(base, own), folder / variant.name / f"seed-{seed}"
+        config, path = with_settings(base, own), folder / variant.name / f"seed-{seed}"
         state, done = _state(path, config, data.fingerprint)
         yield Planned(variant.name, variant.preset, own, config, data.vocab_size, path, state, done)
 
 
-def changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """A configuration with dotted settings changed, checked as those of a file are."""
-    values, known = asdict(config), field_names(RunConfig)
-    for key, value in changes.items():
-        if key not in known:
-            raise UsageError(f"unknown key {key}: {nearest(key, known)}")
-        *sections, name = key.split(".")
-        section = values
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    return config_from(values)
-
-
 def _dtype(config: RunConfig, folder: Path) -> str:
-    """One dtype for all runs, also those trained on another day: what auto finds is measured."""
+    """One dtype for all runs, also those of another day: auto depends on a measurement."""
     if config.train.dtype != "auto":
         return config.train.dtype
     for file in sorted(folder.glob("*/seed-*/config.yaml")):
@@ -140,7 +125,7 @@ def _budgeted(config: RunConfig, budget: dict[str, float], vocab_size: int) -> d
     iterations = int(budget.get("iterations", 0))
     if "flops" in budget:
         if config.grid.update_every or config.grid.refine_at:
-            problem = "its grids change, so what a step costs is not known before"
+            problem = "its grids change, so the cost of a step is not known in advance"
             raise UsageError(f"budget.flops: {problem}; use iterations or seconds")
         flops = _flops_per_step(config, vocab_size)
         iterations = int(budget["flops"] // flops)
@@ -157,10 +142,10 @@ def _flops_per_step(config: RunConfig, vocab_size: int) -> int:
 
 
 def _state(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
-    """How far a run is, and at which step.
+    """State of a run, and its last saved step.
 
     Raises:
-        UsageError: another run lies there.
+        UsageError: the folder holds another run.
         UserError: it is damaged.
     """
     if not path.exists():
@@ -179,21 +164,19 @@ def _state(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
 
 
 def _first_difference(found: RunConfig, config: RunConfig) -> tuple[str, Any, Any]:
-    for key in field_names(RunConfig):
-        theirs, ours = found, config
-        for part in key.split("."):
-            theirs, ours = getattr(theirs, part), getattr(ours, part)
-        leaf = not hasattr(ours, "__dataclass_fields__")
-        if leaf and theirs != ours and recipe(changed(config, {key: theirs})) != recipe(config):
-            return key, theirs, ours
+    """The first setting that makes the recipe or the seed of a run another."""
+    ours = settings_that_differ(config, found)
+    for key, theirs in settings_that_differ(found, config).items():
+        if recipe(with_settings(config, {key: theirs})) != recipe(config):
+            return key, theirs, ours[key]
     return "train.seed", found.train.seed, config.train.seed
 
 
-def costs(planned: list[Planned]) -> list[dict[str, Any]]:
-    """What is to be run and what that takes, a row for each run; a step of each variant is timed.
+def costs(planned: list[Planned]) -> list[Row]:
+    """Size and cost of each run, a row each; a step of each variant is timed.
 
-    ``seconds`` are those of the steps that are left, one run at a time; evaluating, saving and
-    loading come on top.
+    ``seconds_left`` counts the remaining steps, one run at a time; evaluating, saving and loading
+    come on top.
     """
     firsts = {run.variant: run for run in planned}
     device = resolve_device(planned[0].config.train.device)
@@ -210,7 +193,7 @@ def job_of(run: Planned, device: str) -> Job:
     return Job(run.variant, run.config.model, *flags, run.config.optim)
 
 
-def _cost(run: Planned, seconds_per_step: float) -> dict[str, Any]:
+def _cost(run: Planned, seconds_per_step: float) -> Row:
     options = run.config.train
     seconds_per_step *= options.grad_accum_steps
     iterations = run.iterations or round(options.max_seconds / seconds_per_step)
@@ -229,29 +212,25 @@ def _cost(run: Planned, seconds_per_step: float) -> dict[str, Any]:
     }
 
 
-def costs_table(rows: list[dict[str, Any]]) -> str:
-    """The same for a person, with the sums."""
-    grid = Table(box=None, pad_edge=False)
-    for heading in ("variant", "seed", "state", "iterations", "parameters", "FLOPs", "time left"):
-        grid.add_column(heading, justify="left" if heading in ("variant", "state") else "right")
+def costs_table(rows: list[Row]) -> str:
+    """The rows of ``costs`` as text, with their sums."""
+    lines = [["variant", "seed", "state", "iterations", "parameters", "FLOPs", "time left"]]
     for row in rows:
-        state = (
-            f"{row['state']} at {row['step']:,}" if row["state"] == "interrupted" else row["state"]
+        step = f" at {row['step']:,}" if row["state"] == "interrupted" else ""
+        lines.append(
+            [
+                row["variant"],
+                str(row["seed"]),
+                row["state"] + step,
+                f"{row['iterations']:,}",
+                f"{row['parameters'] / 1e6:.2f} M",
+                f"{row['flops']:.3g}",
+                _minutes(row["seconds_left"]),
+            ]
         )
-        grid.add_row(
-            escape(row["variant"]),
-            str(row["seed"]),
-            state,
-            f"{row['iterations']:,}",
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['flops']:.3g}",
-            _minutes(row["seconds_left"]),
-        )
-    left = sum(row["seconds_left"] for row in rows)
-    grid.add_row("all", "", "", "", "", f"{sum(row['flops'] for row in rows):.3g}", _minutes(left))
-    console = Console(file=io.StringIO(), width=120)
-    console.print(grid)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    flops, left = (sum(row[key] for row in rows) for key in ("flops", "seconds_left"))
+    lines.append(["all", "", "", "", "", f"{flops:.3g}", _minutes(left)])
+    return align(lines, left=(0, 2))
 
 
 def _minutes(seconds: float) -> str:

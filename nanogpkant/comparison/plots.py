@@ -5,9 +5,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import writing
 from nanogpkant.comparison.runs import Run
-from nanogpkant.report.charts import plain
+from nanogpkant.report.charts import plain, save_figure
 
 
 def plot_curves(runs: list[Run], out: Path) -> None:
@@ -15,7 +14,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
 
     Raises:
         UserError: the file cannot be written.
-        UsageError: it is not called .png.
+        UsageError: its name does not end in .png.
     """
     if out.suffix != ".png":
         raise UsageError(f"--plot {out}: name a file that ends in .png")
@@ -30,6 +29,4 @@ def plot_curves(runs: list[Run], out: Path) -> None:
     by_step.legend(frameon=False)
     for axes in (by_step, by_second):
         plain(axes)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=140)
+    save_figure(figure, out)

@@ -1,6 +1,6 @@
-"""Curves of runs that we did not make, to be drawn beside ours: the original author's, W&B exports.
+"""Learning curves from elsewhere, drawn beside our runs: the original author's, W&B exports.
 
-They are never ranked with runs: each was evaluated in its own way.
+They are never ranked with runs, because each was evaluated in its own way.
 """
 
 import csv
@@ -24,12 +24,12 @@ ORIGINAL_DATASET = "tinyshakespeare_char"
 
 @dataclass(frozen=True)
 class Reference:
-    """Somebody's learning curve.
+    """A learning curve from elsewhere.
 
     Attributes:
-        name: what it is called in the legend.
-        source: where it comes from and how it was measured, in a sentence.
-        axes: what is known of what was spent: any of the names in ``runs.AXES``, (points,) each.
+        name: its name in the legend.
+        source: its origin and measurement, in a sentence.
+        axes: the known axes of cost, by names in ``runs.AXES``, (points,) each.
         losses: nats per token, (points,).
     """
 
@@ -40,13 +40,13 @@ class Reference:
 
 
 def original_curves(datasets: set[str]) -> list[Reference]:
-    """The three curves of the original's author.
+    """The three curves of the original author.
 
     Args:
-        datasets: the names of those that our runs were trained on.
+        datasets: names of the datasets of our runs.
 
     Raises:
-        UsageError: another text than the original's.
+        UsageError: a dataset other than the original's.
     """
     if others := datasets - {ORIGINAL_DATASET}:
         problem = f"its curves are of {ORIGINAL_DATASET}, but a run here is of {min(others)}"
@@ -72,7 +72,7 @@ def wandb_curves(path: Path) -> list[Reference]:
     "RUN - METRIC__MAX"; a cell is empty where a run has no value.
 
     Raises:
-        UserError: the file cannot be read, or has another shape.
+        UserError: the file cannot be read, or has another format.
     """
     try:
         rows = list(csv.reader(io.StringIO(read_text(path).lstrip("\ufeff"))))

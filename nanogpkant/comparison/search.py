@@ -1,14 +1,16 @@
-"""search: the best settings that each of several kinds of model has, each given the same trials.
+"""search: the best settings of several kinds of model, each given the same number of trials.
 
-A search's file names families of models, what may be chosen for each, and rungs: how many trials of
-how many iterations. All trials of the first rung are proposed by Optuna, the best of a family go on
-to the next rung, whose runs start anew with a schedule of their own length, and so on.
+A search's file names families of models, the choices of each, and rungs: how many trials of how
+many iterations. Optuna proposes all trials of the first rung; the best of a family enter the next
+rung, whose runs start anew with a schedule of their own length, and so on.
 
-The same file always proposes the same trials, and a trained run is found where it lies: a search
-that was interrupted goes on, and one that is finished only says again what it found.
+The same file always proposes the same trials, and a finished run is read where it lies: an
+interrupted search resumes, and a finished one is only reported again. The study is therefore kept
+in memory: Optuna's storages keep trials but not the state of the sampler, so a study that is
+loaded proposes other trials than one that was never interrupted.
 
-Source: successive halving (Jamieson & Talwalkar, arXiv 1502.07943); the proposals are those of
-Optuna's tree-structured Parzen estimator.
+Source: successive halving (Jamieson & Talwalkar, arXiv 1502.07943); Optuna's tree-structured Parzen
+estimator.
 """
 
 import csv
@@ -20,32 +22,40 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import TrialState
 
-from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import read_text, write_atomic
+from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.files import write_atomic
 from nanogpkant.comparison.experiment import (
     Experiment,
     Variant,
     check_keys,
-    check_name,
-    check_overrides,
+    name_in,
+    overrides_in,
+    preset_in,
 )
-from nanogpkant.comparison.planning import Planned, changed, plan
+from nanogpkant.comparison.planning import Planned, plan
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.training import train_missing
-from nanogpkant.config import check_seed, load_preset, to_yaml, with_changes
+from nanogpkant.config import (
+    check_seed,
+    load_preset,
+    read_yaml,
+    to_yaml,
+    with_changes,
+    with_settings,
+)
 from nanogpkant.model.counting import count
+from nanogpkant.report.table import Row
 
 AT_ONCE = 2  # trials of a family that are proposed together, whatever --jobs is
 ATTEMPTS = 100  # at a proposal that was not tried before
-STARTUP = 6  # trials of a family that are drawn at random, before the estimator knows anything
+STARTUP = 6  # random trials of a family before the estimator
 
 
 @dataclass(frozen=True)
-class Family:
-    """A kind of model, and what may be chosen for it."""
+class ModelFamily:
+    """A kind of model, and its search space."""
 
     name: str
     preset: str
@@ -53,12 +63,19 @@ class Family:
     overrides: dict[str, Any]
     """settings that differ from the preset's, with dotted keys"""
     space: dict[str, list[Any]]
-    """choices by a dotted key, or by a name of their own where each is several settings"""
+    """choices by dotted key, or by a free name if each choice is several settings"""
 
     def settings(self, name: str, number: int) -> dict[str, Any]:
-        """What one choice sets."""
+        """The settings of one choice."""
         choice = self.space[name][number]
         return choice if isinstance(choice, dict) else {name: choice}
+
+    def words(self, name: str, number: int) -> str:
+        """One choice in words."""
+        settings = self.settings(name, number)
+        if name in settings:
+            return str(settings[name])
+        return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in settings.items())
 
 
 @dataclass(frozen=True)
@@ -77,49 +94,48 @@ class Search:
     name: str
     """of its folder"""
     about: str
-    families: list[Family]
+    families: list[ModelFamily]
     rungs: list[Rung]
     seed: int
     """of the proposals, and of every run"""
     evaluations: int
-    """that every run makes, evenly apart; the lowest loss counts"""
+    """of a run, evenly spaced; the lowest loss counts"""
     data: dict[str, Any]
     overrides: dict[str, Any]
     """settings of all families, with dotted keys"""
 
 
 @dataclass
-class Trial:
+class SearchTrial:
     """One choice of settings for a family."""
 
-    family: Family
+    family: ModelFamily
     number: int
     """from 1, within the family"""
     choices: dict[str, int]
-    """number of the choice, by the name of what is chosen"""
+    """numbers of the choices, by their names in the space"""
+    asked: optuna.Trial
     losses: dict[int, float] = field(default_factory=dict)
-    """by iterations; infinite where the run failed"""
-
-    @property
-    def name(self) -> str:
-        return f"{self.family.name}-{self.number:02d}"
+    """by iterations; infinite if the run failed"""
+    runs: dict[int, Planned] = field(default_factory=dict)
+    """by iterations"""
 
     @property
     def variant(self) -> Variant:
         overrides = dict(self.family.overrides)
         for name, number in self.choices.items():
             overrides |= self.family.settings(name, number)
-        return Variant(self.name, self.family.preset, overrides)
+        return Variant(f"{self.family.name}-{self.number:02d}", self.family.preset, overrides)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found."""
+    """The result of a search."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     """a row for each trial at each rung"""
     best: dict[str, Path]
-    """the file with the winner's configuration, by family"""
+    """file with the best configuration, by family"""
     table: Path
 
     @property
@@ -139,42 +155,41 @@ def load_search(path: Path) -> Search:
 
     Raises:
         UserError: it cannot be read.
-        UsageError: it is not YAML, has an unknown key, lacks one or holds a value that cannot work.
+        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
     """
-    text = read_text(path)
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    try:
+    values = read_yaml(path)
+    with prefixed(str(path)):
         return _search(path, values)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 def _search(path: Path, values: Any) -> Search:
     check_keys(values, [f.name for f in fields(Search)], "")
-    name, seed = values.get("name", path.stem), values.get("seed", 1337)
-    check_name(name, "name")
+    seed, evaluations = values.get("seed", 1337), values.get("evaluations", 5)
     if type(seed) is not int:
         raise UsageError(f"seed {seed!r}: must be a whole number")
     check_seed(seed)
-    evaluations = values.get("evaluations", 5)
     if type(evaluations) is not int or evaluations < 1:
         raise UsageError(f"evaluations {evaluations!r}: must be a whole number above 0")
-    data, overrides = values.get("data") or {}, values.get("overrides") or {}
-    check_overrides(overrides, "")
-    families = [_family(n, v, path.parent) for n, v in enumerate(_list(values, "families"), 1)]
-    if len({family.name for family in families}) < len(families):
+    search = Search(
+        name=name_in(values, "", path.stem),
+        about=str(values.get("about", "")),
+        families=[_family(n, v, path.parent) for n, v in enumerate(_list(values, "families"), 1)],
+        rungs=_rungs(_list(values, "rungs")),
+        seed=seed,
+        evaluations=evaluations,
+        data=values.get("data") or {},
+        overrides=overrides_in(values, ""),
+    )
+    if len({family.name for family in search.families}) < len(search.families):
         raise UsageError("families: two have the same name; give each its own")
-    rungs = _rungs(_list(values, "rungs"))
-    for family in families:
-        if math.prod(map(len, family.space.values())) < rungs[0].trials:
-            problem = f"{family.name} has fewer than {rungs[0].trials} different settings"
+    wanted = search.rungs[0].trials
+    common = {f"data.{key}": value for key, value in search.data.items()} | search.overrides
+    for family in search.families:
+        if math.prod(map(len, family.space.values())) < wanted:
+            problem = f"{family.name} has fewer than {wanted} different settings"
             raise UsageError(f"families: {problem}; offer more choices, or ask for fewer trials")
-        _check_space(family, {f"data.{key}": value for key, value in data.items()} | overrides)
-    about = str(values.get("about", ""))
-    return Search(name, about, families, rungs, seed, evaluations, data, overrides)
+        _check_space(family, common)
+    return search
 
 
 def _list(values: dict[str, Any], key: str) -> list[Any]:
@@ -183,22 +198,16 @@ def _list(values: dict[str, Any], key: str) -> list[Any]:
     return values[key]
 
 
-def _family(number: int, values: Any, folder: Path) -> Family:
+def _family(number: int, values: Any, folder: Path) -> ModelFamily:
     prefix = f"families, number {number}: "
-    check_keys(values, [f.name for f in fields(Family)], prefix)
-    name, preset = values.get("name"), values.get("preset")
-    check_name(name, f"{prefix}name")
-    if not isinstance(preset, str):
-        raise UsageError(f"{prefix}preset {preset!r}: must be a preset's name or a path to a file")
-    if preset.endswith((".yaml", ".yml")):
-        preset = str(folder / preset)
-    overrides, space = values.get("overrides") or {}, values.get("space")
-    check_overrides(overrides, prefix)
+    check_keys(values, [f.name for f in fields(ModelFamily)], prefix)
+    name, preset = name_in(values, prefix, None), preset_in(values, prefix, folder)
+    space = values.get("space")
     if not isinstance(space, dict) or not space:
-        raise UsageError(f"{prefix}space {space!r}: must hold what may be chosen, and choices")
+        raise UsageError(f"{prefix}space {space!r}: must hold names, and a list of choices of each")
     for key in space:
         _list(space, key)
-    return Family(name, preset, overrides, space)
+    return ModelFamily(name, preset, overrides_in(values, prefix), space)
 
 
 def _rungs(values: list[Any]) -> list[Rung]:
@@ -216,180 +225,144 @@ def _rungs(values: list[Any]) -> list[Rung]:
     return rungs
 
 
-def _check_space(family: Family, common: dict[str, Any]) -> None:
-    """Try every choice with the first of all others: a misspelt one shows before hours of training.
+def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
+    """Try every choice with the first of all others: a typo shows before hours of training.
 
     Raises:
-        UsageError: one that cannot be.
+        UsageError: an invalid choice.
     """
-    base, firsts = load_preset(family.preset)[1], {}
+    base = load_preset(family.preset)[1]
+    settings = common | family.overrides
     for name in family.space:
-        firsts |= family.settings(name, 0)
+        settings |= family.settings(name, 0)
     for name, choices in family.space.items():
         for number in range(len(choices)):
-            settings = family.settings(name, number)
-            try:
-                check_overrides(settings, "")
-                changed(base, common | family.overrides | firsts | settings)
-            except UsageError as error:
-                raise UsageError(f"families, {family.name}, {name}: {error}") from error
+            choice = family.settings(name, number)
+            with prefixed(f"families, {family.name}, {name}"):
+                with_settings(base, settings | overrides_in({"overrides": choice}, ""))
 
 
 def search(file: Path, out: Path, jobs: int = 1) -> Found:
-    """Run a search, or what is missing of it.
+    """Run a search, or the part of it that is missing.
 
     Args:
         file: the search's YAML file.
-        out: folder for the search's own folder.
+        out: parent of the search's folder.
         jobs: runs trained at the same time.
 
     Raises:
-        UsageError: a file that cannot work.
+        UsageError: an invalid file.
         UserError: the search was stopped, or no run of a family could be trained.
     """
-    return Searching(load_search(file), out, jobs).run()
+    search = load_search(file)
+    rounds = _Rounds(search, out / search.name, jobs)
+    first, *later = search.rungs
+    trials = _first_trials(search, rounds, first)
+    for rung in later:
+        trials = {name: _best(of, rung.trials) for name, of in trials.items()}
+        rounds.train(list(itertools.chain(*trials.values())), rung)
+    best = {}
+    last = search.rungs[-1].iterations
+    for name, of in trials.items():
+        winner = _best(of, 1)[0]
+        if math.isinf(winner.losses[last]):
+            raise UserError(f"{name}: no trial could be trained; see {rounds.table}")
+        best[name] = rounds.folder / f"{name}.yaml"
+        about = f"{name}: the best of {first.trials} trials"
+        write_atomic(best[name], to_yaml(with_changes(winner.runs[last].config, about=about)))
+    return Found(rounds.rows, best, rounds.table)
 
 
-class Searching:
-    """A search at work.
+def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, list[SearchTrial]]:
+    """The trials that Optuna proposes, a few of each family at a time, trained."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    studies = {}
+    for family in search.families:
+        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=STARTUP)
+        studies[family.name] = optuna.create_study(sampler=sampler)
+    trials: dict[str, list[SearchTrial]] = {name: [] for name in studies}
+    for done in range(0, rung.trials, AT_ONCE):
+        new = []
+        for family in search.families:
+            for _ in range(min(AT_ONCE, rung.trials - done)):
+                new.append(_propose(studies[family.name], family, trials[family.name]))
+                trials[family.name].append(new[-1])
+        rounds.train(new, rung)
+        for trial in new:
+            loss, study = trial.losses[rung.iterations], studies[trial.family.name]
+            if math.isinf(loss):
+                study.tell(trial.asked, state=TrialState.FAIL)
+            else:
+                study.tell(trial.asked, loss)
+    return trials
 
-    Args:
-        search: the file.
-        out: folder that the search's own lies in.
-        jobs: runs trained at the same time.
-    """
 
-    def __init__(self, search: Search, out: Path, jobs: int) -> None:
-        self.search, self.folder, self.jobs = search, out / search.name, jobs
-        self.rows: list[dict[str, Any]] = []
-        self.planned: dict[tuple[str, int], Planned] = {}
+def _propose(study: optuna.Study, family: ModelFamily, tried: list[SearchTrial]) -> SearchTrial:
+    """A trial with settings that were not tried before."""
+    for _ in range(ATTEMPTS):
+        asked = study.ask()
+        choices = {
+            name: asked.suggest_categorical(name, range(len(of)))
+            for name, of in family.space.items()
+        }
+        if all(trial.choices != choices for trial in tried):
+            return SearchTrial(family, len(tried) + 1, choices, asked)
+        study.tell(asked, state=TrialState.FAIL)
+    raise UserError(f"{family.name}: found no settings that were not tried before")
 
-    def run(self) -> Found:
-        """Train what is missing of every rung."""
-        first, *later = self.search.rungs
-        trials = self._first(first)
-        for rung in later:
-            trials = {name: _best(of, rung.trials) for name, of in trials.items()}
-            self._train([trial for of in trials.values() for trial in of], rung)
-        best = {}
-        for name, of in trials.items():
-            winner = _best(of, 1)[0]
-            if math.isinf(winner.losses[self.search.rungs[-1].iterations]):
-                raise UserError(f"{name}: no trial could be trained; see {self._table}")
-            best[name] = self._write(winner)
-        return Found(self.rows, best, self._table)
 
-    @property
-    def _table(self) -> Path:
-        return self.folder / "trials.csv"
+class _Rounds:
+    """Trains trials and keeps their table."""
 
-    def _first(self, rung: Rung) -> dict[str, list[Trial]]:
-        """The trials that Optuna proposes, a few of each family at a time."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        proposers = [_Proposer(family, self.search.seed) for family in self.search.families]
-        while len(proposers[0].trials) < rung.trials:
-            left = min(AT_ONCE, rung.trials - len(proposers[0].trials))
-            new = [proposer.propose() for proposer in proposers for _ in range(left)]
-            self._train(new, rung)
-            for proposer in proposers:
-                proposer.learn(rung.iterations)
-        return {proposer.family.name: proposer.trials for proposer in proposers}
+    def __init__(self, search: Search, folder: Path, jobs: int) -> None:
+        self.search, self.folder, self.jobs = search, folder, jobs
+        self.table = folder / "trials.csv"
+        self.rows: list[Row] = []
 
-    def _train(self, trials: list[Trial], rung: Rung) -> None:
-        """Find the loss of every trial after a rung's iterations."""
+    def train(self, trials: list[SearchTrial], rung: Rung) -> None:
+        """Add the run and the loss of every trial after a rung's iterations."""
+        search = self.search
         experiment = Experiment(
             name=f"{rung.iterations}-iterations",
-            about=self.search.about,
+            about=search.about,
             variants=[trial.variant for trial in trials],
-            seeds=[self.search.seed],
-            budget={"iterations": rung.iterations, "evaluations": self.search.evaluations},
-            data=self.search.data,
-            overrides=self.search.overrides,
+            seeds=[search.seed],
+            budget={"iterations": rung.iterations, "evaluations": search.evaluations},
+            data=search.data,
+            overrides=search.overrides,
             text="",
         )
         planned = plan(experiment, self.folder)
         failed = train_missing(planned, self.folder / experiment.name, self.jobs)
         for trial, run in zip(trials, planned, strict=True):
             why = failed.get(run.name, "")
-            trial.losses[rung.iterations] = (
-                math.inf if why else load_run(run.path).curve.best_loss()
-            )
-            self.planned[trial.name, rung.iterations] = run
-            self.rows.append(_row(trial, run, rung, why))
-        write_atomic(self._table, _csv(self.rows))
-
-    def _write(self, trial: Trial) -> Path:
-        """The configuration of a family's winner, to be trained as a preset."""
-        run = self.planned[trial.name, self.search.rungs[-1].iterations]
-        about = f"{trial.family.name}: the best of {self.search.rungs[0].trials} trials"
-        file = self.folder / f"{trial.family.name}.yaml"
-        write_atomic(file, to_yaml(with_changes(run.config, about=about)))
-        return file
+            loss = math.inf if why else load_run(run.path).curve.best_loss()
+            trial.losses[rung.iterations], trial.runs[rung.iterations] = loss, run
+            self.rows.append(_row(trial, rung, why))
+        write_atomic(self.table, _csv(self.rows))
 
 
-class _Proposer:
-    """Optuna's study of one family."""
-
-    def __init__(self, family: Family, seed: int) -> None:
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-        self.family, self.study = family, optuna.create_study(sampler=sampler)
-        self.trials: list[Trial] = []
-        self._asked: list[optuna.Trial] = []
-
-    def propose(self) -> Trial:
-        """Settings that were not tried before."""
-        for _ in range(ATTEMPTS):
-            asked = self.study.ask()
-            space = self.family.space.items()
-            choices = {n: asked.suggest_categorical(n, range(len(of))) for n, of in space}
-            twin = next((trial for trial in self.trials if trial.choices == choices), None)
-            if twin is None:
-                break
-            self.study.tell(asked, state=TrialState.FAIL)
-        else:
-            raise UserError(f"{self.family.name}: found no settings that were not tried before")
-        self._asked.append(asked)
-        self.trials.append(Trial(self.family, len(self.trials) + 1, choices))
-        return self.trials[-1]
-
-    def learn(self, iterations: int) -> None:
-        """Tell Optuna what became of the proposals that it has not heard of."""
-        for asked, trial in zip(self._asked, self.trials[-len(self._asked) :], strict=True):
-            loss = trial.losses[iterations]
-            if math.isinf(loss):
-                self.study.tell(asked, state=TrialState.FAIL)
-            else:
-                self.study.tell(asked, loss)
-        self._asked.clear()
-
-
-def _best(trials: list[Trial], wanted: int) -> list[Trial]:
+def _best(trials: list[SearchTrial], wanted: int) -> list[SearchTrial]:
     """Those with the lowest loss at the highest rung that they reached."""
     return sorted(trials, key=lambda trial: trial.losses[max(trial.losses)])[:wanted]
 
 
-def _row(trial: Trial, run: Planned, rung: Rung, why: str) -> dict[str, Any]:
-    loss = trial.losses[rung.iterations]
+def _row(trial: SearchTrial, rung: Rung, why: str) -> Row:
+    run = trial.runs[rung.iterations]
     return {
         "family": trial.family.name,
         "trial": trial.number,
         "iterations": rung.iterations,
-        "loss": loss,
+        "loss": trial.losses[rung.iterations],
         "parameters": count(run.config.model, run.vocab_size).parameters,
         "flops": rung.iterations * run.flops_per_step,
         "failed": why,
-        "choices": {name: _words(trial.family, name, n) for name, n in trial.choices.items()},
+        "choices": {name: trial.family.words(name, n) for name, n in trial.choices.items()},
     }
 
 
-def _words(family: Family, name: str, number: int) -> str:
-    settings = family.settings(name, number)
-    values = [f"{key.split('.')[-1]} {value}" for key, value in settings.items()]
-    return str(settings[name]) if name in settings else ", ".join(values)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    """A column for everything that any family chooses."""
+def _csv(rows: list[Row]) -> str:
+    """A column for every name in any family's space."""
     choices: dict[str, None] = {name: None for row in rows for name in row["choices"]}
     columns = [*(key for key in rows[0] if key != "choices"), *choices]
     text = io.StringIO()

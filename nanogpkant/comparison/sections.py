@@ -1,9 +1,9 @@
-"""The parts of a report, as words, tables, charts and texts: what is said, not how it looks."""
+"""The sections of a comparison's report: words, tables, charts and texts."""
 
 import math
 
 from nanogpkant.comparison.charts import grid_charts, loss_charts
-from nanogpkant.comparison.findings import Findings, Pair, Variant, answer, hardware
+from nanogpkant.comparison.findings import Findings, Pair, VariantResult, answer, hardware
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import Summary
@@ -18,25 +18,25 @@ GRID_COLUMNS = {
     "knot_use": "intervals in use",
 }
 METHOD = (
-    "A variant is one configuration; its runs differ in their seed, which decides the initial "
+    "A variant is one configuration; its runs differ in their seed, which determines the initial "
     "weights, the batches and the dropout. Every loss is the mean over the whole validation split, "
     "in nats per token, each token predicted once.",
-    "Best is the evaluation with the lowest loss, final the last one. Differences are taken seed "
-    "by seed (paired t-test, two-sided); p is corrected by Holm's method for all comparisons at "
-    "that checkpoint; d_z is the mean difference in units of its standard deviation.",
-    "FLOPs are those of the matrix products of training, counted from the configuration. Seconds "
-    "are those of training steps: evaluating, saving and loading are left out.",
+    "Best is the evaluation with the lowest loss, final the last one. Differences are paired by "
+    "seed (two-sided paired t-test); p is corrected by Holm's method for all comparisons at that "
+    "checkpoint; d_z is the mean difference divided by its standard deviation.",
+    "FLOPs count the matrix products of training, from the configuration. Seconds count training "
+    "steps, without evaluating, saving and loading.",
 )
 
 
 def sections_of(
     findings: Findings, references: list[Reference], command: str, experiment: str
 ) -> list[Section]:
-    """The report's parts, in order; those with nothing to say are left out.
+    """The sections of the report, in order; empty ones are left out.
 
     Args:
-        command: that made the report.
-        experiment: the text of the experiment's file, or nothing.
+        command: the command that made the report.
+        experiment: text of the experiment's file; may be empty.
     """
     sections = [
         _answer(findings),
@@ -61,9 +61,10 @@ def _answer(findings: Findings) -> Section:
 
 def _curves(findings: Findings, references: list[Reference]) -> Section:
     words = (
-        "Means over the seeds, with bands of one standard deviation; the fall at the very start "
+        "Means over the seeds, with bands of one standard deviation; the steep start is cut off. "
+        "Axes are logarithmic if budgets are far apart."
     )
-    words = [words + "is cut off. Axes are logarithmic where budgets are far apart."]
+    words = [words]
     words += sorted({f"Dashed: {reference.source}." for reference in references})
     charts = loss_charts(findings, references)
     dashed = {reference.name: dashes_of(n) for n, reference in enumerate(references)}
@@ -81,14 +82,14 @@ def _curves(findings: Findings, references: list[Reference]) -> Section:
 def _variants(findings: Findings) -> Section:
     words = ["Means over the seeds, ± their standard deviation."]
     if findings.refusals:
-        words.append("In no order: these losses cannot be ranked.")
+        words.append("Not ranked: these losses cannot be compared.")
     head = ["variant", "seeds", "parameters", "FLOPs/token", "best loss", "final loss"]
     head += ["perplexity", "bits/char", "seconds", "tokens/s", "peak memory"]
     rows = [_variant_row(variant) for variant in findings.variants]
     return Section("Size, quality and cost", words, head, rows)
 
 
-def _variant_row(variant: Variant) -> list[Cell]:
+def _variant_row(variant: VariantResult) -> list[Cell]:
     figures, loss = variant.mean_row(), variant.best.mean
     return [
         Cell(variant.name, variant.name),
@@ -107,13 +108,14 @@ def _variant_row(variant: Variant) -> list[Cell]:
 
 def _certainty(findings: Findings) -> Section:
     words = [
-        "Intervals hold the mean with 95% confidence, by Student's t over the seeds.",
-        "The best of many evaluations is partly lucky on the very text that it was chosen by. So a "
-        "checkpoint is also chosen by one half of the validation split and judged by the other, "
-        "both ways round; what that is above the plain best is its luck.",
+        "Intervals are 95% confidence intervals of the mean, by Student's t over the seeds.",
+        "The minimum over many evaluations is biased low, because the same text selects and "
+        "evaluates the checkpoint. So a checkpoint is also selected on one half of the validation "
+        "split and evaluated on the other, both ways round; the difference to the plain best is "
+        "the selection bias.",
     ]
     head = ["variant", "seeds", "best loss", "95% interval", "final loss", "95% interval"]
-    head += ["evaluations", "chosen by the other half", "luck"]
+    head += ["evaluations", "selected on the other half", "selection bias"]
     rows = [
         [
             Cell(variant.name, variant.name),
@@ -136,7 +138,7 @@ def _number(value: float | None, form: str = "{:,.0f}", scale: float = 1.0) -> C
 
 
 def _mean(of: Summary | None, form: str = "{:.4f}") -> Cell:
-    """A mean, and its spread where there is one."""
+    """A mean, with its standard deviation if there is one."""
     if of is None:
         return Cell("-")
     spread = "" if of.sd is None else " ± " + form.format(of.sd)
@@ -150,7 +152,7 @@ def _interval(of: Summary) -> Cell:
 
 
 def _amount(value: float, axis: str) -> str:
-    """So many iterations, seconds, tokens or FLOPs, in words."""
+    """A number of iterations, seconds, tokens or FLOPs, in words."""
     if axis == "flops":
         return f"{value:.3g} FLOPs"
     return f"{value:,.0f} {'seconds' if axis == 'seconds' else AXES[axis].split()[-1]}"
@@ -161,8 +163,8 @@ def _equal_budgets(findings: Findings) -> Section | None:
     if findings.refusals or len(findings.variants) < 2 or not axes:
         return None
     words = (
-        "The loss where the shortest run ends on each axis, read off the curves; and, in brackets, "
-        "the mean loss on the way there (the area under the curve, divided by its width)."
+        "The loss at the end of the shortest run on each axis, interpolated; in brackets, the mean "
+        "loss until there (area under the curve, divided by its width)."
     )
     head = ["variant", *(f"at {_amount(findings.common[axis][1], axis)}" for axis in axes)]
     rows = [
@@ -184,7 +186,7 @@ def _equal_budgets(findings: Findings) -> Section | None:
 def _until_target(findings: Findings) -> Section | None:
     if findings.refusals:
         return None
-    words = "What was spent until the validation loss first came down to it, read off the curves."
+    words = "Cost until the validation loss first reached it, interpolated."
     head = ["variant", *AXES.values()]
     forms = {"steps": "{:,.0f}", "seconds": "{:,.1f}", "tokens": "{:,.0f}", "flops": "{:.3g}"}
     rows = [
@@ -203,9 +205,7 @@ def _until_target(findings: Findings) -> Section | None:
 def _pairs(findings: Findings) -> Section | None:
     if not findings.pairs:
         return None
-    words = (
-        "Loss of the first minus loss of the second, over the seeds that both were trained with."
-    )
+    words = "Loss of the first minus loss of the second, over their common seeds."
     head = ["first", "second", "at", "seeds", "difference", "95% interval", "p", "d_z"]
     return Section("Seed by seed", [words], head, [_pair_row(pair) for pair in findings.pairs])
 
@@ -244,10 +244,8 @@ def _grids(findings: Findings) -> Section | None:
 def _samples(findings: Findings) -> Section | None:
     texts = {variant.name: variant.runs[0].sample for variant in findings.variants}
     texts = {name: text[:SAMPLE_CHARACTERS] for name, text in texts.items() if text}
-    words = (
-        "The beginning of what each variant's first run wrote by itself, by its best checkpoint."
-    )
-    return Section("What they write", [words], texts=texts) if texts else None
+    words = "Beginning of the sample of each variant's first run, from its best checkpoint."
+    return Section("Samples", [words], texts=texts) if texts else None
 
 
 def _runs(runs: list[Run]) -> Section:

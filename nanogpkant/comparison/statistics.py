@@ -1,4 +1,4 @@
-"""What losses over seeds say, and how surely. Pure functions of numbers."""
+"""Summaries, intervals and tests of losses over seeds. Pure functions of numbers."""
 
 import math
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample. With a single value nothing is known of its spread, and that is None."""
+    """A sample. Spread and interval of a single value are None."""
 
     n: int
     mean: float
     sd: float | None
-    """standard deviation of the sample, with n - 1 below"""
+    """standard deviation of the sample, with n - 1 degrees of freedom"""
     low: float | None
     high: float | None
-    """the interval that holds the true mean with 95% confidence, by Student's t"""
+    """95% confidence interval of the mean, by Student's t"""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Pairs of values, one pair for each seed, compared."""
+    """A comparison of paired values, one pair for each seed."""
 
     n: int
     mean: float
@@ -42,7 +42,7 @@ class Difference:
     """95% interval of the mean"""
     t: float | None
     p: float | None
-    """of the paired t-test, two-sided: how often chance alone would differ by as much"""
+    """of the two-sided paired t-test"""
     effect_size: float | None
     """Cohen's d_z: the mean in units of the standard deviation of the differences"""
 
@@ -58,9 +58,9 @@ def summary(values: list[float]) -> Summary:
 
 
 def paired_difference(first: list[float], second: list[float]) -> Difference:
-    """Compare values that belong together in pairs, at least one of them.
+    """Compare paired values, at least one pair.
 
-    With one pair, or with differences that are all the same, there is nothing to test.
+    One pair, or differences that are all equal, are not tested.
     """
     differences = np.subtract(first, second)
     of = summary(differences.tolist())
@@ -72,7 +72,7 @@ def paired_difference(first: list[float], second: list[float]) -> Difference:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p values of several tests, corrected so that finding one by chance stays as unlikely.
+    """p values of several tests, corrected so that the family-wise error rate is kept.
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
@@ -84,7 +84,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def mean_height(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
-    """The area under a curve of straight lines from low to high, divided by the width.
+    """Mean of a piecewise linear curve between low and high.
 
     Args:
         x, y: (points,), x increasing; low and high lie within it, low below high.
@@ -95,7 +95,7 @@ def mean_height(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
 
 
 def first_reach(x: np.ndarray, y: np.ndarray, target: float) -> float | None:
-    """Where a curve of straight lines first comes down to the target; None where it never does."""
+    """The x at which a piecewise linear curve first reaches the target from above, or None."""
     below = np.flatnonzero(y <= target)
     if len(below) == 0:
         return None
@@ -107,10 +107,10 @@ def first_reach(x: np.ndarray, y: np.ndarray, target: float) -> float | None:
 
 
 def honest_best(halves: np.ndarray) -> float:
-    """The loss of the best checkpoint, each half of the text judged by the choice of the other.
+    """Loss of the best checkpoint, chosen on one half of the text and evaluated on the other.
 
-    The best of many evaluations is partly lucky on the very text that it was chosen by. So choose
-    by one half and report the other, both ways round, and take the mean: never below the best.
+    The minimum over many evaluations is biased low, because the same text selects and evaluates. So
+    select on one half and evaluate on the other, both ways round; the mean is never below the best.
 
     Args:
         halves: (2, evaluations): the losses on either half of the text.
@@ -122,10 +122,10 @@ def honest_best(halves: np.ndarray) -> float:
 def mean_and_spread(
     curves: list[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where several curves agree to be: x, their mean, and their standard deviation (0 for one).
+    """Mean of several curves: x, mean, and standard deviation (0 for one curve), (points,) each.
 
     Args:
-        curves: (x, y) of each. The result has every x of any of them that lies within them all.
+        curves: (x, y) of each. The result has every x of any curve within the range of all.
     """
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     at = np.unique(np.concatenate([x for x, _ in curves] + [[low, high]]))

@@ -1,4 +1,4 @@
-"""Training the runs that an experiment still lacks, each in a process of its own."""
+"""Training of the missing runs of an experiment, each in a child process."""
 
 import os
 import signal
@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from nanogpkant.base.console import Interrupt, bar, note, warn
 from nanogpkant.base.errors import UserError
@@ -22,10 +23,10 @@ from nanogpkant.run.metrics import read_metrics
 
 try:
     import fcntl
-except ImportError:  # Windows has other locks
+except ImportError:  # Windows
     fcntl = None
 
-SECONDS_BETWEEN_LOOKS = 0.5  # at the runs at work
+POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -37,28 +38,28 @@ class Child:
     asked: bool = False
 
     def ask_to_stop(self) -> None:
-        """Once: it saves and goes."""
+        """Signal it once to save and exit."""
         if not self.asked:
             self.process.send_signal(signal.SIGTERM)
         self.asked = True
 
 
 def log_of(run: Planned) -> Path:
-    """The file with all that a run said in training."""
+    """File with the output of a run's training."""
     return run.path.with_name(f"{run.path.name}.log")
 
 
 def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, str]:
-    """Train every run that is not finished; one that fails does not keep the others from it.
+    """Train every run that is not finished; a failure does not stop the others.
 
-    Ctrl-C lets the runs at work save and starts no more; a second one ends them at once.
+    Ctrl-C lets the running ones save and starts no more; a second one kills them.
 
     Args:
-        folder: the experiment's.
-        jobs: how many to train at the same time; the CPU's threads are shared out among them.
+        folder: of the experiment.
+        jobs: runs trained at the same time; they share the CPU's threads.
 
     Returns:
-        why a run failed, by its name.
+        reason of each failure, by the run's name.
 
     Raises:
         UserError: stopped by Ctrl-C, another process is at work on this experiment, or a file
@@ -71,7 +72,7 @@ def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, 
             while working or (waiting and not interrupt.asked):
                 while waiting and len(working) < jobs and not interrupt.asked:
                     working.append(_start(waiting.pop(0), jobs, lock))
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_SECONDS)
                 if interrupt.asked:  # SIGTERM, or Ctrl-C from no terminal, has reached us alone
                     for child in working:
                         child.ask_to_stop()
@@ -92,29 +93,31 @@ def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, 
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int | None]:
-    """Hold an experiment's lock.
+def _alone(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Hold an experiment's lock; gives the descriptors that child processes must inherit.
 
-    Its children hold it too, so that none is trained twice even where this process is killed.
+    Children that hold the lock too cannot be doubled, even if this process is killed. filelock
+    offers no descriptor to inherit, so it serves only Windows, where none can be.
     """
-    if fcntl is None:
-        yield None
-        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
+    file, inherited = folder / ".lock", ()
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            if fcntl is None:
+                stack.enter_context(FileLock(file, blocking=False))
+            else:
+                with writing(file):
+                    inherited = (os.open(file, os.O_RDWR | os.O_CREAT),)
+                stack.callback(os.close, *inherited)
+                fcntl.flock(*inherited, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, Timeout) as error:
             remedy = "wait until it is done, or end it"
             raise UserError(f"{folder} is being trained by another process: {remedy}") from error
-        yield lock
-    finally:
-        os.close(lock)
+        yield inherited
 
 
-def _start(run: Planned, jobs: int, lock: int | None) -> Child:
+def _start(run: Planned, jobs: int, lock: tuple[int, ...]) -> Child:
     command = [sys.executable, "-m", "nanogpkant.cli", *run.command()]
     environment = dict(os.environ)
     if jobs > 1:
@@ -129,13 +132,13 @@ def _start(run: Planned, jobs: int, lock: int | None) -> Child:
                 stdout=file,
                 stderr=file,
                 env=environment,
-                pass_fds=() if lock is None else (lock,),
+                pass_fds=lock,
             )
     return Child(run, process)
 
 
 def _tell(child: Child, failed: dict[str, str], number: int, of: int) -> None:
-    """Say how a run ended; into ``failed`` goes why it did not end well."""
+    """Report the end of a run; add the reason to ``failed`` if it failed."""
     if _is_done(child.run):
         loss = load_run(child.run.path).curve.best_loss()
         note(f"{number} of {of}: {child.run.name}, best validation loss {loss:.4f}")
@@ -144,9 +147,7 @@ def _tell(child: Child, failed: dict[str, str], number: int, of: int) -> None:
     errors = [line for line in lines if line.startswith("error: ")]
     said = (errors or lines or [f"exit status {child.process.returncode}"])[-1]
     failed[child.run.name] = said.removeprefix("error: ")
-    warn(
-        f"{number} of {of}: {child.run.name} failed: {said}; all it said is in {log_of(child.run)}"
-    )
+    warn(f"{number} of {of}: {child.run.name} failed: {said}; its log is {log_of(child.run)}")
 
 
 def load_trained(planned: list[Planned]) -> dict[str, list[Run]]:
@@ -170,7 +171,7 @@ def _is_done(run: Planned) -> bool:
 def _progress(
     planned: list[Planned], working: list[Child], waiting: list[Planned]
 ) -> tuple[int, int]:
-    """Iterations, or seconds where those are the budget, that are done and that there are."""
+    """Iterations done and planned; seconds if those are the budget."""
     budgets = [run.iterations or int(run.config.train.max_seconds) for run in planned]
     done = dict(zip((run.path for run in planned), budgets, strict=True))
     for run in waiting:
@@ -181,8 +182,8 @@ def _progress(
 
 
 def _spent(run: Planned) -> int:
-    """Iterations, or seconds, that a run at work has logged."""
-    with suppress(UserError):  # it has not begun to log
+    """Iterations, or seconds, that a running run has logged."""
+    with suppress(UserError):  # no log yet
         rows = read_metrics(RunFolder(run.path).metrics_file)
         return int(rows[-1]["step" if run.iterations else "seconds"]) if rows else 0
     return 0

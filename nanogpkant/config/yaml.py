@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from nanogpkant.base.errors import UsageError, one_line
+from nanogpkant.base.errors import UsageError, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.settings import FORMER_VALUES, RunConfig
 
@@ -83,14 +83,23 @@ def load_config(path: Path) -> RunConfig:
         UserError: the file cannot be read.
         UsageError: it is not YAML, or has an unknown key or an invalid value.
     """
+    values = read_yaml(path)
+    with prefixed(str(path)):
+        return config_from({} if values is None else values)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: the file cannot be read.
+        UsageError: it is not YAML.
+    """
+    text = read_text(path)
     try:
-        values = yaml.safe_load(read_text(path))
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise UsageError(f"{path} is not a YAML file: {one_line(error)}") from error
-    try:
-        return config_from({} if values is None else values)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 def settings_that_differ(config: Any, other: Any, prefix: str = "") -> dict[str, Any]:
@@ -114,12 +123,14 @@ def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
     Raises:
         UsageError: an unknown key, or a value that cannot work.
     """
-    values = asdict(base)
+    values, known = asdict(base), field_names(RunConfig)
     for key, value in _flat(settings):
+        if key not in known:
+            raise UsageError(f"unknown key {key}: {nearest(key, known)}")
         *above, last = key.split(".")
         section = values
         for name in above:
-            section = section.setdefault(name, {})
+            section = section[name]
         section[last] = value
     return config_from(values)
 

@@ -67,7 +67,7 @@ def test_a_difference_that_seeds_do_not_show_is_not_claimed(loaded):
     ]
     found = find({"a": first, "b": second})
     assert not any(pair.is_significant for pair in found.pairs)
-    assert "do not show that this is more than chance" in answer(found)[1]
+    assert "not significant over these seeds" in answer(found)[1]
 
 
 def test_one_seed_has_no_interval_and_that_is_said(loaded):
@@ -134,7 +134,7 @@ def test_an_unfinished_run_is_left_out_where_there_are_finished_ones(loaded):
 def test_a_repeat_of_the_same_seed_counts_once(loaded):
     found = find({"a": [loaded("first", [4, 3]), loaded("copy", [4, 3])]})
     assert found.variants[0].best.n == 1
-    assert "copy repeats first, seed and all: counted once." in found.notes
+    assert "copy repeats first with the same seed: counted once." in found.notes
 
 
 def test_the_start_of_a_run_is_never_its_best(loaded):
