@@ -235,12 +235,11 @@ def _variant(
         at_common[axis] = summary([float(np.interp(high, x, y)) for x, y in curves])
         if low < high:
             area[axis] = summary([mean_height(x, y, low, high) for x, y in curves])
-        reached = [first_reach(x, y, target) for x, y in curves]
-        to_reach[axis] = None if None in reached else summary(reached)
-    halves = [run.curve.halves for run in runs]
-    honest = None
-    if all(half is not None for half in halves):
-        honest = summary([honest_best(run.curve.halves[:, run.curve.trained()]) for run in runs])
+        reached = [at for x, y in curves if (at := first_reach(x, y, target)) is not None]
+        to_reach[axis] = summary(reached) if len(reached) == len(runs) else None
+    evaluated = [run.curve for run in runs]
+    halves = [curve.halves[:, curve.trained()] for curve in evaluated if curve.halves is not None]
+    honest = summary(list(map(honest_best, halves))) if len(halves) == len(runs) else None
     best, final = (summary([loss(run) for run in runs]) for loss in LOSSES.values())
     return VariantResult(name, runs, best, final, honest, area, at_common, to_reach)
 
@@ -252,10 +251,13 @@ def _pairs(variants: list[VariantResult], at: str) -> list[Pair]:
         ours, theirs = ({run.seed: LOSSES[at](run) for run in v.runs} for v in (first, second))
         if seeds := sorted(ours.keys() & theirs.keys()):
             pairs = ([losses[seed] for seed in seeds] for losses in (ours, theirs))
-            found.append((first.name, second.name, at, seeds, paired_difference(*pairs)))
+            found.append((first.name, second.name, seeds, paired_difference(*pairs)))
     tested = [difference.p for *_, difference in found if difference.p is not None]
     corrected = iter(holm(tested))
-    return [Pair(*each, None if each[-1].p is None else next(corrected)) for each in found]
+    return [
+        Pair(first, second, at, seeds, of, None if of.p is None else next(corrected))
+        for first, second, seeds, of in found
+    ]
 
 
 def _notes(variants: list[VariantResult], runs: list[Run], shared: list[str]) -> list[str]:
@@ -328,11 +330,12 @@ def _against(first: VariantResult, other: VariantResult, pair: Pair | None) -> s
         return f"{other.name} is {gap:.4f} above it, but they share no seed: not tested."
     difference = pair.difference
     behind = f"{other.name} is {-difference.mean:.4f} above it"
-    if difference.p is None:
+    if difference.p is None or difference.interval is None or difference.effect_size is None:
         return f"{behind}, in {difference.n} seed{'s' * (difference.n > 1)}: not tested."
+    low, high = difference.interval
     words = (
-        f"over {difference.n} paired seeds (95% interval {-difference.high:.4f} to "
-        f"{-difference.low:.4f}, p = {pair.p_corrected:.2g}, d_z = {-difference.effect_size:.1f})"
+        f"over {difference.n} paired seeds (95% interval {-high:.4f} to "
+        f"{-low:.4f}, p = {pair.p_corrected:.2g}, d_z = {-difference.effect_size:.1f})"
     )
     doubt = "" if pair.is_significant else ": not significant over these seeds"
     return f"{behind} {words}{doubt}."

@@ -196,7 +196,7 @@ def job_of(run: Planned, device: str) -> Job:
 def _cost(run: Planned, seconds_per_step: float) -> Row:
     options = run.config.train
     seconds_per_step *= options.grad_accum_steps
-    iterations = run.iterations or round(options.max_seconds / seconds_per_step)
+    iterations = run.iterations or round((options.max_seconds or 0) / seconds_per_step)
     left = 0 if run.state == "finished" else max(0, iterations - run.step)
     return {
         "variant": run.variant,

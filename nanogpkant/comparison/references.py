@@ -18,7 +18,7 @@ from nanogpkant.base.files import read_text
 from nanogpkant.config import load_preset
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 
-ORIGINAL = files(__package__) / "original_runs.json"
+ORIGINAL = files("nanogpkant.comparison") / "original_runs.json"
 ORIGINAL_DATASET = "tinyshakespeare_char"
 
 
@@ -106,7 +106,7 @@ def _wandb_curve(path: Path, rows: list[list[str]], column: int, name: str) -> R
         try:
             step, loss = float(row[0]), float(row[column])
         except ValueError:
-            step = math.nan
+            step = loss = math.nan
         if not (math.isfinite(step) and math.isfinite(loss)):
             cells = f"{row[0]!r} and {row[column]!r}"
             raise UserError(f"--csv {path}, line {line}: {cells} must be an iteration and a loss")

@@ -145,10 +145,11 @@ def _mean(of: Summary | None, form: str = "{:.4f}") -> Cell:
     return Cell(form.format(of.mean) + spread, of.mean)
 
 
-def _interval(of: Summary) -> Cell:
-    if of.low is None:
+def _interval(of: Summary, form: str = ".4f") -> Cell:
+    if of.interval is None:
         return Cell("one seed")
-    return Cell(f"{of.low:.4f} to {of.high:.4f}", of.high - of.low)
+    low, high = of.interval
+    return Cell(f"{low:{form}} to {high:{form}}", high - low)
 
 
 def _amount(value: float, axis: str) -> str:
@@ -212,14 +213,13 @@ def _pairs(findings: Findings) -> Section | None:
 
 def _pair_row(pair: Pair) -> list[Cell]:
     of = pair.difference
-    interval = "one seed" if of.low is None else f"{of.low:+.4f} to {of.high:+.4f}"
     return [
         Cell(pair.first, pair.first),
         Cell(pair.second, pair.second),
         Cell(pair.at, pair.at),
         _number(of.n),
         _number(of.mean, "{:+.4f}"),
-        Cell(interval, math.inf if of.low is None else of.high - of.low),
+        _interval(of, "+.4f"),
         _number(pair.p_corrected, "{:.2g}"),
         _number(of.effect_size, "{:+.1f}"),
     ]

@@ -28,18 +28,15 @@ class Summary:
     high: float | None
     """95% confidence interval of the mean, by Student's t"""
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
-class Difference:
-    """A comparison of paired values, one pair for each seed."""
+class Difference(Summary):
+    """First minus second of paired values, one pair for each seed."""
 
-    n: int
-    mean: float
-    """of first minus second"""
-    sd: float | None
-    low: float | None
-    high: float | None
-    """95% interval of the mean"""
     t: float | None
     p: float | None
     """of the two-sided paired t-test"""

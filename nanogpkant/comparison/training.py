@@ -172,7 +172,7 @@ def _progress(
     planned: list[Planned], working: list[Child], waiting: list[Planned]
 ) -> tuple[int, int]:
     """Iterations done and planned; seconds if those are the budget."""
-    budgets = [run.iterations or int(run.config.train.max_seconds) for run in planned]
+    budgets = [run.iterations or int(run.config.train.max_seconds or 0) for run in planned]
     done = dict(zip((run.path for run in planned), budgets, strict=True))
     for run in waiting:
         done[run.path] = run.step if run.iterations else 0

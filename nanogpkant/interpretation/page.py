@@ -67,7 +67,7 @@ def _heat(importance: np.ndarray) -> dict[str, Any]:
     cells = sorted_map(importance, MAP_CELLS)
     colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
     buffer = io.BytesIO()
-    imsave(buffer, colours, format="png", metadata={"Software": None})
+    imsave(buffer, colours, format="png", metadata=dict[str, Any](Software=None))
     return {
         "picture": base64.b64encode(buffer.getvalue()).decode(),
         "rows": cells.shape[0],

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -83,15 +84,16 @@ def save_png(
 def to_svg(title: str, draw: Draw) -> str:
     """One chart as an SVG element: as wide as its container, in the colours of the page."""
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "axes.edgecolor": FAINT, "font.size": 9}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
+    style |= {"axes.edgecolor": FAINT, "font.size": 9}
     buffer = io.StringIO()
-    with matplotlib.rc_context(colours | style):
+    with matplotlib.rc_context(style | colours):
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         plain(axes, FAINT)
         # Without metadata the SVG has no address, and nothing that differs from day to day.
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(FAINT, "var(--line)")
