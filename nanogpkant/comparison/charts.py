@@ -1,4 +1,7 @@
-"""The report's charts: every variant's mean over its seeds."""
+"""The report's charts: mean over the seeds of every variant.
+
+Lines of variant N carry ids that end in ``-vN-line`` and ``-vN-band``.
+"""
 
 from collections.abc import Iterator
 

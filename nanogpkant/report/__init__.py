@@ -1,1 +1,1 @@
-"""Tables, charts and pages, for every room that writes them."""
+"""Tables, charts and pages: sections in, terminal text, Markdown or HTML out."""
