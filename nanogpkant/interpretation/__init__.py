@@ -16,7 +16,7 @@ from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.report import figures, summary, words, write
+    from nanogpkant.interpretation.show.report import figures, summary, words, write
 
 __all__ = ["Interpretation", "figures", "summary", "words", "write"]
 

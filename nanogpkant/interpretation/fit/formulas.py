@@ -14,16 +14,16 @@ E edges, n inputs, m outputs, G points.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.families import FAMILIES, POLYNOMIALS, chosen
-from nanogpkant.interpretation.fits import COMPLEXITIES, OPTIONS, TERMS, TWO, Fits
-from nanogpkant.interpretation.polish import damped_solve, polish, terms
-from nanogpkant.interpretation.search import Curves, Dictionary, scaled
+from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS, select_families
+from nanogpkant.interpretation.fit.fits import COMPLEXITIES, OPTIONS, TERMS, TWO, Fits
+from nanogpkant.interpretation.fit.polish import damped_solve, polish, terms
+from nanogpkant.interpretation.fit.search import Dictionary, ScaledCurves, scaled
 
 GOOD = 0.002  # 1 - R² that is good enough for a simpler formula
 ACCEPTED = 0.01  # 1 - R² above which an edge stays a spline
@@ -39,7 +39,11 @@ COMPLEXITY = torch.tensor(
 
 @torch.no_grad()
 def fit(
-    points: Tensor, weights: Tensor, curves: Tensor, families: Sequence[str] | None = None
+    points: Tensor,
+    weights: Tensor,
+    curves: Tensor,
+    families: Sequence[str] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Fits:
     """Find a formula for every edge.
 
@@ -49,22 +53,29 @@ def fit(
         curves: (G, m, n), what the edges say there.
         families: names of those to try (see ``families``); None is all of them. A family alone has
             no free line; "line" among the names adds it. Constants and lines always count.
+        progress: called with the share of the work done, 0 to 1.
 
     Raises:
         UserError: curves, points or weights that are not finite, or fewer than 8 points.
         UsageError: an unknown family.
     """
-    dictionary = _Options(families)
+    options = _Options(families)
     for what, values in (("points", points), ("weights", weights), ("curves", curves)):
         if not values.isfinite().all():
             raise UserError(f"the {what} of some edges are not finite: use another checkpoint")
     if len(points) < 8:
         raise UserError(f"{len(points)} points are too few to fit formulas to: take 8 or more")
     m, n = curves.shape[1:]
-    parts = [
-        _fit_inputs(points[:, some], weights[:, some], curves[:, :, some], dictionary)
-        for some in torch.arange(n).split(max(1, AT_ONCE // m))
-    ]
+    parts, done = [], 0
+    for some in torch.arange(n).split(max(1, AT_ONCE // m)):
+
+        def advance(share: float, done: int = done, count: int = len(some)) -> None:
+            progress((done + share * count) / n)
+
+        values = curves[:, :, some]
+        fitter = _Fitter(scaled(points[:, some], weights[:, some], values), options, advance)
+        parts.append(fitter.fits(points[:, some], values))
+        done += len(some)
     names = vars(parts[0])
     return Fits(
         **{
@@ -78,20 +89,13 @@ class _Options:
     """What is to be tried, for ``families`` as names."""
 
     def __init__(self, families: Sequence[str] | None) -> None:
-        some, self.degree, with_line = chosen(families)
+        some, self.degree, with_line = select_families(families)
         self.dictionary = Dictionary(some, with_line)
         self.columns = torch.tensor(
             [TERMS + number + line * len(FAMILIES) for number, line in self.dictionary.columns],
             dtype=torch.long,
         )
         self.has_two_terms = with_line and bool(some)
-
-
-def _fit_inputs(points: Tensor, weights: Tensor, values: Tensor, options: _Options) -> Fits:
-    curves = scaled(points, weights, values)
-    fitter = _Fitter(curves, options)
-    fitter.run()
-    return fitter.fits(points, values)
 
 
 class _Fitter:
@@ -102,8 +106,10 @@ class _Fitter:
     number input * m + output.
     """
 
-    def __init__(self, curves: Curves, options: _Options) -> None:
-        self.curves, self.options = curves, options
+    def __init__(
+        self, curves: ScaledCurves, options: _Options, progress: Callable[[float], None]
+    ) -> None:
+        self.curves, self.options, self.progress = curves, options, progress
         n, m, _ = curves.y.shape
         E = n * m
         self.errors = curves.y.new_full((E, len(OPTIONS)), torch.inf)
@@ -113,26 +119,32 @@ class _Fitter:
         self.pair_shapes = curves.y.new_zeros(E, 2, 2)
         self.polynomials, coefficients = _polynomials(curves, options.degree)
         self.errors[:, : options.degree + 1] = coefficients
-        found, shapes = options.dictionary.best(curves)
+        found, shapes = options.dictionary.best(curves, lambda share: progress(0.4 * share))
         self.errors[:, options.columns] = found.flatten(0, 1)
         self.shapes[:, options.columns] = shapes.flatten(0, 1)
         self.errors[curves.flat.flatten()] = torch.inf
         self.errors[curves.flat.flatten(), 0] = 0.0
         self.errors.clamp_(min=0)
+        self._run()
 
-    def run(self) -> None:
+    def _run(self) -> None:
+        """Polish the promising options, and add a second term where one is not enough."""
         plain = slice(TERMS, TERMS + len(FAMILIES))
         chosen = self.choice()
         hard = (chosen >= TERMS).nonzero().flatten()
         if len(hard) and self.errors[hard, plain].isfinite().any():
             for pick in self.errors[hard, plain].topk(2, dim=1, largest=False).indices.unbind(1):
                 self.polish(hard, pick + TERMS)
+        self.progress(0.55)
         everything = torch.arange(len(self.errors))
         self.polish(everything, self.choice())
+        self.progress(0.65)
         left = (self.errors.amin(1) > GOOD).nonzero().flatten()
         self.polish(left, self.errors[left].argmin(1))
+        self.progress(0.75)
         if self.options.has_two_terms:
             self.add_second(left[self.errors[left].amin(1) > GOOD])
+        self.progress(0.95)
         self.polish(everything, self.choice())
 
     def choice(self) -> Tensor:
@@ -270,7 +282,7 @@ def _family(option: Tensor) -> tuple[Tensor, Tensor]:
     return number % len(FAMILIES), (number >= len(FAMILIES)) & (option < TWO)
 
 
-def _polynomials(curves: Curves, degree: int) -> tuple[Tensor, Tensor]:
+def _polynomials(curves: ScaledCurves, degree: int) -> tuple[Tensor, Tensor]:
     """The best polynomial of every degree: (n, m, 6, 6) coefficients of 1, u, ..., and 1 - R².
 
     The latter are (E, degree + 1).
@@ -293,7 +305,7 @@ def _polynomials(curves: Curves, degree: int) -> tuple[Tensor, Tensor]:
 
 
 def _amplitudes(
-    curves: Curves, families: Tensor, shapes: Tensor, line: Tensor
+    curves: ScaledCurves, families: Tensor, shapes: Tensor, line: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(E, 2) amplitudes of the terms and (E, 6) coefficients of 1 and u beside them.
 
@@ -327,7 +339,7 @@ def _amplitudes(
     return amplitudes, coefficients
 
 
-def _measured(fits: Fits, curves: Curves, points: Tensor, values: Tensor) -> Fits:
+def _measured(fits: Fits, curves: ScaledCurves, points: Tensor, values: Tensor) -> Fits:
     """How well the formulas do at the points, by evaluating them."""
     share = curves.root.square()
     away = fits.evaluate(points) - values  # (G, m, n)

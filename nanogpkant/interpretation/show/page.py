@@ -12,15 +12,15 @@ from matplotlib.image import imsave
 
 from nanogpkant.comparison.charts import Draw, to_svg
 from nanogpkant.comparison.report import template_environment
-from nanogpkant.interpretation.cards import Card
-from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+from nanogpkant.interpretation.show.cards import EdgeCard
+from nanogpkant.interpretation.show.plots import bounds, colour_scale, sorted_map
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page: words, then whatever of the rest there is."""
 
     title: str
@@ -30,19 +30,19 @@ class Section:
     is_table_folded: bool = False
     map: np.ndarray | None = None
     """importance (m, n) of a layer"""
-    cards: list[Card] = field(default_factory=list)
+    cards: list[EdgeCard] = field(default_factory=list)
     is_folded: bool = False
 
 
-def page(title: str, about: str, sections: list[Section]) -> str:
+def page(title: str, about: str, sections: list[PageSection]) -> str:
     """The whole page as HTML."""
-    environment = template_environment("nanogpkant.interpretation")
+    environment = template_environment("nanogpkant.interpretation.show")
     environment.filters |= {"svg": to_svg, "picture": _picture, "heat": _heat, "cell": _cell}
     template = environment.get_template("page.html.jinja")
     return template.render(title=title, about=about, sections=sections)
 
 
-def _picture(card: Card) -> dict[str, Any]:
+def _picture(card: EdgeCard) -> dict[str, Any]:
     """A card's paths, in the units of its picture, and the numbers that they stand for."""
     low, high = bounds(card)
 

@@ -8,12 +8,13 @@ offset. So the search is one matrix product an input, and the largest number of 
 n inputs, m outputs, G points, C candidates, E edges.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.families import FAMILIES, Family
+from nanogpkant.interpretation.fit.families import FAMILIES, Unary
 
 EVERYWHERE = 1e-3  # of the weights is spread evenly over the points
 SMALLEST = 1e-4  # share of a candidate's square that a line must leave, to be more than a line
@@ -21,7 +22,7 @@ NOISE = 1e-6  # of the greatest value: what float32 leaves of a constant
 
 
 @dataclass(frozen=True)
-class Curves:
+class ScaledCurves:
     """The edges of n inputs, scaled: u in [-1, 1], curves of mean 0 and length 1."""
 
     u: Tensor
@@ -44,7 +45,7 @@ class Curves:
     """(n,) x's way from u = 0 to u = 1; 1 where an input is constant"""
 
 
-def scaled(points: Tensor, weights: Tensor, values: Tensor) -> Curves:
+def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
     """(G, n), (G, n) and (G, m, n), as ``curves`` makes them."""
     low, high = points.aminmax(dim=0)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -65,7 +66,7 @@ def scaled(points: Tensor, weights: Tensor, values: Tensor) -> Curves:
     flat = std <= NOISE * largest
     std = torch.where(flat, 1.0, std)
     y = torch.where(flat[..., None], 0.0, y / std[..., None])
-    return Curves(u, root, slant, y, mean, std, flat, middle, half)
+    return ScaledCurves(u, root, slant, y, mean, std, flat, middle, half)
 
 
 class Dictionary:
@@ -75,7 +76,7 @@ class Dictionary:
     returns, and ``shapes`` (C, 2) are the candidates' rates and offsets.
     """
 
-    def __init__(self, families: list[Family], with_line: bool) -> None:
+    def __init__(self, families: list[Unary], with_line: bool) -> None:
         self.families = families
         self.columns: list[tuple[int, bool]] = []
         self.shapes = torch.cat([f.starts() for f in families] or [torch.empty(0, 2)])
@@ -121,8 +122,14 @@ class Dictionary:
             ]
         )
 
-    def best(self, curves: Curves) -> tuple[Tensor, Tensor]:
-        """Of every column, for every edge: (n, m, columns) 1 - R², and shapes (..., 2)."""
+    def best(
+        self, curves: ScaledCurves, progress: Callable[[float], None]
+    ) -> tuple[Tensor, Tensor]:
+        """The best candidate of every column: (n, m, columns) 1 - R², and shapes (..., 2).
+
+        Args:
+            progress: called with the share of the inputs done.
+        """
         n, m, _ = curves.y.shape
         errors = curves.y.new_empty(n, m, len(self.columns))
         found = torch.empty(n, m, len(self.columns), dtype=torch.long, device=curves.y.device)
@@ -135,6 +142,7 @@ class Dictionary:
                 left = 1 - line if self.columns[column][1] else 1.0
                 errors[i, :, column] = left - score
                 found[i, :, column] = index
+            progress((i + 1) / n)
         shapes = torch.stack(
             [
                 self.shapes[used][found[..., c].cpu()]
@@ -145,7 +153,7 @@ class Dictionary:
         return errors, shapes.to(errors)
 
     def second(
-        self, curves: Curves, inputs: Tensor, rests: Tensor, terms: Tensor
+        self, curves: ScaledCurves, inputs: Tensor, rests: Tensor, terms: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The best second term of edges that have one and a line.
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.families import FAMILIES
-from nanogpkant.interpretation.search import Curves
+from nanogpkant.interpretation.fit.families import FAMILIES
+from nanogpkant.interpretation.fit.search import ScaledCurves
 
 AT_ONCE = 2048  # edges: what is worked on stays in the processor's cache
 ITERATIONS = 14
@@ -26,7 +26,7 @@ LOUDEST = 30.0  # a term's standard deviation in units of the edge's: above, ter
 
 
 def polish(
-    curves: Curves, edges: Tensor, families: Tensor, line: Tensor, shapes: Tensor
+    curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor, shapes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The best rates and offsets near given ones.
 
@@ -65,7 +65,7 @@ class Problem:
     """(E, 2T) 1 where a rate or an offset is free: all rates, then all offsets"""
 
     @classmethod
-    def of(cls, curves: Curves, edges: Tensor, families: Tensor, line: Tensor) -> "Problem":
+    def of(cls, curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor) -> "Problem":
         inputs = edges // curves.y.shape[1]
         vectors = [curves.root[inputs]]
         if line.any():
