@@ -11,7 +11,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from nanogpkant.data.read import unpacked
@@ -60,7 +59,7 @@ def main() -> None:
 def repeat(text: Path, copies: int, into: Path) -> None:
     with open(into, "wb") as file:
         for _ in range(copies):
-            with unpacked(str(text), partial(open, text, "rb"), lambda count: None) as stream:
+            with unpacked(text, lambda count: None) as stream:
                 while block := stream.read(1 << 20):
                     file.write(block)
 

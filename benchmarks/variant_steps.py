@@ -22,7 +22,7 @@ from nanogpkant.comparison.planning import job_of, plan
 from nanogpkant.config import with_changes
 from nanogpkant.machine.device import measured_on
 from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 COLUMNS = {
     "variant": "variant",

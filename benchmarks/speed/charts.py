@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.speed.measure import totals
 from benchmarks.speed.names import BARE_PRODUCTS, KAN, OURS, is_rival
-from nanogpkant.measure.table import Row, cell
+from nanogpkant.report.table import Row, cell
 
 OUR_COLOUR, BARE_COLOUR, RIVAL_COLOUR = "#c8553d", "#9aa5b1", "#588b8b"
 

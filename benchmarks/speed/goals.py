@@ -11,7 +11,7 @@ from benchmarks.speed.names import (
     OURS,
     is_rival,
 )
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from nanogpkant.config import load_config
 from nanogpkant.kan import BSpline
 from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 # Share of the time by which each part must be done; time left over goes to the next.
 DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}

@@ -12,11 +12,11 @@ from benchmarks.speed.charts import layer_bars, sweep_lines
 from benchmarks.speed.goals import layer_goals
 from benchmarks.speed.measure import Plan, measure, totals
 from benchmarks.speed.names import OURS
-from benchmarks.speed.problem import Basis, Problem, basis_named
+from benchmarks.speed.problem import BASES, Basis, Problem, basis_named
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.errors import UsageError
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 # The projections of a block of the preset: qkv, attn_out, mlp_in, mlp_out; and a larger MLP.
 SHAPES = {
@@ -69,7 +69,7 @@ def run(
     outputs: int | None = None,
     rows: int | None = None,
     dtypes: Literal["auto", "both", "bf16", "fp32"] = "auto",
-    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier"] = "bspline",
+    basis: Literal[tuple(BASES)] = "bspline",
     grid_size: int = 5,
     rivals: Literal["all", "none"] = "all",
     sweep: Literal["grid", "width", "batch"] | None = None,

@@ -20,8 +20,8 @@ from benchmarks.speed.names import BARE_PRODUCTS, OURS, is_rival
 from benchmarks.speed.problem import DTYPES, Problem, Trial
 from nanogpkant.base.console import bar
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child, in_one_line
-from nanogpkant.measure.table import Row
 from nanogpkant.measure.timing import Task, Timing, bandwidth, interleaved, matmul_rate
+from nanogpkant.report.table import Row
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from nanogpkant.kan import Basis, BSpline, Features, KANLinear
+from nanogpkant.kan.bases import BASES as REGISTRY
 from nanogpkant.kan.bases import make_basis
 
-BASES = ("bspline", "hat", "rbf", "chebyshev", "fourier")
+BASES = [name for name, entry in REGISTRY.items() if not entry.must_be_shared]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -14,8 +14,8 @@ from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
 from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
-from nanogpkant.measure.table import Row
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row
 
 COLUMNS = {
     "model": "model",

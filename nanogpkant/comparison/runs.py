@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,9 @@ from nanogpkant.config import (
 )
 from nanogpkant.data import load_tokenizer
 from nanogpkant.model.counting import Count, count
+from nanogpkant.report.table import Row
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.metrics import read_metrics
-
-Row = dict[str, Any]
 
 # What a loss can be held against: the name of its array in a Curve, and what people call it.
 AXES = {

@@ -270,7 +270,7 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training loop: length, batches, evaluation, checkpoints, initial weights and device."""
+    """The training loop: length, batches, evaluation, checkpoints and device."""
 
     max_iters: int = 5000
     """optimiser steps"""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -21,7 +22,11 @@ FILES = (CONFIG, "model.safetensors", "vocab.json", "merges.txt")  # of each of 
 TIMEOUT = 10  # seconds to wait for the Hub's first answer
 
 # Their activation: ours.
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+}
 # Settings that change the function, with the values that our model computes.
 READABLE = {
     "activation_function": tuple(ACTIVATIONS),
@@ -113,13 +118,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     with reading_with_transformers(folder):
         from transformers import GPT2LMHeadModel
 
-        model, info = GPT2LMHeadModel.from_pretrained(
+        loaded: Any = GPT2LMHeadModel.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in plainer words
             output_loading_info=True,
         )
+    model, info = loaded
     problems = {
         "is missing from": info["missing_keys"],
         "is not expected in": {k for k in info["unexpected_keys"] if not MASKS.fullmatch(k)},

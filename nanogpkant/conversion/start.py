@@ -3,7 +3,7 @@
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import ModelConfig
+from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
@@ -77,17 +77,18 @@ def check_vocabulary(source: ModelSource, data: TokenData) -> None:
         raise UserError(f"its vocabulary is not that of --data.dataset: {REMEDY}")
 
 
-def start_from(model: GPT, init_from: str, data: TokenData) -> None:
-    """Initialize a new model from ``train.init_from``.
+def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
+    """Initialize a new model from ``train.init_from``: see ``open_source``.
 
     Args:
         model: the model to train.
-        init_from: see ``open_source``.
+        config: of the run.
         data: to train on; its tokenizer must be the source's.
 
     Raises:
         UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.
     """
+    init_from = config.train.init_from
     try:
         source = open_source(init_from)
         check_vocabulary(source, data)

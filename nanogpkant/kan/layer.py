@@ -55,6 +55,15 @@ class KANLinear(FeatureLayer):
     Source: Liu et al. (arXiv 2404.19756); the packed form and ``spline_scale`` follow the
     efficient-kan project (github.com/Blealtan/efficient-kan), and dropping features rather than
     inputs follows DropKAN (arXiv 2407.13044).
+
+    Example:
+        >>> import torch
+        >>> from nanogpkant import BSpline, KANLinear
+        >>> layer = KANLinear(4, 3, basis=BSpline(grid_size=5, order=3, grid_range=(-1, 1)))
+        >>> layer(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+        >>> layer.edges(torch.linspace(-1, 1, 9)).shape  # points, outputs, inputs
+        torch.Size([9, 3, 4])
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
 from nanogpkant.measure.plan import require_positive, vocab_size_of
 from nanogpkant.measure.sampling import sampling_rows, untrained
 from nanogpkant.measure.step import Job, job_of, step_rows
-from nanogpkant.measure.table import Row, aligned, markdown
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row, aligned, markdown
 
 STEP_COLUMNS = {
     "model": "model",

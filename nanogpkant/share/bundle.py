@@ -35,22 +35,23 @@ class _Module:
         self.name, self.summary = name, (ast.get_docstring(tree) or "").partition("\n")[0]
         self.names: dict[str, ast.stmt | tuple[str, str] | str] = {}
         for node in tree.body:
-            source = getattr(node, "module", None) or ""
-            if source.partition(".")[0] == PACKAGE:
-                self.names |= {a.asname or a.name: (source, a.name) for a in node.names}
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                start = f"from {source} " if source else ""
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                source = getattr(node, "module", None) or ""
                 for alias in node.names:
                     here = alias.asname or alias.name.partition(".")[0]
-                    self.names[here] = f"{start}import {ast.unparse(alias)}"
-            else:
-                self.names |= dict.fromkeys(_defined(node), node)
-                self._leave_out(node, without.get(getattr(node, "name", ""), ()))
+                    text = f"{f'from {source} ' if source else ''}import {ast.unparse(alias)}"
+                    is_ours = source.partition(".")[0] == PACKAGE
+                    self.names[here] = (source, alias.name) if is_ours else text
+                continue
+            self.names |= dict.fromkeys(_defined(node), node)
+            if isinstance(node, ast.ClassDef):
+                self._leave_out(node, without.get(node.name, set()))
 
-    def _leave_out(self, node: ast.stmt, methods: Collection[str]) -> None:
-        for method in [m for m in getattr(node, "body", []) if getattr(m, "name", "") in methods]:
+    def _leave_out(self, node: ast.ClassDef, methods: set[str]) -> None:
+        for method in [m for m in node.body if getattr(m, "name", "") in methods]:
             node.body.remove(method)
-            self.left_out |= {*range(_first_line(method), method.end_lineno + 2)}  # and a blank
+            last = (method.end_lineno or 0) + 1  # a blank line
+            self.left_out |= set(range(_first_line(method), last + 1))
 
     def source(self, node: ast.stmt) -> str:
         """A definition as it is written, with its decorators and the comment above it."""

@@ -87,7 +87,7 @@ def pull(repo: str, out: Path) -> dict[str, Any]:
     api = HfApi()
     with hub_errors(repo):
         info = api.model_info(repo, timeout=TIMEOUT)
-    names = [file.rfilename for file in info.siblings]
+    names = [file.rfilename for file in info.siblings or ()]
     if MANIFEST not in names or "config.json" in names:
         hint = "from_pretrained opens a model for transformers"
         raise UserError(f"{repo} is not an exported run of nanogpkant; {hint}")

@@ -9,12 +9,12 @@ DIR/
 """
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nanogpkant import __version__
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import with_changes
 from nanogpkant.kan.bases import BASES
@@ -35,8 +35,9 @@ FILES = (
     "tokenizer_config.json",
 )
 
+VERSION = version("nanogpkant")
 HEAD = f'''\
-"""The model of this folder: code of nanogpkant {__version__} in one file; not to be edited.
+"""The model of this folder: code of nanogpkant {VERSION} in one file; not to be edited.
 
 A comment names the module of the definitions below it. MIT licence, copyright 2026 the nanogpkant
 authors.

@@ -14,6 +14,7 @@ import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def onnx_bytes(
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of missing torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             (example,),
             dynamo=True,

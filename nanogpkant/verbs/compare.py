@@ -178,7 +178,7 @@ def _report(
     from nanogpkant.base.console import note
     from nanogpkant.comparison.findings import find
     from nanogpkant.comparison.references import original_curves, wandb_curves
-    from nanogpkant.comparison.report import Report
+    from nanogpkant.comparison.report import ComparisonReport
     from nanogpkant.comparison.table import table
 
     references = [curve for file in csv for curve in wandb_curves(Path(file))]
@@ -187,7 +187,7 @@ def _report(
         references = original_curves(datasets) + references
     findings = find(variants, target, failures or [])
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
-    report = Report(title, about, findings, references, command, experiment)
+    report = ComparisonReport(title, about, findings, references, command, experiment)
     report.save(folder)
     note(f"the report is in {folder / 'report.html'}")
     found = report.as_dict()

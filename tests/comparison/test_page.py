@@ -9,7 +9,7 @@ import chromium
 import pytest
 
 from nanogpkant.cli import main
-from nanogpkant.comparison.charts import to_svg
+from nanogpkant.report.charts import to_svg
 
 in_a_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 

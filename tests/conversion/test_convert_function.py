@@ -30,12 +30,13 @@ def test_settings_are_dotted_or_nested(plain_run: Path, tmp_path: Path) -> None:
 def test_training_starts_from_a_run(plain_run: Path) -> None:
     trained = load_model(plain_run)
     data = TokenData.open(Path(trained.config.data.dir) / trained.config.data.dataset)
+    config = with_changes(trained.config, **{"train.init_from": str(plain_run)})
     kan = {"kan.sites": ["mlp_out"], "kan.base": "gpt"}
     model = GPT(with_changes(trained.config.model, **kan), trained.tokenizer.vocab_size)
-    start_from(model, str(plain_run), data)
+    start_from(model, config, data)
     idx = torch.randint(trained.tokenizer.vocab_size, (2, 16))
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(idx), trained.model(idx), rtol=1e-5, atol=1e-5)
     other = GPT(with_changes(trained.config.model, n_layer=1), trained.tokenizer.vocab_size)
     with pytest.raises(UserError, match=r"--train\.init_from .*: it has --model\.n_layer 2"):
-        start_from(other, str(plain_run), data)
+        start_from(other, config, data)

@@ -252,6 +252,8 @@ def test_unknown_names_suggest_the_nearest(data_dir):
 def test_embedded_names_take_no_file(text_file, data_dir):
     with pytest.raises(UsageError, match="shakespeare_char is embedded and takes no file"):
         prepare("shakespeare_char", data_dir, text_file)
+    with pytest.raises(UsageError, match="--separator '---': the dataset is one text"):
+        prepare("shakespeare_char", data_dir, separator="---")
 
 
 # --- interrupted and simultaneous runs

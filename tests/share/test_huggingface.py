@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,10 @@ from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.data import CharTokenizer
 from nanogpkant.generation import generate
 from nanogpkant.kan import BSpline, KANLinear
+from nanogpkant.kan.grid import change_basis
+from nanogpkant.kan.knots import transfer
 from nanogpkant.kan.pruned import prune
-from nanogpkant.kan.state import set_features
+from nanogpkant.kan.state import spline_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import TrainedModel, load_model
 from nanogpkant.share.huggingface import modeling_code, write_huggingface
@@ -69,8 +70,7 @@ def change(name: str, model: GPT) -> None:
             layer.refine(6)
         if "moved" in name:
             uneven = BSpline(order=3, grid=(-2.0, -0.9, 0.3, 1.0, 2.0))
-            set_features(layer, replace(layer.features, basis=uneven))
-            layer.reset_parameters()
+            change_basis(layer, uneven, transfer(spline_of(layer), uneven))
         if "pruned" in name:
             keep = torch.rand(layer.out_features, layer.in_features) > 0.6
             keep[1], keep[:, 2] = False, False

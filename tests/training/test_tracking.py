@@ -159,7 +159,7 @@ def test_wandb_gets_the_metrics_live_and_offline(tiny_experiment: Path, tmp_path
 def test_a_finished_run_goes_to_wandb(run_copy, capsys):
     command = ["track", str(run_copy), "--tracker", "wandb", "--project", "later", "--json"]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out)["to"] == ["wandb"]
+    assert json.loads(capsys.readouterr().out)["tracker"] == "wandb"
     records = wandb_records(run_copy)
     curves = wandb_curves(records)
     assert_same_curves(curves, run_copy)

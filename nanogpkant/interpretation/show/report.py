@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ from matplotlib.figure import Figure
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import write_atomic, write_json, writing
-from nanogpkant.comparison.charts import Draw
+from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.interpretation.fit.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard, edge_cards, shape_cards
-from nanogpkant.interpretation.show.page import PageSection, page
+from nanogpkant.interpretation.show.page import EdgeSection, page, table
 from nanogpkant.machine.device import peak_memory
+from nanogpkant.report.charts import Draw, save_figure
 
 IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
 FAMILIES_SHOWN = 12  # by name, in the chart
@@ -168,14 +167,14 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
         "inputs": interpretation.inputs,
         "outputs": interpretation.outputs,
     }
-    for name, table in tables.items():
-        write_atomic(interpretation.folder / f"{name}.csv", table.to_csv(index=False))
+    for name, frame in tables.items():
+        write_atomic(interpretation.folder / f"{name}.csv", frame.to_csv(index=False))
     cards, written = _all_cards(interpretation, top), []
     with bar("drawing", "pictures") as progress:
         for done, (name, figure) in enumerate(_figures(interpretation, top, cards)):
             progress(done, 6 + len(interpretation.layers))
             written.append(interpretation.folder / "pictures" / f"{name}.png")
-            save(figure, written[-1])
+            save_figure(figure, written[-1], dpi=110)
     for old in {*(interpretation.folder / "pictures").glob("*.png")} - {*written}:
         old.unlink()  # of layers that were looked at before, and now are not
     found = summary(interpretation)
@@ -199,13 +198,6 @@ def check_top(top: int) -> None:
     """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
 
 
 def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
@@ -269,13 +261,13 @@ def _family_charts(interpretation: Interpretation) -> dict[str, Draw]:
 
 def _sections(
     interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
-) -> list[PageSection]:
+) -> list[EdgeSection]:
     totals = interpretation.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
     key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
     layer_sections = [
-        PageSection(
+        EdgeSection(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
             map=_importances(interpretation)[name],
@@ -285,44 +277,44 @@ def _sections(
         for number, name in enumerate(interpretation.layers)
     ]
     return [
-        PageSection("The answer", words(found), table=totals),
-        PageSection(
+        EdgeSection("The answer", words(found), **table(totals)),
+        EdgeSection(
             "Are the formulas faithful?",
             [
                 "The share of edges that are replaced, in three orders, and one layer at a time. "
                 "What is below 0.00001 is drawn there."
             ],
             charts=plots.faithfulness_charts(interpretation.faithfulness),
-            table=interpretation.faithfulness,
+            **table(interpretation.faithfulness),
             is_table_folded=True,
         ),
-        PageSection(
+        EdgeSection(
             "What can be taken away?",
             ["Edges removed, those with the lowest score first; inputs go with all their edges."],
             charts=plots.pruning_charts(interpretation.pruning),
-            table=interpretation.pruning,
+            **table(interpretation.pruning),
             is_table_folded=True,
         ),
-        PageSection(
+        EdgeSection(
             "Does importance foretell what an edge does?",
             [
-                f"{len(interpretation.ablations)} edges, from the most important to the least, "
-                "were removed one at a time. Spearman's rank correlation of each score with the "
-                "KL of the predictions, and with the change of the loss, which for one edge is near the "
-                "resolution of 32-bit numbers."
+                f"{len(interpretation.ablations)} edges, from the most to the least important, "
+                "were removed one at a time. Spearman's rank correlation of each score with the KL "
+                "of the predictions, and with the change of the loss, which for one edge is near "
+                "the resolution of 32-bit numbers."
             ],
-            table=interpretation.rank_correlations,
+            **table(interpretation.rank_correlations),
         ),
-        PageSection(
+        EdgeSection(
             "Which layers matter, and what are they made of?",
             [
                 "Importance is the layer's share of that of all edges, outside how much of its "
                 "inputs lies outside the grid, accepted the share of edges with a formula."
             ],
             charts=_family_charts(interpretation),
-            table=interpretation.by_layer,
+            **table(interpretation.by_layer),
         ),
-        PageSection(
+        EdgeSection(
             "The atlas: which shapes are there?",
             [
                 "The shapes that stand for all edges, the most frequent first, over each input's "
@@ -330,12 +322,12 @@ def _sections(
             ],
             cards=cards["atlas"],
         ),
-        PageSection(_WORST, [key], cards=cards["worst"]),
+        EdgeSection(_WORST, [key], cards=cards["worst"]),
         *layer_sections,
-        PageSection(
+        EdgeSection(
             f"The {min(TABLE_ROWS, len(interpretation.edges)):,} most important edges",
             ["All edges are in the tables beside this page. A click on a heading sorts."],
-            table=interpretation.edges[shown].iloc[:TABLE_ROWS],
+            **table(interpretation.edges[shown].iloc[:TABLE_ROWS]),
         ),
-        PageSection("How to read this", list(METHOD)),
+        EdgeSection("How to read this", list(METHOD)),
     ]

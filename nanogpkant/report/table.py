@@ -1,6 +1,6 @@
-"""A table of rows, as Markdown or for a terminal."""
+"""Tables of rows, as Markdown or aligned for a terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -16,10 +16,20 @@ def markdown(rows: Iterable[Row], columns: dict[str, str]) -> str:
 def aligned(rows: Iterable[Row], columns: dict[str, str]) -> str:
     """The same as aligned text: the first column to the left, numbers to the right."""
     lines = [list(columns.values()), *([cell(row.get(key)) for key in columns] for row in rows)]
+    return align(lines)
+
+
+def align(lines: Sequence[Sequence[str]], left: Iterable[int] = (0,)) -> str:
+    """Lines of cells as text, padded so that columns line up.
+
+    Args:
+        lines: cells of each line, all lines of the same length.
+        left: numbers of the columns whose cells are flush left; the others are flush right.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    first, *others = widths
-    form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
-    return "\n".join(form.format(*line) for line in lines)
+    sides = ["<" if n in set(left) else ">" for n in range(len(widths))]
+    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
 def cell(value: Any) -> str:
