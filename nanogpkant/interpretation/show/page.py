@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,10 @@ def page(title: str, about: str, sections: list[EdgeSection]) -> str:
     )
 
 
-def table(frame: pd.DataFrame) -> dict[str, list]:
-    """The ``head`` and ``rows`` of a section."""
-    rows = [list(map(_cell, row)) for row in frame.itertuples(index=False)]
-    return {"head": list(frame.columns), "rows": rows}
+def with_table(section: EdgeSection, frame: pd.DataFrame) -> EdgeSection:
+    """The section with a table."""
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return replace(section, head=list(frame.columns), rows=rows)
 
 
 def _picture(card: EdgeCard) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
+"""Results of an interpretation: sentences, pictures, tables and one page."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +15,11 @@ from nanogpkant.interpretation.fit.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard, edge_cards, shape_cards
-from nanogpkant.interpretation.show.page import EdgeSection, page, table
+from nanogpkant.interpretation.show.page import EdgeSection, page, with_table
 from nanogpkant.machine.device import peak_memory
 from nanogpkant.report.charts import Draw, save_figure
 
-IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
+IMPORTANT = 0.1  # share of edges among which the worst fits are searched
 FAMILIES_SHOWN = 12  # by name, in the chart
 TABLE_ROWS = 1000  # of the most important edges, in the page
 METHOD = (
@@ -37,12 +37,11 @@ METHOD = (
 
 
 def summary(interpretation: Interpretation) -> dict[str, Any]:
-    """The findings in numbers.
+    """The results as numbers.
 
-    ``explained`` is how far formulas bring the model back from the loss of means to that of its
-    splines: (mean - formula) / (mean - spline), 1 is all the way; None where means are no worse
-    than splines, and there is nothing to explain. Shares ``of_importance`` are of the sum of
-    squared importances.
+    ``explained`` is the share of the splines' gain over means that formulas keep: (mean - formula)
+    / (mean - spline) of the losses; None where means are no worse than splines. Shares
+    ``of_importance`` are of the sum of squared importances.
     """
     edges, totals = interpretation.edges, interpretation.totals.set_index("replacement")
     loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
@@ -78,15 +77,15 @@ def _explained(loss: pd.Series) -> float | None:
 
 
 def words(found: dict[str, Any]) -> list[str]:
-    """The findings in sentences, the most important first."""
+    """The results in sentences, the most important first."""
     totals = found["totals"]
 
     def loss(name: str) -> str:
         return f"{totals[name]['loss']:.4f} ({totals[name]['added']:+.4f})"
 
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
-    foretold = (  # no rank is above another where no edge matters, as after text of one character
-        "of which nothing can be said: none of them matters"
+    predicted = (  # no rank is above another where no edge matters, as after text of one character
+        "which cannot be measured: none of them matters"
         if rank is None
         else f"with a rank correlation of {rank:.2f}"
     )
@@ -105,7 +104,7 @@ def words(found: dict[str, Any]) -> list[str]:
         f"R² is {1 - ACCEPTED} or above for {found['accepted']:.1%} of the edges, which hold "
         f"{found['accepted_of_importance']:.1%} of the importance; with the others left as splines "
         f"the loss is {loss('formula where it fits')}.",
-        f"Importance foretells what taking single edges out does to the predictions, {foretold}.",
+        f"Importance predicts the effect of removing single edges, {predicted}.",
         f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
         f"{atlas['added']:+.4f} nats per token; three principal components hold "
         f"{sum(atlas['variance_of_components'][:3]):.1%} of the variance of their shapes.",
@@ -176,7 +175,7 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
             written.append(interpretation.folder / "pictures" / f"{name}.png")
             save_figure(figure, written[-1], dpi=110)
     for old in {*(interpretation.folder / "pictures").glob("*.png")} - {*written}:
-        old.unlink()  # of layers that were looked at before, and now are not
+        old.unlink()  # of layers selected before, and not now
     found = summary(interpretation)
     title, about = (
         f"Inside {interpretation.run.path.name}",
@@ -201,7 +200,7 @@ def check_top(top: int) -> None:
 
 
 def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Those whose formulas fit least, of the most important tenth.
+    """The edges with the worst fits among the most important tenth.
 
     Args:
         edges: the table of edges, the most important first.
@@ -214,7 +213,7 @@ _WORST = "The worst fits among the most important tenth"
 
 
 def _all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
-    """Those of the atlas, of the worst fits and of the most important edges of each layer."""
+    """Cards of the atlas, the worst fits and the most important edges of each layer."""
     cards = {"atlas": shape_cards(interpretation.atlas)}
     worst = worst_edges(interpretation.edges, top)
     shown = zip(_cards(interpretation, worst), worst["layer"], strict=True)
@@ -266,7 +265,47 @@ def _sections(
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
     key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
-    layer_sections = [
+    faithful = EdgeSection(
+        "Are the formulas faithful?",
+        [
+            "Edges replaced by share, in three orders, and one layer at a time. Values below "
+            "0.00001 are drawn there."
+        ],
+        charts=plots.faithfulness_charts(interpretation.faithfulness),
+        is_table_folded=True,
+    )
+    pruning = EdgeSection(
+        "What can be pruned?",
+        ["Edges removed, the lowest score first; inputs go with all their edges."],
+        charts=plots.pruning_charts(interpretation.pruning),
+        is_table_folded=True,
+    )
+    ablations = EdgeSection(
+        "Does importance predict the effect of an edge?",
+        [
+            f"{len(interpretation.ablations)} edges, from the most to the least important, were "
+            "removed one at a time. Spearman's rank correlation of each score with the KL of the "
+            "predictions, and with the change of the loss, which for one edge is near the "
+            "resolution of 32-bit numbers."
+        ],
+    )
+    by_layer = EdgeSection(
+        "Which layers matter, and which families are in them?",
+        [
+            "Importance is the layer's share of the importance of all edges, outside the share of "
+            "its inputs outside the grid, accepted the share of edges with a formula."
+        ],
+        charts=_family_charts(interpretation),
+    )
+    shapes = EdgeSection(
+        "The atlas: which shapes are there?",
+        [
+            "The shapes that stand for all edges, the most frequent first, over each input's "
+            "range from -1 to 1. Dashed is the nearest formula."
+        ],
+        cards=cards["atlas"],
+    )
+    layers = [
         EdgeSection(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
@@ -276,58 +315,20 @@ def _sections(
         )
         for number, name in enumerate(interpretation.layers)
     ]
+    most = interpretation.edges[shown].iloc[:TABLE_ROWS]
+    top = EdgeSection(
+        f"The {len(most):,} most important edges",
+        ["All edges are in the tables beside this page. A click on a heading sorts."],
+    )
     return [
-        EdgeSection("The answer", words(found), **table(totals)),
-        EdgeSection(
-            "Are the formulas faithful?",
-            [
-                "The share of edges that are replaced, in three orders, and one layer at a time. "
-                "What is below 0.00001 is drawn there."
-            ],
-            charts=plots.faithfulness_charts(interpretation.faithfulness),
-            **table(interpretation.faithfulness),
-            is_table_folded=True,
-        ),
-        EdgeSection(
-            "What can be taken away?",
-            ["Edges removed, those with the lowest score first; inputs go with all their edges."],
-            charts=plots.pruning_charts(interpretation.pruning),
-            **table(interpretation.pruning),
-            is_table_folded=True,
-        ),
-        EdgeSection(
-            "Does importance foretell what an edge does?",
-            [
-                f"{len(interpretation.ablations)} edges, from the most to the least important, "
-                "were removed one at a time. Spearman's rank correlation of each score with the KL "
-                "of the predictions, and with the change of the loss, which for one edge is near "
-                "the resolution of 32-bit numbers."
-            ],
-            **table(interpretation.rank_correlations),
-        ),
-        EdgeSection(
-            "Which layers matter, and what are they made of?",
-            [
-                "Importance is the layer's share of that of all edges, outside how much of its "
-                "inputs lies outside the grid, accepted the share of edges with a formula."
-            ],
-            charts=_family_charts(interpretation),
-            **table(interpretation.by_layer),
-        ),
-        EdgeSection(
-            "The atlas: which shapes are there?",
-            [
-                "The shapes that stand for all edges, the most frequent first, over each input's "
-                "range from -1 to 1. Dashed is the nearest formula."
-            ],
-            cards=cards["atlas"],
-        ),
+        with_table(EdgeSection("The answer", words(found)), totals),
+        with_table(faithful, interpretation.faithfulness),
+        with_table(pruning, interpretation.pruning),
+        with_table(ablations, interpretation.rank_correlations),
+        with_table(by_layer, interpretation.by_layer),
+        shapes,
         EdgeSection(_WORST, [key], cards=cards["worst"]),
-        *layer_sections,
-        EdgeSection(
-            f"The {min(TABLE_ROWS, len(interpretation.edges)):,} most important edges",
-            ["All edges are in the tables beside this page. A click on a heading sorts."],
-            **table(interpretation.edges[shown].iloc[:TABLE_ROWS]),
-        ),
+        *layers,
+        with_table(top, most),
         EdgeSection("How to read this", list(METHOD)),
     ]
