@@ -43,7 +43,7 @@ def with_table(section: EdgeSection, frame: pd.DataFrame) -> EdgeSection:
 
 
 def _picture(card: EdgeCard) -> dict[str, Any]:
-    """A card's paths, in the units of its picture, and the numbers that they stand for."""
+    """A card's paths, in the units of its picture, and their values."""
     low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
@@ -65,7 +65,7 @@ def _picture(card: EdgeCard) -> dict[str, Any]:
 
 
 def _heat(importance: np.ndarray) -> dict[str, Any]:
-    """A layer's sorted map as a picture, and its numbers for whoever points at it."""
+    """A layer's sorted map as a picture, and its values for the tooltip."""
     cells = sorted_map(importance, MAP_CELLS)
     colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
     buffer = io.BytesIO()
