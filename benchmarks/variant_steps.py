@@ -48,7 +48,7 @@ def main() -> None:
     variants = {run.variant: run for run in plan(experiment, Path("runs"))}
     jobs = [job_of(run, "cpu") for run in variants.values()]
     for job in jobs:
-        check(job)
+        check_against_reference(job)
     about = f"A step of {experiment.about}"
     report = Report(f"{experiment.name}_step", about, measured_on(torch.device("cpu")))
     report.command = f"python benchmarks/variant_steps.py {options.experiment} --rounds "
@@ -58,7 +58,7 @@ def main() -> None:
     report.save(options.out)
 
 
-def check(job: Job) -> None:
+def check_against_reference(job: Job) -> None:
     """Compare a model's loss and all gradients with its plain-torch reference.
 
     In float32, on the timed batch, so that the same code runs.

@@ -22,7 +22,7 @@ class GateError(Exception):
     """A wrong result: which, and by how much."""
 
 
-def check(contender: Contender, problem: Problem, trial: Trial) -> float:
+def check_against_oracle(contender: Contender, problem: Problem, trial: Trial) -> float:
     """Compare output and gradients with the oracle; returns the largest difference.
 
     Raises:

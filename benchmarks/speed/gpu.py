@@ -176,7 +176,7 @@ def _check_all(problems: list[Problem], seconds: float) -> list[Row]:
 
 def _check(contender: Contender, problem: Problem) -> Row:
     try:
-        error, equal = gate.check(contender, problem, contender.start(problem)), True
+        error, equal = gate.check_against_oracle(contender, problem, contender.start(problem)), True
     except gate.GateError as wrong:
         error, equal = str(wrong), False
     except Exception as failure:  # a kernel that does not compile is a result, too

@@ -93,7 +93,7 @@ def start(who: Contender | str, problem: Problem) -> Task:
     if isinstance(who, str):
         return BARE[who](problem)
     trial = who.start(problem)
-    gate.check(who, problem, trial)
+    gate.check_against_oracle(who, problem, trial)
     return trial
 
 

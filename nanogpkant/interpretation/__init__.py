@@ -1,12 +1,15 @@
-"""Looking inside a trained KAN: what its edges are, which matter, and whether formulas say it all.
+"""Looking inside a trained KAN: its curves, their importance, and formulas tested by the loss.
 
-from nanogpkant.interpretation import Interpretation, figures, write
+    from nanogpkant.interpretation import Interpretation, figures, write
 
-look = Interpretation("runs/quickstart_kan")
-look.edges.head(20)             # the most important edges, with their formulas
-look.totals                     # the loss with all edges replaced, and its controls
-dict(figures(look))["atlas"]    # a matplotlib figure
-write(look)                     # everything, into runs/quickstart_kan/interpret
+    interpretation = Interpretation("quickstart_kan")
+    interpretation.edges.head(20)             # the most important edges, with their formulas
+    interpretation.totals                     # the loss with all edges replaced, and its controls
+    dict(figures(interpretation))["atlas"]    # a matplotlib figure
+    write(interpretation)                     # everything, into runs/quickstart_kan/interpret
+
+``interpretation`` runs the stages: ``observe`` a model's inputs and curves, ``fit`` formulas,
+``judge`` them by the loss, ``show`` pictures, tables and the page.
 """
 
 from importlib import import_module
@@ -16,27 +19,27 @@ from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.report import figures, summary, words, write
+    from nanogpkant.interpretation.show.report import figures, summary, words, write
 
 __all__ = ["Interpretation", "figures", "summary", "words", "write"]
 
-_MODULES = {"Interpretation": "interpretation"}  # others: "report"
+_MODULES = {"Interpretation": "interpretation"}  # others: "show.report"
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: it brings torch, which --help can do without.
+    """Import a name when it is first used: torch is slow to load.
 
     Raises:
-        UserError: a package of the extra ``interpret`` is not here.
+        UserError: a package of the extra ``interpret`` is not installed.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'report')}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'show.report')}"), name)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in _EXTRA:
             raise
         remedy = "pip install 'nanogpkant[interpret]'"
-        raise UserError(f"interpret needs {package}, which is not here: {remedy}") from error
+        raise UserError(f"interpret needs {package}, which is not installed: {remedy}") from error

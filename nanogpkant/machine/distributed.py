@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nanogpkant.base.errors import ToldElsewhereError, UsageError, UserError
+from nanogpkant.base.errors import ToldElsewhereError, UsageError, UserError, one_line
 from nanogpkant.config import TrainConfig, refuse
 from nanogpkant.kan.pruned import PrunedLinear
 from nanogpkant.machine.device import resolve_device
@@ -298,7 +298,7 @@ def _naming_losses(rank: int, timeout: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if not (isinstance(error, dist.DistError) or "gloo" in reason):
             raise
         late = "timed out" in reason.lower() or "timeout" in reason.lower()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.console import note, warn
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, one_line
 from nanogpkant.config import RunConfig, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
@@ -150,7 +150,7 @@ def compile_or_explain(model: GPT, batches: Batches, device: torch.device, dtype
         with autocast(device, dtype):
             model(*batches.batch(0, device)).backward()
     except Exception as error:  # whatever the compiler raises, training can do without it
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         warn(f"--train.compile: going on without it, torch.compile failed here: {reason}")
         model._compiled_call_impl = None
     model.zero_grad(set_to_none=True)

@@ -65,8 +65,8 @@ def interpret(
     """
     with _stopping_kindly():
         from nanogpkant.interpretation import Interpretation
-        from nanogpkant.interpretation.export import write_export
-        from nanogpkant.interpretation.report import check_top, words, write
+        from nanogpkant.interpretation.show.export import write_export
+        from nanogpkant.interpretation.show.report import check_top, words, write
 
         check_top(top)
         interpretation = Interpretation(

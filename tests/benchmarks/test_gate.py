@@ -27,7 +27,7 @@ def test_everyone_is_who_they_say(dtype, who):
     if who.pure:  # as precise as they are: some rivals round too much for the gate
         assert who.start(problem).run(problem.grad().bfloat16()).dtype == torch.bfloat16
         return
-    assert gate.check(who, problem, who.start(problem)) <= gate.TOLERANCE[dtype]
+    assert gate.check_against_oracle(who, problem, who.start(problem)) <= gate.TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("basis", [BSpline(grid_size=2, order=1), BSpline(grid=(-1, 0.5, 1))])
@@ -61,7 +61,7 @@ class _Wrong(KANLinear):
 def test_a_wrong_layer_gets_no_time(where):
     wrong = Contender("wrong", lambda problem: _Wrong(where), lambda layer: layer.weight.grad)
     with pytest.raises(gate.GateError, match=where):
-        gate.check(wrong, PROBLEM, wrong.start(PROBLEM))
+        gate.check_against_oracle(wrong, PROBLEM, wrong.start(PROBLEM))
 
 
 def test_a_layer_that_is_wrong_in_its_last_row_is_found():
@@ -76,7 +76,7 @@ def test_a_layer_that_is_wrong_in_its_last_row_is_found():
 
     wrong = Contender("wrong", lambda problem: LastRow(), lambda m: m.layer.weight.grad)
     with pytest.raises(gate.GateError, match="output"):
-        gate.check(wrong, PROBLEM, wrong.start(PROBLEM))
+        gate.check_against_oracle(wrong, PROBLEM, wrong.start(PROBLEM))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)

@@ -25,7 +25,7 @@ def counted_flops(model: GPT, batch_size: int) -> int:
     return counter.get_total_flops()
 
 
-def check(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
+def check_counts(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
     model, expected = built(config, vocab_size), count(config, vocab_size)
     parameters = sum(p.numel() for p in model.parameters())
     assert expected.parameters == parameters
@@ -60,7 +60,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 @settings(max_examples=25, deadline=None)
 @given(config=configs(), vocab_size=st.integers(1, 30), batch_size=st.integers(1, 3))
 def test_any_model(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
-    check(config, vocab_size, batch_size)
+    check_counts(config, vocab_size, batch_size)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -75,7 +75,7 @@ def test_presets(name: str) -> None:
 
 def test_flops_of_a_preset_with_every_projection_kan() -> None:
     _, config = load_preset("shakespeare_char_micro_kan")
-    check(with_changes(config.model, block_size=16), SHAKESPEARE_CHARACTERS, 1)
+    check_counts(with_changes(config.model, block_size=16), SHAKESPEARE_CHARACTERS, 1)
 
 
 def test_training_costs_three_forward_passes() -> None:

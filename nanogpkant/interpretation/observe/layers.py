@@ -1,4 +1,4 @@
-"""Which layers of a model there are to look at."""
+"""Selection of KAN layers by name."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from nanogpkant.config import nearest
 from nanogpkant.kan import KANLinear, kan_layers
 
 
-def chosen_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
-    """The KAN layers with these names, or whose names begin with them at a dot; None is all.
+def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
+    """The KAN layers with these names, or below these modules; None is all.
 
     Raises:
         UserError: the model has no KAN layers.

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-from nanogpkant.interpretation.cards import Card
-from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+from nanogpkant.interpretation.show.cards import EdgeCard
+from nanogpkant.interpretation.show.plots import bounds, colour_scale, sorted_map
 from nanogpkant.report.html import render
 from nanogpkant.report.section import Cell, Section
 
@@ -25,23 +25,25 @@ class EdgeSection(Section):
 
     map: np.ndarray | None = None
     """importance (m, n) of a layer"""
-    cards: list[Card] = field(default_factory=list)
+    cards: list[EdgeCard] = field(default_factory=list)
 
 
 def page(title: str, about: str, sections: list[EdgeSection]) -> str:
     """The whole page as HTML."""
     filters = {"picture": _picture, "heat": _heat}
-    return render(title, about, sections, "edges.html.jinja", "nanogpkant.interpretation", filters)
+    return render(
+        title, about, sections, "edges.html.jinja", "nanogpkant.interpretation.show", filters
+    )
 
 
-def table(frame: pd.DataFrame) -> dict[str, list]:
-    """The ``head`` and ``rows`` of a section."""
-    rows = [list(map(_cell, row)) for row in frame.itertuples(index=False)]
-    return {"head": list(frame.columns), "rows": rows}
+def with_table(section: EdgeSection, frame: pd.DataFrame) -> EdgeSection:
+    """The section with a table."""
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return replace(section, head=list(frame.columns), rows=rows)
 
 
-def _picture(card: Card) -> dict[str, Any]:
-    """A card's paths, in the units of its picture, and the numbers that they stand for."""
+def _picture(card: EdgeCard) -> dict[str, Any]:
+    """A card's paths, in the units of its picture, and their values."""
     low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
@@ -63,7 +65,7 @@ def _picture(card: Card) -> dict[str, Any]:
 
 
 def _heat(importance: np.ndarray) -> dict[str, Any]:
-    """A layer's sorted map as a picture, and its numbers for whoever points at it."""
+    """A layer's sorted map as a picture, and its values for the tooltip."""
     cells = sorted_map(importance, MAP_CELLS)
     colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A pruned model as a run of its own: saved, trained on where asked, and measured."""
+"""A pruned model as a new run: saved, fine-tuned on request, and measured."""
 
 import statistics
 import time
@@ -14,8 +14,8 @@ from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import Batches, TokenData
 from nanogpkant.evaluation import Evaluation, evaluate
-from nanogpkant.interpretation.layers import kan_layers
-from nanogpkant.interpretation.lookup import swapped
+from nanogpkant.interpretation.judge.evaluator import swapped
+from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import describe, synchronize
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint, tensors_of
@@ -35,7 +35,7 @@ def check_new_folder(out: Path) -> None:
         UsageError: the folder exists.
     """
     if out.exists():
-        raise UsageError(f"--out {out} exists: name a folder that does not")
+        raise UsageError(f"--out {out} exists: name a new folder")
 
 
 def write_pruned_run(
@@ -47,22 +47,22 @@ def write_pruned_run(
     finetune: int,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a model with other modules as a run that goes on at the same step, and measure both.
+    """Write a model with other modules as a run that resumes at the same step, and measure both.
 
     Args:
         source, trained: the run that was pruned; its model is put back as it was.
         data: what it was trained on.
         modules: the pruned layers: all KAN layers of the model, by name.
         out: the new run folder.
-        finetune: optimiser steps to train on for, 0 for none. Their learning rate is the end of the
-            run's own schedule, stretched by that many steps.
+        finetune: optimiser steps of fine-tuning, 0 for none. Their learning rate is the end of the
+            run's schedule, extended by that many steps.
         about: recorded in environment.json and repeated in the report.
 
     Returns:
-        ``about``, "run", and for the run "before", when "pruned" and, where it was trained on,
-        "finetuned": ``edges``, ``parameters``, ``weight_bytes`` as they are saved, ``val_loss``
-        over the whole split, and ``tokens_per_second`` of a forward pass; and ``shapes``, inputs
-        and outputs left of each layer.
+        ``about``, "run", ``shapes`` (inputs and outputs left of each layer), and for the run
+        "before", "pruned" and, with ``finetune``, "finetuned": ``edges``, ``parameters``,
+        ``weight_bytes`` as saved, ``val_loss`` over the whole split and, except for those between
+        the first and the last, ``tokens_per_second`` of a forward pass.
 
     Raises:
         UserError: the folder cannot be written.
@@ -99,7 +99,7 @@ def write_pruned_run(
 
 
 def _config_of(trained: TrainedModel, finetune: int) -> RunConfig:
-    """The configuration that a pruned run goes on with."""
+    """The configuration that a pruned run resumes with."""
     changes = {"train.max_seconds": None, "train.init_from": "scratch"}
     if finetune:
         changes["train.max_iters"] = trained.step + finetune
@@ -129,7 +129,7 @@ def _size(model: GPT) -> dict[str, Any]:
 
 @torch.no_grad()
 def _tokens_per_second(models: dict[str, GPT], data: TokenData) -> dict[str, float]:
-    """How fast each model reads, the median of several forward passes taken in turn."""
+    """Tokens per second of each model: median of several forward passes, taken in turn."""
     model = next(iter(models.values()))
     device = model.tokens.weight.device
     x, _ = Batches(data.val, model.config.block_size, TIMED_SEQUENCES, seed=0).batch(0, device)
