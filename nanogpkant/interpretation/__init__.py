@@ -15,13 +15,27 @@ from typing import TYPE_CHECKING, Any
 from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpkant.interpretation.command import interpret
+    from nanogpkant.interpretation.export import write_export
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.report import figures, summary, words, write
+    from nanogpkant.interpretation.pruned_run import check_pruning
+    from nanogpkant.interpretation.report import check_top, figures, summary, words, write
 
-__all__ = ["Interpretation", "figures", "interpret", "summary", "words", "write"]
+__all__ = [
+    "Interpretation",
+    "check_pruning",
+    "check_top",
+    "figures",
+    "summary",
+    "words",
+    "write",
+    "write_export",
+]
 
-_MODULES = {"Interpretation": "interpretation", "interpret": "command"}  # others: "report"
+_MODULES = {  # others: "report"
+    "Interpretation": "interpretation",
+    "check_pruning": "pruned_run",
+    "write_export": "export",
+}
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 

@@ -21,7 +21,7 @@ FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 @pytest.fixture(scope="module")
 def found(tiny_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("command") / "interpret"
-    assert main(["interpret", str(tiny_run), *FLAGS, "--to", str(folder)]) == 0
+    assert main(["interpret", str(tiny_run), *FLAGS, "--out", str(folder)]) == 0
     return folder
 
 
@@ -40,7 +40,7 @@ def test_everything_is_written(found):
 
 def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
     before = {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
-    assert main(["interpret", str(tiny_run), *FLAGS, "--to", str(found), "--json"]) == 0
+    assert main(["interpret", str(tiny_run), *FLAGS, "--out", str(found), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["seconds"]["faithfulness"] < 1
     assert before == {p: p.stat().st_mtime_ns for p in (found / "cache").rglob("*.safetensors")}
@@ -56,9 +56,9 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
         return whole(judge, modules)
 
     monkeypatch.setattr(Judge, "score", score)
-    arguments = ["interpret", str(tiny_run), *FLAGS, "--to", str(tmp_path)]
+    arguments = ["interpret", str(tiny_run), *FLAGS, "--out", str(tmp_path)]
     assert main(arguments) == 1
-    assert "stopped: the same command goes on from here" in capsys.readouterr().err
+    assert "stopped: run the same command again to resume" in capsys.readouterr().err
     results = tmp_path / "cache" / "faithfulness" / "results.json"
     before = json.loads(results.read_text("utf-8"))
     assert len(before) == 4  # and the original
@@ -71,8 +71,9 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
 
 def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
     out = tmp_path / "pruned"
-    flags = ["--prune", "0.5", "--out", str(out), "--finetune", "2", "--to", str(tmp_path / "i")]
-    assert main(["interpret", str(tiny_run), *FLAGS, *flags, "--json"]) == 0
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ["--share", "0.5", "--out", str(out), "--finetune", "2", "--device", "cpu"]
+    assert main(["prune", str(run), *flags, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
     saved = (out / "checkpoints").glob("step-*/model.safetensors")
@@ -86,9 +87,9 @@ def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
 
 def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys):
     shared = tmp_path / "shared"
-    assert main(["export", str(tiny_run), "--to", str(shared)]) == 0
-    flags = ["--prune", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half")]
-    assert main(["interpret", str(shared), *FLAGS, *flags, "--json"]) == 0
+    assert main(["export", str(tiny_run), "--out", str(shared)]) == 0
+    flags = ["--share", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half")]
+    assert main(["prune", str(shared), *flags, "--device", "cpu", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["weight_bytes"] < 0.9 * value["before"]["weight_bytes"]
     assert sum(n for n, _ in value["shapes"].values()) < 2 * (16 + 64)
@@ -101,21 +102,35 @@ def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys)
         (["--families", "sine"], "--families sine"),
         (["--top", "0"], "--top 0"),
         (["--budget", "-1"], "--budget -1"),
-        (["--prune", "0.5"], "--out"),
-        (["--prune", "1.5", "--out", "x"], "--prune 1.5"),
-        (["--finetune", "3"], "--finetune: is for --prune"),
-        (["--score", "norm"], "--score: is for --prune"),
-        (["--prune", "0.5", "--out", "x", "--lookup", "8"], "--lookup: writes formulas"),
+        (["--lookup", "1"], "--lookup 1"),
         (["--neurons", "blocks.0:1"], "--neurons blocks.0:1"),
         (["--checkpoint", "step-9"], "step-9"),
+        (["--prune", "0.5"], "--prune is now nanogpkant prune"),
+        (["--to", "x"], "--to is now --out"),
     ],
 )
 def test_bad_usage_is_said_in_one_line(tiny_run, tmp_path, capsys, flags, words):
-    arguments = ["interpret", str(tiny_run), *flags, "--to", str(tmp_path / "i")]
-    assert main(arguments) in (1, 2)
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1
-    assert words in error[0]
+    assert words in error_of(capsys, "interpret", tiny_run, "--out", tmp_path / "i", *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--share", "1.5"], "--share 1.5"),
+        (["--share", "0.5", "--finetune", "-1"], "--finetune -1"),
+        (["--share", "0.5", "--score", "size"], "--score size: must be one of std_grad"),
+        (["--share", "0.5", "--out", "."], "--out . exists"),
+        (["--share", "0.5", "--layers", "blocks.7"], "--layers blocks.7"),
+    ],
+)
+def test_bad_usage_of_prune_is_said_in_one_line(tiny_run, tmp_path, capsys, flags, words):
+    assert words in error_of(capsys, "prune", tiny_run, "--out", tmp_path / "i", *flags)
+
+
+def error_of(capsys, *arguments) -> str:
+    assert main([str(argument) for argument in arguments]) in (1, 2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
 
 
 def test_a_run_without_kan_layers(tiny_experiment, tmp_path, capsys):
@@ -157,7 +172,7 @@ def test_without_a_package_of_the_extra(tiny_run, package):
 
 
 def test_more_edges_than_memory(tiny_run, tmp_path, capsys, monkeypatch):
-    flags = ["--to", str(tmp_path), "--device", "cpu"]
+    flags = ["--out", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr("nanogpkant.interpretation.interpretation.ROW_BYTES", 10**12)
     assert main(["interpret", str(tiny_run), *flags]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,0 +1,190 @@
+"""interpret and prune: the edges of a trained KAN, and a model without some of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UserError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from nanogpkant.interpretation import Interpretation
+
+Score = Literal["std_grad", "std", "norm", "random"]
+Unit = Literal["edges", "inputs"]
+Ablation = Literal["mean", "zero"]
+
+
+@dataclass(frozen=True)
+class Interpreted(Answer):
+    """The formulas of a run's edges, and how faithful they are."""
+
+    page: str
+    """HTML file with the results"""
+    export: str
+    """folder with tables and formulas"""
+    summary: dict[str, Any]
+    """losses with the edges replaced, shares, correlations; all that summary.json holds"""
+    manifest: dict[str, Any]
+    """of the exported files"""
+    interpretation: "Interpretation" = field(repr=False)
+    """the tables themselves, such as ``interpretation.edges``"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.summary | {"export": {"folder": self.export, **self.manifest}}
+
+    def words(self) -> str:
+        from nanogpkant.interpretation import words
+
+        where = f"Tables and formulas are in {self.export}. The page: {self.page}"
+        return "\n".join([*words(self.summary), where])
+
+
+@dataclass(frozen=True)
+class Pruned(Answer):
+    """A pruned run, measured beside the run that it was made from."""
+
+    run: str
+    """folder of the pruned run"""
+    about: dict[str, Any]
+    """source, step and the settings of the pruning"""
+    models: dict[str, dict[str, Any]]
+    """"before", "pruned" and, after training, "finetuned": edges, parameters, weight_bytes,
+    val_loss and, for the first and the last, tokens_per_second"""
+    shapes: dict[str, list[int]]
+    """inputs and outputs left of each KAN layer"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.about | {"run": self.run} | self.models | {"shapes": self.shapes}
+
+    def words(self) -> str:
+        lines = [
+            f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
+            f"{row['weight_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
+            + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
+            for name, row in self.models.items()
+        ]
+        return "\n".join([*lines, f"the pruned run is in {self.run}"])
+
+
+def interpret(
+    run: str,
+    *,
+    out: str | None = None,
+    checkpoint: str = "best",
+    layers: list[str] | None = None,
+    families: list[str] | None = None,
+    top: int = 24,
+    budget: int = 8192,
+    neurons: list[str] | None = None,
+    lookup: int = 0,
+    seed: int = 1337,
+    device: str = "auto",
+) -> Interpreted:
+    """Describe the edges of a trained KAN as formulas, and measure how faithful those are.
+
+    Args:
+        run: a run's name or folder, pretrained:NAME, or an exported folder.
+        out: folder for the results, which also keeps them for a later call; RUN/interpret unless
+            given.
+        checkpoint: best, last, or step-NNNNNN.
+        layers: names of layers, or beginnings such as blocks.0; all unless given.
+        families: families of formulas to try; all unless given.
+        top: edges of each layer to draw and to write out.
+        budget: validation tokens for each point of a curve, 32 times as many for totals; 0 takes
+            the whole split for all.
+        neurons: outputs to write as formulas, as LAYER:OUTPUT.
+        lookup: points of each edge's exported table; 0 writes no tables.
+        seed: decides the text windows and the clustering.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The page, the export folder, the summary, and the interpretation with its tables.
+
+    Raises:
+        UserError: no such run or checkpoint, no KAN layers, too little memory, a package that is
+            not installed, or Ctrl-C; the same call resumes.
+        UsageError: a setting out of its range, or an unknown layer, family or neuron.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> found = ng.interpret("quickstart_kan", budget=2048)  # doctest: +SKIP
+        >>> found.interpretation.edges.head(20)  # doctest: +SKIP
+    """
+    from nanogpkant.interpretation import Interpretation, check_top, write, write_export
+
+    check_top(top)
+    with _resumable():
+        interpretation = Interpretation(
+            run, checkpoint, layers, families, budget, seed, device, folder=out
+        )
+        manifest = write_export(interpretation, top, neurons or [], lookup)
+        summary = write(interpretation, top)
+    export = str(interpretation.folder / "export")
+    return Interpreted(summary["page"], export, summary, manifest, interpretation)
+
+
+def prune(
+    run: str,
+    *,
+    share: float,
+    out: str,
+    finetune: int = 0,
+    score: Score = "std_grad",
+    unit: Unit = "edges",
+    ablation: Ablation = "mean",
+    checkpoint: str = "best",
+    layers: list[str] | None = None,
+    seed: int = 1337,
+    device: str = "auto",
+) -> Pruned:
+    """Write a run without the least important edges of its KAN layers.
+
+    Args:
+        run: a run's name or folder, pretrained:NAME, or an exported folder.
+        share: of the edges of these layers to remove, above 0 and below 1.
+        out: run folder to write; it must not exist.
+        finetune: optimizer steps to train the pruned model for.
+        score: edges with the lowest score are removed first.
+        unit: remove edges one by one, or inputs with all their edges.
+        ablation: replace a removed edge by its mean or by zero.
+        checkpoint: best, last, or step-NNNNNN.
+        layers: names of layers, or beginnings such as blocks.0; all unless given.
+        seed: decides the text windows, and the random score.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The new run, and size, validation loss and speed before and after.
+
+    Raises:
+        UserError: no such run or checkpoint, no KAN layers, or too little memory.
+        UsageError: a setting out of its range, an unknown layer, or a folder that exists.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> ng.prune("quickstart_kan", share=0.5, out="runs/half").shapes  # doctest: +SKIP
+    """
+    from nanogpkant.interpretation import Interpretation, check_pruning
+
+    check_pruning(share, out, finetune)
+    with _resumable():
+        interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
+        found = interpretation.prune(
+            share, out, finetune=finetune, score=score, ablation=ablation, unit=unit
+        )
+    return Pruned(**found)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell of Ctrl-C and of too little memory as errors that the next call recovers from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise UserError("stopped: run the same command again to resume") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "take fewer layers at a time with --layers; finished stages are kept"
+        raise UserError(f"out of memory: {remedy}") from error
