@@ -1,14 +1,13 @@
-"""Formulas of the same edges by nanogpkant and by pykan, and of all edges: R² and time.
+"""R² and time of fitting formulas to the same edges with nanogpkant and pykan.
 
     pip install pykan
     python benchmarks/formulas.py runs/NAME --json results/formulas.json
 
-Everything runs on one core, and its seconds are those of the processor, which others at work on the
-machine change little. pykan fits a*f(b*x + c) + d with each of its functions, as its
-``suggest_symbolic`` does. The best R² of all that either tries counts, whatever its complexity;
-"chosen" is the simplest formula that is about as good, which nanogpkant names. R² are worked out
-here, in float64, over the same points and weights; a figure is printed only where nanogpkant's own
-R² of the chosen formulas agrees with that.
+Everything runs on one core, in CPU seconds, which other load changes little. pykan fits
+a*f(b*x + c) + d with each of its functions, as its ``suggest_symbolic`` does. Compared is the best
+R² of each, whatever its complexity; "chosen" is the simplest formula that is about as good, which
+nanogpkant reports. R² is computed here, in float64, over the same points and weights; a figure is
+printed only where nanogpkant's R² of the chosen formulas agrees with it.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from nanogpkant.interpretation.curves import points, tabulate, weights
 from nanogpkant.interpretation.formulas import fit
 from nanogpkant.machine.device import measured_on
 
-DRAWS = 200  # of an edge's inputs, from their distribution, that pykan fits
+DRAWS = 200  # inputs of an edge, drawn from their distribution, that pykan fits
 
 
 def main() -> None:

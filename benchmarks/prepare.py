@@ -1,17 +1,16 @@
-"""Text prepared a second of CPU time, and the memory that it takes, for text of any length.
+"""CPU time and peak memory of preparing texts.
 
     python benchmarks/prepare.py TEXT [--copies 1 3] [--tokenizers byte char bpe PATH ...]
 
-TEXT is a plain text such as enwik8, as it is or compressed; it is repeated as often as asked into a
-temporary folder and prepared there by one process. CPU time does not depend on what else the
-machine does. Memory is that of a process of its own at its highest (POSIX only).
+TEXT is a plain text such as enwik8, compressed or not; it is repeated --copies times in a temporary
+folder and prepared there by one process. CPU time does not depend on other load. Memory is the peak
+of that process (POSIX only).
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from nanogpkant.data.read import unpacked
@@ -60,7 +59,7 @@ def main() -> None:
 def repeat(text: Path, copies: int, into: Path) -> None:
     with open(into, "wb") as file:
         for _ in range(copies):
-            with unpacked(str(text), partial(open, text, "rb"), lambda count: None) as stream:
+            with unpacked(text, lambda count: None) as stream:
                 while block := stream.read(1 << 20):
                     file.write(block)
 

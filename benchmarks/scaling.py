@@ -1,11 +1,10 @@
-"""How much faster several processes train than one, each on one thread of the CPU.
+"""Speed-up of training on several processes, each on one thread of the CPU.
 
     python benchmarks/scaling.py --preset quickstart_kan --processes 2 --steps 20 --repeats 3
 
-The batch is the same for all, so this is strong scaling: at an efficiency of 100% a step takes 1/N
-of the time. One and N processes take turns. Of every turn the median step counts, and of the turns
-the median. On a machine that does other work as well, the CPU seconds of a step say more: those of
-the process that needs most, which leave out what it waits for.
+The batch is the same for all (strong scaling): at an efficiency of 100% a step takes 1/N of the
+time. One and N processes take turns; reported is the median over turns of the median step. On a
+busy machine the CPU seconds of a step say more: those of the slowest process, without its waiting.
 """
 
 import argparse
@@ -17,24 +16,24 @@ import tempfile
 import time
 from pathlib import Path
 
-WARM_UP = 3  # steps that are not counted: code is compiled, buckets are laid out
+WARM_UP = 3  # steps not counted: code is compiled, buckets are laid out
 
 
 def step_times(preset: str, steps: int) -> list[float]:
-    """In one of the processes: medians over the steps, of the slowest process in each.
+    """Medians over the steps, of the slowest process in each; runs in every process.
 
     Returns:
         [seconds, CPU seconds].
     """
     from nanogpkant.config import load_preset, with_changes
     from nanogpkant.machine.distributed import start_world
-    from nanogpkant.training.loop import start, train_step
+    from nanogpkant.training.loop import open_session, train_step
 
     config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})
     times = []
     with tempfile.TemporaryDirectory() as folder, start_world(config.train) as world:
         out = world.from_main(lambda: Path(folder) / "run")
-        s = start(world, config, out, resume=False, overwrite=False)
+        s = open_session(world, config, out, resume=False, overwrite=False)
         for _ in range(WARM_UP + steps):
             started, used = time.perf_counter(), time.process_time()
             train_step(s, is_logged=False)
@@ -46,7 +45,7 @@ def step_times(preset: str, steps: int) -> list[float]:
 
 
 def run(options: argparse.Namespace, processes: int) -> list[float]:
-    """Start the processes; returns what ``step_times`` does on rank 0."""
+    """Start the processes; returns ``step_times`` of rank 0."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), __file__, "--worker"]
     command += ["--preset", options.preset, "--steps", str(options.steps)]

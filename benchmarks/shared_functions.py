@@ -1,11 +1,11 @@
-"""What the functions that edges share have become, and what they are worth.
+"""Learned shared functions of KAN edges, and their importance.
 
     python benchmarks/shared_functions.py runs/EXPERIMENT/VARIANT/seed-* --json FILE --plot FILE
 
-For every run the loss over the whole validation split of its best checkpoint: as it is; with each
-layer's functions passed on from group to group of its inputs (mean of a few shifts); and with every
-function as it started, the plain GPT's own. The picture shows the first run's functions where its
-inputs lie. A figure is printed only where the loss as it is agrees with the run's own record.
+Reports the validation loss of every run's best checkpoint: unchanged; with each layer's functions
+shifted from group to group of its inputs (mean of a few shifts); and with every function reset to
+its start, that of the plain GPT. The plot shows the first run's functions over the range of their
+inputs. A figure is printed only where the unchanged loss agrees with the run's record.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.comparison.charts import COLOURS
 from nanogpkant.data import blocks
 from nanogpkant.evaluation import evaluate
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.machine.device import measured_on
+from nanogpkant.report.charts import COLOURS
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import TrainedModel, load_model, open_run_data
 from nanogpkant.run.metrics import read_metrics
@@ -60,8 +60,8 @@ def main() -> None:
 
 def shared_layers(trained: TrainedModel) -> dict[str, KANLinear]:
     """The layers whose edges share functions, by name."""
-    modules = trained.model.named_modules()
-    return {n: m for n, m in modules if isinstance(m, KANLinear) and m.coefficients is not None}
+    layers = kan_layers(trained.model).items()
+    return {name: layer for name, layer in layers if layer.coefficients is not None}
 
 
 def worth(path: Path, shifts: int) -> dict[str, float | str]:

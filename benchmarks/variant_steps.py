@@ -1,12 +1,11 @@
-"""How long a training step of an experiment's every variant takes, side by side.
+"""Training steps of all variants of an experiment, side by side.
 
     python benchmarks/variant_steps.py experiments/gpkant_proxy.yaml --threads 1 --out results
 
-A step is one forward and backward pass, clipping and the variant's own optimiser. Steps of all are
-timed in turn, so that what slows the machine slows all; medians, and ratios to the first variant
-without a KAN layer. The limit is the model's FLOPs at the rate of a large matrix product here.
-Times are shown only after each KAN variant has the loss and the gradient of its plain-torch
-reference.
+A step is one forward and backward pass, clipping and the variant's optimiser. All variants take
+turns; shown are medians and ratios to the first variant without a KAN layer. The limit is the
+model's FLOPs at the rate of a large matrix product on this machine. No times are shown unless the
+loss and gradients of every variant equal those of its plain-torch reference.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from nanogpkant.comparison.planning import job_of, plan
 from nanogpkant.config import with_changes
 from nanogpkant.machine.device import measured_on
 from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 COLUMNS = {
     "variant": "variant",
@@ -60,9 +59,9 @@ def main() -> None:
 
 
 def check(job: Job) -> None:
-    """Hold a model's loss and all its gradients to its plain-torch reference.
+    """Compare a model's loss and all gradients with its plain-torch reference.
 
-    In float32, of the batch that is timed, so that the same code runs.
+    In float32, on the timed batch, so that the same code runs.
 
     Raises:
         UserError: they differ.

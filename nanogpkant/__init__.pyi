@@ -1,4 +1,4 @@
-from .kan import KANLinear, kan_linear
+from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
 from .verbs.convert import convert
@@ -13,14 +13,21 @@ from .verbs.use import evaluate, sample
 
 __all__ = [
     "GPT",
+    "RBF",
+    "BSpline",
+    "Chebyshev",
+    "Fourier",
     "KANLinear",
+    "Line",
     "LoadedRun",
+    "Rational",
     "bench",
     "compare",
     "convert",
     "evaluate",
     "experiment",
     "export",
+    "hat",
     "info",
     "interpret",
     "kan_linear",

@@ -84,7 +84,7 @@ def run_verb(name: str, arguments: list[str]) -> int:
         parser.print_help()
         return 0
     if flags.takes_settings(verb) and "--print_config" in arguments:
-        arguments.remove("--print_config")
+        arguments = [argument for argument in arguments if argument != "--print_config"]
         print(flags.settings_as_yaml(flags.parse(parser, name, verb, arguments)), end="")
         return 0
     values = flags.parse(parser, name, verb, arguments)

@@ -14,7 +14,7 @@ from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.config import check_seed
 from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
-from nanogpkant.machine.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.folder import open_run
@@ -61,6 +61,17 @@ class Evaluation:
             values["bits_per_byte"] = self.bits_per_char * (self.tokens / self.bytes)
         return values
 
+    def words(self) -> str:
+        """The figures as one line."""
+        values = self.as_dict()
+        bits = f"{values['bits_per_char']:.4f} bits/char"
+        if values.get("bits_per_byte", values["bits_per_char"]) != values["bits_per_char"]:
+            bits = f"{values['bits_per_byte']:.4f} bits/byte"
+        return (
+            f"loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}, {bits}, "
+            f"accuracy {self.accuracy:.1%} over {self.tokens:,} tokens"
+        )
+
     def halves(self) -> dict[str, float]:
         """For choosing a checkpoint on one half of the text and reporting it on the other."""
         first, second = self.loss_of_halves
@@ -102,7 +113,7 @@ def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: 
 
 
 def evaluate_run(
-    path: Path,
+    run: str | Path,
     which: str,
     split: str,
     device_name: str,
@@ -114,7 +125,7 @@ def evaluate_run(
     """Evaluate a run's checkpoint on the data that it was trained on.
 
     Args:
-        path, which: the run folder and its checkpoint.
+        run, which: the run's name or folder, and its checkpoint.
         split: "train", "val", or "test" where the data has one.
         device_name, dtype_name: what it runs on.
         batch_size: sequences at a time.
@@ -131,15 +142,15 @@ def evaluate_run(
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     check_seed(seed)
     device = resolve_device(device_name, "--device")
-    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
-    trained = load_model(path, which, device)
-    data = open_run_data(open_run(path), trained.config.data)
+    dtype = resolve_dtype(dtype_name, device, "--dtype")
+    trained = load_model(run, which, device)
+    data = open_run_data(open_run(run), trained.config.data)
     if data.tokenizer != trained.tokenizer:
         remedy = "restore the data that the run was trained on"
-        raise UserError(f"{data.folder} has another vocabulary than {path}: {remedy}")
+        raise UserError(f"{data.folder} has another vocabulary than {run}: {remedy}")
     tokens = data.split(split)
     check_length(tokens, trained.config.model.block_size, split)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         if random_batches:
             return estimate(trained.model, tokens, batch_size, random_batches, seed)
         with bar("evaluating", "tokens") as progress:

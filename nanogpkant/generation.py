@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import check_seed
-from nanogpkant.machine.device import DTYPES, resolve_device, resolve_dtype
+from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype, synchronize
 from nanogpkant.model.gpt import GPT, Cache
 from nanogpkant.run.load import load_model
 
@@ -31,7 +31,7 @@ def window_start(length: int, block_size: int) -> int:
 
 
 def sample_run(
-    path: Path,
+    run: str | Path,
     which: str,
     prompt: str | None,
     device_name: str,
@@ -43,7 +43,7 @@ def sample_run(
     """Let a run's model write.
 
     Args:
-        path, which: the run folder and its checkpoint.
+        run, which: the run's name or folder, and its checkpoint.
         prompt: text to continue; None is a new line.
         device_name, dtype_name: what it runs on.
         samples: texts to write at once.
@@ -52,7 +52,8 @@ def sample_run(
         settings: those of ``generate``.
 
     Returns:
-        {"prompt", "samples", "tokens_per_second"}; samples leave the prompt out.
+        {"prompt", "samples", "tokens_per_second", "seconds_to_first_token"}. Samples leave the
+        prompt out; the rate counts all texts, from the first token on.
 
     Raises:
         UserError: no such run or checkpoint, or a character that the model has never seen.
@@ -61,8 +62,8 @@ def sample_run(
     if samples < 1:
         raise UsageError(f"--samples {samples}: must be at least 1")
     device = resolve_device(device_name, "--device")
-    dtype = DTYPES[resolve_dtype(dtype_name, device, "--dtype")]
-    trained = load_model(path, which, device)
+    dtype = resolve_dtype(dtype_name, device, "--dtype")
+    trained = load_model(run, which, device)
     decode = trained.tokenizer.decode
     prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
@@ -71,18 +72,28 @@ def sample_run(
     if stream and samples == 1:
         stream(prompt)
     characters = getincrementaldecoder("utf-8")("replace")  # a token may end within one
-    started = time.perf_counter()
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    started = first = time.perf_counter()
+    with autocast(device, dtype):
         for token in drawn:
             tokens.append(token)
+            if len(tokens) == 1:
+                synchronize(device)
+                first = time.perf_counter()
             if stream and samples == 1:
                 stream(characters.decode(trained.tokenizer.decode_bytes(token.tolist())))
-    rate = samples * len(tokens) / (time.perf_counter() - started)
+    synchronize(device)
+    steady = time.perf_counter() - first
+    rate = (len(tokens) - 1) / steady if len(tokens) > 1 else 1 / (first - started)
     texts = [decode(row) for row in torch.stack(tokens, dim=1).tolist()]
     if stream:
         rest = characters.decode(b"", final=True)
         stream(f"{rest}\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))
-    return {"prompt": prompt, "samples": texts, "tokens_per_second": round(rate, 1)}
+    return {
+        "prompt": prompt,
+        "samples": texts,
+        "tokens_per_second": round(samples * rate, 1),
+        "seconds_to_first_token": round(first - started, 4),
+    }
 
 
 @torch.no_grad()

@@ -112,7 +112,8 @@ def test_unknown_names_suggest_the_nearest(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "did you mean quickstart_kan?" in error_line(capsys, "train", "quickstart-kan", status=2)
     assert "does not exist" in error_line(capsys, "train", "mine.yaml", status=2)
-    assert "known are prepare, train" in error_line(capsys, "trian", status=2)
+    assert "did you mean train?" in error_line(capsys, "trian", status=2)
+    assert "known are prepare, train" in error_line(capsys, "knit", status=2)
     assert "unknown dataset" in error_line(capsys, "prepare", "moby_dick", status=2)
     assert "preset" in error_line(capsys, "train", status=2)
     assert list(tmp_path.iterdir()) == []
@@ -209,10 +210,9 @@ def test_help_fits_the_reader(verb, capsys, monkeypatch):
     own = {action.dest: action for action in parser._actions}
     for parameter in flags.own_parameters(function_of(verb)):
         assert own[parameter.name].help, f"{verb} does not say what {parameter.name} is"
-        if isinstance(parameter.default, int | float | str) and parameter.default not in (True, ""):
-            assert parameter.default is False or f"(default: {parameter.default})" in " ".join(
-                text.split()
-            )
+        default = parameter.default
+        if isinstance(default, int | float | str) and not isinstance(default, bool):
+            assert f"(default: {default})" in " ".join(text.split())
 
 
 def test_help_of_training_shows_the_first_settings_and_how_to_see_all(capsys):

@@ -39,7 +39,8 @@ def test_a_command_is_a_documented_function_of_that_name(verb):
     function = function_of(verb)
     assert getattr(ng, function.__name__) is function
     signature = inspect.signature(function)
-    assert issubclass(signature.return_annotation, Answer)
+    annotation = signature.return_annotation  # a name where the class would bring torch
+    assert isinstance(annotation, str) or issubclass(annotation, Answer)
     assert "Args:" in function.__doc__ or not signature.parameters
     assert ">>>" in function.__doc__
 

@@ -1,4 +1,4 @@
-"""Charts of what a benchmark found."""
+"""Charts of the benchmarks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.speed.measure import totals
 from benchmarks.speed.names import BARE_PRODUCTS, KAN, OURS, is_rival
-from nanogpkant.measure.table import Row, cell
+from nanogpkant.report.table import Row, cell
 
 OUR_COLOUR, BARE_COLOUR, RIVAL_COLOUR = "#c8553d", "#9aa5b1", "#588b8b"
 
@@ -26,7 +26,7 @@ def bars(
     colour: Callable[[str], str],
     line: float | None = None,
 ) -> None:
-    """Horizontal bars, the shortest on top, each with its number; a line to compare with."""
+    """Horizontal bars with their numbers, the shortest on top, and a line to compare with."""
     names = sorted(values, key=values.__getitem__)
     drawn = axes.barh(names, [values[name] for name in names], color=[colour(n) for n in names])
     axes.bar_label(drawn, fmt=cell, padding=3, fontsize=8)
@@ -39,7 +39,7 @@ def bars(
 
 
 def layer_bars(rows: list[Row], part: str, out: Path) -> None:
-    """Everyone's time for all shapes together, a panel a dtype; dashed is the three products."""
+    """Time over all shapes, a panel per dtype; the dashed line is the three products."""
     summed = totals(rows)
     dtypes = list(dict.fromkeys(row["dtype"] for row in summed))
     figure = Figure(figsize=(6 * max(1, len(dtypes)), 4.2), layout="constrained")
@@ -55,7 +55,7 @@ def layer_bars(rows: list[Row], part: str, out: Path) -> None:
 
 
 def sweep_lines(rows: list[Row], sweep: str, out: Path) -> None:
-    """Cost in terms of the three products, along what the sweep walks along."""
+    """Time over that of the three products, along a sweep."""
     key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
     label = {"grid": "features of an input", "width": "width", "batch": "rows in a batch"}[sweep]
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -80,7 +80,7 @@ def sweep_lines(rows: list[Row], sweep: str, out: Path) -> None:
 
 
 def step_bars(rows: list[Row], out: Path) -> None:
-    """Time and peak memory of a training step of every model."""
+    """Time and peak memory of every model's training step."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     time, memory = figure.subplots(1, 2, sharey=False)
     for axes, key, unit in ((time, "ms", "ms a step"), (memory, "peak MB", "peak MB")):

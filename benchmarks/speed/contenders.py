@@ -1,8 +1,7 @@
-"""Who is timed: our layer, the layers of others, and the bare products that nobody can beat.
+"""The contenders: our layer, rival layers, and the bare products as the limit of all.
 
-A rival that comes as a package is an optional dependency of the benchmark alone. Where one can be
-run in several ways, all of them are contenders of the same name, and the fastest one that passes
-the gate is the one that the tables show.
+A rival's package is an optional dependency of the benchmarks alone. A layer with several settings
+is several contenders of one name; the tables show the fastest that passes the gate.
 """
 
 import importlib.util
@@ -43,18 +42,18 @@ class Contender:
 
     name: str
     build: Callable[[Problem], nn.Module]
-    """a layer with the problem's own weights, where it is the same function"""
+    """makes a layer with the problem's weights, where it is the same function"""
     weight_grad: Callable[[nn.Module], Tensor]
-    """the weight's gradient, as (out, M, n) where it is the same function"""
+    """gradient of the weight, as (out, M, n) where it is the same function"""
     setting: str = ""
-    """which of several ways to run it"""
+    """how it is run, where there are several ways"""
     oracle: Literal["reference", "own formula"] = "reference"
     package: str | None = None
-    """pip's name of it"""
+    """name for pip"""
     compiled: bool = False
-    """torch.compile the whole layer"""
+    """whether torch.compile compiles the whole layer"""
     pure: bool = False
-    """weights and inputs in bfloat16 too, instead of autocast"""
+    """weights and inputs in bfloat16 instead of autocast"""
     in_sweeps: bool = True
 
     def start(self, problem: Problem) -> Trial:
@@ -67,7 +66,7 @@ class Contender:
         return self.package is None or importlib.util.find_spec(self.package) is not None
 
     def gate(self) -> str:
-        """What it is compared with, for the table."""
+        """Its oracle, for the table."""
         against = "reference" if self.oracle == "reference" else "its own formula"
         return f"equals {against} in float64"
 
@@ -80,7 +79,7 @@ class Contender:
 
 
 def contenders(problem: Problem, rivals: bool = True, sweep: bool = False) -> list[Contender]:
-    """Everyone who can run a problem, ours first."""
+    """All contenders that can run a problem, ours first."""
     everyone = list(_ours(problem))
     if rivals:
         everyone += _rivals(problem)
@@ -90,14 +89,14 @@ def contenders(problem: Problem, rivals: bool = True, sweep: bool = False) -> li
 
 
 def _ours(problem: Problem) -> Iterable[Contender]:
-    """What "auto" picks first: that is what people get, and what goals are about."""
+    """The backend that "auto" picks, which users get and goals are about, then the others."""
     setting = f"backend {_picked('auto', problem)}"
     yield Contender(OURS, partial(_kan, backend="auto"), _kan_grad, setting)
     yield from (c for c in backend_contenders(problem) if c.setting != setting)
 
 
 def backend_contenders(problem: Problem) -> list[Contender]:
-    """Our layer by each of the backends that can run a problem."""
+    """Our layer on every backend that can run a problem."""
     names = [name for name in BACKENDS if name != "auto" and _picked(name, problem)]
     return [
         Contender(
@@ -121,7 +120,7 @@ def _picked(backend: str, problem: Problem) -> str | None:
 
 
 def _rivals(problem: Problem) -> Iterable[Contender]:
-    """The layers that others would take for the same job, set to the same size."""
+    """Layers of other libraries for the same job, at the same size."""
     basis = problem.basis
     if isinstance(basis, BSpline) and basis.outside == "zero":
         recursion = partial(Contender, build=_cox_de_boor, weight_grad=_cox_de_boor_grad)
@@ -139,7 +138,7 @@ def _rivals(problem: Problem) -> Iterable[Contender]:
 
 
 def _packages() -> Iterable[Contender]:
-    """Each compiles its basis by itself; compiling the layer around it as well fuses more."""
+    """Rivals from packages. Each compiles its basis; compiling the whole layer fuses more."""
     inkan = partial(Contender, "inkan", weight_grad=_inkan_grad, package="inkan")
     yield inkan(build=partial(_inkan, basis_mode="local"), setting="as documented")
     dense = partial(inkan, build=partial(_inkan, basis_mode="dense", compile_basis=False))

@@ -1,6 +1,6 @@
-"""The slow way to a KAN layer, as efficient-kan and the original nanoGPKANT went it.
+"""The KAN layer of efficient-kan and the original nanoGPKANT, which is slow.
 
-Written here from the formulas, for comparison alone: a grid of its own for every input, the
+Written from the formulas, for comparison alone: a grid of its own for every input, the
 Cox-de Boor recursion one torch operation at a time over all rows, and two matrix products.
 """
 
@@ -12,7 +12,7 @@ from nanogpkant.kan import KANLinear
 
 
 class CoxDeBoorLinear(nn.Module):
-    """The same function as a given KANLinear (B-splines, silu base), made the slow way."""
+    """The same function as a given KANLinear of B-splines with silu base."""
 
     def __init__(self, layer: KANLinear) -> None:
         super().__init__()

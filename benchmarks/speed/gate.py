@@ -1,8 +1,8 @@
 """The gate: a layer whose output or gradients are wrong gets no time.
 
-The oracle is float64 on the CPU: the reference backend with the same weights, or, for a layer that
-is another function by design, its own formula. A sample of rows is compared, spread over the whole
-batch; the gradient is zero on the others, so that the weight's gradient is that of the sample.
+The oracle is float64 on the CPU: the reference backend with the same weights or, for a layer that
+is another function by design, its own formula. Rows spread over the batch are compared; the output
+gradient is zero on the others, so that the gradient of the weight comes from these rows alone.
 """
 
 import copy
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from benchmarks.speed.contenders import Contender
 from benchmarks.speed.problem import Problem, Trial
 
-# Largest difference that is only rounding, as a share of the largest value.
+# Largest difference that rounding explains, as a share of the largest value.
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
 SAMPLED_ROWS = 256
 
 
 class GateError(Exception):
-    """Which result is wrong, and by how much."""
+    """A wrong result: which, and by how much."""
 
 
 def check(contender: Contender, problem: Problem, trial: Trial) -> float:
-    """Compare a layer's output and gradients with the oracle's; returns the largest difference.
+    """Compare output and gradients with the oracle; returns the largest difference.
 
     Raises:
         GateError: it is too large, or a result is not finite.

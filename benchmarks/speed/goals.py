@@ -1,4 +1,4 @@
-"""What the project set out to reach, and whether a run reached it."""
+"""The project's targets, and whether a benchmark met them."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from benchmarks.speed.names import (
     OURS,
     is_rival,
 )
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Goal:
     what: str
     target: float
     measured: float | None
-    """None: not measured, because one side of the ratio has no number"""
+    """None where one side of the ratio was not measured"""
     at_most: bool = True
 
     @property
@@ -42,7 +42,7 @@ class Goal:
 
 
 def layer_goals(rows: list[Row], on_gpu: bool) -> list[Goal]:
-    """Goals of the layer, for every shape and dtype that was measured."""
+    """Goals of the layer, for every measured shape and dtype."""
     goals = []
     for where, times in _by_problem(rows).items():
         ours = times.get(OURS)
@@ -59,7 +59,7 @@ def layer_goals(rows: list[Row], on_gpu: bool) -> list[Goal]:
 
 
 def _against_the_original(rows: list[Row]) -> list[Goal]:
-    """The original's layer ran in float32; ours runs in the dtype that the device is fast at."""
+    """The original layer in float32 over ours in the dtype that the device is fast at."""
     goals = []
     for shape in dict.fromkeys(row["shape"] for row in rows):
         times = {(row["layer"], row["dtype"]): row["ms"] for row in rows if row["shape"] == shape}
@@ -70,7 +70,7 @@ def _against_the_original(rows: list[Row]) -> list[Goal]:
 
 
 def _by_problem(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Milliseconds of everyone who has a number, by shape and dtype."""
+    """Milliseconds of all timed contenders, by shape and dtype."""
     times: dict[str, dict[str, float]] = {}
     for row in rows:
         problem = times.setdefault(f"{row['shape']}, {row['dtype']}", {})
@@ -80,7 +80,7 @@ def _by_problem(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def step_goals(rows: list[Row], on_gpu: bool) -> list[Goal]:
-    """Goals of the training step and its memory, with the dropout that the original used."""
+    """Goals of the training step and its memory, with the original's dropout."""
     by_model = {row["model"]: row for row in rows if row["dropout"] > 0}
 
     def ratio(of: str, to: str, key: str) -> float | None:

@@ -1,8 +1,8 @@
-"""Everything about a GPU in one go: are the kernels right, what do they cost, do they train.
+"""All measurements on a GPU: correctness of the kernels, layers, steps, full training runs.
 
-Each piece runs in a process of its own with a share of the time, and its result is written when it
-is there: a faulty kernel, a compiler that hangs or a machine that is taken away loses that piece
-and no other. What did not fit the time is named in the report.
+Each part runs in a process of its own with a share of the time, and is written as soon as it is
+done: a faulty kernel, a hanging compiler or a lost machine costs that part alone. The report names
+all that time did not allow.
 """
 
 import json
@@ -29,17 +29,17 @@ from nanogpkant.config import load_config
 from nanogpkant.kan import BSpline
 from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
-# By which share of the time each part has to be done; what one leaves over, the next may use.
+# Share of the time by which each part must be done; time left over goes to the next.
 DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}
-# A training run that is asked to stop needs this long to save and go.
+# Time for a training run to save and exit when asked to stop.
 SECONDS_TO_STOP = 12.0
 
 
 @dataclass(frozen=True)
 class GPUPlan:
-    """What is run; the defaults are the real thing, tests run the same on a CPU."""
+    """What is run. Tests run the same on a CPU, with smaller values."""
 
     device: str = "cuda"
     minutes: float = 9.5
@@ -54,11 +54,11 @@ class GPUPlan:
         (192, 576),
         (192, 192),
     )
-    """those that matter most first, in case time runs out"""
+    """the most important first, in case time runs out"""
     checks: tuple[tuple[int, int, int], ...] = ((1000, 100, 72), (4096, 192, 576))
-    """rows, inputs, outputs; of no round numbers first"""
+    """rows, inputs, outputs; the first are no multiples of a tile"""
     jobs: tuple[step.Job, ...] | None = None
-    """the models stepped; None: the original's three at its batch of 64, compiled, and its own"""
+    """models to step; None: the original's presets at batch 64, compiled, and its own model"""
     presets: tuple[str, ...] = (KAN, PLAIN, BOOSTED)
     runs: str = "runs/bench"
     train_flags: tuple[str, ...] = ("--train.compile", "true")
@@ -66,7 +66,7 @@ class GPUPlan:
 
 @dataclass
 class Clock:
-    """How long the parts have."""
+    """Time of the parts."""
 
     minutes: float
     started: float = field(default_factory=time.monotonic)
@@ -108,7 +108,7 @@ def run(
 
 
 def measure_all(plan: GPUPlan, out: str | None) -> Report:
-    """Run every part, writing the report after each piece."""
+    """Run every part, writing the report after each result."""
     clock, parts, report = Clock(plan.minutes), {}, _whole(plan, [])
     for part in (_correctness, _layers, _steps, _training):
         for found in part(plan, clock):
@@ -119,7 +119,7 @@ def measure_all(plan: GPUPlan, out: str | None) -> Report:
 
 
 def _whole(plan: GPUPlan, parts: list[Report]) -> Report:
-    """One report of what all parts have found so far."""
+    """One report of all parts so far."""
     title = f"Everything about a GPU, in {plan.minutes:g} minutes"
     report = Report("gpu", title, measured_on(torch.device(plan.device), f"{plan.repeats} rounds"))
     for part in parts:
@@ -165,7 +165,7 @@ def _checks(plan: GPUPlan) -> list[Problem]:
 
 
 def _check_all(problems: list[Problem], seconds: float) -> list[Row]:
-    """A row for every backend and problem, as far as the time goes."""
+    """A row for every backend and problem, while time lasts."""
     started = time.monotonic()
     rows: list[Row] = []
     for problem in problems:
@@ -199,7 +199,7 @@ def _layers(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
     for number, shape in enumerate(plan.shapes):
         try:
             left = _limit(clock, "layers")
-            # The first ones find out which settings are the fastest, which takes compiling.
+            # The first shapes take longest: they compile every setting to find the fastest.
             seconds = min(0.7 * left, 2 * left / (len(plan.shapes) - number))
             rows += in_a_child(_measure_shape, shape, plan, rows, seconds, limit=left)
         except ChildError as error:
@@ -212,7 +212,7 @@ def _layers(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
 def _measure_shape(
     shape: tuple[int, int], plan: GPUPlan, earlier: list[Row], seconds: float
 ) -> list[Row]:
-    """Both dtypes of a shape, in about so many seconds."""
+    """Both dtypes of a shape, in about ``seconds``."""
     rows: list[Row] = []
     for dtype in ("bf16", "fp32"):
         problem = Problem(*shape, plan.rows, dtype, plan.device)
@@ -223,7 +223,7 @@ def _measure_shape(
 
 
 def _steps(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
-    """The step's table, all models at once because they are timed in turn."""
+    """The table of training steps: all models in one part, because they are timed in turn."""
     report = _part("Training steps")
     jobs = list(plan.jobs or _jobs(plan.device))
     try:
@@ -237,13 +237,13 @@ def _steps(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
 
 
 def _jobs(device: str) -> list[step.Job]:
-    """The original's three models with its dropout and batch, and the original's own."""
+    """The original's three presets with its dropout and batch, and its own model."""
     jobs = step.jobs_for(64, device, "bfloat16", compile=True)
     return [job for job in jobs if job.config.dropout > 0 and job.name != step.MATCHED]
 
 
 def _limit(clock: Clock, part: str) -> float:
-    """Seconds that a part's next piece has.
+    """Seconds left for a part.
 
     Raises:
         ChildError: the part's time is over.
@@ -254,7 +254,7 @@ def _limit(clock: Clock, part: str) -> float:
 
 
 def _training(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
-    """Full training runs, each stopped (and saved) where its share of the time is over."""
+    """Full training runs, each stopped and saved when its share of the time is over."""
     report, rows = _part("Full training runs"), []
     report.tables.append(Table(report.title, rows, {key: key for key in _no_run("")}))
     for number, preset in enumerate(plan.presets):
@@ -266,7 +266,7 @@ def _training(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
 
 
 def train(preset: str, plan: GPUPlan, seconds: float) -> Row:
-    """Train a preset as anyone would, by the command, and ask it to stop when time is over."""
+    """Train a preset with the command line, and stop it when time is over."""
     name = Path(preset).stem
     out = Path(plan.runs) / name
     if seconds <= 0:
@@ -284,7 +284,7 @@ def train(preset: str, plan: GPUPlan, seconds: float) -> Row:
 
 
 def _wait(child: subprocess.Popen, seconds: float) -> str:
-    """What it printed; past its time it is asked to stop, as by Ctrl-C, and then made to."""
+    """Its output; when time is over it is interrupted, as by Ctrl-C, and later killed."""
     for patience, ask in ((seconds, signal.SIGINT), (SECONDS_TO_STOP, signal.SIGKILL)):
         try:
             return child.communicate(timeout=patience)[0]

@@ -12,11 +12,11 @@ from benchmarks.speed.charts import layer_bars, sweep_lines
 from benchmarks.speed.goals import layer_goals
 from benchmarks.speed.measure import Plan, measure, totals
 from benchmarks.speed.names import OURS
-from benchmarks.speed.problem import Basis, Problem, basis_named
+from benchmarks.speed.problem import BASES, Basis, Problem, basis_named
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.errors import UsageError
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.table import Row
+from nanogpkant.report.table import Row
 
 # The projections of a block of the preset: qkv, attn_out, mlp_in, mlp_out; and a larger MLP.
 SHAPES = {
@@ -45,7 +45,7 @@ TOTAL_COLUMNS = {
     for key in ("dtype", "layer", "ms", "over products", "over limit", "over ours")
 }
 
-# What a sweep walks along, and the layer and rows that it keeps.
+# Values of the sweeps.
 GRID_SIZES = (5, 8, 16, 32, 64)
 WIDTHS = (192, 384, 768, 1536, 2048)
 BATCHES = (256, 1024, 4096, 16384, 65536)
@@ -53,11 +53,11 @@ BATCHES = (256, 1024, 4096, 16384, 65536)
 NOTES = [
     "Medians of interleaved rounds, forward and backward, compiling left out; weights are float32 "
     'and bf16 is autocast, unless "run as" says otherwise.',
-    "The three products are forward, weight gradient and input gradient, on features and outputs "
-    "that are already there. The limit is those FLOPs at the fastest matrix product seen in this "
-    "run, or the layer's bytes at the measured bandwidth, whichever takes longer.",
+    "The three products are forward, weight gradient and input gradient, on given features and "
+    "outputs. The limit is those FLOPs at the fastest matrix product seen in this run, or the "
+    "layer's bytes at the measured bandwidth, whichever takes longer.",
     "Extra peak memory is over inputs and weights, gradients included, in a process of its own.",
-    "FastKAN's formula is another function of as many numbers. Of several ways to run a rival, the "
+    "FastKAN's formula is another function of equal size. Of several ways to run a rival, the "
     "fastest that passed the gate is shown.",
 ]
 
@@ -69,7 +69,7 @@ def run(
     outputs: int | None = None,
     rows: int | None = None,
     dtypes: Literal["auto", "both", "bf16", "fp32"] = "auto",
-    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier"] = "bspline",
+    basis: Literal[tuple(BASES)] = "bspline",
     grid_size: int = 5,
     rivals: Literal["all", "none"] = "all",
     sweep: Literal["grid", "width", "batch"] | None = None,

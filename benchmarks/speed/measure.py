@@ -1,8 +1,8 @@
-"""One problem, everyone who can run it: who is right, what each costs, and how that compares.
+"""All contenders on one problem: correctness, time, memory and their ratios.
 
-Every contender is first tried out in a process of its own (on a CPU), where it is compiled, passes
-the gate and shows its peak memory; if it hangs or dies there, nothing else is lost. Then all that
-passed are built here, pass the gate again and are timed in turn, every setting of every rival.
+On a CPU, every contender is first tried out in a process of its own, where it is compiled, checked
+and its peak memory measured; if it hangs or dies there, nothing else is lost. All that passed are
+then built here, checked again and timed in turn, every setting of every rival.
 """
 
 import functools
@@ -20,8 +20,8 @@ from benchmarks.speed.names import BARE_PRODUCTS, OURS, is_rival
 from benchmarks.speed.problem import DTYPES, Problem, Trial
 from nanogpkant.base.console import bar
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child, in_one_line
-from nanogpkant.measure.table import Row
 from nanogpkant.measure.timing import Task, Timing, bandwidth, interleaved, matmul_rate
+from nanogpkant.report.table import Row
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class Plan:
     """seconds for a contender to be compiled and run for the first time"""
     rivals: bool = True
     sweep: bool = False
-    """only who matters for a curve"""
+    """leave out contenders that no curve needs"""
     seconds: float = math.inf
-    """for trying out a problem's contenders; who is not tried by then is left out"""
+    """for trying out the contenders of a problem; the rest is left out"""
 
 
 @dataclass(frozen=True)
 class Tryout:
-    """What a first look at a contender found."""
+    """Result of trying out a contender."""
 
     memory: int = 0
     refused: str = ""
-    """why it gets no time"""
+    """why it is not timed"""
 
 
 LEFT_OUT = Tryout(refused="left out: time was over")
@@ -53,14 +53,15 @@ LEFT_OUT = Tryout(refused="left out: time was over")
 def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[Row]:
     """A row for every contender and for the bare products.
 
-    ``earlier`` are rows of this run's other problems: where they say which of a rival's settings is
-    the fastest for as many inputs, the others are not tried again.
+    Args:
+        earlier: rows of this run's other problems; a setting of a rival that was slower there, at
+            the same number of inputs, is not tried again.
     """
-    # Or the compiler takes a second shape as a sign that any may come, and writes slower code.
+    # Else the compiler generalises to dynamic shapes at the second shape, which is slower.
     torch.compiler.reset()
     field = _without_losers(contenders(problem, plan.rivals, plan.sweep), problem, earlier)
     bare = [BARE_PRODUCTS] if plan.sweep else list(BARE)
-    # Ours and the products first: if time runs out, it is rivals that are missing.
+    # Ours and the products first: if time runs out, rivals are left out.
     ours = [who for who in field if not is_rival(who.name)]
     everyone = [*ours, *bare, *(who for who in field if is_rival(who.name))]
     tryouts: dict[Contender | str, Tryout] = {}
@@ -75,7 +76,7 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
         try:
             if not tryout.refused:
                 tasks[who] = start(who, problem)
-        except Exception as error:  # as when memory is too short for all at once
+        except Exception as error:  # out of memory for all at once, say
             tryouts[who] = Tryout(refused=_reason(error))
     with bar(f"timing {problem}", "calls") as progress:
         timings = interleaved(tasks, plan.repeats, torch.device(problem.device), progress)
@@ -84,7 +85,7 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
 
 
 def start(who: Contender | str, problem: Problem) -> Task:
-    """A contender ready to be timed, the gate behind it.
+    """A contender that has passed the gate, ready to be timed.
 
     Raises:
         GateError: it is wrong.
@@ -97,11 +98,11 @@ def start(who: Contender | str, problem: Problem) -> Task:
 
 
 def try_out(who: Contender | str, problem: Problem, limit: float) -> Tryout:
-    """Compile a contender, check it and see what it costs. Never raises."""
+    """Compile a contender, check it and measure its memory. Never raises."""
     if isinstance(who, Contender) and not who.is_installed():
         return Tryout(refused=f"not installed: pip install {who.package}")
     try:
-        if torch.device(problem.device).type == "cuda":  # memory can be told apart, errors caught
+        if torch.device(problem.device).type == "cuda":  # its memory is counted by tensor
             return _try_out(who, problem)
         return in_a_child(_try_out, who, problem, limit=limit)
     except Exception as error:  # a rival may raise anything
@@ -114,7 +115,7 @@ def _try_out(who: Contender | str, problem: Problem) -> Tryout:
     except gate.GateError as error:
         return Tryout(refused=_reason(error))
     if isinstance(who, str):
-        task()  # as the gate does: what is set up once and kept is not the layer's
+        task()  # one-time set-up, which the gate triggers for layers, does not count
     if isinstance(task, Trial):
         task.drop_gradients()
     return Tryout(extra_peak(task, torch.device(problem.device)))
@@ -172,7 +173,7 @@ def _row(problem: Problem, who: Contender | str, tryout: Tryout, timing: Timing 
 
 
 def _compared(rows: list[Row], limit: float) -> list[Row]:
-    """Add what each row is in terms of the bare products, of the limit, and of ours."""
+    """Add the ratios to the bare products, to the limit and to ours."""
     by_layer = {row["layer"]: row["ms"] for row in rows}
     products, ours = by_layer[BARE_PRODUCTS], by_layer[OURS]
     for row in rows:
@@ -185,9 +186,9 @@ def _compared(rows: list[Row], limit: float) -> list[Row]:
 
 
 def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
-    """The least a layer can take here: its FLOPs at the fastest matrix product seen, or its bytes.
+    """Lower bound of a layer's time: its FLOPs at the fastest matrix product seen, or its bytes.
 
-    Whichever takes longer. The layer's own products may be the fastest seen.
+    The larger of the two. The layer's own products may be the fastest seen.
     """
     rate, speed = rates(problem.dtype, problem.device)
     if products := timings.get(BARE_PRODUCTS):
@@ -202,7 +203,7 @@ def rates(dtype: str, device: str) -> tuple[float, float]:
 
 
 def totals(rows: list[Row]) -> list[Row]:
-    """The layers of all shapes together: who was measured at every one of them, summed."""
+    """Sums over all shapes, of the contenders that were timed at every one."""
     shapes = {row["shape"] for row in rows}
     sums = []
     for dtype in dict.fromkeys(row["dtype"] for row in rows):

@@ -1,4 +1,4 @@
-"""Names in the tables that more than one file has to know."""
+"""Names of rows that several files use."""
 
 OURS = "nanogpkant"
 BARE_PRODUCTS = "three products alone"
@@ -16,6 +16,6 @@ ORIGINAL_MODEL = "the original's KAN, fp32"
 
 
 def is_rival(layer: str) -> bool:
-    """Whether a row of the layer's table is somebody else's layer."""
+    """Whether a row of the layer table is another library's layer."""
     bare = (BARE_PRODUCTS, EQUAL_FLOPS, SAME_SHAPE)
     return not layer.startswith(OURS) and layer not in bare

@@ -1,9 +1,9 @@
-"""The original's model, as nearly as our code can say it: what its training step cost.
+"""The original nanoGPKANT's model, rebuilt from ours to time its training step.
 
-Our GPT with three things put back: eager Cox-de Boor layers in place of every KAN layer, attention
-dropout asked of scaled_dot_product_attention (off CUDA its slow, unfused path), and torch's own
-dropout. The learned scale of each spline is multiplied into the weights beforehand, which flatters
-the original a little. Run it in float32, as it was published.
+Our GPT with three things as they were: eager Cox-de Boor layers, dropout within
+scaled_dot_product_attention (off CUDA its slow, unfused path), and torch's dropout. The learned
+scale of each spline is folded into the weights, which makes the original slightly faster than it
+was. It was published in float32: time it so.
 """
 
 from types import MethodType
@@ -19,7 +19,7 @@ from nanogpkant.model.gpt import GPT, Attention
 
 
 def original_gpt(config: ModelConfig, vocab_size: int) -> GPT:
-    """The model, with the weights that GPT would draw."""
+    """The original's model, with the initial weights of our GPT."""
     model = GPT(config, vocab_size)
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
@@ -33,6 +33,6 @@ def original_gpt(config: ModelConfig, vocab_size: int) -> GPT:
 
 
 def _attend(self: Attention, q: Tensor, k: Tensor, v: Tensor, visible: None = None) -> Tensor:
-    """Three (B, H, T, D) -> (B, H, T, D), every attention weight dropped by itself; no padding."""
+    """Three (B, H, T, D) -> (B, H, T, D), with dropout of single attention weights; no padding."""
     dropout = self.dropout.p if self.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)

@@ -1,4 +1,4 @@
-"""Problem: one layer to be run forward and backward, and what that costs at the very least."""
+"""Problem: a layer to run forward and backward, and the least that this costs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,29 +6,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear
+from nanogpkant.kan import Basis, BSpline, Features, KANLinear
+from nanogpkant.kan.bases import BASES as REGISTRY
+from nanogpkant.kan.bases import make_basis
 
-Basis = BSpline | RBF | Chebyshev | Fourier
-
-BASES = ("bspline", "hat", "rbf", "chebyshev", "fourier")
+BASES = [name for name, entry in REGISTRY.items() if not entry.must_be_shared]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def basis_named(name: str, grid_size: int) -> Basis:
-    """A basis of ``grid_size + 3`` functions, as many as cubic B-splines of that grid have."""
-    count = grid_size + 3
-    return {
-        "bspline": BSpline(grid_size),
-        "hat": BSpline(count - 1, order=1),
-        "rbf": RBF(count - 1),
-        "chebyshev": Chebyshev(count),
-        "fourier": Fourier(count // 2),
-    }[name]
+    """The largest basis of at most ``grid_size + 3`` functions, the size of cubic B-splines."""
+    sizes = range(grid_size + 3, 0, -1)
+    bases = (make_basis(name, {"grid_size": n, "degree": n}) for n in sizes)
+    return next(basis for basis in bases if basis.size <= grid_size + 3)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A shape, a dtype, a device and a basis. Small and plain, so that it goes to a child."""
+    """A shape, a dtype, a device and a basis; it can be pickled for a child process."""
 
     inputs: int
     outputs: int
@@ -47,7 +42,8 @@ class Problem:
     def layer(self, backend: str = "auto") -> KANLinear:
         """The same weights at every call."""
         torch.manual_seed(0)
-        return KANLinear(self.inputs, self.outputs, self.basis, backend=backend, device=self.device)
+        options = {"basis": self.basis, "backend": backend, "device": self.device}
+        return KANLinear(self.inputs, self.outputs, bias=False, **options)
 
     @property
     def packed(self) -> int:
@@ -56,18 +52,18 @@ class Problem:
 
     @property
     def features(self) -> Features:
-        """What the layer makes of an input, the base function included."""
+        """Features of an input, the base function included."""
         return Features(self.basis)
 
     def x(self) -> Tensor:
-        """(rows, inputs), N(0, 1), in float32: numbers that the problem's dtype has too.
+        """(rows, inputs), N(0, 1), in float32 but representable in the problem's dtype.
 
-        Else a contender that takes its inputs in that dtype would be judged by their rounding.
+        Else a contender with inputs of that dtype would be charged with their rounding.
         """
         return self._normal(1, self.inputs)
 
     def grad(self) -> Tensor:
-        """(rows, outputs): the gradient that the backward pass begins with."""
+        """(rows, outputs): the gradient of the output."""
         return self._normal(2, self.outputs)
 
     def _normal(self, seed: int, width: int) -> Tensor:
@@ -82,7 +78,7 @@ class Problem:
 
     @property
     def least_bytes(self) -> int:
-        """What has to be read and written if every tensor passes main memory once a pass.
+        """Bytes read and written if every tensor crosses main memory once per pass.
 
         Forward reads x and the weight and writes y; backward reads x, the weight and y's gradient,
         and writes the gradients of x and the weight. Activations in the problem's dtype, weights in
@@ -94,10 +90,10 @@ class Problem:
 
 
 class Trial:
-    """A layer and the tensors of a problem. Calling it runs forward and backward."""
+    """A layer and the tensors of a problem; calling it runs forward and backward."""
 
     def __init__(self, problem: Problem, module: nn.Module, pure: bool = False) -> None:
-        """``pure``: weights and inputs are in the dtype too; else in float32, with autocast."""
+        """``pure``: weights and inputs in the problem's dtype; else float32 with autocast."""
         dtype = DTYPES[problem.dtype]
         self.module = module.to(dtype) if pure else module
         self.x = problem.x().to(dtype if pure else torch.float32).requires_grad_()
@@ -108,7 +104,7 @@ class Trial:
         self.run(self.grad)
 
     def run(self, grad: Tensor) -> Tensor:
-        """Forward and backward from this gradient; returns the output."""
+        """Run forward, then backward from this gradient; returns the output."""
         self.drop_gradients()
         with torch.autocast(self.x.device.type, self.dtype, enabled=self.autocast):
             y = self.module(self.x)
@@ -121,7 +117,7 @@ class Trial:
 
 
 def three_products(problem: Problem) -> Callable[[], None]:
-    """The matrix products of a layer and nothing else, on features that are already there."""
+    """The three matrix products of a layer alone, on given features."""
     dtype, device = DTYPES[problem.dtype], problem.device
     features = torch.randn(problem.rows, problem.packed, device=device).to(dtype)
     weight = torch.randn(problem.outputs, problem.packed, device=device).to(dtype)
@@ -138,13 +134,13 @@ def three_products(problem: Problem) -> Callable[[], None]:
 
 
 def packed_linear(problem: Problem) -> Trial:
-    """nn.Linear of the same FLOPs, on packed features that are already there."""
+    """nn.Linear of the same FLOPs, on given packed features."""
     wide = Problem(problem.packed, problem.outputs, problem.rows, problem.dtype, problem.device)
     return Trial(wide, nn.Linear(wide.inputs, wide.outputs, bias=False, device=problem.device))
 
 
 def plain_linear(problem: Problem) -> Trial:
-    """nn.Linear of the same inputs and outputs: what a plain GPT pays."""
+    """nn.Linear of the same inputs and outputs, as in a plain GPT."""
     return Trial(
         problem, nn.Linear(problem.inputs, problem.outputs, bias=False, device=problem.device)
     )

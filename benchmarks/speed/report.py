@@ -10,7 +10,7 @@ from benchmarks.speed.goals import Goal
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json, writing
-from nanogpkant.measure.table import Row, markdown
+from nanogpkant.report.table import Row, markdown
 
 
 @dataclass(frozen=True)

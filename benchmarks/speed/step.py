@@ -1,7 +1,4 @@
-"""Whole training steps of the original's three models, of the original's own, and of a matched GPT.
-
-Steps of all models are timed in turn; peak memory is each one's own, in a process of its own.
-"""
+"""Training steps of the original's three presets, a matched GPT, and the original's own model."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,8 +14,8 @@ from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
 from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
-from nanogpkant.measure.table import Row
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row
 
 COLUMNS = {
     "model": "model",
@@ -35,11 +32,10 @@ COLUMNS = {
 NOTES = [
     "Medians of interleaved rounds; a step is forward, backward, clipping and AdamW. The limit is "
     "the model's FLOPs at this machine's rate of a large matrix product of that dtype.",
-    "Peak memory is of everything that two steps need, weights and optimiser included, over a "
-    "process that has all libraries loaded.",
+    "Peak memory is that of two steps, weights and optimiser included, over a process that has all "
+    "libraries loaded.",
     f'"{ORIGINAL_MODEL}" is our GPT with the original\'s eager layers, attention dropout and dtype '
-    "put back (benchmarks/speed/original.py); without dropout its loss and gradient were seen to "
-    "equal ours.",
+    "(benchmarks/speed/original.py); without dropout its loss and gradient equalled ours.",
 ]
 
 
@@ -85,7 +81,7 @@ def fill(report: Report, rows: list[Row], device: torch.device) -> None:
 def jobs_for(
     batch_size: int, device: str, dtype: str, compile: bool = False, **changes: Any
 ) -> list[Job]:
-    """Every model with and without dropout, and the original's; ``changes`` go to each config."""
+    """Every preset with and without dropout, and the original's; ``changes`` apply to all."""
     jobs = []
     for dropout in (0.0, 0.2):
         for name in (KAN, PLAIN, BOOSTED, MATCHED):
@@ -110,10 +106,10 @@ def measure(jobs: list[Job], repeats: int) -> list[Row]:
 
 
 def check_original(job: Job) -> None:
-    """The gate: without dropout, the original's model has our loss and our gradient.
+    """The gate: without dropout, the original's model has our loss and gradient.
 
     Raises:
-        UserError: it has not.
+        UserError: they differ.
     """
     config = with_changes(job.config, dropout=0.0)
     found = []

@@ -1,4 +1,4 @@
-"""What a verb returns: an object in Python, words or JSON on the command line."""
+"""The result of a verb: an object in Python, text or JSON on the command line."""
 
 from typing import Any, ClassVar
 
@@ -7,15 +7,15 @@ class Answer:
     """Base of every verb's result."""
 
     on_stdout: ClassVar[bool] = True
-    """whether ``words`` are the product itself, for standard output; otherwise they only say what
-    was done, and go to standard error"""
+    """whether ``words`` are the product, for standard output; otherwise they only report what was
+    done, on standard error"""
     failure: str | None = None
-    """why the command fails all the same, after its words were printed; exit status 1"""
+    """reason for exit status 1, printed after the words"""
 
     def as_dict(self) -> Any:
-        """The same in types of JSON, for ``--json``."""
+        """The result in JSON types, for ``--json``."""
         raise NotImplementedError
 
     def words(self) -> str:
-        """The same for a person, of one or more lines."""
+        """The result as text, of one or more lines."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees and presses. All of it is on standard error."""
+"""Terminal: notes, progress bars and Ctrl-C. All output is on standard error."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Of several processes that train together, the first one speaks.
+# Of several processes that train together, only the first prints.
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
@@ -28,16 +28,16 @@ def warn(message: str) -> None:
 
 
 class StepProgress:
-    """A bar of training steps with loss, learning rate, tokens a second and time left.
+    """A bar of training steps with loss, learning rate, tokens per second and time left.
 
-    Where standard error is not a terminal there is no bar, only a line for each evaluation.
+    If standard error is not a terminal there is no bar, only a line per evaluation.
     """
 
     def __init__(self, step: int, max_iters: int) -> None:
-        self._values = {"loss": "", "lr": "", "rate": "", "val_loss": "", "doing": "training"}
+        self._is_wide = console.width >= 100
         self._progress = Progress(
-            TextColumn("{task.fields[doing]:<10}"),
-            BarColumn(bar_width=None),
+            TextColumn("{task.fields[doing]:<8}"),
+            BarColumn(bar_width=None if self._is_wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}{task.fields[val_loss]}{task.fields[lr]}"),
             TextColumn("{task.fields[rate]}"),
@@ -46,7 +46,8 @@ class StepProgress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("", completed=step, total=max_iters, **self._values)
+        self._task = self._progress.add_task("", completed=step, total=max_iters)
+        self._progress.update(self._task, doing="training", loss="", val_loss="", lr="", rate="")
 
     def __enter__(self) -> "StepProgress":
         self._progress.start()
@@ -58,9 +59,14 @@ class StepProgress:
     def update(self, step: int, doing: str = "training") -> None:
         self._progress.update(self._task, completed=step, doing=doing)
 
+    def show_part(self, doing: str, done: int, total: int) -> None:
+        """Show the progress of other work between steps, such as "evaluating 40%"."""
+        self._progress.update(self._task, doing=f"{doing} {done / total:.0%}")
+
     def show_training(self, loss: float, lr: float, tokens_per_second: float) -> None:
-        rate = f"{tokens_per_second:,.0f} tokens/s"
-        self._progress.update(self._task, loss=f"loss {loss:.3f}", lr=f" lr {lr:.1e}", rate=rate)
+        rate = f"{tokens_per_second:,.0f} tok/s"
+        lr_words = f" lr {lr:.1e}" if self._is_wide else ""
+        self._progress.update(self._task, loss=f"loss {loss:.3f}", lr=lr_words, rate=rate)
 
     def show_validation(self, step: int, loss: float, perplexity: float, seconds: float) -> None:
         self._progress.update(self._task, val_loss=f" val {loss:.3f}")
@@ -70,7 +76,7 @@ class StepProgress:
 
 @contextmanager
 def bar(doing: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar for one pass over something, as a function of (done, total or None)."""
+    """A progress bar, as a function of (done, total or None)."""
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     progress = Progress(
         *columns,
@@ -85,7 +91,7 @@ def bar(doing: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into a polite request; a second Ctrl-C stops at once."""
+    """Turns the first Ctrl-C (or SIGTERM) into a request to stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run killed at any instant, never meets half of one."""
+"""Reading files with clear errors, and writing them atomically, also if the process is killed."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from nanogpkant.base.errors import UsageError, UserError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an operating-system error while writing ``path`` into one clear line.
+    """Turn an operating-system error while writing ``path`` into one line.
 
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
@@ -24,12 +24,12 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space there, "
-            "mend its permissions or name another folder"
+            "change its permissions or name another folder"
         ) from error
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush a folder's own entries, so that a rename in it survives a power cut (POSIX only)."""
+    """Flush the entries of a folder, so that a rename survives a power failure (POSIX only)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -40,10 +40,10 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which then takes the place of ``path``; the folder is made.
+    """A temporary file to write, renamed to ``path`` at the end; the folder is made if missing.
 
     Raises:
-        UserError: it cannot be written; it is not left behind.
+        UserError: it cannot be written; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with writing(path):
@@ -59,10 +59,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write ``content`` (text as UTF-8) so that ``path`` holds all of it or what it held before.
+    """Replace the file ``path`` by ``content`` (text as UTF-8), completely or not at all.
 
     Raises:
-        UserError: the file cannot be written; a temporary file is not left behind.
+        UserError: the file cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal, read a megabyte at a time."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -125,7 +125,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         UserError: it cannot be written.
+        UsageError: ``out`` is not empty.
     """
+    check_is_new(out)
     draft = out.with_name(f".{out.name}.tmp")
     with writing(out):
         shutil.rmtree(draft, ignore_errors=True)

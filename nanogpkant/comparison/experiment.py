@@ -58,7 +58,7 @@ def load_experiment(path: Path) -> Experiment:
         UsageError: it is not YAML, has an unknown key, lacks one or holds a value that cannot work.
     """
     if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"--experiment {path}: name a file that ends in .yaml")
+        raise UsageError(f"{path}: name a file that ends in .yaml")
     text = read_text(path)
     try:
         values = yaml.safe_load(text)

@@ -153,8 +153,7 @@ def _budgeted(config: RunConfig, budget: dict[str, float], vocab_size: int) -> d
 
 
 def _flops_per_step(config: RunConfig, vocab_size: int) -> int:
-    tokens = config.train.batch_size * config.train.grad_accum_steps * config.model.block_size
-    return tokens * count(config.model, vocab_size).flops_per_token
+    return config.tokens_per_step * count(config.model, vocab_size).flops_per_token
 
 
 def _state(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
@@ -216,7 +215,6 @@ def _cost(run: Planned, seconds_per_step: float) -> dict[str, Any]:
     seconds_per_step *= options.grad_accum_steps
     iterations = run.iterations or round(options.max_seconds / seconds_per_step)
     left = 0 if run.state == "finished" else max(0, iterations - run.step)
-    tokens_per_step = options.batch_size * options.grad_accum_steps * run.config.model.block_size
     return {
         "variant": run.variant,
         "seed": run.seed,
@@ -224,7 +222,7 @@ def _cost(run: Planned, seconds_per_step: float) -> dict[str, Any]:
         "step": run.step,
         "iterations": iterations,
         "parameters": count(run.config.model, run.vocab_size).parameters,
-        "tokens": iterations * tokens_per_step,
+        "tokens": iterations * run.config.tokens_per_step,
         "flops": iterations * run.flops_per_step,
         "seconds_left": left * seconds_per_step,
         "command": ["nanogpkant", *run.command()],

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import writing
 from nanogpkant.comparison.runs import Run
+from nanogpkant.report.charts import plain
 
 
 def plot_curves(runs: list[Run], out: Path) -> None:
@@ -28,8 +29,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
     by_second.set(xlabel="seconds in training steps")
     by_step.legend(frameon=False)
     for axes in (by_step, by_second):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        plain(axes)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=140)

@@ -1,33 +1,20 @@
-"""The report as files: one page that opens offline, Markdown, JSON and the charts as PNG."""
+"""The report of a comparison: HTML that opens offline, Markdown, JSON and the charts as PNG."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nanogpkant.base.files import write_atomic, write_json
-from nanogpkant.comparison.charts import colour_of, save_png, to_svg
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
-from nanogpkant.comparison.sections import Section, sections_of
-
-
-def template_environment(package: str, is_html: bool = True) -> Environment:
-    """The templates of a package: unknown names are errors, and values cannot become markup."""
-    return Environment(
-        loader=PackageLoader(package),
-        autoescape=is_html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+from nanogpkant.comparison.sections import sections_of
+from nanogpkant.report.charts import save_png
+from nanogpkant.report.html import render
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that is written."""
+class ComparisonReport:
+    """The content of a report."""
 
     title: str
     about: str
@@ -36,7 +23,7 @@ class Report:
     command: str
     """that made this report"""
     experiment: str = ""
-    """the experiment's file"""
+    """text of the experiment's file"""
 
     def as_dict(self) -> dict[str, Any]:
         references = [{"name": each.name, "source": each.source} for each in self.references]
@@ -55,26 +42,11 @@ class Report:
         Raises:
             UserError: a file cannot be written.
         """
-        findings, references = self.findings, self.references
-        sections = sections_of(findings, references, self.command, self.experiment)
+        sections = sections_of(self.findings, self.references, self.command, self.experiment)
         for section in sections:
             if section.charts:
-                picture = folder / section.picture
-                save_png(picture, section.charts, section.lines, section.dashed)
+                save_png(folder / section.picture, section.charts, section.lines, section.dashed)
         write_json(folder / "report.json", self.as_dict())
         for kind in ("md", "html"):
-            write_atomic(folder / f"report.{kind}", self._laid_out(kind, sections))
-
-    def _laid_out(self, kind: str, sections: list[Section]) -> str:
-        environment = template_environment("nanogpkant.comparison", is_html=kind == "html")
-        environment.filters["svg"] = to_svg
-        environment.filters["markdown"] = _for_markdown
-        environment.filters["colour"] = colour_of
-        return environment.get_template(f"report.{kind}.jinja").render(
-            report=self, sections=sections
-        )
-
-
-def _for_markdown(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())
+            text = render(self.title, self.about, sections, f"page.{kind}.jinja")
+            write_atomic(folder / f"report.{kind}", text)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,9 @@ from nanogpkant.config import (
 )
 from nanogpkant.data import load_tokenizer
 from nanogpkant.model.counting import Count, count
+from nanogpkant.report.table import Row
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.metrics import read_metrics
-
-Row = dict[str, Any]
 
 # What a loss can be held against: the name of its array in a Curve, and what people call it.
 AXES = {
@@ -146,14 +144,14 @@ class Run:
         return [row for row in self.metrics if row["split"] == split]
 
 
-def load_runs(paths: Iterable[Path]) -> list[Run]:
-    """Read runs, naming each so that it can be told from the others.
+def load_runs(names: Iterable[str | Path]) -> list[Run]:
+    """Read runs, each with a name that tells it from the others.
 
     Raises:
         UsageError: a folder is given twice.
         UserError: a folder that is not a run, or a run that was never evaluated.
     """
-    paths = list(paths)
+    paths = [open_run(name).path for name in names]
     resolved = [path.resolve() for path in paths]
     for path, where in zip(paths, resolved, strict=True):
         if resolved.count(where) > 1:
@@ -209,8 +207,7 @@ def _curve(run: RunFolder, config: RunConfig, metrics: list[Row], counted: Count
                 problem = f"the evaluation at step {row['step']} has no {key}"
                 raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
     steps = np.array([row["step"] for row in evaluations])
-    options = config.train
-    tokens_per_step = options.batch_size * options.grad_accum_steps * config.model.block_size
+    tokens_per_step = config.tokens_per_step
     # Grids that change in training change the cost of the steps after it.
     changes = [row for row in metrics if row["split"] == "grid_change"]
     added = np.array([0] + [row["parameters"] - counted.parameters for row in changes])

@@ -21,7 +21,6 @@ from typing import Any
 
 import optuna
 import yaml
-from jsonargparse import Namespace
 from optuna.trial import TrialState
 
 from nanogpkant.base.errors import UsageError, UserError
@@ -236,16 +235,19 @@ def _check_space(family: Family, common: dict[str, Any]) -> None:
                 raise UsageError(f"families, {family.name}, {name}: {error}") from error
 
 
-def search(options: Namespace) -> Found:
-    """``nanogpkant search``.
+def search(file: Path, out: Path, jobs: int = 1) -> Found:
+    """Run a search, or what is missing of it.
+
+    Args:
+        file: the search's YAML file.
+        out: folder for the search's own folder.
+        jobs: runs trained at the same time.
 
     Raises:
-        UsageError: a file or flags that cannot work.
+        UsageError: a file that cannot work.
         UserError: the search was stopped, or no run of a family could be trained.
     """
-    if options.jobs < 1:
-        raise UsageError(f"--jobs {options.jobs}: must be at least 1")
-    return Searching(load_search(Path(options.file)), Path(options.out), options.jobs).run()
+    return Searching(load_search(file), out, jobs).run()
 
 
 class Searching:

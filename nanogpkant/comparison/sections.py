@@ -1,13 +1,14 @@
 """The parts of a report, as words, tables, charts and texts: what is said, not how it looks."""
 
 import math
-from dataclasses import dataclass, field
 
-from nanogpkant.comparison.charts import Dashes, Draw, dashes_of, grid_charts, loss_charts
+from nanogpkant.comparison.charts import grid_charts, loss_charts
 from nanogpkant.comparison.findings import Findings, Pair, Variant, answer, hardware
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import Summary
+from nanogpkant.report.charts import dashes_of
+from nanogpkant.report.section import Cell, Section
 
 SAMPLE_CHARACTERS = 500
 GRID_COLUMNS = {
@@ -26,33 +27,6 @@ METHOD = (
     "FLOPs are those of the matrix products of training, counted from the configuration. Seconds "
     "are those of training steps: evaluating, saving and loading are left out.",
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value of a table, as it is written and as it is sorted by."""
-
-    text: str
-    value: float | str = math.inf
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report: words, then whatever of the rest there is."""
-
-    title: str
-    words: list[str] = field(default_factory=list)
-    head: list[str] = field(default_factory=list)
-    rows: list[list[Cell]] = field(default_factory=list)
-    charts: dict[str, Draw] = field(default_factory=dict)
-    picture: str = ""
-    """file name of the same charts as PNG"""
-    lines: dict[str, int] = field(default_factory=dict)
-    """variants in the charts, by name: their numbers"""
-    dashed: dict[str, Dashes] = field(default_factory=dict)
-    """references in the charts, by name"""
-    texts: dict[str, str] = field(default_factory=dict)
-    """to be set side by side, letter for letter, by their titles"""
 
 
 def sections_of(

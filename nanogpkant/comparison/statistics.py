@@ -11,7 +11,7 @@ try:
     from scipy import integrate, stats
 except ImportError as error:
     remedy = "pip install 'nanogpkant[compare]'"
-    raise UserError(f"--report and --experiment need scipy, which is not here: {remedy}") from error
+    raise UserError(f"reports and experiments need scipy, which is not here: {remedy}") from error
 
 CONFIDENCE = 0.95
 

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nanogpkant.base.console import warn
-from nanogpkant.comparison.runs import Row, Run
+from nanogpkant.comparison.runs import Run
+from nanogpkant.report.table import Row
 
 
 @dataclass(frozen=True)

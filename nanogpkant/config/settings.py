@@ -1,7 +1,7 @@
-"""RunConfig: everything that decides a run, as typed dataclasses that refuse what cannot work.
+"""RunConfig: all settings of a run, as typed dataclasses that validate themselves.
 
-The text under each field is its ``--help``. A configuration is data: it is read from YAML and from
-flags, written to the run folder as ``config.yaml``, and never executed.
+The text under each field is its ``--help``. A configuration is data: read from YAML and flags,
+written to the run folder as ``config.yaml``, never executed.
 """
 
 import dataclasses
@@ -9,23 +9,29 @@ import math
 import re
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.errors import UsageError
+from nanogpkant.kan.bases import BASES, parse_share
 
 Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
 SITES: tuple[Site, ...] = typing.get_args(Site)
+if TYPE_CHECKING:
+    BasisName = str
+else:
+    BasisName = Literal[tuple(BASES)]
 Tracker = Literal["wandb", "tensorboard", "trackio"]
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
+FORMER_VALUES = {("model.mlp", "gated"): "swiglu"}  # of earlier versions, by key and value
 
 
 def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
-    """Raise the one-line error for a setting that can never work."""
+    """Raise the one-line error for an invalid setting."""
     raise UsageError(f"--{flag} {value}: {remedy}")
 
 
 def check_seed(seed: int, flag: str = "seed") -> None:
-    """Refuse a seed that some random stream cannot take."""
+    """Refuse a seed outside the range of any random generator in use."""
     if not 0 <= seed < 2**31:
         refuse(flag, seed, "must be 0 to 2147483647")
 
@@ -46,51 +52,57 @@ def _fraction(section: str, config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class KANConfig:
-    """Which projections are KAN layers, and what those layers are."""
+    """Which projections are KAN layers, and their functions."""
 
     sites: list[Site] = field(default_factory=list)
-    """projections that are KAN: any of qkv, attn_out, mlp_in, mlp_out; none is the plain GPT"""
-    basis: Literal["bspline", "hat", "rbf", "chebyshev", "fourier", "rational", "line"] = "bspline"
-    """family of one-dimensional functions; hat is piecewise linear; rational has to be shared, and
-    so has line, a control: no more than a learned factor"""
+    """projections that are KAN layers: any of qkv, attn_out, mlp_in, mlp_out; none is the plain
+    GPT"""
+    basis: BasisName = "bspline"
+    """family of one-dimensional functions; hat is piecewise linear; rational and line need a shared
+    model.kan.share; line, a control, is a learned slope"""
     share: str = "edge"
-    """edge: every edge has functions of its own; input: the edges of an input share one learned
-    function; group:G: each of G groups of inputs shares one; atoms:K: the whole layer shares K"""
+    """which edges share a function: edge: none; input: the edges of an input; group:G: those of
+    each of G groups of inputs; atoms:K: every edge mixes K functions of the layer"""
     grid_size: int = 5
-    """intervals of the grid of bspline, hat and rbf"""
+    """grid intervals of bspline, hat and rbf"""
     spline_order: int = 3
-    """degree of the pieces of bspline, 1 to 5; 3 is cubic"""
+    """polynomial degree of bspline, 1 to 5; 3 is cubic"""
     degree: int = 3
     """highest degree of chebyshev and rational, highest frequency of fourier"""
     grid_range: tuple[float, float] = (-1.0, 1.0)
     """first and last grid point, in units of the layer's input"""
     outside: Literal["zero", "linear"] = "zero"
-    """beyond the grid bspline and hat run out and are zero, or go on in straight lines"""
+    """bspline and hat beyond the grid: zero, or linear extrapolation"""
     base: Literal["silu", "gelu", "gelu_tanh", "identity", "none", "gpt"] = "silu"
-    """function added to every edge's own, with a weight of its own, or to the first shared one;
-    gpt is what the plain GPT has there: before mlp_out the gelu that model.mlp says, unless gated,
-    identity elsewhere"""
+    """base function added to the splines of every edge, with a learned weight, or to the first
+    shared function; gpt: as in the plain GPT: before mlp_out the gelu of model.mlp, identity
+    elsewhere and with swiglu"""
     prenorm: Literal["none", "rms"] = "none"
-    """divide every input vector by its root mean square before the functions, or not"""
+    """normalisation of the layer's input: none, or rms: divide by its root mean square"""
     spline_scale: bool = False
-    """learn one more factor for every edge's spline, as efficient-kan does"""
+    """one more learned factor on every edge's spline, as in efficient-kan"""
     init: Literal["variance_preserving", "whitened", "original"] = "variance_preserving"
-    """how KAN weights start: unit variance in, unit variance out; that with all shapes of curve
-    equally likely (whitened); or efficient-kan's way"""
+    """initial KAN weights: variance_preserving: unit variance in and out; whitened: the same, with
+    all curve shapes equally likely; original: as in efficient-kan"""
     dropout: float = 0.0
-    """share of a KAN layer's inputs whose functions are all dropped in training, 0 to below 1"""
+    """probability of dropping an input of a KAN layer, with all its functions, in training; 0 to
+    below 1"""
     backend: Literal["auto", "triton", "recompute", "reference"] = "auto"
-    """how the layer runs: triton is for GPUs, recompute saves only the layer's input, reference
-    writes out every feature; auto is the best that can run"""
+    """implementation: triton: GPU kernels; recompute: saves only the layer's input for the
+    backward pass; reference: materialises all features; auto: the fastest that runs"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid_range", tuple(self.grid_range))
         _at_least("model.kan", self, grid_size=1, degree=1)
         _fraction("model.kan", self, "dropout")
-        if not re.fullmatch(r"edge|input|(group|atoms):[1-9]\d*", self.share):
+        try:
+            kind, _ = parse_share(self.share)
+        except ValueError:
             remedy = "must be edge, input, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
-        if self.basis in ("rational", "line") and self.share == "edge":
+        if self.basis not in BASES:
+            refuse("model.kan.basis", self.basis, f"must be one of {', '.join(BASES)}")
+        if BASES[self.basis].must_be_shared and kind == "edge":
             refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
@@ -109,25 +121,28 @@ class ModelConfig:
     n_layer: int = 6
     """transformer blocks"""
     n_head: int = 6
-    """attention heads a block"""
+    """attention heads per block"""
     n_embd: int = 384
     """width of the residual stream; a multiple of n_head"""
     block_size: int = 256
-    """longest context, tokens"""
-    mlp: Literal["gelu", "gelu_tanh", "gated"] = "gelu"
-    """what is between an MLP's projections: gelu; gelu_tanh, the approximation to it that GPT-2
-    has; or gated: of twice as many numbers one half, after SiLU, multiplies the other (SwiGLU)"""
+    """context length, in tokens"""
+    mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """activation of the MLP: gelu; gelu_tanh: its tanh approximation, as in GPT-2; swiglu:
+    SiLU(gate) * value, with twice as many outputs of mlp_in"""
     mlp_ratio: float = 4.0
-    """width inside each MLP, where mlp_out reads, in units of n_embd"""
+    """hidden width of each MLP, in units of n_embd"""
     dropout: float = 0.2
-    """share of activations dropped in training, 0 to below 1"""
+    """dropout probability in training, 0 to below 1"""
     bias: bool = False
-    """biases in norms and projections, as GPT-2 has"""
+    """biases in norms and projections, as in GPT-2"""
     init: Literal["gpt2", "fan_in"] = "gpt2"
-    """plain projections start as N(0, 0.02) (gpt2) or N(0, 1/sqrt(inputs)) (fan_in)"""
+    """initial weights of plain projections: gpt2: N(0, 0.02); fan_in: N(0, 1/sqrt(inputs))
+    (standard deviations)"""
     kan: KANConfig = field(default_factory=KANConfig)
 
     def __post_init__(self) -> None:
+        mlp = FORMER_VALUES.get(("model.mlp", self.mlp), self.mlp)
+        object.__setattr__(self, "mlp", mlp)
         _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
         _fraction("model", self, "dropout")
         if self.n_embd % self.n_head:
@@ -139,20 +154,20 @@ class ModelConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Numbers that an MLP's second projection reads."""
+        """Inputs of an MLP's second projection."""
         return round(self.mlp_ratio * self.n_embd)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the model reads."""
+    """The training text."""
 
     dataset: str = "shakespeare_char"
-    """name of a dataset: see nanogpkant prepare --help"""
+    """dataset name: see nanogpkant prepare --help"""
     file: str | None = None
-    """a text, or a folder of texts, to use as that dataset, instead of its own source"""
+    """text file, or folder of texts, to prepare under that name"""
     dir: str = "data"
-    """folder that prepared datasets lie in"""
+    """folder of prepared datasets"""
 
 
 @dataclass(frozen=True)
@@ -160,34 +175,35 @@ class OptimConfig:
     """The optimiser and its learning-rate schedule."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """adamw; or muon: orthogonal steps, as large as AdamW's, for the matrices inside the blocks and
-    AdamW for the rest; in our runs a learning rate two to six times that of adamw was best"""
+    """adamw; or muon: orthogonalised updates, scaled to AdamW's size, for the matrices of the
+    blocks, and AdamW for the rest; its best learning rate was two to six times AdamW's in our
+    runs"""
     learning_rate: float = 1e-3
-    """highest learning rate, reached after the warm-up"""
+    """peak learning rate, after the warm-up"""
     min_lr: float = 1e-4
-    """learning rate at the end of the decay"""
+    """final learning rate"""
     warmup_iters: int = 100
-    """iterations of linear warm-up"""
+    """optimiser steps of linear warm-up"""
     decay_lr: bool = True
-    """lower the rate along a cosine after the warm-up; otherwise keep it"""
+    """cosine decay of the learning rate after the warm-up; otherwise constant"""
     lr_decay_iters: int | None = None
-    """iteration at which min_lr is reached; null is train.max_iters"""
+    """optimiser step at which min_lr is reached; null is train.max_iters"""
     beta1: float = 0.9
-    """AdamW's decay of the mean gradient"""
+    """AdamW: decay rate of the gradient's running mean"""
     beta2: float = 0.99
-    """AdamW's decay of the mean squared gradient"""
+    """AdamW: decay rate of the squared gradient's running mean"""
     weight_decay: float = 0.1
-    """decay of plain weight matrices; norms, biases and embeddings are never decayed"""
+    """weight decay of plain matrices; norms, biases and embeddings have none"""
     kan_learning_rate: float | None = None
-    """highest learning rate of KAN weights, on the same schedule; null is learning_rate"""
+    """peak learning rate of KAN weights; null is learning_rate"""
     kan_weight_decay: float | None = None
-    """decay of KAN weights; null is weight_decay"""
+    """weight decay of KAN weights; null is weight_decay"""
     function_learning_rate: float | None = None
-    """highest learning rate of the functions that KAN edges share; null is learning_rate"""
+    """peak learning rate of shared functions; null is learning_rate"""
     function_weight_decay: float = 0.0
-    """decay of the functions that KAN edges share, towards the base function"""
+    """weight decay of shared functions, towards the base function"""
     grad_clip: float = 1.0
-    """largest norm of the whole gradient; 0 switches clipping off"""
+    """maximum norm of the gradient; 0 disables clipping"""
 
     def __post_init__(self) -> None:
         _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
@@ -211,17 +227,17 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """When the spline grids of KAN layers change in training; the functions stay as they are."""
+    """Changes of spline grids in training; each preserves the functions."""
 
     update_every: int = 0
-    """steps between updates, which let every layer's grid follow its inputs; 0 is never"""
+    """optimiser steps between updates that fit every layer's grid to its inputs; 0 is never"""
     until: int | None = None
-    """last step at which grids are updated; null is train.max_iters"""
+    """last step of grid updates; null is train.max_iters"""
     max_size: int = 64
-    """intervals beyond which an update lets no grid grow"""
+    """grid intervals that an update may not exceed"""
     refine_at: dict[int, int] = field(default_factory=dict)
-    """after which steps grids become finer: {1000: 10} gives them, after 1000 steps, the spacing of
-    10 intervals over model.kan.grid_range; each a multiple of the one before"""
+    """refinements by step: {1000: 10} gives grids, after step 1000, the spacing of 10 intervals
+    over model.kan.grid_range; each size a multiple of the one before"""
 
     def __post_init__(self) -> None:
         _at_least("grid", self, update_every=0, max_size=1)
@@ -233,18 +249,18 @@ class GridConfig:
                 refuse("grid.refine_at", self.refine_at, f"step {step} must be at least 1")
 
     def updates_at(self, step: int) -> bool:
-        """Whether grids follow their inputs after this many steps."""
+        """Whether grids are fitted to their inputs after this many steps."""
         due = self.update_every > 0 and step > 0 and step % self.update_every == 0
         return due and (self.until is None or step <= self.until)
 
     def changes_at(self, step: int) -> bool:
-        """Whether anything happens to grids after this many steps."""
+        """Whether grids change after this many steps."""
         return self.updates_at(step) or step in self.refine_at
 
     def splits_at(self, step: int, grid_size: int) -> int:
-        """Into how many parts every interval is split after this many steps; 1 leaves it whole.
+        """The factor by which grids are refined after this many steps; 1 is unchanged.
 
-        ``grid_size`` is that of the model's configuration.
+        ``grid_size`` is the setting of the model.
         """
         if step not in self.refine_at:
             return 1
@@ -254,48 +270,48 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop: how long, how much at a time, what is written when, and on what it runs."""
+    """The training loop: length, batches, evaluation, checkpoints and device."""
 
     max_iters: int = 5000
     """optimiser steps"""
     max_seconds: float | None = None
-    """also stop after this many seconds in training steps, with the learning rate at its end by
-    then; such a run cannot be repeated bit for bit; null is no limit"""
+    """seconds of training steps after which to stop, with the learning rate schedule compressed to
+    end then; such a run is not repeatable bit for bit; null is no limit"""
     batch_size: int = 64
-    """sequences in one forward and backward pass, of all processes together"""
+    """sequences per forward and backward pass, over all processes"""
     grad_accum_steps: int = 1
-    """passes summed into one optimiser step"""
+    """passes accumulated into one optimiser step"""
     eval_interval: int = 250
-    """steps between evaluations on the whole validation split; a checkpoint goes with each"""
+    """optimiser steps between evaluations on the validation split, each with a checkpoint"""
     eval_tokens: int | None = None
-    """tokens that each evaluation predicts, from the validation split's start; null is all of it"""
+    """tokens of an evaluation, from the start of the validation split; null is all of it"""
     eval_only: bool = False
-    """evaluate the starting model and stop"""
+    """evaluate the initial model and stop"""
     always_save: bool = True
-    """keep a checkpoint of the last evaluation, to resume from, even where it is not the best"""
+    """keep a checkpoint of the last evaluation to resume from, even if not the best"""
     keep_every: int = 0
-    """also keep the checkpoint of every this many steps; 0 keeps only the best and the last"""
+    """also keep the checkpoint of every this many steps; 0 keeps the best and the last"""
     log_interval: int = 10
-    """steps between rows of training loss in metrics.jsonl"""
+    """optimiser steps between rows of training loss in metrics.jsonl"""
     sample_tokens: int = 500
-    """tokens written to samples.txt when training ends; 0 for none"""
+    """tokens sampled into samples.txt at the end of training; 0 for none"""
     init_from: str = "scratch"
-    """scratch, or whose weights training starts from: a run folder (its best), a local folder of a
-    GPT-2 as transformers saves it, or gpt2, gpt2-medium, gpt2-large or gpt2-xl, which are
-    downloaded; projections that are plain there may be KAN here, with the function kept"""
+    """initial weights: scratch, a run (its best checkpoint), a folder of a GPT-2 in the format of
+    transformers, or gpt2, gpt2-medium, gpt2-large or gpt2-xl (downloaded); projections that are
+    plain there may be KAN here, with their function preserved"""
     seed: int = 1337
-    """decides the initial weights, the batches and the dropout"""
+    """seed of initial weights, batches and dropout"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of the matrix products; auto is bfloat16 where the device is measured to be fast at it"""
+    """type of matrix products; auto is bfloat16 if measured to be fast on the device"""
     compile: bool = False
-    """compile the model with torch.compile where a compiler is at hand"""
+    """use torch.compile, if a compiler is installed"""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """what several processes do: ddp, each holds the whole model; fsdp, each holds a part of every
-    tensor, for models that do not fit otherwise; one process alone is the same either way"""
+    """with several processes: ddp: every process holds the whole model; fsdp: tensors are sharded,
+    for models that do not fit otherwise"""
     timeout: float = 600.0
-    """seconds after which a process that the others wait for counts as lost, and the run stops"""
+    """seconds to wait for another process before it counts as lost and the run stops"""
 
     def __post_init__(self) -> None:
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
@@ -318,14 +334,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl, which is always written."""
+    """Trackers of metrics, besides metrics.jsonl."""
 
     trackers: list[Tracker] = field(default_factory=list)
     """live trackers: any of wandb, tensorboard, trackio"""
     project: str = "nanogpkant"
-    """name of the project in the trackers"""
+    """project name in the trackers"""
     wandb_mode: Literal["offline", "online"] = "offline"
-    """offline keeps W&B's files in the run folder, for wandb sync to send; online needs a login"""
+    """offline: W&B's files stay in the run folder, for wandb sync; online needs a login"""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w .-]{0,99}", self.project):
@@ -335,10 +351,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole experiment."""
+    """All settings of a run."""
 
     about: str = ""
-    """one line that says what this experiment is"""
+    """description of the experiment, in one line"""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -357,7 +373,7 @@ class RunConfig:
         value = getattr(grid, flag)
         if value and not kan.sites:
             refuse(f"grid.{flag}", value, "there is no grid without --model.kan.sites")
-        if value and kan.basis not in ("bspline", "hat"):
+        if value and not BASES[kan.basis].has_grid:
             refuse(f"grid.{flag}", value, f"--model.kan.basis {kan.basis} has no grid of splines")
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"

@@ -1,4 +1,4 @@
-"""Settings as YAML, read with an error for every wrong key; presets are found by name."""
+"""Settings as YAML, checked key by key; presets by name."""
 
 import dataclasses
 import difflib
@@ -6,17 +6,16 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, one_line
 from nanogpkant.base.files import read_text, write_atomic
-from nanogpkant.config.settings import RunConfig
+from nanogpkant.config.settings import FORMER_VALUES, RunConfig
 
-PRESETS = Path(str(files(__package__))) / "presets"
+PRESETS = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
@@ -24,10 +23,10 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
-    """The name and configuration of a preset, or of a YAML file of one's own.
+    """The name and configuration of a preset, or of a YAML file.
 
     Raises:
-        UsageError: no such preset or file, or one that holds an unknown key or a bad value.
+        UsageError: no such preset or file, an unknown key or an invalid value.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
@@ -42,7 +41,7 @@ def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
     return name_or_path, load_config(PRESETS / f"{name_or_path}.yaml")
 
 
-def field_names(config_class: type, prefix: str = "") -> list[str]:
+def field_names(config_class: Any, prefix: str = "") -> list[str]:
     """Every key of a configuration, dotted: ``model``, ``model.kan``, ``model.kan.grid_size``."""
     names = []
     for f in dataclasses.fields(config_class):
@@ -53,7 +52,7 @@ def field_names(config_class: type, prefix: str = "") -> list[str]:
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """A hint for a key that does not exist: the most similar one that does."""
+    """A hint for an unknown key: the most similar known one."""
     short = {name.rpartition(".")[2].lstrip("-"): name for name in known}
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
@@ -63,7 +62,7 @@ def nearest(key: str, known: list[str]) -> str:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The configuration as YAML that ``load_config`` reads back to an equal one."""
+    """The configuration as YAML, from which ``load_config`` reads an equal one."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -78,17 +77,16 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a whole experiment from a YAML file; fields that it leaves out take their defaults.
+    """Read a configuration from a YAML file; missing fields take their defaults.
 
     Raises:
         UserError: the file cannot be read.
-        UsageError: it is not YAML, or has a key or value that no configuration has.
+        UsageError: it is not YAML, or has an unknown key or an invalid value.
     """
     try:
         values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not a YAML file: {reason}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise UsageError(f"{path} is not a YAML file: {one_line(error)}") from error
     try:
         return config_from({} if values is None else values)
     except UsageError as error:
@@ -137,15 +135,15 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def config_from(values: Any) -> RunConfig:
-    """Build a whole experiment from nested keys and values, as YAML gives them.
+    """Build a configuration from nested keys and values, as YAML gives them.
 
     Raises:
-        UsageError: an unknown key, or a value that cannot work.
+        UsageError: an unknown key or an invalid value.
     """
     return _build(RunConfig, values, "")
 
 
-def _build(config_class: type, values: Any, prefix: str) -> Any:
+def _build(config_class: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         where = prefix.rstrip(".") or "the file"
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
@@ -164,10 +162,12 @@ def _build(config_class: type, values: Any, prefix: str) -> Any:
 
 
 def _checked(expected: Any, value: Any, key: str) -> Any:
-    """``value`` as the type that a field declares; an int is a float where one is asked."""
+    """``value`` as the declared type of a field; an int is accepted for a float."""
     origin, inner = typing.get_origin(expected), typing.get_args(expected)
     if origin is types.UnionType:  # X | None
         return None if value is None else _checked(inner[0], value, key)
+    if isinstance(value, str):
+        value = FORMER_VALUES.get((key, value), value)
     if origin is Literal and value in inner:
         return value
     if origin in (list, tuple) and isinstance(value, list | tuple):
@@ -178,10 +178,10 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if origin is dict and isinstance(value, dict):
         pairs = ((_checked(inner[0], k, key), _checked(inner[1], v, key)) for k, v in value.items())
         return dict(pairs)
-    if expected is float and not isinstance(value, bool):
+    if expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # PyYAML reads 1e-3 as text
-        except (TypeError, ValueError):
+        except ValueError:
             pass
     if isinstance(expected, type) and type(value) is expected:
         return value

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UsageError, UserError, one_line
@@ -22,23 +22,32 @@ FILES = (CONFIG, "model.safetensors", "vocab.json", "merges.txt")  # of each of 
 TIMEOUT = 10  # seconds to wait for the Hub's first answer
 
 # Their activation: ours.
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
-# Settings that change the function, with the only values that our model computes.
-FIXED = {
-    "add_cross_attention": False,
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-    "tie_word_embeddings": True,
+ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
 }
-# Their modules in a block: ours.
-PROJECTIONS = {
-    "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.out",
-    "mlp.c_fc": "mlp.into",
-    "mlp.c_proj": "mlp.out",
+# Settings that change the function, with the values that our model computes.
+READABLE = {
+    "activation_function": tuple(ACTIVATIONS),
+    "add_cross_attention": (False,),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True,),
+    "tie_word_embeddings": (True,),
 }
-NORMS = {"ln_1": "norm_1", "ln_2": "norm_2"}
+# Parts of their names: of ours.
+RENAMED = {
+    "wte.": "tokens.",
+    "wpe.": "positions.",
+    "h.": "blocks.",
+    "attn.c_attn.": "attention.qkv.",
+    "attn.c_proj.": "attention.out.",
+    "mlp.c_fc.": "mlp.into.",
+    "mlp.c_proj.": "mlp.out.",
+    "ln_f.": "norm.",
+    "ln_": "norm_",
+}
 # Attention masks that old files hold beside the weights.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
@@ -80,20 +89,17 @@ def read_shape(folder: Path) -> ModelConfig:
         from transformers import GPT2Config
 
         theirs = GPT2Config.from_dict(values)
-    for name, expected in FIXED.items():
-        if (value := getattr(theirs, name)) != expected:
-            remedy = f"only {expected} can be read: our model would compute another function"
-            raise UserError(f"{where}: {name} is {value}, and {remedy}")
-    if (activation := theirs.activation_function) not in ACTIVATIONS:
-        known = f"only {', '.join(ACTIVATIONS)} can be read"
-        raise UserError(f"{where}: activation_function is {activation!r}, and {known}")
+    for name, readable in READABLE.items():
+        if (value := getattr(theirs, name)) not in readable:
+            remedy = f"only {', '.join(map(str, readable))} can be read"
+            raise UserError(f"{where}: {name} is {value!r}, and {remedy}")
     try:
         return ModelConfig(
             n_layer=theirs.n_layer,
             n_head=theirs.n_head,
             n_embd=theirs.n_embd,
             block_size=theirs.n_positions,
-            mlp=ACTIVATIONS[activation],
+            mlp=ACTIVATIONS[theirs.activation_function],
             mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
             dropout=0.0,
             bias=True,
@@ -112,13 +118,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     with reading_with_transformers(folder):
         from transformers import GPT2LMHeadModel
 
-        model, info = GPT2LMHeadModel.from_pretrained(
+        loaded: Any = GPT2LMHeadModel.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in plainer words
             output_loading_info=True,
         )
+    model, info = loaded
     problems = {
         "is missing from": info["missing_keys"],
         "is not expected in": {k for k in info["unexpected_keys"] if not MASKS.fullmatch(k)},
@@ -127,19 +134,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for problem, names in problems.items():
         if names:
             raise UserError(f"{min(names)} {problem} {folder}: {CONFIG} describes another GPT-2")
-    return {name: tensor.detach().float() for name, tensor in _renamed(model.transformer)}
-
-
-def _renamed(theirs: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield "tokens.weight", theirs.wte.weight
-    yield "positions.weight", theirs.wpe.weight
-    for name in ("weight", "bias"):
-        yield f"norm.{name}", getattr(theirs.ln_f, name)
-    for number, block in enumerate(theirs.h):
-        for module, ours in (NORMS | PROJECTIONS).items():
-            weight, bias = (getattr(block.get_submodule(module), n) for n in ("weight", "bias"))
-            yield f"blocks.{number}.{ours}.weight", weight.T if module in PROJECTIONS else weight
-            yield f"blocks.{number}.{ours}.bias", bias
+    weights = {}
+    for name, tensor in model.transformer.state_dict().items():
+        is_conv1d = ".c_" in name and tensor.dim() == 2
+        for theirs, ours in RENAMED.items():
+            name = name.replace(theirs, ours)
+        weights[name] = (tensor.T if is_conv1d else tensor).float()
+    return weights
 
 
 @contextmanager

@@ -45,8 +45,8 @@ def kan_state(weight: Tensor, layer: KANLinear) -> dict[str, Tensor]:
     """
     state = {"weight": torch.zeros_like(layer.weight, dtype=weight.dtype, device=weight.device)}
     state["weight"][:, 0] = weight  # (out, M, in)
-    if layer.coefficients is not None:
-        state["coefficients"] = layer.features.start()
+    if (start := layer.features.start()) is not None:
+        state["coefficients"] = start
     if layer.spline_scale is not None:  # at zero, the splines that it multiplies would never learn
         state["spline_scale"] = torch.ones_like(weight)
     return state

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import check_is_new, new_folder, write_json
+from nanogpkant.base.files import new_folder, write_json
 from nanogpkant.config import RunConfig, save_config, with_changes
 from nanogpkant.conversion.source import ModelSource
 from nanogpkant.conversion.start import build, check_vocabulary, largest_change_of_logits
@@ -44,7 +44,6 @@ def convert(source: ModelSource, config: RunConfig, out: Path) -> dict[str, Any]
         UsageError: KAN settings that would change the function, no tokenizer, or ``out`` is not
             empty.
     """
-    check_is_new(out)
     tokenizer, fingerprint = source.tokenizer, source.data_fingerprint
     if config.data != source.config.data:
         data = TokenData.open(prepare_data(config.data))
@@ -54,22 +53,14 @@ def convert(source: ModelSource, config: RunConfig, out: Path) -> dict[str, Any]
         remedy = "name a text that was prepared with its tokenizer: --data.dataset NAME"
         raise UsageError(f"{source.name} has no tokenizer beside it; {remedy}")
     model = build(source, config.model, tokenizer.vocab_size)
-    change = largest_change_of_logits(model, source)
-    about = {"from": source.name, "largest_change_of_logits": change}
+    change = {"largest_change_of_logits": largest_change_of_logits(model, source)}
     with new_folder(out) as draft:
         run = RunFolder(draft)
         write_weights(draft / WEIGHTS, model.state_dict(), features_of(model))
         save_config(config, run.config_file)
         tokenizer.save(run.tokenizer_file)
-        environment = describe(model.tokens.weight.device)
-        environment |= {"data_fingerprint": fingerprint, "converted": about}
-        write_json(run.environment_file, environment)
-        step = source.checkpoint.step
-        write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
+        made = {"data_fingerprint": fingerprint, "converted": {"from": source.name, **change}}
+        write_json(run.environment_file, describe(model.tokens.weight.device) | made)
+        write_manifest(draft, source.checkpoint.step, sorted(path.name for path in draft.iterdir()))
     parameters = sum(p.numel() for p in model.parameters())
-    return {
-        "run": str(out),
-        "step": step,
-        "parameters": parameters,
-        "largest_change_of_logits": change,
-    }
+    return {"run": str(out), "step": source.checkpoint.step, "parameters": parameters, **change}

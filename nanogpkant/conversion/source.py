@@ -72,7 +72,7 @@ def open_source(name: str) -> ModelSource:
     if (Path(name) / CONFIG).is_file():
         return _gpt2(name, Path(name))
     try:
-        run = open_run(Path(name))
+        run = open_run(name)
     except UserError as error:
         others = f"the folder of a GPT-2 (config.json), {', '.join(NAMES)}"
         raise UserError(f"{error}; a model can also start from {others}") from error

@@ -3,11 +3,11 @@
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import ModelConfig
+from nanogpkant.config import ModelConfig, RunConfig
 from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_weights
 
@@ -34,10 +34,10 @@ def initialize(model: GPT, source: ModelSource) -> None:
             f"it has {have} tokens, and the text of --data.dataset {model.vocab_size}: {REMEDY}"
         )
     weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
-    for name, module in model.named_modules():
+    for name, layer in kan_layers(model).items():
         plain = weights.get(f"{name}.weight")
-        if isinstance(module, KANLinear) and plain is not None and plain.dim() == 2:
-            weights |= {f"{name}.{key}": value for key, value in kan_state(plain, module).items()}
+        if plain is not None and plain.dim() == 2:
+            weights |= {f"{name}.{key}": value for key, value in kan_state(plain, layer).items()}
     saved = source.checkpoint
     load_weights(model, Loaded(saved.folder, saved.step, weights, saved.features()))
 
@@ -77,17 +77,18 @@ def check_vocabulary(source: ModelSource, data: TokenData) -> None:
         raise UserError(f"its vocabulary is not that of --data.dataset: {REMEDY}")
 
 
-def start_from(model: GPT, init_from: str, data: TokenData) -> None:
-    """Initialize a new model from ``train.init_from``.
+def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
+    """Initialize a new model from ``train.init_from``: see ``open_source``.
 
     Args:
         model: the model to train.
-        init_from: see ``open_source``.
+        config: of the run.
         data: to train on; its tokenizer must be the source's.
 
     Raises:
         UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.
     """
+    init_from = config.train.init_from
     try:
         source = open_source(init_from)
         check_vocabulary(source, data)
@@ -113,7 +114,4 @@ def largest_change_of_logits(model: GPT, source: ModelSource) -> float:
     length = min(model.config.block_size, 64)
     random = torch.Generator("cpu").manual_seed(0)
     idx = torch.randint(model.vocab_size, (1, length), generator=random, device="cpu")
-    was_training = model.training
-    change = (model.eval()(idx) - source.model().eval()(idx)).abs().max().item()
-    model.train(was_training)
-    return change
+    return (model.eval()(idx) - source.model().eval()(idx)).abs().max().item()

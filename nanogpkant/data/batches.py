@@ -1,6 +1,6 @@
-"""Batches cut from token ids: random windows for training, the whole split in order for evaluation.
+"""Batches of token ids: random windows for training, the whole split in order for evaluation.
 
-``tokens`` is any array of token ids, shape (tokens,), that an array of indices picks from.
+``tokens`` is any array of token ids, shape (tokens,), that supports indexing by an array.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_length(tokens: np.ndarray, block_size: int, split: str) -> None:
-    """Make sure that a split holds at least one window of ``block_size`` inputs and a target.
+    """Check that a split holds at least one window of ``block_size`` inputs and a target.
 
     Raises:
         UserError: it does not.
@@ -32,19 +32,19 @@ def check_length(tokens: np.ndarray, block_size: int, split: str) -> None:
 
 @dataclass(frozen=True)
 class Batches:
-    """Random windows of a split, drawn by number rather than in turn.
+    """Random windows of a split.
 
-    Batch ``index`` is a pure function of ``seed`` and ``index``: a resumed run goes on with the
-    very batches that it would have drawn, and there is no state to save. Several processes share
-    out each batch, whose windows do not depend on how many there are.
+    Batch ``index`` is a pure function of ``seed`` and ``index``: a resumed run draws the same
+    batches, and there is no state to save. Each of ``world`` processes gets its part of a batch;
+    the windows do not depend on ``world``.
 
     Attributes:
-        tokens: token ids, shape (tokens,), more than ``block_size`` of them.
+        tokens: token ids, shape (tokens,), more than ``block_size``.
         block_size: tokens a window.
-        batch_size: windows a batch, those of all processes together.
+        batch_size: windows a batch, of all processes together.
         seed: a non-negative integer.
-        rank, world: of how many processes which this is: it gets one of ``world`` parts of every
-            batch, as equal as can be.
+        rank: of this process.
+        world: number of processes.
     """
 
     tokens: np.ndarray
@@ -56,17 +56,17 @@ class Batches:
 
     @property
     def share(self) -> float:
-        """Windows of this process, in units of the mean over all processes."""
+        """Windows of this process, relative to the mean over all processes."""
         own = len(np.array_split(range(self.batch_size), self.world)[self.rank])
         return own * self.world / self.batch_size
 
     def batch(
         self, index: int, device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch ``index``: inputs and targets, int64, each (batch_size, block_size).
+        """Inputs and targets of batch ``index``: int64, each (batch_size, block_size).
 
-        Every window of the split is equally likely; targets are the inputs one token later. Of
-        several processes each gets its rows alone.
+        Every window of the split is equally likely; targets are the inputs one token later. Each
+        of several processes gets only its own rows.
         """
         rng = np.random.default_rng([self.seed, index])
         starts = rng.integers(len(self.tokens) - self.block_size, size=self.batch_size)
@@ -76,11 +76,11 @@ class Batches:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A whole split in order: each of its len(tokens) - 1 predictions is asked for exactly once.
+    """A whole split in order, with each of its len(tokens) - 1 targets exactly once.
 
     Attributes:
-        tokens: token ids, shape (tokens,), two at least.
-        block_size: tokens a row; what is left over at the end is a batch of one shorter row.
+        tokens: token ids, shape (tokens,), at least 2.
+        block_size: tokens a row; a remainder is a last batch of one shorter row.
         batch_size: rows a batch.
     """
 
@@ -89,19 +89,19 @@ class Blocks:
     batch_size: int
 
     def __len__(self) -> int:
-        """Batches of the split."""
+        """Number of batches."""
         full, rest = divmod(len(self.tokens) - 1, self.block_size)
         return -(-full // self.batch_size) + (rest > 0)
 
     def start(self, index: int) -> int:
-        """Predictions asked for before batch ``index``."""
+        """Number of targets before batch ``index``."""
         full = (len(self.tokens) - 1) // self.block_size
         return min(index * self.batch_size, full) * self.block_size
 
     def batch(
         self, index: int, device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch ``index``: inputs and targets, int64, each (rows, block_size) or (1, what is left).
+        """Inputs and targets of batch ``index``: int64, each (rows, block_size) or (1, remainder).
 
         There are at most ``batch_size`` rows.
         """
@@ -117,24 +117,24 @@ class Blocks:
 def blocks(
     tokens: np.ndarray, block_size: int, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches of ``Blocks``, one after the other."""
+    """The batches of ``Blocks``, in order."""
     text = Blocks(tokens, block_size, batch_size)
     return (text.batch(index, device) for index in range(len(text)))
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Rows of ``length`` tokens and the one after: (rows, length + 1), int64."""
+    """Windows of ``length`` inputs and a target: (rows, length + 1), int64."""
     return tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
 
 
 def _inputs_and_targets(
     windows: np.ndarray, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch  # takes a second, which preparing a text does not need
+    import torch  # slow to import, and not needed to prepare a text
 
     rows = torch.from_numpy(windows)
     if torch.device(device).type == "cuda":
-        # from pinned memory the copy overlaps with the step before
+        # a copy from pinned memory overlaps with the previous step
         rows = rows.pin_memory().to(device, non_blocking=True)
     else:
         rows = rows.to(device)

@@ -12,53 +12,28 @@ from nanogpkant.data import shakespeare
 
 
 @dataclass(frozen=True)
-class HubSource:
-    """A corpus of the Hugging Face Hub.
-
-    Attributes:
-        path: owner and name.
-        config: which configuration; None: it has one.
-        split: which split is read.
-        field: column of the text.
-    """
-
-    path: str
-    config: str | None = None
-    split: str = "train"
-    field: str = "text"
-
-
-@dataclass(frozen=True)
 class Dataset:
-    """A corpus known by name: embedded, downloaded, or a person's own.
-
-    Attributes:
-        name: what people call it, and the name of its folder.
-        about: one line for people.
-        embedded: makes the text without a network.
-        url: where to download it.
-        checksum: what its UTF-8 bytes must hash to, "sha256:..." say, where that is known.
-        characters: its vocabulary of characters, where it is not simply those that occur.
-        tokenizer: how it becomes tokens unless another way is asked for.
-        lengths: characters of each split, where that is a convention.
-        hub: where it lies on the Hugging Face Hub.
-        val_fraction: share of the text, or of its documents, that is for validation.
-    """
+    """A corpus known by name: embedded, downloaded, streamed, or a user's own."""
 
     name: str
-    about: str
     embedded: Callable[[], str] | None = None
+    """returns the text, without a network"""
     url: str | None = None
     checksum: str | None = None
+    """of its UTF-8 bytes, "sha256:..." or "md5:...", if known"""
     characters: str | None = None
+    """the vocabulary of characters, if not simply those that occur"""
     tokenizer: str = "char"
     lengths: dict[str, int] | None = None
-    hub: HubSource | None = None
+    """characters of each split, if set by convention"""
+    hub: tuple[str, str | None] | None = None
+    """repository and configuration on the Hugging Face Hub"""
     val_fraction: float = 0.1
+    """of the characters, or of the documents"""
 
     @property
     def needs_network(self) -> bool:
-        """Whether it must be downloaded, unless a file is given."""
+        """Whether it, or its tokenizer, must be downloaded unless a file is given."""
         is_downloaded = self.url is not None or self.hub is not None
         return is_downloaded or self.tokenizer == "gpt2"
 
@@ -68,40 +43,34 @@ DATASETS = {
     for dataset in (
         Dataset(
             "shakespeare_char",
-            "the nine plays of tinyshakespeare, embedded; 1.1 MB, 65 characters",
             embedded=shakespeare.tinyshakespeare,
-            # The canonical vocabulary: its 3 comes only from a running head, "3 KING HENRY VI".
+            # Canonical: the 3 occurs only in a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
         ),
         Dataset(
             "shakespeare",
-            "the same nine plays in GPT-2's tokens, whose vocabulary is downloaded",
             embedded=shakespeare.tinyshakespeare,
             tokenizer="gpt2",
         ),
         Dataset(
             "shakespeare_all_char",
-            "every play of Shakespeare, embedded; 4.8 MB",
             embedded=shakespeare.all_plays,
         ),
         Dataset(
             "tinyshakespeare_char",
-            "the canonical tinyshakespeare file, downloaded; 1.1 MB, 65 characters",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             checksum="sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
         Dataset(
             "enwik8",
-            "the first 100 MB of Wikipedia in 2006, XML and all, downloaded; bytes, split 90/5/5",
             url="https://mattmahoney.net/dc/enwik8.zip",
             checksum="md5:a1fa5ffddb56f4953e226637dabbb36a",
             tokenizer="byte",
-            # 90, 5 and 5 million bytes, which are these many characters
+            # characters in 90, 5 and 5 million bytes
             lengths={"train": 89_655_885, "val": 4_982_413, "test": 4_983_534},
         ),
         Dataset(
             "text8",
-            "enwik9's text in 27 characters, 100 MB of it, downloaded; split 90/5/5",
             url="https://mattmahoney.net/dc/text8.zip",
             checksum="md5:3bea1919949baf155f99411df5fada7e",
             characters=" " + ascii_lowercase,
@@ -109,22 +78,19 @@ DATASETS = {
         ),
         Dataset(
             "tinystories",
-            "2.1 million stories for small children, streamed; 1.9 GB",
-            hub=HubSource("roneneldan/TinyStories"),
+            hub=("roneneldan/TinyStories", None),
             tokenizer="gpt2",
             val_fraction=0.01,
         ),
         Dataset(
             "openwebtext",
-            "8 million pages that Reddit linked to, as GPT-2 was trained on, streamed; 40 GB",
-            hub=HubSource("Skylion007/openwebtext"),
+            hub=("Skylion007/openwebtext", None),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),
         Dataset(
             "fineweb_edu",
-            "10 billion tokens of educational pages, streamed; 45 GB",
-            hub=HubSource("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+            hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
             tokenizer="gpt2",
             val_fraction=0.0005,
         ),
@@ -133,11 +99,7 @@ DATASETS = {
 
 
 def find(name: str, file: Path | None) -> Dataset:
-    """The dataset of that name; with a file any name will do.
-
-    Raises:
-        UsageError: there is none, the name cannot name a folder, or it takes no file.
-    """
+    """The dataset of that name; with a file, any name."""
     check_name(name)
     dataset = DATASETS.get(name)
     if dataset is None and file is None:
@@ -148,15 +110,11 @@ def find(name: str, file: Path | None) -> Dataset:
         raise UsageError(
             f"--file {file}: {name} is embedded and takes no file; give the dataset another name"
         )
-    return dataset or Dataset(name, "a text of your own")
+    return dataset or Dataset(name)
 
 
 def check_name(name: str) -> None:
-    """Make sure that a folder can be called that.
-
-    Raises:
-        UsageError: it cannot.
-    """
+    """Check that a name can be a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
             f"dataset name {name!r} cannot name a folder: use letters, digits, _, - and ."

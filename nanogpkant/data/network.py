@@ -1,4 +1,4 @@
-"""Requests over a network: bounded in time, retried, and one clear line if they fail."""
+"""Requests over a network, bounded in time; failures are one-line errors that end with a remedy."""
 
 import http.client
 import time
@@ -25,11 +25,7 @@ FAILURES = (OSError, http.client.HTTPException)
 
 
 def download(url: str, path: Path, progress: Progress, remedy: str) -> None:
-    """Stream ``url`` into a file, continuing where a broken connection stopped.
-
-    Raises:
-        UserError: it cannot be downloaded; the message ends with ``remedy``.
-    """
+    """Stream ``url`` into a file, continuing where a broken connection stopped."""
     attempts, furthest = 0, 0
     with open(path, "wb") as file:
         while True:
@@ -63,11 +59,7 @@ def _continue_download(url: str, file: BinaryIO, progress: Progress) -> None:
 
 
 def check_reachable(url: str, what: str, remedy: str) -> None:
-    """Check that a server answers, with any status.
-
-    Raises:
-        UserError: it does not; the message says that ``what`` cannot be had, and ``remedy``.
-    """
+    """Check that a server answers, with any status."""
     try:
         urllib.request.urlopen(url, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
@@ -77,12 +69,7 @@ def check_reachable(url: str, what: str, remedy: str) -> None:
 
 
 def answer(ask: Callable[[], Result], what: str, remedy: str) -> Result:
-    """The result of ``ask``, which may make requests without a time limit.
-
-    Raises:
-        UserError: it failed, or took longer than ``ANSWER_TIMEOUT`` seconds; the message says that
-            ``what`` cannot be had, and ``remedy``.
-    """
+    """The result of ``ask``, which may make requests without a time limit."""
     answers: SimpleQueue[Result | Exception] = SimpleQueue()
 
     def work() -> None:

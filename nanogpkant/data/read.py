@@ -16,13 +16,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from nanogpkant.base.errors import UserError, one_line
-from nanogpkant.data.catalog import HubSource
 from nanogpkant.data.network import answer, check_reachable
 
 if TYPE_CHECKING:
@@ -43,34 +42,25 @@ GAP = re.compile(r"(?<=\S)[ \n]")
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or another text read from beginning to end.
-
-    Attributes:
-        size: bytes, for the progress bar.
-        pieces: reads it.
-        file: where it lies, if it is a file.
-    """
+    """A file, or another text read from beginning to end."""
 
     size: int
+    """bytes, for the progress bar"""
     pieces: Callable[[Advance], Iterator[Piece]]
     file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """All the text of a dataset.
-
-    Attributes:
-        label: its name in messages and in meta.json.
-        parts: read one after another.
-        one_text: a single document, split by position; otherwise documents, split by content.
-        sha256: its identity, if known without reading it.
-    """
+    """All the text of a dataset."""
 
     label: str
+    """its name in messages and in meta.json"""
     parts: tuple[Part, ...]
     one_text: bool
+    """a single document, split by position; otherwise documents, split by content"""
     sha256: str | None = None
+    """its identity, if known without reading it"""
 
     @property
     def size(self) -> int:
@@ -80,17 +70,14 @@ class Corpus:
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How to find the text in files.
-
-    Attributes:
-        field: key of a JSON line, or column of a table.
-        separator: text between the documents of a plain text; None: a file is one document.
-        raw: accept bytes that are not UTF-8, as surrogate escapes.
-    """
+    """How to find the text in files."""
 
     field: str = "text"
+    """key of a JSON line, or column of a table"""
     separator: str | None = None
+    """text between the documents of a plain text; None: a file is one document"""
     raw: bool = False
+    """accept bytes that are not UTF-8, as surrogate escapes"""
 
 
 def embedded_corpus(label: str, text: str) -> Corpus:
@@ -109,9 +96,6 @@ def file_corpus(path: Path, text_format: TextFormat) -> Corpus:
 
     Names ending in .jsonl, .ndjson or .parquet, optionally with .gz, give the format; all others
     are plain text. gzip and zip archives of one file are unpacked.
-
-    Raises:
-        UserError: there is no such file, or none in the folder.
     """
     if path.is_dir():
         inside = (file for file in sorted(path.rglob("*")) if file.is_file())
@@ -134,43 +118,38 @@ def _reader(file: Path) -> Callable[[Path, TextFormat, Advance], Iterator[Piece]
     return readers.get(suffix, read_text)
 
 
-def hub_corpus(source: HubSource, remedy: str) -> Corpus:
-    """A dataset of the Hub, streamed: one part a file, one document a row, nothing kept on disk.
-
-    Raises:
-        UserError: datasets is not installed, or the Hub cannot be reached.
-    """
+def hub_corpus(path: str, config: str | None, remedy: str) -> Corpus:
+    """The training split of a dataset of the Hub, streamed: a file is a part, a row a document."""
     try:
-        import datasets
+        from datasets import load_dataset
+        from datasets.config import HF_ENDPOINT
     except ImportError as error:
         raise UserError(
-            f"{source.path} is read with the datasets package: pip install 'nanogpkant[data]'"
+            f"{path} is read with the datasets package: pip install 'nanogpkant[data]'"
         ) from error
-    what = f"{source.path} from the Hugging Face Hub"
-    check_reachable(datasets.config.HF_ENDPOINT, what, remedy)
-    load = partial(datasets.load_dataset, source.path, source.config)
-    stream = answer(lambda: load(split=source.split, streaming=True), what, remedy)
-    known = (stream.info.splits or {}).get(source.split)
+    what = f"{path} from the Hugging Face Hub"
+    check_reachable(HF_ENDPOINT, what, remedy)
+    load = partial(load_dataset, path, config, split="train", streaming=True)
+    stream = answer(load, what, remedy)
+    known = (stream.info.splits or {}).get("train")
     size = known.num_bytes if known and known.num_bytes else 0
-    label, files = f"{source.path} on the Hugging Face Hub", stream.num_shards
-    parts = [
-        Part(size // files, partial(_read_shard, label, stream, source.field, number))
-        for number in range(files)
-    ]
-    identity = json.dumps([astuple(source), size, files]).encode()
+    label, files = f"{path} on the Hugging Face Hub", stream.num_shards
+    shards = (partial(_read_shard, label, stream, number) for number in range(files))
+    parts = [Part(size // files, shard) for shard in shards]
+    identity = json.dumps([[path, config, "train", "text"], size, files]).encode()
     return Corpus(label, tuple(parts), False, hashlib.sha256(identity).hexdigest())
 
 
 def _read_shard(
-    label: str, stream: "IterableDataset", field: str, number: int, advance: Advance
+    label: str, stream: "IterableDataset", number: int, advance: Advance
 ) -> Iterator[Piece]:
     if stream.num_shards > 1:
         stream = stream.shard(num_shards=stream.num_shards, index=number)
     try:
         for row in stream:
-            text = row.get(field, 0)
+            text = row.get("text", 0)
             if not isinstance(text, str | None):
-                raise UserError(f"{label} has no text in the column {field!r}")
+                raise UserError(f"{label} has no text in the column 'text'")
             if text:
                 advance(len(text))
                 yield without_surrogates(text), True
@@ -182,11 +161,7 @@ def _read_shard(
 
 
 def read_text(file: Path, text_format: TextFormat, advance: Advance) -> Iterator[Piece]:
-    """Read a plain text.
-
-    Raises:
-        UserError: it cannot be read or is not UTF-8.
-    """
+    """Read a plain text."""
     errors = "surrogateescape" if text_format.raw else "strict"
     return pieces(_chunks(file, errors, advance), text_format.separator)
 
@@ -208,11 +183,7 @@ def _chunks(file: Path, errors: str, advance: Advance) -> Iterator[str]:
 
 
 def read_jsonl(file: Path, text_format: TextFormat, advance: Advance) -> Iterator[Piece]:
-    """Read JSON lines, one document each.
-
-    Raises:
-        UserError: the file cannot be read, or a line is not JSON with text in its field.
-    """
+    """Read JSON lines, one document each."""
     field = text_format.field
     with unpacked(file, advance) as stream:
         for number, line in enumerate(stream, start=1):
@@ -231,11 +202,7 @@ def read_jsonl(file: Path, text_format: TextFormat, advance: Advance) -> Iterato
 
 
 def read_parquet(file: Path, text_format: TextFormat, advance: Advance) -> Iterator[Piece]:
-    """Read a table, one document a row.
-
-    Raises:
-        UserError: it cannot be read, or has no such column of text.
-    """
+    """Read a table, one document a row."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -297,11 +264,7 @@ def without_surrogates(text: str) -> str:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turn an error while reading ``file`` into one line.
-
-    Raises:
-        UserError: the file, or the archive in it, cannot be read.
-    """
+    """Turn an error while reading ``file``, or an archive in it, into a ``UserError``."""
     try:
         yield
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
@@ -310,7 +273,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def unpacked(path: Path, advance: Advance) -> Iterator[BinaryIO]:
+def unpacked(path: Path, advance: Advance) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked if it is gzip or a zip archive of one file.
 
     ``advance`` counts the bytes as they lie in the file.
@@ -318,7 +281,7 @@ def unpacked(path: Path, advance: Advance) -> Iterator[BinaryIO]:
     with reading(path), io.BufferedReader(CountedFile(path, advance), CHUNK_BYTES) as file:
         magic = file.peek(4)[:4]
         if magic.startswith(b"\x1f\x8b"):
-            yield gzip.GzipFile(fileobj=file)
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=file))
         elif magic == b"PK\x03\x04":
             with zipfile.ZipFile(file) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/")]

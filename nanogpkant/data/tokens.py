@@ -1,8 +1,8 @@
-"""Token files: what a text is once it is prepared.
+"""Token files: the format of a prepared dataset, and access to it.
 
-A prepared dataset is a folder of shards (``train-00000.bin``, ...: token ids, little-endian, and
-nothing else), ``tokenizer.json``, and ``meta.json`` with the list of every split's shards. The
-shards are memory-mapped: a corpus larger than memory costs no more than the pages in use.
+A prepared dataset is a folder of shards (``train-00000.bin``, ...: little-endian token ids, no
+header), ``tokenizer.json``, and ``meta.json`` with the shards of each split. Shards are
+memory-mapped: a corpus may be larger than memory.
 """
 
 import hashlib
@@ -17,16 +17,15 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_json, sha256_of
 from nanogpkant.data.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 2  # of the folder; raised when an older reader would misread it
-SPLITS = ("train", "val", "test")  # in the order of the text; the last is not in every dataset
+FORMAT = 2  # of the folder; raised if an older reader would misread it
+SPLITS = ("train", "val", "test")  # in the order of the text; test is optional
 
 
 class Tokens:
-    """The token ids of a split, in one or more shards, read as if they were one array.
+    """The token ids of a split, in one or more shards, indexed like one array.
 
-    ``len(tokens)``, ``tokens[i]``, and ``tokens[indices]`` with an integer array of any shape,
-    which gives an array of that shape. A slice ``tokens[a:b]`` is again ``Tokens`` and copies
-    nothing; ``np.asarray(tokens)`` reads all of it.
+    ``tokens[indices]`` takes an integer array of any shape and returns an array of that shape. A
+    slice ``tokens[a:b]`` is a view, again ``Tokens``; ``np.asarray(tokens)`` reads all of it.
 
     Args:
         shards: one-dimensional arrays.
@@ -46,7 +45,7 @@ class Tokens:
             start, stop, step = index.indices(len(self))
             if step == 1:
                 return self._range(start, stop)
-            reach = len(self) + 1  # a longer step takes the first token alone, too
+            reach = len(self) + 1  # a longer step also takes only the first token
             return self[np.arange(start, stop, max(-reach, min(step, reach)), dtype=np.int64)]
         index = np.asarray(index)
         if index.dtype.kind not in "iu":
@@ -61,7 +60,7 @@ class Tokens:
         for number in np.unique(shard_of):
             here, shard = shard_of == number, self._shards[number]
             picked[here] = shard[index[here] - (self._ends[number] - len(shard))]
-        return picked[()]  # a scalar where one was asked for
+        return picked[()]  # a scalar for a scalar index
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         whole = np.concatenate([np.empty(0, dtype=self.dtype), *self._shards])
@@ -82,9 +81,9 @@ class TokenData:
 
     Attributes:
         folder: where it lies.
-        splits: the token ids of each split, by name, memory-mapped.
-        tokenizer: turns ids back into text.
-        meta: the content of ``meta.json``.
+        splits: token ids by split, memory-mapped.
+        tokenizer: of these ids.
+        meta: content of ``meta.json``.
     """
 
     folder: Path
@@ -94,7 +93,7 @@ class TokenData:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenData":
-        """Open a prepared dataset, checking that the sizes of its files agree; reads no tokens.
+        """Open a prepared dataset and check the sizes of its files; reads no tokens.
 
         Raises:
             UserError: the folder is missing, incomplete, damaged or of another format.
@@ -112,27 +111,27 @@ class TokenData:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies tokens and tokenizer: equal fingerprints mean equal data."""
+        """Hash of tokens and tokenizer: equal fingerprints mean equal data."""
         return self.meta["fingerprint"]
 
     @property
     def vocab_size(self) -> int:
-        """How many different tokens there are."""
+        """Number of token ids."""
         return self.tokenizer.vocab_size
 
     @property
     def train(self) -> Tokens:
-        """The tokens to train on."""
+        """The training tokens."""
         return self.split("train")
 
     @property
     def val(self) -> Tokens:
-        """The tokens to choose by."""
+        """The validation tokens."""
         return self.split("val")
 
     @property
     def test(self) -> Tokens:
-        """The tokens for the last word, where the dataset has a test split."""
+        """The test tokens, if the dataset has them."""
         return self.split("test")
 
     def split(self, name: str) -> Tokens:
@@ -147,7 +146,7 @@ class TokenData:
         return self.splits[name]
 
     def verify(self) -> None:
-        """Read every token and compare with the recorded checksums.
+        """Compare every file with its recorded checksum.
 
         Raises:
             UserError: a file was altered since it was prepared.
@@ -162,7 +161,7 @@ class TokenData:
 
 
 def fingerprint_of(shards: Iterable[str], tokenizer: Path) -> str:
-    """The SHA-256, in hexadecimal, over those of the shards, in order, and of the tokenizer."""
+    """SHA-256, in hexadecimal, over the SHA-256 of each shard, in order, and of the tokenizer."""
     return hashlib.sha256("".join([*shards, sha256_of(tokenizer)]).encode()).hexdigest()
 
 
@@ -176,8 +175,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, "it has no meta.json")
     meta = read_json(path)
     if not isinstance(meta, dict) or "format" not in meta:
-        raise _damaged(folder, "meta.json is not what prepare writes")
-    if meta["format"] == 1:  # one file a split, and no checksum of each
+        raise _damaged(folder, "meta.json was not written by prepare")
+    if meta["format"] == 1:  # one file a split, without checksums
         meta["splits"] = {
             split: [{"file": f"{split}.bin", "tokens": meta.get(f"{split}_tokens")}]
             for split in ("train", "val")
@@ -187,38 +186,24 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"{path} has format {meta['format']!r} where this version reads {FORMAT}: "
             f"remove {folder} and run nanogpkant prepare {folder.name}"
         )
-    names = (meta.get("dtype"), meta.get("fingerprint"), meta.get("source_sha256"))
-    if not (
-        all(isinstance(name, str) for name in names)
-        and _is_count(meta.get("vocab_size"))
-        and _are_splits(meta.get("splits"))
-    ):
+    try:
+        splits = meta["splits"]
+        shards = [shard for split in splits.values() for shard in split]
+        files = [shard["file"] for shard in shards]
+        texts = [*files, *(meta[key] for key in ("dtype", "fingerprint", "source_sha256"))]
+        counts = [meta["vocab_size"], *(shard["tokens"] for shard in shards)]
+        is_valid = (
+            {"train", "val"} <= set(splits) <= set(SPLITS)
+            and all(splits.values())
+            and all(isinstance(text, str) for text in texts)
+            and all(type(count) is int and count > 0 for count in counts)
+            and all(Path(file).name == file for file in files)
+        )
+    except (AttributeError, LookupError, TypeError):
+        is_valid = False
+    if not is_valid:
         raise _damaged(folder, "meta.json lacks an entry or holds a wrong one")
     return meta
-
-
-def _are_splits(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and {"train", "val"} <= set(value) <= set(SPLITS)
-        and all(isinstance(shards, list) and shards for shards in value.values())
-        and all(_is_shard(shard) for shards in value.values() for shard in shards)
-    )
-
-
-def _is_shard(value: Any) -> bool:
-    """Whether ``value`` is {"file", "tokens", "sha256"}; the file lies in the folder itself."""
-    return (
-        isinstance(value, dict)
-        and isinstance(file := value.get("file"), str)
-        and Path(file).name == file
-        and _is_count(value.get("tokens"))
-        and isinstance(value.get("sha256", ""), str)
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype) -> np.ndarray:

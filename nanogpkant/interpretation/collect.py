@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.data import Batches, blocks
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
 
 BINS = 512  # of a histogram: a power of two
@@ -87,7 +87,7 @@ def collect(
     Raises:
         UserError: a layer's inputs or gradients are not finite, or it was never called.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, KANLinear)}
+    layers = kan_layers(model)
     watched = {name: _Watched(name, layer) for name, layer in layers.items()}
     device = model.tokens.weight.device
     total = min(max_tokens, len(tokens) - 1)

@@ -106,7 +106,7 @@ class Interpretation:
         check_seed(seed)
         chosen(families)
         self.families, self.budget, self.seed = families, budget, seed
-        self.run = open_run(Path(run))
+        self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
         self.layers = chosen_layers(self.model, layers, self.run.path)

@@ -6,12 +6,7 @@ from torch import nn
 
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.config import nearest
-from nanogpkant.kan import KANLinear
-
-
-def kan_layers(model: nn.Module) -> dict[str, KANLinear]:
-    """Every KAN layer of a model, by its name there."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, KANLinear)}
+from nanogpkant.kan import KANLinear, kan_layers
 
 
 def chosen_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:

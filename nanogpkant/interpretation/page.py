@@ -10,36 +10,34 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-from nanogpkant.comparison.charts import Draw, to_svg
-from nanogpkant.comparison.report import template_environment
 from nanogpkant.interpretation.cards import Card
 from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+from nanogpkant.report.html import render
+from nanogpkant.report.section import Cell, Section
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the page: words, then whatever of the rest there is."""
+class EdgeSection(Section):
+    """A section that may also show edges."""
 
-    title: str
-    words: list[str] = field(default_factory=list)
-    charts: dict[str, Draw] = field(default_factory=dict)
-    table: pd.DataFrame | None = None
-    is_table_folded: bool = False
     map: np.ndarray | None = None
     """importance (m, n) of a layer"""
     cards: list[Card] = field(default_factory=list)
-    is_folded: bool = False
 
 
-def page(title: str, about: str, sections: list[Section]) -> str:
+def page(title: str, about: str, sections: list[EdgeSection]) -> str:
     """The whole page as HTML."""
-    environment = template_environment("nanogpkant.interpretation")
-    environment.filters |= {"svg": to_svg, "picture": _picture, "heat": _heat, "cell": _cell}
-    template = environment.get_template("page.html.jinja")
-    return template.render(title=title, about=about, sections=sections)
+    filters = {"picture": _picture, "heat": _heat}
+    return render(title, about, sections, "edges.html.jinja", "nanogpkant.interpretation", filters)
+
+
+def table(frame: pd.DataFrame) -> dict[str, list]:
+    """The ``head`` and ``rows`` of a section."""
+    rows = [list(map(_cell, row)) for row in frame.itertuples(index=False)]
+    return {"head": list(frame.columns), "rows": rows}
 
 
 def _picture(card: Card) -> dict[str, Any]:
@@ -80,10 +78,9 @@ def _heat(importance: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> dict[str, Any]:
-    """A table's value as it is written and as it is sorted by."""
+def _cell(value: Any) -> Cell:
     if isinstance(value, float | np.floating):
-        return {"text": f"{value:.5g}", "value": float(value)}
+        return Cell(f"{value:.5g}", float(value))
     if isinstance(value, int | np.integer):
-        return {"text": f"{value:,}", "value": int(value)}
-    return {"text": str(value), "value": str(value)}
+        return Cell(f"{value:,}", int(value))
+    return Cell(str(value), str(value))

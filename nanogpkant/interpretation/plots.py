@@ -10,8 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nanogpkant.comparison.charts import COLOURS, Draw, plain
 from nanogpkant.interpretation.cards import Card
+from nanogpkant.report.charts import COLOURS, Draw, plain
 
 INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"

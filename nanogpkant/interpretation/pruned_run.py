@@ -18,7 +18,7 @@ from nanogpkant.interpretation.layers import kan_layers
 from nanogpkant.interpretation.lookup import swapped
 from nanogpkant.machine.device import describe, synchronize
 from nanogpkant.model.gpt import GPT
-from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint
+from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint, tensors_of
 from nanogpkant.run.folder import RunFolder, create_run
 from nanogpkant.run.load import TrainedModel, load_model
 from nanogpkant.run.metrics import write_metrics
@@ -124,7 +124,9 @@ def _size(model: GPT) -> dict[str, Any]:
     return {
         "edges": sum(int((weight != 0).any(dim=1).sum()) for weight in weights),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "weight_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
+        "weight_bytes": sum(
+            t.numel() * t.element_size() for t in tensors_of(model.state_dict()).values()
+        ),
     }
 
 

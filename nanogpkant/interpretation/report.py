@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ from matplotlib.figure import Figure
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import write_atomic, write_json, writing
-from nanogpkant.comparison.charts import Draw
+from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.interpretation import plots
 from nanogpkant.interpretation.cards import Card, edge_cards, shape_cards
 from nanogpkant.interpretation.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
-from nanogpkant.interpretation.page import Section, page
+from nanogpkant.interpretation.page import EdgeSection, page, table
 from nanogpkant.machine.device import peak_memory
+from nanogpkant.report.charts import Draw, save_figure
 
 IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
 FAMILIES_SHOWN = 12  # by name, in the chart
@@ -157,14 +156,14 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
     tables = {"faithfulness": look.faithfulness, "totals": look.totals, "pruning": look.pruning}
     tables |= {"ablations": look.ablations, "atlas": look.atlas.table()}
     tables |= {"layers": look.by_layer, "inputs": look.inputs, "outputs": look.outputs}
-    for name, table in tables.items():
-        write_atomic(look.folder / f"{name}.csv", table.to_csv(index=False))
+    for name, frame in tables.items():
+        write_atomic(look.folder / f"{name}.csv", frame.to_csv(index=False))
     cards, written = _all_cards(look, top), []
     with bar("drawing", "pictures") as progress:
         for done, (name, figure) in enumerate(_figures(look, top, cards)):
             progress(done, 6 + len(look.layers))
             written.append(look.folder / "pictures" / f"{name}.png")
-            save(figure, written[-1])
+            save_figure(figure, written[-1], dpi=110)
     for old in {*(look.folder / "pictures").glob("*.png")} - {*written}:
         old.unlink()  # of layers that were looked at before, and now are not
     found = summary(look)
@@ -185,13 +184,6 @@ def check_top(top: int) -> None:
     """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
 
 
 def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
@@ -246,13 +238,13 @@ def _family_charts(look: Interpretation) -> dict[str, Draw]:
 
 def _sections(
     look: Interpretation, found: dict[str, Any], cards: dict[str, list[Card]]
-) -> list[Section]:
+) -> list[EdgeSection]:
     totals = look.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
     key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
     layer_sections = [
-        Section(
+        EdgeSection(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
             map=_importances(look)[name],
@@ -262,25 +254,25 @@ def _sections(
         for number, name in enumerate(look.layers)
     ]
     return [
-        Section("The answer", words(found), table=totals),
-        Section(
+        EdgeSection("The answer", words(found), **table(totals)),
+        EdgeSection(
             "Are the formulas faithful?",
             [
                 "The share of edges that are replaced, in three orders, and one layer at a time. "
                 "What is below 0.00001 is drawn there."
             ],
             charts=plots.faithfulness_charts(look.faithfulness),
-            table=look.faithfulness,
+            **table(look.faithfulness),
             is_table_folded=True,
         ),
-        Section(
+        EdgeSection(
             "What can be taken away?",
             ["Edges removed, those with the lowest score first; inputs go with all their edges."],
             charts=plots.pruning_charts(look.pruning),
-            table=look.pruning,
+            **table(look.pruning),
             is_table_folded=True,
         ),
-        Section(
+        EdgeSection(
             "Does importance foretell what an edge does?",
             [
                 f"{len(look.ablations)} edges, from the most important to the least, were taken "
@@ -288,18 +280,18 @@ def _sections(
                 "predictions, and with the change of the loss, which for one edge is near what "
                 "32-bit numbers can tell."
             ],
-            table=look.rank_correlations,
+            **table(look.rank_correlations),
         ),
-        Section(
+        EdgeSection(
             "Which layers matter, and what are they made of?",
             [
                 "Importance is the layer's share of that of all edges, outside how much of its "
                 "inputs lies outside the grid, accepted the share of edges with a formula."
             ],
             charts=_family_charts(look),
-            table=look.by_layer,
+            **table(look.by_layer),
         ),
-        Section(
+        EdgeSection(
             "The atlas: which shapes are there?",
             [
                 "The shapes that stand for all edges, the most frequent first, over each input's "
@@ -307,12 +299,12 @@ def _sections(
             ],
             cards=cards["atlas"],
         ),
-        Section(_WORST, [key], cards=cards["worst"]),
+        EdgeSection(_WORST, [key], cards=cards["worst"]),
         *layer_sections,
-        Section(
+        EdgeSection(
             f"The {min(TABLE_ROWS, len(look.edges)):,} most important edges",
             ["All edges are in the tables beside this page. A click on a heading sorts."],
-            table=look.edges[shown].iloc[:TABLE_ROWS],
+            **table(look.edges[shown].iloc[:TABLE_ROWS]),
         ),
-        Section("How to read this", list(METHOD)),
+        EdgeSection("How to read this", list(METHOD)),
     ]

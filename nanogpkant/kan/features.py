@@ -1,19 +1,19 @@
-"""Features: everything that a layer makes of an input, base function and basis together."""
+"""Features: the base function and the basis of a layer, as one expansion of its input."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpkant.kan.basis import RBF, Basis, Chebyshev, Fourier, wide
-from nanogpkant.kan.bspline import BSpline
-from nanogpkant.kan.shared import Family, Line, Rational, Shared
+from nanogpkant.kan.bases import BASES, load_basis
+from nanogpkant.kan.bases.base import Basis, Family, wide
+from nanogpkant.kan.shared import Shared
 
 
 def _silu_derivative(x: Tensor) -> Tensor:
@@ -52,50 +52,44 @@ BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "none": None,
 }
 
-# Bases by name, as specs and configurations call them.
-BASES: dict[str, type] = {
-    "bspline": BSpline,
-    "rbf": RBF,
-    "chebyshev": Chebyshev,
-    "fourier": Fourier,
-    "rational": Rational,
-    "line": Line,
-    "shared": Shared,
-}
-
 
 @dataclass(frozen=True)
 class Features:
-    """The M packed features of every input of a layer.
+    """The M features of every input of a layer.
 
-    With a fixed basis they are the base function (where there is one), then the functions of the
-    basis. With shared functions they are those functions, the base function added to the first;
-    they are learned then, and everything below takes their ``coefficients``.
+    A fixed basis gives the base function (unless it is "none"), then the functions of the basis.
+    ``Shared`` functions have the base function added to the first; they are learned, and the
+    methods take their ``coefficients``.
 
     Args:
         basis: a fixed basis or ``Shared`` functions.
         base: name of the base function, a key of ``BASE_FUNCTIONS``.
 
     Raises:
-        ValueError: an unknown base, or a basis that there is none of.
+        ValueError: an unknown base, or an object that is no such basis.
     """
 
     basis: Basis | Shared
     base: str = "silu"
     spec: str = field(init=False, repr=False, compare=False)
-    """this value as JSON text, which ``from_spec`` reads back to an equal one"""
+    """JSON text that ``from_spec`` reads back to an equal value"""
 
     def __post_init__(self) -> None:
         if self.base not in BASE_FUNCTIONS:
             raise ValueError(f"base is {self.base!r}; known are {', '.join(BASE_FUNCTIONS)}")
         if not isinstance(self.basis, Basis | Shared):
-            raise ValueError(f"{self.basis!r} is not a basis that an edge can have of its own")
+            raise ValueError(f"{self.basis!r} is not a basis for the functions of an edge")
         spec = json.dumps({"base": self.base, "basis": _plain(self.basis)})
         object.__setattr__(self, "spec", spec)
 
     @property
     def is_learned(self) -> bool:
         return isinstance(self.basis, Shared)
+
+    @property
+    def groups(self) -> int:
+        """Groups of inputs with their own functions; 1 for a fixed basis."""
+        return self.basis.groups if isinstance(self.basis, Shared) else 1
 
     @property
     def has_base(self) -> bool:
@@ -109,28 +103,28 @@ class Features:
 
     @property
     def coefficient_shape(self) -> tuple[int, int, int] | None:
-        """(functions, groups, numbers) of the learned coefficients, if there are any."""
-        return self.basis.coefficient_shape if self.is_learned else None
+        """(functions, groups, numbers) of learned coefficients, or None."""
+        return self.basis.coefficient_shape if isinstance(self.basis, Shared) else None
 
     def start(self) -> Tensor | None:
-        """What the learned coefficients start at, if there are any."""
-        return self.basis.start(self.base != "none") if self.is_learned else None
+        """Initial values of learned coefficients, or None."""
+        return self.basis.start(self.base != "none") if isinstance(self.basis, Shared) else None
 
     def expand(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         """(..., n) -> (..., M, n), in float32 or wider."""
         function = BASE_FUNCTIONS[self.base]
-        if not self.is_learned:
+        if not isinstance(self.basis, Shared):
             return _prepend(x, self.basis.expand(x), function and function[0])
-        functions = self.basis.expand(x, coefficients)
+        functions = self.basis.expand(x, cast(Tensor, coefficients))
         if function is None:
             return functions
         first = functions[..., :1, :] + function[0](wide(x)).unsqueeze(-2)
         return torch.cat([first, functions[..., 1:, :]], dim=-2)
 
     def derivative(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., M, n): the derivative of fixed features."""
+        """(..., n) -> (..., M, n): the derivative of the features of a fixed basis."""
         function = BASE_FUNCTIONS[self.base]
-        return _prepend(x, self.basis.derivative(x), function and function[1])
+        return _prepend(x, cast(Basis, self.basis).derivative(x), function and function[1])
 
     def pull_back(
         self, grad: Tensor, x: Tensor, coefficients: Tensor | None = None
@@ -139,20 +133,20 @@ class Features:
 
         (rows, M, n) and (rows, n) -> (rows, n), and (functions, groups, numbers) or None.
         """
-        if not self.is_learned:
+        if not isinstance(self.basis, Shared):
             return (self.derivative(x) * grad).sum(-2), None
-        grad_x, grad_coefficients = self.basis.pull_back(grad, x, coefficients)
-        if BASE_FUNCTIONS[self.base] is not None:
-            _, derivative = BASE_FUNCTIONS[self.base]
-            grad_x = grad_x + derivative(wide(x)) * grad[..., 0, :]
+        grad_x, grad_coefficients = self.basis.pull_back(grad, x, cast(Tensor, coefficients))
+        if function := BASE_FUNCTIONS[self.base]:
+            grad_x = grad_x + function[1](wide(x)) * grad[..., 0, :]
         return grad_x, grad_coefficients
 
     @staticmethod
     @cache
     def from_spec(spec: str) -> "Features":
-        """
+        """The features that ``spec`` describes.
+
         Raises:
-            ValueError: text that no features have.
+            ValueError: it describes none.
         """
         try:
             values = json.loads(spec)
@@ -162,19 +156,20 @@ class Features:
 
     @cache  # noqa: B019 - few values, and small
     def gaussian_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (M,) and second moments (M, M) of an input's features for x ~ N(0, 1), in float64.
+        """Mean (M,) and second moments (M, M) of the features of x ~ N(0, 1), in float64.
 
-        Learned ones as they start. By a fine trapezoid, which kinks do not disturb. On the CPU
-        whatever torch's default device is, because the cache outlives it.
+        Shared functions are taken at their initial coefficients. Integrated by a fine trapezoid
+        rule, which kinks do not disturb; on the CPU whatever torch's default device is, because the
+        cache outlives it.
         """
         x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * x * x)
         density /= density.sum()
-        if self.is_learned:  # all groups start alike: take one input of the first
-            inputs = x[:, None].expand(-1, self.basis.groups)
-            features = self.expand(inputs, self.start().to(x))[..., 0].T
-        else:
+        start = self.start()
+        if start is None:
             features = self.expand(x)  # (M, points)
+        else:  # all groups start alike: take one input of the first
+            features = self.expand(x[:, None].expand(-1, self.groups), start.to(x))[..., 0].T
         return features @ density, (features * density) @ features.T
 
 
@@ -184,16 +179,21 @@ def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] |
     return torch.cat([function(x.to(expanded.dtype)).unsqueeze(-2), expanded], dim=-2)
 
 
-def _plain(basis: Basis | Family | Shared) -> dict:
-    name = next(name for name, kind in BASES.items() if type(basis) is kind)
-    values = {f.name: getattr(basis, f.name) for f in dataclasses.fields(basis)}
-    if "family" in values:
-        values["family"] = _plain(values["family"])
-    return {"name": name, **values}
+def _plain(basis: Basis | Family | Shared) -> dict[str, Any]:
+    """A basis as values for JSON, under its name in the registry or "shared"."""
+    if isinstance(basis, Shared):
+        values = {"functions": basis.functions, "groups": basis.groups}
+        return {"name": "shared", "family": _plain(basis.family), **values}
+    source = f":{type(basis).__name__}"
+    names = [name for name, entry in BASES.items() if entry.source.endswith(source)]
+    if not names:
+        raise ValueError(f"{basis} is not in the registry of bases, nanogpkant.kan.bases.BASES")
+    return {"name": names[0], **vars(basis)}
 
 
-def _basis(values: dict) -> Basis | Family | Shared:
+def _basis(values: dict[str, Any]) -> Any:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    if "family" in values:
-        values["family"] = _basis(values["family"])
-    return BASES[values.pop("name")](**values)
+    name = values.pop("name")
+    if name == "shared":
+        return Shared(_basis(values.pop("family")), **values)
+    return load_basis(name)(**values)

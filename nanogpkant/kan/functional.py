@@ -1,7 +1,7 @@
-"""kan_linear: the one public operation of a KAN layer. It checks shapes and picks a backend.
+"""kan_linear: the operation of a KAN layer. It checks shapes and picks a backend.
 
-The backends that save only x are registered with torch as one operator and its backward, so that
-torch.compile, activation checkpointing and distributed wrappers see a single opaque step.
+The backends that save only x for the backward pass are registered with torch as one operator, which
+torch.compile, activation checkpointing and distributed wrappers treat as opaque.
 """
 
 import logging
@@ -17,7 +17,7 @@ from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
 
-# Behind the operator, in the order that "auto" prefers them.
+# Backends behind the operator, in the order in which "auto" tries them.
 FUSED = {"triton": triton, "recompute": recompute}
 BACKENDS = ("auto", *FUSED, "reference")
 
@@ -36,10 +36,10 @@ def kan_linear(
     Args:
         x: (..., n), floating point.
         weight: (out, M, n): for every edge, the coefficient of each feature of its input.
-        features: what the features are.
+        features: the expansion of x.
         bias: (out,), optional.
-        coefficients: (functions, groups, numbers) of learned features.
-        keep: (..., n), multiplies all features of an input; for dropout of whole inputs.
+        coefficients: (functions, groups, numbers), parameters of shared functions.
+        keep: (..., n), a factor for all features of an input; for dropout of whole inputs.
         backend: "triton" (fused GPU kernels, B-splines on uniform grids), "recompute" (works in
             chunks; everywhere), "reference" (writes out all features; the only one that can be
             differentiated twice), or "auto", the first of these that can run.
@@ -54,11 +54,11 @@ def kan_linear(
     if not x.is_floating_point():
         raise TypeError(f"x is {x.dtype}; a KAN layer takes floating-point inputs")
     check_shapes(x, weight, features, coefficients, keep)
-    device = x.device.type
+    device = "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     run = runner(backend, x.device, features, dtype)
     rows = None if keep is None else keep.reshape(-1, x.shape[-1])
-    with torch.autocast(device, enabled=False):  # each backend casts at the place that it chose
+    with torch.autocast(device, enabled=False):  # the backends cast by themselves
         y = run(x.reshape(-1, x.shape[-1]), weight, features, coefficients, rows, dtype)
         y = y.view(*x.shape[:-1], weight.shape[0])
         return y if bias is None else y + bias.to(dtype)
@@ -67,18 +67,15 @@ def kan_linear(
 def check_shapes(
     x: Tensor, weight: Tensor, features: Features, coefficients: Tensor | None, keep: Tensor | None
 ) -> None:
-    """
-    Raises:
-        ValueError: shapes that do not fit each other.
-    """
+    """Refuse shapes that do not fit each other, with ValueError."""
     expected = (weight.shape[0], features.size, x.shape[-1])
     if weight.shape != expected:
         raise ValueError(f"weight is {tuple(weight.shape)}; x and the basis need {expected}")
     shape = None if coefficients is None else tuple(coefficients.shape)
     if shape != features.coefficient_shape:
         raise ValueError(f"coefficients are {shape}; the basis needs {features.coefficient_shape}")
-    if features.is_learned and x.shape[-1] % features.basis.groups:
-        raise ValueError(f"{x.shape[-1]} inputs do not split into {features.basis.groups} groups")
+    if x.shape[-1] % features.groups:
+        raise ValueError(f"{x.shape[-1]} inputs do not split into {features.groups} groups")
     if keep is not None and keep.shape != x.shape:
         raise ValueError(f"keep is {tuple(keep.shape)}; it needs x's {tuple(x.shape)}")
 
@@ -86,7 +83,7 @@ def check_shapes(
 def runner(
     backend: str, device: torch.device, features: Features, dtype: torch.dtype
 ) -> Callable[..., Tensor]:
-    """What computes (rows, n) -> (rows, out), called as ``reference.forward`` is.
+    """The function (rows, n) -> (rows, out) of a backend, called like ``reference.forward``.
 
     Raises:
         ValueError: see ``pick_backend``.
@@ -101,10 +98,10 @@ def runner(
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:
-    """The name of the backend to run: the one asked for, or the best that can.
+    """The backend to run: the one asked for, or for "auto" the first that supports the inputs.
 
     Raises:
-        ValueError: an unknown name, or a backend that cannot run this, with the reason.
+        ValueError: an unknown name, or an unsupported backend, with the reason.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
@@ -116,7 +113,7 @@ def pick_backend(backend: str, device: torch.device, features: Features, dtype: 
             raise ValueError(f"backend {backend!r} cannot run here: {reasons[backend]}")
         return backend
     chosen = next(name for name, reason in reasons.items() if reason is None)
-    if not torch.compiler.is_compiling():  # its tracer would stumble over a log and a cache
+    if not torch.compiler.is_compiling():  # its tracer supports neither logs nor caches
         passed = "".join(f"; not {name}: {reason}" for name, reason in reasons.items() if reason)
         _log_once(features, device, dtype, chosen, passed)
     return chosen
@@ -140,8 +137,8 @@ def _kan_linear(
     dtype: torch.dtype,
 ) -> Tensor:
     """(rows, n), (out, M, n) -> (rows, out). ``features`` is a ``Features.spec``."""
-    features = Features.from_spec(features)
-    return FUSED[backend].forward(x, weight, features, coefficients, keep, dtype)
+    known = Features.from_spec(features)
+    return FUSED[backend].forward(x, weight, known, coefficients, keep, dtype)
 
 
 @_kan_linear.register_fake
@@ -162,10 +159,11 @@ def _kan_linear_backward(
     needs_x: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and coefficients; an empty tensor for each one that is not needed."""
+    """Gradients of x, weight and coefficients; empty tensors for those that are not needed."""
     tensors = (x, weight, Features.from_spec(features), coefficients, keep)
     grads = FUSED[backend].backward(grad_y, *tensors, dtype, needs_x, needs_weight)
-    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+    grad_x, grad_weight, grad_own = (x.new_empty(0) if grad is None else grad for grad in grads)
+    return grad_x, grad_weight, grad_own
 
 
 @_kan_linear_backward.register_fake
@@ -203,7 +201,7 @@ def _refuse(ctx, *grads):
 _kan_linear_backward.register_autograd(_refuse)
 
 
-# For torch's FlopCounterMode: the matrix products alone, as it counts other layers.
+# For torch's FlopCounterMode: the matrix products alone, as for other layers.
 
 
 @register_flop_formula(torch.ops.nanogpkant.kan_linear)

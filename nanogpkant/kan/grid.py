@@ -1,45 +1,38 @@
-"""Grids that change while a layer learns, and leave its functions as they are.
+"""Changes of the spline grid in training that preserve the functions of a layer.
 
-A layer's functions are sums of the B-splines on one grid, so on another grid they are the same
-functions only if that grid's splines can say all that the old ones said. Two changes do that:
+- ``refine`` splits every interval: the new splines span the old ones.
+- ``update_grid`` adds and drops whole intervals at the ends, so that the grid covers the inputs;
+  the other knots stay in place.
 
-- ``refine`` splits every interval, and the old splines lie inside the new ones; and
-- ``update_grid`` follows the inputs by adding and dropping whole intervals at the ends, with the
-  spacing and the position of the knots kept.
-
-Either is one linear map for all edges, ``c_new = A @ c_old``. The scale of an edge stays what it is
-(efficient-kan fits the scaled curve and stores it as the unscaled one, which changes the function).
-A gradient goes the other way, ``g_new = pinv(A).T @ g_old``, and an optimiser's moments with it.
+Either is one linear map for all edges, ``c_new = A @ c_old``. ``spline_scale`` stays (efficient-kan
+fits the scaled curve and stores it as the unscaled one, which changes the function). Gradients, and
+with them an optimizer's moments, transform as ``g_new = pinv(A).T @ g_old``.
 """
 
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis
-from nanogpkant.kan.bspline import BSpline
+from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.knots import cover, grown, moved, refined, transfer
-from nanogpkant.kan.shared import Rational, Shared
+from nanogpkant.kan.knots import cover, grown, refined, transfer
+from nanogpkant.kan.shared import Shared
+from nanogpkant.kan.state import FeatureLayer, coefficients_of, replace_value, spline_of
 
-if TYPE_CHECKING:
-    from nanogpkant.kan.layer import KANLinear
-
-SUMMARY = 4096  # values that stand for the samples of one process: sorted, evenly far apart
+SUMMARY = 4096  # sorted, evenly spaced values that represent the samples of one process
 
 
 @dataclass(frozen=True)
 class GridChange:
-    """What became of a layer's grid."""
+    """Result of a change of a layer's grid."""
 
     old: BSpline
     new: BSpline
-    """the same as ``old`` where the layer was left alone"""
+    """equal to ``old`` if the layer was left alone"""
     change: float = 0.0
     """largest change of the layer's output on the samples, in units of its standard deviation"""
     reason: str = ""
@@ -47,67 +40,59 @@ class GridChange:
 
 
 def update_grid(
-    layer: "KANLinear",
+    layer: FeatureLayer,
     samples: Tensor,
-    adaptivity: float = 0.0,
     coverage: float = 0.99,
     max_grid_size: int = 64,
     tolerance: float = 1e-4,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> GridChange:
-    """Let a layer's grid follow its inputs, unless that would change what the layer computes.
+    """Fit a layer's grid to its inputs, unless that would change the output of the layer.
 
-    With ``adaptivity`` 0 the grid grows by whole intervals until ``coverage`` of the samples lie in
-    it, and loses those at its ends that are far from every sample. The functions stay what they are
-    wherever samples lie; in dropped intervals they are forgotten. One case is not exact: a linear
-    continuation has a bend at the grid's end that splines of order 3 and above cannot have.
-
-    With ``adaptivity`` above 0 as many knots as before move to where the samples are, and the
-    functions are fitted anew. Functions with much shape are not kept by that, hence ``tolerance``.
+    The grid grows by whole intervals until it covers ``coverage`` of the samples, and loses
+    intervals at its ends that are far from every sample. The functions are preserved wherever
+    samples lie, and forgotten in dropped intervals. One case is inexact: a linear continuation has
+    a kink at the end of the grid, which splines of order 3 and above cannot have.
 
     Args:
-        samples: (..., in_features), what the functions see: behind ``prenorm`` where there is one.
-            Where torch.distributed is set up, every rank calls with its own, and all get one grid.
-        adaptivity: 0 to 1, from the old spacing to knots at the samples' quantiles. Knots stay at
-            least a tenth of a uniform grid's spacing apart.
-        coverage: share of the samples that the grid is to reach, above 0, at most 1.
-        max_grid_size: intervals beyond which the grid does not grow.
+        samples: (..., in_features), inputs of the functions, after ``prenorm``. With
+            torch.distributed every rank passes its own samples, and all get the same grid.
+        coverage: share of the samples to cover, above 0, at most 1.
+        max_grid_size: largest number of intervals to grow to.
         tolerance: largest change of the layer's output on the samples, in units of its standard
             deviation; beyond it the layer is left alone.
-        optimizer: its moments of the layer's coefficients go along.
+        optimizer: the optimizer of the layer's parameters; its moments are transformed too. If it
+            has moments and is not given, its next step raises RuntimeError.
 
     Raises:
         ValueError: a layer without a B-spline grid; samples of another width, none, or some that
-            are not finite; a setting out of its range.
+            are not finite; a coverage out of range.
     """
     old = spline_of(layer)
-    if not (0 <= adaptivity <= 1 and 0 < coverage <= 1):
-        raise ValueError(f"adaptivity {adaptivity} must be 0 to 1, and coverage {coverage} above 0")
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage is {coverage}; it must be above 0 and at most 1")
     if samples.shape[-1:] != (layer.in_features,):
         shape = tuple(samples.shape)
         raise ValueError(f"samples are {shape}; the layer needs (..., {layer.in_features})")
     samples = samples.detach().to(layer.weight.device).reshape(-1, layer.in_features)
     values = _summary(samples)
-    if adaptivity:
-        new, reason = moved(old, values, adaptivity, coverage)
-    else:
-        new, reason = grown(old, values, coverage, max_grid_size)
+    new, reason = grown(old, values, coverage, max_grid_size)
     if new == old:
         return GridChange(old, old, reason=reason)
     return _change(layer, new, values, samples, tolerance, optimizer)
 
 
 def refine(
-    layer: "KANLinear", grid_size: int, optimizer: torch.optim.Optimizer | None = None
+    layer: FeatureLayer, grid_size: int, optimizer: torch.optim.Optimizer | None = None
 ) -> GridChange:
     """Split every interval of a layer's grid; the functions stay the same everywhere.
 
     Args:
-        grid_size: intervals that the present grid is split into, a multiple of what it has now.
-            Splines that are zero outside reach ``order`` intervals beyond the grid, and to stay the
-            same there they need fine knots there too: such a grid gets wider, and has more
-            intervals than asked for (5 cubic ones become 16 for 10; the spacing is as asked).
-        optimizer: its moments of the layer's coefficients go along.
+        grid_size: intervals that the present grid is split into, a multiple of its grid size.
+            Splines that are zero outside reach ``order`` intervals beyond the grid and need fine
+            knots there too: such a grid gets wider, and has more intervals than asked for (for 10,
+            5 cubic ones become 16; the spacing is as asked).
+        optimizer: as in ``update_grid``.
 
     Raises:
         ValueError: a layer without a B-spline grid, or a size that is no such multiple.
@@ -123,19 +108,19 @@ def refine(
 
 @torch.no_grad()
 def change_basis(
-    layer: "KANLinear",
+    layer: FeatureLayer,
     new: BSpline,
     A: Tensor,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Give a layer other splines and the coefficients ``A @ c``, and the optimiser its moments.
+    """Give a layer other splines and the coefficients ``A @ c``, and transform the moments.
 
-    The parameter stays the same object, so the optimiser's groups stay right. ``step`` stays; mean
-    gradients follow g_new = R.T @ g_old with R = pinv(A), since c_old = R @ c_new; mean squared
-    gradients follow the squares of R.T, as if the coefficients' gradients were independent.
+    The parameter stays the same object, so the optimizer's groups stay valid, and ``step`` stays.
+    With R = pinv(A), c_old = R @ c_new: mean gradients become R.T @ g_old, mean squared gradients
+    are multiplied by the squares of R.T, as if the gradients of coefficients were independent.
     """
-    parameter, axis = _coefficients(layer)
-    kept = parameter.shape[axis] - A.shape[1]  # the base function or a line: it stays
+    parameter, axis = coefficients_of(layer)
+    kept = parameter.shape[axis] - A.shape[1]  # the base function, or the line of shared functions
     A = torch.block_diag(torch.eye(kept, dtype=A.dtype, device=A.device), A)
     back = torch.linalg.pinv(A).T
     shape = parameter.shape
@@ -143,7 +128,7 @@ def change_basis(
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == shape:
             state[name] = _along(back.square() if "sq" in name else back, value, axis)
-    _replace(parameter, _along(A, parameter.data, axis))
+    replace_value(parameter, _along(A, parameter.data, axis))
     layer.features = _features_with(layer.features, new)
 
 
@@ -151,18 +136,18 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
     """How well a grid fits its inputs, as shares from 0 to 1.
 
     Args:
-        samples: (rows, n), what the functions see.
+        samples: (rows, n), inputs of the functions.
 
     Returns:
-        out_of_range: inputs outside the grid;
-        unseen: inputs that no spline sees, beyond the knots (none where the outside is linear);
-        dead: splines, counted at every one of the n inputs, that see no sample;
-        knot_use: intervals of the grid, counted at every input, that hold a sample.
+        out_of_range: samples outside the grid;
+        unseen: samples beyond the knots, where every spline is zero (none if outside is linear);
+        dead: splines, of all n inputs, whose support holds no sample;
+        knot_use: grid intervals, of all n inputs, that hold a sample.
     """
     (low, high), order = basis.grid_range, basis.order
     x = samples.detach().cpu().double()
     out_of_range = ((x < low) | (x > high)).double().mean().item()
-    if basis.outside == "linear":  # what lies outside is seen by the splines at the grid's end
+    if basis.outside == "linear":  # the splines at the end of the grid go on outside
         x = x.clamp(low, math.nextafter(high, low))
     knots = torch.tensor(basis.knots, dtype=x.dtype, device="cpu")
     bins = torch.bucketize(x, knots, right=True)  # 0 and len(knots) are beyond the knots
@@ -179,77 +164,26 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
     }
 
 
-def spline_of(layer: "KANLinear") -> BSpline:
-    """The B-splines of a layer, an edge's own or those that shared functions are made of.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if not has_grid(layer):
-        raise ValueError(f"a layer with the basis {layer.basis} has no grid of splines to change")
-    return _fixed(layer.features)
-
-
-def has_grid(layer: "KANLinear") -> bool:
-    """Whether ``spline_of`` finds any."""
-    return isinstance(_fixed(layer.features), BSpline)
-
-
-def set_features(layer: "KANLinear", features: Features) -> None:
-    """Give a layer the features of a saved one, and coefficients of that shape, not yet filled.
-
-    Raises:
-        ValueError: one shares functions between edges, and the other does not.
-    """
-    if features.is_learned != layer.features.is_learned:
-        raise ValueError(f"{features.basis} are not functions of the kind {layer.basis}")
-    layer.features = features
-    parameter, axis = _coefficients(layer)
-    shape = list(parameter.shape)
-    shape[axis] = features.coefficient_shape[2] if features.is_learned else features.size
-    _replace(parameter, parameter.data.new_zeros(shape))
-
-
-def _fixed(features: Features) -> Basis | Rational:
-    """What all of a layer's functions are made of."""
-    basis = features.basis
-    return basis.family if isinstance(basis, Shared) else basis
-
-
 def _features_with(features: Features, splines: BSpline) -> Features:
     basis = features.basis
     new = replace(basis, family=splines) if isinstance(basis, Shared) else splines
     return replace(features, basis=new)
 
 
-def _replace(parameter: Tensor, value: Tensor) -> None:
-    """Give a parameter another value of any shape; it stays the same object."""
-    parameter.grad = None
-    # As long as a result of the layer is alive, so is the node of the graph that takes the old
-    # shape's gradient. Torch lets go of it only at a change of dtype.
-    parameter.data = value.new_empty(0, dtype=torch.complex64)
-    parameter.data = value
-
-
-def _coefficients(layer: "KANLinear") -> tuple[Tensor, int]:
-    """The parameter with a layer's spline coefficients, which come last along the given axis."""
-    return (layer.coefficients, 2) if layer.features.is_learned else (layer.weight, 1)
-
-
 def _change(
-    layer: "KANLinear",
+    layer: FeatureLayer,
     new: BSpline,
     values: Tensor | None,
     samples: Tensor,
     tolerance: float,
     optimizer: torch.optim.Optimizer | None,
 ) -> GridChange:
-    """Change a layer's splines if its output on the samples stays within the tolerance."""
+    """Change a layer's splines if its output on the samples changes by at most the tolerance."""
     old, trial = spline_of(layer), copy.deepcopy(layer)
     A = _of_rank_0(transfer(old, new, values), layer.weight.device)
     change_basis(trial, new, A)
     change = largest_change(layer, trial, samples)
-    if not change <= tolerance:  # nor if it is no number
+    if not change <= tolerance:  # nor if it is NaN
         reason = f"the output would change by {change:.1g} of its std, above {tolerance:g}"
         return GridChange(old, old, change, reason)
     change_basis(layer, new, A, optimizer)
@@ -257,18 +191,18 @@ def _change(
 
 
 @torch.no_grad()
-def largest_change(layer: "KANLinear", other: "KANLinear", samples: Tensor) -> float:
-    """The largest difference of two layers' outputs on (rows, n), in units of the first one's std.
+def largest_change(layer: FeatureLayer, other: FeatureLayer, samples: Tensor) -> float:
+    """Largest difference of two layers' outputs on (rows, n), in units of the std of the first.
 
-    The weights are taken as they are stored, and all else is worked out in float64. The largest on
-    any rank, where torch.distributed is set up.
+    The weights are taken as stored, and the outputs computed in float64. With torch.distributed the
+    maximum over all ranks.
     """
     samples = _float64(samples)
     with torch.autocast(samples.device.type, enabled=False):
         before, after = (_in_float64(each)(samples) for each in (layer, other))
     scale = before.std(correction=0)
     size = before.abs().max()
-    if scale <= 1e-12 * size:  # all samples give the same: there is only its size to compare with
+    if scale <= 1e-12 * size:  # constant output: compare with its size
         scale = size.clamp(min=torch.finfo(size.dtype).tiny)
     change = (after - before).abs().max() / scale
     if _is_distributed():
@@ -277,8 +211,8 @@ def largest_change(layer: "KANLinear", other: "KANLinear", samples: Tensor) -> f
     return change.item()
 
 
-def _in_float64(layer: "KANLinear") -> "KANLinear":
-    """A copy of a layer that takes what the functions see, and rounds nothing."""
+def _in_float64(layer: FeatureLayer) -> FeatureLayer:
+    """A copy of a layer in float64 that takes inputs after ``prenorm``."""
     twin = copy.deepcopy(layer)
     twin.eval()
     twin.prenorm, twin.backend = "none", "recompute"
@@ -288,19 +222,19 @@ def _in_float64(layer: "KANLinear") -> "KANLinear":
 
 
 def _float64(value: Tensor) -> Tensor:
-    """A tensor in float64; on the CPU, where its device has no such numbers."""
+    """A tensor in float64; on the CPU if its device has no float64."""
     return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def _along(matrix: Tensor, value: Tensor, axis: int) -> Tensor:
-    """(new, old) times a tensor along its axis of size old, in float64; in the tensor's dtype."""
+    """(new, old) times a tensor along its axis of size old, in float64, cast to its dtype."""
     wide = _float64(value)
-    product = torch.tensordot(matrix.to(wide.device), wide, ([1], [axis]))
+    product = torch.tensordot(matrix.to(wide.device), wide, dims=([1], [axis]))  # pyright: ignore[reportArgumentType] - stubs lack it
     return product.movedim(0, axis).to(value.dtype).to(value.device).contiguous()
 
 
 def _summary(samples: Tensor) -> Tensor:
-    """All samples of all ranks as sorted values, in float64 on the CPU; the extremes are exact.
+    """Sorted values for the samples of all ranks, in float64 on the CPU, with exact extremes.
 
     Raises:
         ValueError: there are none, or some that are not finite, on any rank.
@@ -321,7 +255,7 @@ def _summary(samples: Tensor) -> Tensor:
 
 
 def _of_rank_0(matrix: Tensor, device: torch.device) -> Tensor:
-    """What rank 0 has, on all ranks. The collective runs on the given device."""
+    """Rank 0's matrix, on all ranks. The collective runs on the given device."""
     if _is_distributed():
         there = matrix.to(device)
         dist.broadcast(there, src=0)

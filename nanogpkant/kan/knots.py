@@ -1,4 +1,4 @@
-"""Other grids for the same splines, and the map between coefficients: there is no layer here."""
+"""Other grids for given splines, and the linear map between their coefficients."""
 
 import math
 from bisect import bisect_right
@@ -8,18 +8,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.bspline import BSpline
+from nanogpkant.kan.bases.bspline import BSpline
 
 SPARE = 1  # empty intervals left at an end, so that the next batch does not need them back
-LEAST_GAP = 0.1  # the least distance of two knots, in units of that of a uniform grid
-RIDGE = 1e-10  # in units of a spline's values: far below what any spline adds, far above rounding
+RIDGE = 1e-10  # in units of a spline's values: far below any spline's part, far above rounding
 
 
 def refined(basis: BSpline, grid_size: int) -> BSpline:
     """The splines on a grid split into ``grid_size`` intervals: see ``grid.refine``.
 
     Raises:
-        ValueError: ``grid_size`` is not a multiple of what the grid has.
+        ValueError: ``grid_size`` is not a multiple of the basis's.
     """
     factor, rest = divmod(grid_size, basis.grid_size)
     if rest or factor < 1:
@@ -34,18 +33,18 @@ def refined(basis: BSpline, grid_size: int) -> BSpline:
         for part in range(factor)
     ]
     split.append(knots[-1])
-    # The new basis puts ``order`` knots of its own beyond its grid.
+    # The new basis adds ``order`` knots beyond its grid.
     return _with_points(basis, split[beyond : len(split) - beyond])
 
 
 def grown(
     basis: BSpline, values: Tensor, coverage: float, max_grid_size: int
 ) -> tuple[BSpline, str]:
-    """The same splines with intervals added or dropped at the ends; or the old ones, and why.
+    """The splines with intervals added or dropped at the ends; or the old ones, and the reason.
 
     Args:
         values: (number,) sorted samples, in float64.
-        coverage: share of them that the new grid reaches, if ``max_grid_size`` allows it.
+        coverage: share of them that the new grid covers, if ``max_grid_size`` allows it.
     """
     points = _points(basis)
     tail = (1 - coverage) / 2
@@ -70,7 +69,7 @@ def grown(
 
 
 def _missing(points: list[float], values: Tensor, room: int) -> int:
-    """How many intervals before the first point reach all values that ``room`` of them can."""
+    """Intervals to add before the first point: to all values in reach of at most ``room``."""
     step = points[1] - points[0]
     reached = values[(values < points[0]) & (values >= points[0] - room * step)]
     if not reached.numel():
@@ -79,37 +78,16 @@ def _missing(points: list[float], values: Tensor, room: int) -> int:
 
 
 def _empty(points: list[float], smallest: float) -> int:
-    """How many intervals at the beginning can go if ``smallest`` is the smallest value."""
+    """Intervals to drop at the beginning if ``smallest`` is the smallest value."""
     return max(0, bisect_right(points, smallest) - 1 - SPARE)
-
-
-def moved(
-    basis: BSpline, values: Tensor, adaptivity: float, coverage: float
-) -> tuple[BSpline, str]:
-    """As many intervals, part uniform, part at the quantiles; or the old splines, and why.
-
-    Args:
-        values: (number,) sorted samples, in float64.
-        adaptivity: share of the quantiles.
-        coverage: share of the samples between the new grid's ends.
-    """
-    even = torch.arange(basis.grid_size + 1, device=values.device).to(values) / basis.grid_size
-    quantiles = values.quantile(0.5 + coverage * (even - 0.5))
-    low, high = quantiles[0].item(), quantiles[-1].item()
-    uniform = low + (high - low) * even
-    share = min(adaptivity, 1 - LEAST_GAP)  # so much is uniform that knots keep their distance
-    points = (share * quantiles + (1 - share) * uniform).tolist()
-    if not all(left < right for left, right in pairwise(points)):
-        return basis, f"the samples lie between {low:.3g} and {high:.3g}: too close for a grid"
-    return replace(basis, grid=tuple(points)), ""
 
 
 def transfer(old: BSpline, new: BSpline, values: Tensor | None = None) -> Tensor:
     """The map A (new.size, old.size) from old coefficients to new ones, in float64.
 
-    By ridge-regularised least squares of every old spline, over a uniform cover of the new grid, so
-    that all of it is decided, and over the values of samples. Exact where the new splines contain
-    the old ones.
+    Ridge-regularised least squares for every old spline, over a uniform cover of the new grid, so
+    that all coefficients are determined, and over the values of samples. Exact where the new
+    splines span the old ones.
     """
     x = cover(_points(new), new.order)
     if values is not None:
@@ -120,7 +98,7 @@ def transfer(old: BSpline, new: BSpline, values: Tensor | None = None) -> Tensor
     given = torch.cat([given[..., 0], ridge])
     wanted = torch.cat([wanted[..., 0], wanted.new_zeros(new.size, old.size)])
     A = torch.linalg.lstsq(given, wanted, driver="gelsd").solution
-    return A.where(A.abs() > 1e-12, 0.0)  # zeros, but for rounding
+    return A.where(A.abs() > 1e-12, 0.0)  # rounding errors to zero
 
 
 def _points(basis: BSpline) -> list[float]:
@@ -133,14 +111,14 @@ def _mirrored(points: list[float]) -> list[float]:
 
 
 def _with_points(basis: BSpline, points: list[float]) -> BSpline:
-    """The same kind of splines on other grid points, evenly spaced where the old ones were."""
+    """The same kind of splines on other grid points, uniform if the old ones were."""
     if basis.grid is not None:
         return replace(basis, grid=tuple(points))
     return replace(basis, grid_size=len(points) - 1, grid_range=(points[0], points[-1]))
 
 
 def cover(points: tuple[float, ...] | list[float], order: int) -> Tensor:
-    """Evenly spaced points in every interval, enough to tell polynomials of the order apart.
+    """Evenly spaced points in every interval, enough to determine polynomials of the order.
 
     On the CPU, whatever torch's default device is.
     """

@@ -1,4 +1,4 @@
-"""KANLinear: the module that owns a KAN layer's parameters, in place of ``nn.Linear``."""
+"""KANLinear: a KAN layer as a module, in place of ``nn.Linear``."""
 
 import math
 from typing import Any
@@ -7,60 +7,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.kan.basis import Basis
-from nanogpkant.kan.bspline import BSpline
+from nanogpkant.kan.bases.base import Basis, Family
+from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.functional import BACKENDS, kan_linear
 from nanogpkant.kan.grid import GridChange, refine, update_grid
-from nanogpkant.kan.shared import Family
 from nanogpkant.kan.shared import share as shared
+from nanogpkant.kan.state import FeatureLayer, spline_of
 
 INITS = ("variance_preserving", "whitened", "original")
 
 
-class KANLinear(nn.Module):
+class KANLinear(FeatureLayer):
     """A Kolmogorov-Arnold layer: every input reaches every output through a learned function.
 
-    ``weight`` is (out_features, M, in_features): for every edge, the coefficient of each feature of
-    its input, the base function's first (where there is one). The packed matrix of the layer's one
-    product is ``weight.flatten(1)``, without a copy. ``coefficients`` (functions, groups, numbers)
-    are those of shared functions, where there are any.
+    ``weight`` is (out_features, M, in_features): the coefficients of every edge, that of the base
+    function first. The packed matrix of the layer's one product is ``weight.flatten(1)``, without a
+    copy. ``coefficients`` (functions, groups, numbers) are the parameters of shared functions, or
+    None. ``state_dict`` holds the features too: loading weights of another grid takes that grid.
 
     Args:
-        in_features: n, the size of the last dimension of the input.
+        in_features: n, size of the last dimension of the input.
         out_features: size of the last dimension of the output.
+        bias: learn a constant for every output.
         basis: the functions of an edge, cubic B-splines with 5 intervals on [-1, 1] by default.
         base: base function of every edge: "silu", "gelu", "gelu_tanh" (GPT-2's), "identity"
             or "none".
-        bias: learn a constant for every output.
-        share: "edge" gives every edge functions of its own; "input", "group:G" and "atoms:K" share
-            few learned ones between edges: see ``shared``.
+        share: "edge" gives every edge its own functions; "input", "group:G" and "atoms:K" share
+            learned functions between edges: see ``bases.parse_share``.
         prenorm: "rms" divides every input vector by its root mean square first, without parameters,
-            so that the inputs meet the grid at unit scale; "none" takes them as they come.
+            so that inputs have unit scale on the grid; or "none".
         spline_scale: learn one more factor for every edge's spline, as efficient-kan does.
         init: "variance_preserving" (unit-variance inputs give unit-variance outputs), "whitened"
-            (that, and all shapes of curve that the basis has are equally likely) or "original"
-            (that of efficient-kan, which the original nanoGPKANT trained with; B-splines only).
-        dropout: share of inputs whose features are all dropped in training, 0 to below 1. The
-            features of a dropped input are zero, not those of an input of zero.
+            (the same, with all shapes of curve of the basis equally likely) or "original" (as
+            efficient-kan, which the original nanoGPKANT trained with; B-splines only).
+        dropout: probability, 0 to below 1, to drop an input in training: all its features are then
+            zero, unlike those of an input of zero.
         backend: see ``kan_linear``.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
-        ValueError: sizes below 1, an unknown base, share, prenorm, init or backend, or what cannot
-            go together.
+        ValueError: sizes below 1, an unknown base, share, prenorm, init or backend, or settings
+            that exclude each other.
+        TypeError: ``bias`` is not a bool, say a basis without its name.
 
     Source: Liu et al. (arXiv 2404.19756); the packed form and ``spline_scale`` follow the
     efficient-kan project (github.com/Blealtan/efficient-kan), and dropping features rather than
     inputs follows DropKAN (arXiv 2407.13044).
+
+    Example:
+        >>> import torch
+        >>> from nanogpkant import BSpline, KANLinear
+        >>> layer = KANLinear(4, 3, basis=BSpline(grid_size=5, order=3, grid_range=(-1, 1)))
+        >>> layer(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+        >>> layer.edges(torch.linspace(-1, 1, 9)).shape  # points, outputs, inputs
+        torch.Size([9, 3, 4])
     """
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        bias: bool = True,
+        *,
         basis: Basis | Family | None = None,
         base: str = "silu",
-        bias: bool = False,
         share: str = "edge",
         prenorm: str = "none",
         spline_scale: bool = False,
@@ -71,6 +84,8 @@ class KANLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias is {bias!r}; name the basis: KANLinear(n, m, basis=...)")
         if in_features < 1 or out_features < 1:
             raise ValueError(f"a layer from {in_features} to {out_features} has no edges")
         if prenorm not in ("none", "rms"):
@@ -81,17 +96,17 @@ class KANLinear(nn.Module):
             raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
-        basis = shared(BSpline() if basis is None else basis, share, in_features)
+        self.features = Features(
+            shared(BSpline() if basis is None else basis, share, in_features), base
+        )
         self.in_features, self.out_features = in_features, out_features
-        self.features = Features(basis, base)
         self.prenorm, self.init, self.backend = prenorm, init, backend
         self.dropout = dropout
-        if self.features.is_learned:
-            if in_features % basis.groups:
-                raise ValueError(f"{in_features} inputs do not split into {basis.groups} groups")
-            if spline_scale:
-                raise ValueError("spline_scale is for functions of an edge's own, not shared ones")
-        if init == "original" and not isinstance(basis, BSpline):
+        if in_features % (groups := self.features.groups):
+            raise ValueError(f"{in_features} inputs do not split into {groups} groups")
+        if self.features.is_learned and spline_scale:
+            raise ValueError("spline_scale is for functions of an edge's own, not shared ones")
+        if init == "original" and not isinstance(self.basis, BSpline):
             raise ValueError('init="original" is for B-splines of an edge\'s own')
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -104,43 +119,37 @@ class KANLinear(nn.Module):
         self.bias = parameter(out_features) if bias else None
         self.reset_parameters()
 
-    @property
-    def basis(self) -> Basis:
-        """The functions of an edge, without the base function."""
-        return self.features.basis
-
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the parameters anew, from torch's global random stream."""
         if self.bias is not None:
             self.bias.zero_()
-        if self.coefficients is not None:
-            self.coefficients.copy_(self.features.start())
+        if (start := self.features.start()) is not None and self.coefficients is not None:
+            self.coefficients.copy_(start)
         if self.init == "original":
-            return self._reset_original()
+            self._reset_original()
+            return
         mix, variance = self._mixing()
         self.weight.normal_(std=1 / math.sqrt(self.in_features * variance))
         self.weight.copy_(torch.einsum("lm,oli->omi", mix.to(self.weight), self.weight))
         if self.spline_scale is not None:
             self.spline_scale.fill_(1.0)
-        return None
 
     def _mixing(self) -> tuple[Tensor, float]:
-        """How independent numbers become an edge's coefficients, and the variance of its curve.
+        """The map from independent numbers to the coefficients of an edge, and its variance.
 
         Returns (M, M), by which a row of M standard normal numbers is multiplied, and the mean
-        square over x ~ N(0, 1) of the curve that this gives.
+        square of the resulting curve over x ~ N(0, 1).
         """
         mean, second = self.features.gaussian_moments()
         mix = torch.diag(torch.ones_like(mean))
         if not self.features.is_learned:
-            # The curve of every edge is drawn with mean zero. Features such as B-splines are never
-            # negative: without this, a fifth of an output's mean square would be a constant that
-            # does not depend on x (measured for the default basis).
+            # Every curve gets mean zero. B-splines are never negative: without this, a fifth of an
+            # output's mean square would not depend on x (measured for the default basis).
             mix -= torch.outer(mean, mean) / (mean @ mean).clamp(min=1e-12)
         if self.init == "whitened":
-            # Along the eigenvectors of the curves' covariance all shapes are drawn equally large,
-            # but for those below a hundredth of the largest variance: they would need huge weights.
+            # Equal variance along all eigenvectors of the curves' covariance, except below a
+            # hundredth of the largest eigenvalue, where weights would be huge.
             values, vectors = torch.linalg.eigh(mix @ second @ mix)
             mix = vectors * (values + 0.01 * values.max()).rsqrt() @ vectors.T @ mix
         variance = torch.trace(mix @ second @ mix.T).item()
@@ -150,12 +159,11 @@ class KANLinear(nn.Module):
         return mix, variance
 
     def _reset_original(self) -> None:
-        """efficient-kan's start: curves near zero, scaled by a factor of about 1/sqrt(n)."""
-        basis, bound = self.basis, 1 / math.sqrt(self.in_features)
+        """As efficient-kan: curves near zero, scaled by a factor of about 1/sqrt(n)."""
+        basis, bound = spline_of(self), 1 / math.sqrt(self.in_features)
         grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
         values = basis.expand(grid)  # (K, grid_size + 1): every function at every grid point
-        # Each curve takes small random values at the grid points; the coefficients are the
-        # smallest ones that give them.
+        # Small random values at the grid points, and the smallest coefficients that give them.
         noise = torch.rand(self.out_features, basis.grid_size + 1, self.in_features) - 0.5
         noise *= 0.1 / basis.grid_size
         to_coefficients = torch.linalg.pinv(values.T).to(noise)  # (K, grid_size + 1)
@@ -174,10 +182,10 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Multiply ``spline_scale`` into the weight for good: same function, one product fewer.
+        """Multiply ``spline_scale`` into the weight and drop it; the function stays the same.
 
-        For inference, where working out the effective weight again for every token would cost more
-        than the token.
+        For inference, where computing the effective weight for every token would cost more than
+        the token.
         """
         if self.spline_scale is not None:
             self.weight.copy_(self.effective_weight())
@@ -189,7 +197,7 @@ class KANLinear(nn.Module):
         self.weight.mul_(factor)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> the same: what the functions see of an input."""
+        """(..., in_features) -> the same: inputs of the functions, after ``prenorm``."""
         return F.rms_norm(x, (self.in_features,)) if self.prenorm == "rms" else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,11 +214,11 @@ class KANLinear(nn.Module):
         return self.training and self.dropout > 0
 
     def edges(self, x: Tensor) -> Tensor:
-        """The curve of every edge: phi_ij at the given points, bias left out.
+        """The curve of every edge: phi_ij at the given points, without the bias.
 
         Args:
-            x: (points,) for the same points at every input, or (points, in_features); what the
-                functions themselves see, so behind ``prenorm`` where there is one.
+            x: (points,) for the same points at every input, or (points, in_features); inputs of the
+                functions, after ``prenorm``.
 
         Returns:
             (points, out_features, in_features).
@@ -221,7 +229,7 @@ class KANLinear(nn.Module):
         return torch.einsum("pmi,omi->poi", features, self.effective_weight().to(features.dtype))
 
     def update_grid(self, samples: Tensor, **options: Any) -> GridChange:
-        """Let the spline grid follow the inputs: see ``nanogpkant.kan.grid.update_grid``."""
+        """Fit the spline grid to the inputs: see ``nanogpkant.kan.grid.update_grid``."""
         return update_grid(self, samples, **options)
 
     def refine(self, grid_size: int, optimizer: torch.optim.Optimizer | None = None) -> GridChange:
@@ -234,3 +242,8 @@ class KANLinear(nn.Module):
             f"base={self.features.base!r}, prenorm={self.prenorm!r}, "
             f"bias={self.bias is not None}, spline_scale={self.spline_scale is not None}"
         )
+
+
+def kan_layers(model: nn.Module) -> dict[str, KANLinear]:
+    """Every KAN layer of a model, by its name there; those inside pruned layers too."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, KANLinear)}

@@ -1,7 +1,7 @@
-"""What is left of a KAN layer when some of its edges are taken away.
+"""KAN layers without some of their edges.
 
-An edge is gone when all its coefficients are zero. An input that no edge reads and an output that
-no edge writes are gone from the matrices as well: the former is skipped, the latter is a constant.
+A pruned edge has coefficients that are all zero. Inputs and outputs without edges are removed from
+the matrices too: such an input is skipped, such an output is a constant.
 """
 
 import copy
@@ -17,20 +17,23 @@ from nanogpkant.kan.layer import KANLinear
 class PrunedLinear(nn.Module):
     """A KAN layer from some of its n inputs to some of its m outputs.
 
-    Edges whose coefficients are all zero stay so in training: they get no gradient.
+    Edges whose coefficients are all zero stay zero in training: they get no gradient.
 
     Args:
-        layer: the KAN layer from the n' inputs to the m' outputs that are left, without a bias.
-        inputs: (n',) which inputs those are, ascending. Input vectors of exactly n' numbers are
-            taken whole: where the layer before computes no others.
-        outputs: (m',) which outputs those are, ascending.
-        constant: (m,) added to the outputs, those without an edge included; learned like a bias.
+        layer: the KAN layer from the n' remaining inputs to the m' remaining outputs, without bias.
+        inputs: (n',) indices of those inputs, ascending. Input vectors of exactly n' numbers are
+            taken whole, for a previous layer that computes no others.
+        outputs: (m',) indices of those outputs, ascending.
+        constant: (m,) added to all outputs; learned like a bias.
         prenorm: as in ``KANLinear``, over all the inputs.
 
     Raises:
-        ValueError: indices that do not fit the layer or its outputs; on the meta device, which
-            holds no values, only their number is looked at.
+        ValueError: indices that do not fit the layer or its outputs; on the meta device, which has
+            no values, only their number is checked.
     """
+
+    inputs: Tensor
+    outputs: Tensor
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class PrunedLinear(nn.Module):
             if index.shape != (count,) or unordered:
                 raise ValueError(f"{name} are not {count} different indices, ascending")
         if constant.dim() != 1 or (not outputs.is_meta and outputs.max() >= len(constant)):
-            raise ValueError(f"the outputs reach beyond the {constant.numel()} that there are")
+            raise ValueError(f"an index of outputs is above the {constant.numel()} constants")
         self.layer, self.prenorm = layer, prenorm
         self.constant = nn.Parameter(constant)
         self.register_buffer("inputs", inputs)
@@ -57,9 +60,9 @@ class PrunedLinear(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "PrunedLinear":
-        """As of any module; from then on edges that are gone get no gradient.
+        """As for any module; pruned edges get no gradient from then on.
 
-        Not in __init__ alone, because some loaders put other parameters in place of the first ones.
+        Not in __init__ alone, because some loaders replace the parameters.
         """
         if mode and not self.layer.weight._backward_hooks:
             self.layer.weight.register_hook(self._of_edges_left)
@@ -70,12 +73,11 @@ class PrunedLinear(nn.Module):
 
     @property
     def has_groups(self) -> bool:
-        """Whether groups of inputs share functions, so that no input can be dropped."""
-        features = self.layer.features
-        return features.is_learned and features.basis.groups > 1
+        """Whether groups of inputs have their own functions, so that no input can be dropped."""
+        return self.layer.features.groups > 1
 
     def edges_left(self) -> Tensor:
-        """(m', n'): which edges between the remaining inputs and outputs are not pruned."""
+        """(m', n') bool: edges that are not pruned."""
         return (self.layer.weight.detach() != 0).any(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,12 +94,12 @@ class PrunedLinear(nn.Module):
 
 
 def prune(layer: KANLinear | PrunedLinear, keep: Tensor, constant: Tensor) -> PrunedLinear:
-    """A layer without some of its edges; the layer itself is left as it is.
+    """A copy of a layer without some of its edges.
 
     Args:
         layer: a KAN layer, or one that was pruned before.
-        keep: (m', n') which of its edges stay.
-        constant: (m',) added to its outputs in place of the edges that go.
+        keep: (m', n') bool, edges to keep.
+        constant: (m',) added to the outputs in place of the pruned edges.
     """
     old = layer if isinstance(layer, PrunedLinear) else _whole(layer)
     total = old.constant.detach().index_add(0, old.outputs, constant.to(old.constant))
@@ -112,13 +114,12 @@ def prune(layer: KANLinear | PrunedLinear, keep: Tensor, constant: Tensor) -> Pr
 
 
 def narrowed(pruned: PrunedLinear, outputs: Tensor, inputs: Tensor) -> PrunedLinear:
-    """A pruned layer with fewer rows and columns; what is dropped is dropped without replacement.
+    """A copy of a pruned layer with fewer rows and columns, dropped without replacement.
 
-    Groups of inputs that share functions have to stay whole, so there no input is dropped.
+    Groups of inputs with their own functions have to stay whole: then no input is dropped.
 
     Args:
-        pruned: left as it is.
-        outputs: (m',) bool, which of the outputs that are left stay.
+        outputs: (m',) bool, remaining outputs to keep.
         inputs: (n',) bool, likewise.
     """
     if pruned.has_groups:
@@ -136,14 +137,14 @@ def narrowed(pruned: PrunedLinear, outputs: Tensor, inputs: Tensor) -> PrunedLin
 
 
 def like_saved(layer: KANLinear, saved: Mapping[str, Tensor]) -> PrunedLinear:
-    """A pruned layer of the shape of a saved one, not yet filled.
+    """A pruned layer of the shape of a saved one, with uninitialised weights.
 
     Args:
-        layer: the whole layer, as the configuration makes it.
+        layer: the whole layer, as configured.
         saved: state of the pruned layer.
 
     Raises:
-        ValueError: tensors that no pruned layer has.
+        ValueError: tensors that are no state of a pruned layer.
     """
     try:
         weight, constant = saved["layer.weight"], saved["constant"]
@@ -159,7 +160,7 @@ def like_saved(layer: KANLinear, saved: Mapping[str, Tensor]) -> PrunedLinear:
 
 
 def _whole(layer: KANLinear) -> PrunedLinear:
-    """A copy of a KAN layer as a pruned one that has lost nothing yet."""
+    """A copy of a KAN layer as a pruned one, with all its edges."""
     inner = copy.deepcopy(layer)
     inner.fold_scale()
     inner.bias, inner.prenorm = None, "none"
@@ -175,7 +176,7 @@ def _whole(layer: KANLinear) -> PrunedLinear:
 
 
 def _at_least_one(keep: Tensor) -> Tensor:
-    """A layer of no inputs or outputs cannot be: keep one, all of whose edges are zero."""
+    """Keep one input or output, with zero edges, if none is left."""
     keep = keep.clone()
     keep[0] |= ~keep.any()
     return keep

@@ -80,6 +80,11 @@ def _matmul_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> fl
     return min(times)
 
 
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """torch.autocast for a dtype's name; float32 changes nothing. Also decorates a function."""
+    return torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32")
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the work queued on a device, before reading a clock."""
     if device.type != "cpu":
@@ -102,7 +107,7 @@ def peak_memory(device: torch.device) -> int:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """The software, the machine and the command, for ``environment.json``."""
-    packages = ("nanogpkant", "torch", "accelerate", "numpy", "safetensors")
+    packages = ("nanogpkant", "torch", "numpy", "safetensors")
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
         "device": str(device),

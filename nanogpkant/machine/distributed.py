@@ -1,6 +1,6 @@
 """The processes of one run: which of them this is, and what they have to agree on.
 
-``torchrun`` or ``accelerate launch`` starts the processes and tells each its rank. All of them run
+``torchrun`` starts the processes and tells each its rank. All of them run
 the same program; rank 0 alone writes files and speaks. One process alone is a world of its own, in
 which every function here gives back what it is given.
 
@@ -28,14 +28,6 @@ from nanogpkant.kan.pruned import PrunedLinear
 from nanogpkant.machine.device import resolve_device
 
 T = TypeVar("T")
-
-# What accelerate launch can have accelerate do behind our back.
-LAUNCHER_SETTINGS = {  # name: (the harmless value, our own way)
-    "ACCELERATE_USE_FSDP": ("false", "--train.parallel fsdp"),
-    "ACCELERATE_USE_DEEPSPEED": ("false", "--train.parallel fsdp"),
-    "ACCELERATE_USE_MEGATRON_LM": ("false", "--train.parallel fsdp"),
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "--train.grad_accum_steps"),
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,6 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     size, rank = _from_environment("WORLD_SIZE", 1), _from_environment("RANK", 0)
     if size == 1:
         yield ALONE
-        _end_group()  # which accelerate makes where torchrun starts a single process
         return
     check_launch(options, size)
     has_gpu = resolve_device(options.device).type == "cuda"
@@ -210,15 +201,11 @@ def check_launch(options: TrainConfig, size: int) -> None:
     """
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            remedy = "start several processes with torchrun or accelerate launch"
+            remedy = "start several processes with torchrun"
             raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
     if size > options.batch_size:
         remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
         refuse("train.batch_size", options.batch_size, remedy)
-    for name, (harmless, instead) in LAUNCHER_SETTINGS.items():
-        value = os.environ.get(name, harmless)
-        if value.lower() != harmless:
-            raise UsageError(f"accelerate launch sets {name} to {value}: use {instead} instead")
 
 
 def own_device(device: torch.device, world: World) -> torch.device:
@@ -240,7 +227,7 @@ def own_device(device: torch.device, world: World) -> torch.device:
     return device
 
 
-def spread(model: nn.Module, parallel: str, world: World, device: torch.device) -> nn.Module:
+def parallelize(model: nn.Module, parallel: str, world: World, device: torch.device) -> nn.Module:
     """What a training step calls in place of the model, so that all ranks share one gradient.
 
     ddp: every rank holds the whole model. Gradients are averaged bucket by bucket, in the order in
@@ -275,7 +262,7 @@ def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager:
     """Whether the ranks exchange the gradients of what is inside; else they add up where they are.
 
     Args:
-        model: what ``spread`` returned.
+        model: the result of ``parallelize``.
     """
     if is_sharded(model):
         model.set_requires_gradient_sync(wanted)

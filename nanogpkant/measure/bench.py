@@ -8,22 +8,21 @@ from nanogpkant.base.answer import Answer
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.plan import prepared_data, require_positive, vocab_size_of
+from nanogpkant.measure.plan import require_positive, vocab_size_of
 from nanogpkant.measure.sampling import sampling_rows, untrained
 from nanogpkant.measure.step import Job, job_of, step_rows
-from nanogpkant.measure.table import Row, markdown
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row, aligned, markdown
 
 STEP_COLUMNS = {
     "model": "model",
     "batch": "batch",
-    "dtype": "dtype",
     "ms": "ms",
     "min": "min",
     "max": "max",
     "GFLOP/s": "GFLOP/s",
-    "over first": "times the first's",
-    "over limit": "times the limit",
+    "over first": "/ first",
+    "over limit": "/ limit",
     "peak MB": "peak MB",
 }
 SAMPLE_COLUMNS = {
@@ -34,13 +33,17 @@ SAMPLE_COLUMNS = {
     "min": "min",
     "max": "max",
     "speed-up": "speed-up",
-    "over first": "times the first's",
+    "over first": "/ first",
 }
 
 
 @dataclass(frozen=True)
 class Bench(Answer):
-    """A row per model (and, for sampling, with and without the cache). Times are medians in ms."""
+    """A row per model (and, for sampling, with and without the cache). Times are medians in ms.
+
+    "/ first" is the ratio to the first model's time; "/ limit" is the ratio to the time of the
+    model's FLOPs at this machine's rate of a large matrix product.
+    """
 
     machine: str
     rows: list[Row]
@@ -51,14 +54,14 @@ class Bench(Answer):
         return {"machine": self.machine, "rows": self.rows}
 
     def words(self) -> str:
-        return f"{self.machine}\n\n{markdown(self.rows, self.columns)}"
+        return f"{self.machine}\n\n{aligned(self.rows, self.columns)}"
 
     def save(self, file: Path) -> None:
-        """Write the table, or JSON where the file is so named."""
+        """Write JSON or, to any other file, a Markdown table."""
         if file.suffix == ".json":
             write_json(file, self.as_dict())
         else:
-            write_atomic(file, f"{self.words()}\n")
+            write_atomic(file, f"{self.machine}\n\n{markdown(self.rows, self.columns)}\n")
 
 
 def bench_steps(
@@ -83,12 +86,12 @@ def bench_steps(
     for preset in presets:
         name, config = load_preset(preset)
         config = with_changes(config, **{"train.compile": compile or config.train.compile})
-        size = vocab_size or vocab_size_of(config, prepared_data(config))
+        size = vocab_size or vocab_size_of(config)
         jobs.append(job_of(name, config, size, where, dtype, batch_size))
     rows = step_rows(jobs, repeats)
     for row, job in zip(rows, jobs, strict=True):
         row["batch"] = f"{job.batch_size} x {job.config.block_size}"
-    return Bench(measured_on(where, f"{repeats} rounds"), rows, STEP_COLUMNS)
+    return Bench(measured_on(where, f"{dtype}, {repeats} rounds"), rows, STEP_COLUMNS)
 
 
 def bench_sampling(
@@ -105,7 +108,7 @@ def bench_sampling(
     models: list[tuple[str, GPT]] = []
     for preset in presets:
         name, config = load_preset(preset)
-        size = vocab_size or vocab_size_of(config, prepared_data(config))
+        size = vocab_size or vocab_size_of(config)
         models.append((name, untrained(config.model, size, where)))
     rows = sampling_rows(models, tokens, repeats, where)
     return Bench(measured_on(where, f"{repeats} rounds"), rows, SAMPLE_COLUMNS)

@@ -6,9 +6,9 @@
   every tensor, and for a while whole tensors: those outside the blocks, the weights of two blocks
   (one is fetched while the other computes) and the gradients of one; or all gradients where a step
   has several passes, because only the last pass scatters them.
-- Activations are what autograd saves in a forward pass of the same model on fake tensors, which
-  have shapes and no data. They are those of a CPU; on CUDA, dropout within the attention kernel
-  saves less.
+- Activations are the tensors that autograd saves in a forward pass of the same model on fake
+  tensors, which have shapes and no data. They are a CPU's; on CUDA, dropout happens within the
+  attention kernel and saves nothing.
 - Workspace is held for a moment at the peak: two more arrays of logits in the backward pass of the
   loss; or the gradients of one layer and, where it is KAN, the features of a chunk of tokens.
 
@@ -39,7 +39,7 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
-    """what autograd saves for the backward pass, the loss's included"""
+    """saved by autograd for the backward pass, the loss included"""
     workspace: int
     """held only for a moment, at the peak"""
 
@@ -49,7 +49,7 @@ class Memory:
 
 
 class Sketch:
-    """Shapes of a model's tensors, for estimates of several batch sizes and numbers of devices.
+    """Shapes of a model's tensors, for estimates at any batch size and number of devices.
 
     Raises:
         UsageError: layers that cannot be.

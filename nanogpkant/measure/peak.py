@@ -1,4 +1,4 @@
-"""Peak memory, and a process of its own to measure it in."""
+"""Peak memory, and fresh processes to measure it in."""
 
 import ctypes
 import gc
@@ -13,22 +13,23 @@ from typing import Any
 import psutil
 import torch
 
+from nanogpkant.base.errors import one_line
 from nanogpkant.machine.device import peak_memory, synchronize
 
-# What every process of its own would spend seconds on, torch's compiler most of them.
+# Imports that take seconds, done once for all fresh processes.
 PRELOADED = ["nanogpkant.measure.step", "torch._inductor.compile_fx"]
-# A process that has answered puts its things away before it goes.
+# Time for a process to exit after its answer.
 SECONDS_TO_END = 5.0
 
 
 class ChildError(Exception):
-    """What went wrong in a process of its own, as one line."""
+    """The error of a child process, as one line."""
 
 
 def extra_peak(task: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes that a task holds at once, over what was held when it began.
+    """Peak bytes of a task, over the bytes held before it.
 
-    Of tensors on a GPU, exactly; elsewhere of the whole process, so measure it in one of its own.
+    On CUDA, bytes of tensors, exactly; elsewhere of the whole process, so call it in a fresh one.
     """
     gc.collect()
     synchronize(device)
@@ -44,7 +45,7 @@ def extra_peak(task: Callable[[], Any], device: torch.device) -> int:
 
 
 def _give_back_freed_memory() -> None:
-    """So that what was held and freed before is neither in the baseline nor in the peak."""
+    """Return freed memory to the system, and reset the recorded peak."""
     with suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # Linux: 5 sets the peak back to what is held now
@@ -52,10 +53,10 @@ def _give_back_freed_memory() -> None:
 
 
 def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0) -> Any:
-    """``function(*values)``, worked out in a fresh process.
+    """Call a function in a fresh process and return its result.
 
     Raises:
-        ChildError: it raised, died (as of too little memory) or took longer than ``limit`` seconds.
+        ChildError: it raised, died (out of memory, say) or took longer than ``limit`` seconds.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
@@ -79,9 +80,10 @@ def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0)
 
 
 def _context() -> Any:
-    """Fresh processes, in milliseconds from a server that has torch loaded where there can be one.
+    """How to start a fresh process: forked in milliseconds from a server that has torch loaded.
 
-    Not with CUDA: a library that looks for devices when it is loaded spoils them for its forks.
+    Spawned where there can be no such server, and with CUDA: a library that initialises CUDA when
+    it is imported breaks CUDA in the forks.
     """
     has_server = "forkserver" in multiprocessing.get_all_start_methods()
     if not has_server or torch.cuda.is_available():
@@ -92,8 +94,8 @@ def _context() -> Any:
 
 
 def _answer(sender: Connection, function: Callable[..., Any], values: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    with suppress(OSError):  # where memory runs out, this process goes and not its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends this process
+    with suppress(OSError):  # if memory runs out, the kernel ends this process, not its parent
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     try:
         sender.send((True, function(*values)))
@@ -103,5 +105,4 @@ def _answer(sender: Connection, function: Callable[..., Any], values: tuple[Any,
 
 def in_one_line(error: BaseException) -> str:
     """Kind and message of an error, short enough for a table."""
-    message = " ".join(str(error).replace("|", "/").split())
-    return f"{type(error).__name__}: {message}"[:160]
+    return f"{type(error).__name__}: {one_line(error)}".replace("|", "/")[:160]

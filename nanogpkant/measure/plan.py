@@ -154,14 +154,13 @@ def make_plan(
         raise UsageError(f"--flops_rate {flops_rate}: must be above 0, in TFLOPS")
     train, kan = config.train, config.model.kan
     if gpus * nodes > train.batch_size:
-        problem = f"has fewer sequences than there are GPUs, {gpus * nodes}"
-        remedy = "raise it, or use fewer GPUs"
-        raise UsageError(f"--train.batch_size {train.batch_size}: {problem}; {remedy}")
+        problem = f"has fewer sequences than there are GPUs, {gpus * nodes}; raise it"
+        raise UsageError(f"--train.batch_size {train.batch_size}: {problem}, or use fewer GPUs")
     if kan.sites and kan.backend == "reference":
         problem = "saves every feature, which plan does not count; use auto"
         raise UsageError(f"--model.kan.backend reference: {problem}")
     data = prepared_data(config)
-    vocab_size = vocab_size or vocab_size_of(config, data)
+    vocab_size = vocab_size or vocab_size_of(config)
     place = find_place(config, gpu, gpus, nodes, memory)
     setup = Setup(train.batch_size, train.grad_accum_steps, gpus, nodes, train.parallel)
     memory_of = partial(_memory, Sketch(config.model, vocab_size), place, config.optim.name)
@@ -191,14 +190,15 @@ def prepared_data(config: RunConfig) -> TokenData | None:
     return TokenData.open(folder) if folder.exists() else None
 
 
-def vocab_size_of(config: RunConfig, data: TokenData | None) -> int:
+def vocab_size_of(config: RunConfig) -> int:
     """Number of different tokens: of the prepared data, else of a known dataset.
 
     Raises:
         UsageError: neither is there.
+        UserError: damaged token files.
     """
     name = config.data.dataset
-    if data is not None:
+    if (data := prepared_data(config)) is not None:
         return data.vocab_size
     if name not in VOCABULARIES:
         remedy = "prepare it first, or say how many different tokens it has with --vocab_size"

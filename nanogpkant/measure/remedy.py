@@ -4,20 +4,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-GPUS_OF_A_NODE = 8  # beyond which more GPUs mean more nodes
+GPUS_OF_A_NODE = 8  # more GPUs than this take more nodes
 MOST_GPUS = 1024
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a step is dealt out."""
+    """How a step is split into passes and over GPUs."""
 
     batch_size: int
-    """sequences in one pass of all GPUs together"""
+    """sequences in one pass, of all GPUs together"""
     passes: int
     """``train.grad_accum_steps``"""
     gpus: int
-    """of a node"""
+    """GPUs of a node"""
     nodes: int
     parallel: str
 
@@ -27,16 +27,16 @@ class Setup:
 
     @property
     def sequences(self) -> int:
-        """In one pass, on the GPU that gets the most."""
+        """Sequences in one pass, on the GPU that gets the most."""
         return math.ceil(self.batch_size / self.world)
 
     @property
     def shards(self) -> int:
-        """How many GPUs the model itself is dealt out to."""
+        """GPUs that the model is sharded over."""
         return self.world if self.parallel == "fsdp" else 1
 
     def flags(self, other: "Setup") -> str:
-        """What to change to get from the other setup to this one."""
+        """The flags that turn the other setup into this one."""
         names = {
             "batch_size": "train.batch_size",
             "passes": "train.grad_accum_steps",
@@ -49,7 +49,7 @@ class Setup:
 
 
 def remedy(setup: Setup, fits: Callable[[Setup], bool], most_gpus: int = MOST_GPUS) -> Setup | None:
-    """The first change that fits; a step keeps its sequences in all of them."""
+    """The first change that fits; none changes the sequences of a step."""
     return next(filter(fits, _changes(setup, most_gpus)), None)
 
 
@@ -62,9 +62,9 @@ def _changes(setup: Setup, most_gpus: int) -> Iterator[Setup]:
 
 
 def _passes(setup: Setup) -> Iterator[Setup]:
-    """The setup, then as many sequences a step in smaller passes, then in larger ones.
+    """The setup, then smaller passes of the same step, then larger ones.
 
-    Larger ones help where sharded gradients are whole between passes.
+    Larger ones help where gradients of a sharded model stay whole between passes.
     """
     total = setup.batch_size * setup.passes
     sizes = [size for size in range(setup.world, total + 1) if total % size == 0]

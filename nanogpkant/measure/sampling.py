@@ -9,9 +9,9 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig
 from nanogpkant.generation import generate
 from nanogpkant.kan import KANLinear
-from nanogpkant.measure.table import Row
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row
 
 
 def untrained(config: ModelConfig, vocab_size: int, device: torch.device) -> GPT:

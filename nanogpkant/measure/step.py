@@ -11,10 +11,10 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
 from nanogpkant.machine.device import DTYPES
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
-from nanogpkant.measure.table import Row
 from nanogpkant.measure.timing import Timing, interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 from nanogpkant.model.gpt import GPT
+from nanogpkant.report.table import Row
 from nanogpkant.training.optim import make_optimizer
 
 

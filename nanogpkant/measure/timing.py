@@ -1,4 +1,4 @@
-"""Timing things against each other: interleaved, several times over, medians."""
+"""Interleaved timing of several tasks, and the rates of this machine."""
 
 import math
 import statistics
@@ -13,15 +13,15 @@ from nanogpkant.machine.device import synchronize
 
 Task = Callable[[], Any]
 
-# A sample is as many calls as fill this, so that the clock and the wait for a GPU do not count.
+# A sample is as many calls as fill this: the clock and the wait for a GPU are then negligible.
 SAMPLE_SECONDS = 0.02
-# A slow task needs fewer rounds for the same certainty: with three it stops after this long.
+# After this long a task stops at three rounds: slow ones vary less.
 TASK_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call, over a few rounds."""
+    """Milliseconds per call, over a few rounds."""
 
     median: float
     fastest: float
@@ -30,7 +30,7 @@ class Timing:
 
 
 def seconds(task: Task, device: torch.device, calls: int = 1) -> float:
-    """Seconds that a task takes, the mean of ``calls`` in a row."""
+    """Seconds of a task, the mean of ``calls`` in a row."""
     synchronize(device)
     started = time.perf_counter()
     for _ in range(calls):
@@ -45,9 +45,9 @@ def interleaved(
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Any, Timing]:
-    """Time every task in turn, up to ``repeats`` times over, after a round to warm up.
+    """Time every task in turn, up to ``repeats`` rounds, after a round to warm up.
 
-    What slows the machine for a while then slows all of them.
+    Other load on the machine then slows all tasks alike.
     """
     calls = {}
     for name, task in tasks.items():
@@ -80,7 +80,7 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, size: int | None = Non
 
 
 def bandwidth(device: torch.device, megabytes: int = 256) -> float:
-    """Bytes/s of reading and writing main memory, by the best of ten copies."""
+    """Bytes/s of reading and writing main memory, the best of ten copies."""
     source = torch.zeros(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     target.copy_(source)

@@ -114,7 +114,7 @@ class MLP(nn.Module):
         super().__init__()
         self.into = make_linear("mlp_in", config)
         self.out = make_linear("mlp_out", config)
-        self.is_gated = config.mlp == "gated"
+        self.is_gated = config.mlp == "swiglu"
         self.has_gelu = not self.is_gated and "mlp_out" not in config.kan.sites
         self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
 

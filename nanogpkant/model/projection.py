@@ -5,10 +5,11 @@ import math
 from torch import nn
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.config import KANConfig, ModelConfig, Site
-from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, KANLinear, Line, Rational
-from nanogpkant.kan.basis import Basis
-from nanogpkant.kan.shared import Family, share
+from nanogpkant.config import ModelConfig, Site
+from nanogpkant.kan.bases import make_basis
+from nanogpkant.kan.features import Features
+from nanogpkant.kan.layer import KANLinear
+from nanogpkant.kan.shared import share
 
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
 
@@ -16,7 +17,7 @@ RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the r
 def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
     """How many inputs and outputs a projection has."""
     width, mlp = config.n_embd, config.mlp_width
-    halves = 2 if config.mlp == "gated" else 1
+    halves = 2 if config.mlp == "swiglu" else 1
     shapes = {
         "qkv": (width, 3 * width),
         "attn_out": (width, width),
@@ -26,33 +27,18 @@ def site_shape(site: Site, config: ModelConfig) -> tuple[int, int]:
     return shapes[site]
 
 
-def make_basis(kan: KANConfig) -> Basis | Family:
-    """What the functions of a KAN layer are made of."""
-    bases = {
-        "bspline": lambda: BSpline(
-            kan.grid_size, kan.spline_order, kan.grid_range, outside=kan.outside
-        ),
-        "hat": lambda: BSpline(kan.grid_size, 1, kan.grid_range, outside=kan.outside),
-        "rbf": lambda: RBF(kan.grid_size, kan.grid_range),
-        "chebyshev": lambda: Chebyshev(kan.degree),
-        "fourier": lambda: Fourier(kan.degree),
-        "rational": lambda: Rational(kan.degree),
-        "line": lambda: Line(),
-    }
-    return bases[kan.basis]()
-
-
 def base_at(site: Site, config: ModelConfig) -> str:
     """The base function of a site's edges."""
     if config.kan.base == "gpt":
-        return config.mlp if site == "mlp_out" and config.mlp != "gated" else "identity"
+        return config.mlp if site == "mlp_out" and config.mlp != "swiglu" else "identity"
     return config.kan.base
 
 
 def features_at(site: Site, config: ModelConfig) -> Features:
     """The features of a site's inputs, where it is KAN."""
     kan, (n_in, _) = config.kan, site_shape(site, config)
-    return Features(share(make_basis(kan), kan.share, n_in), base_at(site, config))
+    basis = make_basis(kan.basis, vars(kan))
+    return Features(share(basis, kan.share, n_in), base_at(site, config))
 
 
 def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLinear:
@@ -61,9 +47,9 @@ def _make_kan(site: Site, n_in: int, n_out: int, config: ModelConfig) -> KANLine
         return KANLinear(
             n_in,
             n_out,
-            make_basis(kan),
+            config.bias,
+            basis=make_basis(kan.basis, vars(kan)),
             base=base_at(site, config),
-            bias=config.bias,
             share=kan.share,
             prenorm=kan.prenorm,
             spline_scale=kan.spline_scale,

@@ -1,20 +1,19 @@
-"""The trained models that come with the project: an exported run each, found by name.
+"""Trained models in the package: exported runs, by name.
 
-Their cards say how good they are and how they were trained. shakespeare-mini-kan was written by
+Their cards report quality and training. shakespeare-mini-kan was written by
 
     nanogpkant train shakespeare_mini_kan
     nanogpkant export runs/shakespeare_mini_kan --bfloat16 --license mit \\
-        --to nanogpkant/pretrained/shakespeare-mini-kan
+        --out nanogpkant/pretrained/shakespeare-mini-kan
 """
 
 import difflib
-from importlib.resources import files
 from pathlib import Path
 
 from nanogpkant.base.errors import UsageError
 
 PREFIX = "pretrained:"
-FOLDER = Path(str(files(__package__)))
+FOLDER = Path(__file__).parent
 
 
 def pretrained_names() -> list[str]:
@@ -22,7 +21,7 @@ def pretrained_names() -> list[str]:
 
 
 def pretrained_folder(name: str) -> Path:
-    """Where the model of that name lies; ``name`` is without the prefix.
+    """The folder of a model; ``name`` is without the prefix.
 
     Raises:
         UsageError: there is no such model.

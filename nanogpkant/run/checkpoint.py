@@ -19,8 +19,9 @@ from nanogpkant.base.files import (
     write_json,
     writing,
 )
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.kan.features import Features
+from nanogpkant.kan.state import STATE
 from nanogpkant.run.folder import (
     EXPORTED,
     EXPORTED_IF_THERE,
@@ -79,8 +80,12 @@ def save_checkpoint(
 
 def features_of(model: nn.Module) -> dict[str, str]:
     """The features of every KAN layer, by name, as text: grids change in training."""
-    modules = model.named_modules()
-    return {name: m.features.spec for name, m in modules if isinstance(m, KANLinear)}
+    return {name: layer.features.spec for name, layer in kan_layers(model).items()}
+
+
+def tensors_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model's state without the features of its KAN layers, which files have as metadata."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith(STATE)}
 
 
 def _write_files(
@@ -100,7 +105,8 @@ def _write_files(
 
 def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
     """Write a model's state, with what ``features_of`` says of the model, as a safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    own = tensors_of(weights).items()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own}
     metadata = {"format": "pt", FEATURES: json.dumps(features)}
     # Made in memory and written by ourselves, so that a full disk is one plain OSError.
     write_atomic(path, safetensors.torch.save(tensors, metadata))

@@ -18,6 +18,7 @@ then checkpoints that nothing points to any more are removed. Killed between any
 run goes on from the checkpoint that the index names.
 """
 
+import difflib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from nanogpkant.run.manifest import MANIFEST
 WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
 EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
 EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
+RUNS = Path("runs")  # where a bare name is looked for
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,31 @@ class RunFolder:
         return self.environment()["data_fingerprint"]
 
 
-def open_run(path: Path) -> RunFolder:
-    """The run in a folder, trained or exported, or that of a model such as ``pretrained:NAME``.
+def open_run(name: str | Path) -> RunFolder:
+    """The run of a name: a folder, trained or exported; NAME for runs/NAME; or pretrained:NAME.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; the error names the nearest one.
     """
-    if str(path).startswith(PREFIX):
-        path = pretrained_folder(str(path).removeprefix(PREFIX))
-    run = RunFolder(path)
-    if not run.config_file.is_file():
-        raise UserError(f"{path} is not a run: it has no config.yaml; nanogpkant train makes one")
-    return run
+    path = Path(name)
+    if str(name).startswith(PREFIX):
+        path = pretrained_folder(str(name).removeprefix(PREFIX))
+    elif not path.exists() and path.name == str(name):
+        path = RUNS / path
+    if not RunFolder(path).config_file.is_file():
+        raise UserError(f"{name} is not a run: {_remedy(str(name), path)}")
+    return RunFolder(path)
+
+
+def _remedy(name: str, path: Path) -> str:
+    """What to do about a run that is not there."""
+    if path.exists():
+        return "it has no config.yaml; nanogpkant train makes one"
+    there = [folder.parent.name for folder in RUNS.glob("*/config.yaml")]
+    near = difflib.get_close_matches(Path(name).name, there, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there is no {path}; nanogpkant runs lists those that there are"
 
 
 def create_run(

@@ -9,11 +9,11 @@ from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import DataConfig, RunConfig, load_config
 from nanogpkant.data import TokenData, Tokenizer, ensure, load_tokenizer
-from nanogpkant.kan import KANLinear
-from nanogpkant.kan.grid import set_features
+from nanogpkant.kan import kan_layers
 from nanogpkant.kan.pruned import like_saved
+from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
-from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
+from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint, tensors_of
 from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
 
 
@@ -24,12 +24,12 @@ def take_pruned_shape(model: GPT, checkpoint: Checkpoint) -> None:
         UserError: their tensors make no layer.
     """
     weights = checkpoint.weights()
-    for name, module in list(model.named_modules()):
+    for name, layer in kan_layers(model).items():
         start = f"{name}."
-        if isinstance(module, KANLinear) and f"{start}layer.weight" in weights:
+        if f"{start}layer.weight" in weights:
             own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             try:
-                model.set_submodule(name, like_saved(module, own))
+                model.set_submodule(name, like_saved(layer, own))
             except ValueError as error:
                 raise UserError(f"{name} in {checkpoint.folder / WEIGHTS}: {error}") from error
 
@@ -42,14 +42,14 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     """
     take_pruned_shape(model, checkpoint)
     saved, where = checkpoint.features(), checkpoint.folder / WEIGHTS
-    for name, module in model.named_modules():
-        if isinstance(module, KANLinear) and name in saved:
+    for name, layer in kan_layers(model).items():
+        if name in saved:
             try:
-                set_features(module, saved[name])
+                set_features(layer, saved[name])
             except ValueError as error:
                 problem = f"{name} in {where}: config.yaml describes another model"
                 raise UserError(f"{problem}: {error}") from error
-    weights, expected = checkpoint.weights(), model.state_dict()
+    weights, expected = tensors_of(checkpoint.weights()), tensors_of(model.state_dict())
     for name in sorted(weights.keys() ^ expected.keys()):
         problem = "is missing from" if name in expected else "is not expected in"
         raise UserError(f"{name} {problem} {where}: config.yaml describes another model")
@@ -72,20 +72,21 @@ class TrainedModel:
     step: int
 
 
-def load_model(path: Path, which: str = "best", device: torch.device | str = "cpu") -> TrainedModel:
+def load_model(
+    name: str | Path, which: str = "best", device: torch.device | str = "cpu"
+) -> TrainedModel:
     """Load a run's model for inference, in evaluation mode.
 
     Raises:
         UserError: no such run or checkpoint, or one that is damaged or does not fit.
     """
-    run = open_run(path)
+    run = open_run(name)
     checkpoint = load_checkpoint(run, which)
     config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
     model = GPT(config.model, tokenizer.vocab_size)
     load_weights(model, checkpoint)
-    for module in model.modules():
-        if isinstance(module, KANLinear):
-            module.fold_scale()
+    for layer in kan_layers(model).values():
+        layer.fold_scale()
     return TrainedModel(model.to(device).eval(), tokenizer, config, checkpoint.step)
 
 

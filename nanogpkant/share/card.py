@@ -129,13 +129,10 @@ def front_matter(
 def description(model: ModelConfig) -> str:
     """The architecture in a sentence or two."""
     shape = f"{model.n_layer} layers, {model.n_head} heads and width {model.n_embd}"
-    kan = model.kan
-    layers = (
-        f"{', '.join(kan.sites)} are KAN layers: basis {kan.basis}, grid_size {kan.grid_size}, "
-        f"share {kan.share}, base {kan.base}."
-        if kan.sites
-        else "It has no KAN layers."
-    )
+    kan, layers = model.kan, "It has no KAN layers."
+    if kan.sites:
+        settings = f"basis {kan.basis}, grid_size {kan.grid_size}, share {kan.share}"
+        layers = f"{', '.join(kan.sites)} are KAN layers: {settings}, base {kan.base}."
     return f"A GPT of {shape}, with a context of {model.block_size} tokens. {layers}"
 
 
@@ -166,11 +163,8 @@ def figures(
 def making(run: RunFolder, trained: TrainedModel) -> str:
     """The command, device and versions."""
     environment = run.environment()
-    versions = environment.get("versions", {})
-    named = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
-    return (
-        f"```bash\n{environment.get('command', 'not recorded')}\n```\n\n"
-        f"On {environment.get('device_name') or 'a device that was not recorded'} in "
-        f"{trained.config.train.dtype}, with {named or 'versions that were not recorded'}, "
-        f"revision {environment.get('git_revision') or 'not recorded'}."
-    )
+    device = environment.get("device_name") or "a device that was not recorded"
+    versions = [f"{name} {v}" for name, v in environment.get("versions", {}).items() if v]
+    revision = environment.get("git_revision") or "not recorded"
+    known = ", ".join([device, trained.config.train.dtype, *versions, f"revision {revision}"])
+    return f"```bash\n{environment.get('command', 'not recorded')}\n```\n\nOn {known}."

@@ -51,11 +51,11 @@ def export_run(
             package that is not installed.
         UsageError: ``out`` is not empty, or bfloat16 for ONNX.
     """
-    check_is_new(out)
+    check_is_new(out)  # before the model is loaded
     if bfloat16 and format == "onnx":
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
-    source = open_run(Path(run))
-    trained = load_model(Path(run), checkpoint)  # it loads, whatever the format
+    source = open_run(run)
+    trained = load_model(run, checkpoint)  # it loads, whatever the format
     saved = load_checkpoint(source, checkpoint)
     weights = saved.weights() if format == "run" else trained.model.state_dict()
     if bfloat16:

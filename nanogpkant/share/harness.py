@@ -74,7 +74,7 @@ def run_harness(
         raise UserError(f"--harness: the lm-evaluation-harness is not installed; {remedy}")
     on = resolve_device(device, "--device")
     dtype = resolve_dtype(dtype, on, "--dtype")
-    trained = load_model(Path(run), checkpoint)
+    trained = load_model(run, checkpoint)
     tokenizer = trained.tokenizer
     start = tokenizer.encode(tokenizer.start)[0] if tokenizer.eot is None else tokenizer.eot
     options = {"prefix_token_id": int(start), "device": str(on), "dtype": dtype}
@@ -91,8 +91,8 @@ def run_harness(
 
 
 def _evaluate(folder: str, tasks: list[str], limit: int | None, **options: Any) -> dict[str, Any]:
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(

@@ -17,10 +17,8 @@ from nanogpkant.share.export import CARD, FOR_OTHERS, export_run
 try:
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 except ImportError as error:
@@ -89,10 +87,10 @@ def pull(repo: str, out: Path) -> dict[str, Any]:
     api = HfApi()
     with hub_errors(repo):
         info = api.model_info(repo, timeout=TIMEOUT)
-    names = [file.rfilename for file in info.siblings]
-    if "config.json" in names:
-        remedy = "a model for transformers, whose from_pretrained opens it"
-        raise UserError(f"{repo} is not an exported run of nanogpkant, but {remedy}")
+    names = [file.rfilename for file in info.siblings or ()]
+    if MANIFEST not in names or "config.json" in names:
+        hint = "from_pretrained opens a model for transformers"
+        raise UserError(f"{repo} is not an exported run of nanogpkant; {hint}")
     with new_folder(out) as draft, hub_errors(repo):
 
         def fetch(name: str) -> Path:
@@ -126,13 +124,8 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise UsageError(f"{repo}: must be NAME or OWNER/NAME of a repository") from error
     except RepositoryNotFoundError as error:
         raise UserError(f"{repo}: no such model on the Hub; if it is private, {LOG_IN}") from error
-    except LocalEntryNotFoundError as error:  # the connection broke
-        raise UserError(f"{repo}: {one_line(error)}") from error
-    except EntryNotFoundError as error:
-        problem = "is not an exported run of nanogpkant"
-        raise UserError(f"{repo} {problem}: {one_line(error)}") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code
+        status = getattr(error.response, "status_code", None)
         remedy = f"; {LOG_IN} with a token that may do this" if status in (401, 403) else ""
         raise UserError(f"{repo}: the Hub refused: {one_line(error)}{remedy}") from error
     except Exception as error:  # of whichever HTTP library the client uses

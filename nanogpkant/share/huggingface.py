@@ -9,14 +9,15 @@ DIR/
 """
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nanogpkant import __version__
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import with_changes
+from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.pruned import PrunedLinear
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, write_weights
@@ -34,8 +35,9 @@ FILES = (
     "tokenizer_config.json",
 )
 
+VERSION = version("nanogpkant")
 HEAD = f'''\
-"""The model of this folder: code of nanogpkant {__version__} in one file; not to be edited.
+"""The model of this folder: code of nanogpkant {VERSION} in one file; not to be edited.
 
 A comment names the module of the definitions below it. MIT licence, copyright 2026 the nanogpkant
 authors.
@@ -43,16 +45,22 @@ authors.
 
 # ruff: noqa
 '''
-# Definitions of the modelling file that replace others: it has one backend, and fixed grids.
+# The modelling file has one backend, all bases in itself, and grids that do not change.
 OVERRIDDEN = {
     "nanogpkant.kan.functional": {"BACKENDS", "runner"},
-    "nanogpkant.kan.grid": {"refine", "update_grid"},
+    "nanogpkant.kan.bases": {"load_basis"},
+}
+WITHOUT = {
+    "KANLinear": {"update_grid", "refine"},
+    "FeatureLayer": {"get_extra_state", "set_extra_state", "_load_from_state_dict"},
 }
 
 
 def modeling_code() -> str:
     """The model's code as one file."""
-    return f"{HEAD}\n{bundle(f'nanogpkant.share.{MODELING}', OVERRIDDEN)}"
+    bases = [f"nanogpkant.kan.bases.{e.source.replace(':', '.')}" for e in BASES.values()]
+    start = f"nanogpkant.share.{MODELING}"
+    return f"{HEAD}\n{bundle(start, also=bases, overridden=OVERRIDDEN, without=WITHOUT)}"
 
 
 def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:

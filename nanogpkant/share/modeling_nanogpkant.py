@@ -18,13 +18,15 @@ from transformers.utils.generic import can_return_tuple
 
 from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.grid import set_features
+from nanogpkant.kan.layer import kan_layers
 from nanogpkant.kan.pruned import like_saved
+from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
 
 UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
-# This and the next three definitions take the place of those in nanogpkant.kan.
+# This and the next two definitions take the place of those in nanogpkant.kan.
 BACKENDS = ("reference",)
 
 
@@ -35,11 +37,9 @@ def runner(
     return forward
 
 
-def refine(*arguments: Any) -> None:
-    raise NotImplementedError("grids change in nanogpkant, not here")
-
-
-update_grid = refine
+def load_basis(name: str) -> Any:
+    """The class of a basis, which this file holds too."""
+    return globals()[BASES[name].source.partition(":")[2]]
 
 
 class NanoGPKANTConfig(PretrainedConfig):
@@ -71,8 +71,9 @@ class NanoGPKANTConfig(PretrainedConfig):
         super().__init__(**others)
 
     def model_config(self) -> ModelConfig:
-        kan = KANConfig(**self.gpt.get("kan", {}) | {"backend": "reference"})
-        return ModelConfig(**self.gpt | {"kan": kan})
+        kan: dict[str, Any] = {**self.gpt.get("kan", {}), "backend": "reference"}
+        model: dict[str, Any] = {**self.gpt, "kan": KANConfig(**kan)}
+        return ModelConfig(**model)
 
 
 class PastTokens:
@@ -93,13 +94,14 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     _supports_sdpa = True
     accepts_loss_kwargs = True
-    _no_split_modules = ("Block",)
+    _no_split_modules = ["Block"]  # noqa: RUF012
 
     def __init__(self, config: NanoGPKANTConfig) -> None:
         super().__init__(config)
         self.model = GPT(config.model_config(), config.vocab_size)
+        layers = kan_layers(self.model)
         for name, (n, m) in config.pruned.items():
-            layer = self.model.get_submodule(name)
+            layer = layers[name]
             shapes = {
                 "layer.weight": torch.empty(m, layer.features.size, n),
                 "constant": torch.empty(layer.out_features),
@@ -107,8 +109,9 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
                 "outputs": torch.arange(m),
             }
             self.model.set_submodule(name, like_saved(layer, shapes))
+        layers = kan_layers(self.model)
         for name, spec in config.kan_features.items():
-            layer, features = self.model.get_submodule(name), Features.from_spec(spec)
+            layer, features = layers[name], Features.from_spec(spec)
             if layer.features != features:
                 set_features(layer, features)
                 layer.reset_parameters()
@@ -120,7 +123,7 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.model.tokens = value
 
     @can_return_tuple

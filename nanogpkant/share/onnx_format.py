@@ -6,15 +6,15 @@ DIR/
                     for any batch and up to ``block_size`` tokens
   tokenizer.json    of the tokenizers library
 
-There is no cache: every call reads its whole context. B-splines on non-uniform grids, which only
-``update_grid`` with ``adaptivity`` makes, cannot be exported: torch's exporter has no
-``searchsorted``.
+There is no cache: every call reads its whole context. B-splines on non-uniform grids,
+``BSpline(grid=...)``, cannot be exported: torch's exporter has no ``searchsorted``.
 """
 
 import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from nanogpkant.base.console import note
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import write_atomic
-from nanogpkant.kan import KANLinear
-from nanogpkant.kan.grid import has_grid, spline_of
+from nanogpkant.kan import kan_layers
+from nanogpkant.kan.state import has_grid, spline_of
 from nanogpkant.run.load import TrainedModel
 
 MODEL = "model.onnx"
@@ -72,16 +72,15 @@ def onnx_bytes(
     if size >= LARGEST:
         problem = f"{size / 1e9:.1f} GB of weights do not fit in one .onnx file"
         raise UserError(f"--format onnx: {problem}; --format hf takes them")
-    for name, layer in module.named_modules():
-        if isinstance(layer, KANLinear):
-            layer.backend = "reference"  # the others are custom operators
-            if has_grid(layer) and spline_of(layer).grid is not None:
-                problem = "has a non-uniform grid, and torch's exporter no searchsorted"
-                raise UserError(f"--format onnx: {name} {problem}; --format hf takes it")
+    for name, layer in kan_layers(module).items():
+        layer.backend = "reference"  # the others are custom operators
+        if has_grid(layer) and spline_of(layer).grid is not None:
+            problem = "has a non-uniform grid, and torch's exporter no searchsorted"
+            raise UserError(f"--format onnx: {name} {problem}; --format hf takes it")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of missing torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             (example,),
             dynamo=True,

@@ -47,7 +47,7 @@ def _of_bytes(tokenizer: ByteTokenizer) -> Tokenizer:
 def _of_pairs(tokenizer: BPETokenizer) -> Tokenizer:
     shown = shown_bytes()
     names = ["".join(shown[byte] for byte in token) for token in tokenizer.tokens]
-    ids = {name: number for number, name in enumerate(names)} | {END: tokenizer.eot}
+    ids = {name: number for number, name in enumerate(names)} | {END: len(names)}
     pairs = [(names[a], names[b]) for a, b in merges(tokenizer.tokens)]
     made = Tokenizer(models.BPE(ids, pairs, ignore_merges=True))
     cut = pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated")

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.config import RunConfig
-from nanogpkant.kan import KANLinear
-from nanogpkant.kan.grid import GridChange, has_grid, health, refine, spline_of, update_grid
+from nanogpkant.kan import KANLinear, kan_layers
+from nanogpkant.kan.grid import GridChange, health, refine, update_grid
+from nanogpkant.kan.state import has_grid, spline_of
 from nanogpkant.model.gpt import GPT
 
 ROWS = 1024  # input vectors of a layer that its grid is judged by
@@ -20,8 +21,7 @@ LIMITS = {"unseen": (0.10, "inputs beyond every spline"), "dead": (0.25, "spline
 
 def grid_layers(model: GPT) -> dict[str, KANLinear]:
     """The layers of a model that have a spline grid, by name."""
-    modules = model.named_modules()
-    return {name: m for name, m in modules if isinstance(m, KANLinear) and has_grid(m)}
+    return {name: layer for name, layer in kan_layers(model).items() if has_grid(layer)}
 
 
 @torch.no_grad()

@@ -13,20 +13,22 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from nanogpkant.base.console import Interrupt, StepProgress, note
 from nanogpkant.base.files import write_atomic, writing
 from nanogpkant.config import RunConfig, TrainConfig
-from nanogpkant.conversion import start_from
 from nanogpkant.data import Batches, TokenData, blocks
 from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.generation import generate
-from nanogpkant.machine.device import DTYPES, describe, peak_memory, synchronize
-from nanogpkant.machine.distributed import World, gradient_sync, spread, start_world, whole
+from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, synchronize
+from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -44,11 +46,17 @@ from nanogpkant.training.session import (
     open_all,
 )
 from nanogpkant.training.state import State, save_training, whole_weights
-from nanogpkant.training.tracking import log_row, start_trackers, stop_trackers
+from nanogpkant.training.tracking import OpenTracker, log_row, start_trackers, stop_trackers
+
+Start = Callable[[GPT, RunConfig, TokenData], None]
 
 
 def train(
-    config: RunConfig, out: Path, resume: bool | str = False, overwrite: bool = False
+    config: RunConfig,
+    out: Path,
+    resume: bool | str = False,
+    overwrite: bool = False,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Train a model as configured, into a run folder.
 
@@ -58,6 +66,7 @@ def train(
         resume: continue the run from its last checkpoint, bit for bit on a CPU; "auto" does so
             where there is a run, and else starts it.
         overwrite: replace the run folder if there is one.
+        start: gives a fresh model other weights than those drawn from the seed.
 
     Returns:
         {"run", "step", "best_val_loss", "val_loss", "seconds", "peak_memory_bytes", "finished"}.
@@ -69,14 +78,19 @@ def train(
     """
     with start_world(config.train) as world:
         resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-        return train_in(world, config, out, resume, overwrite)
+        return train_in(world, config, out, resume, overwrite, start)
 
 
 def train_in(
-    world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool
+    world: World,
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """``train`` among the processes of a world; nothing that binds them together outlives it."""
-    s = start(world, config, out, resume, overwrite)
+    s = open_session(world, config, out, resume, overwrite, start)
     fit(s)
     finished = is_finished(s.config.train, s.state)
     if not finished:
@@ -85,7 +99,7 @@ def train_in(
         if finished and world.is_main and s.config.train.sample_tokens:
             write_samples(s.run, s.config.train, s.device)
     if world.is_main:
-        stop_trackers(s.accelerator, s.run, s.state.step)
+        stop_trackers(s.trackers, s.run, s.state.step)
     return {
         "run": str(out),
         "step": s.state.step,
@@ -97,33 +111,53 @@ def train_in(
     }
 
 
-def start(world: World, config: RunConfig, out: Path, resume: bool, overwrite: bool) -> Session:
+def open_session(
+    world: World,
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    start: Start | None = None,
+) -> Session:
     """Make or open all that training needs; the run folder is made last."""
-    config, device, accelerator, data = open_all(config, out, resume, world)
+    config, device, data = open_all(config, out, resume, world)
     block_size, options = config.model.block_size, config.train
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
     # Rank 0 first: it may have to download what the others then find.
-    model = world.main_first(lambda: make_model(config, data, out if resume else None))
+    model = world.main_first(lambda: make_model(config, data, out if resume else None, start))
     with world.together():
         if options.compile:
-            compile_or_explain(model.to(device), batches, device, accelerator)
-    wrapped = spread(model, options.parallel, world, device)
-    model = accelerator.prepare_model(model, evaluation_mode=True)  # autocast alone
+            compile_or_explain(model.to(device), batches, device, options.dtype)
+    wrapped = parallelize(model, options.parallel, world, device)
+    model.forward = autocast(device, options.dtype)(model.forward)
     optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
     if resume:
         run, state = continue_run(config, out, model, optimizer, world)
     else:
         state = State()
         run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
-    optimizer = accelerator.prepare_optimizer(optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.dtype == "float16")
+    trackers: list[OpenTracker] = []
     with world.together():
         if world.is_main:
             first_step = state.step + 1 if state.step else 0
-            start_trackers(accelerator, config, run, first_step, run.environment().get("id"))
+            run_id = run.environment().get("id")
+            trackers = start_trackers(config, run, run.path, first_step, run_id)
     return Session(
-        config, run, data, device, accelerator, world, model, wrapped, optimizer, state, batches
+        config=config,
+        run=run,
+        data=data,
+        device=device,
+        world=world,
+        model=model,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        state=state,
+        batches=batches,
+        scaler=scaler,
+        trackers=trackers,
     )
 
 
@@ -146,7 +180,7 @@ def new_run(
 def fit(s: Session) -> None:
     """The loop: step, log, evaluate, save, until the last step or Ctrl-C."""
     options, state = s.config.train, s.state
-    tokens_per_step = options.batch_size * options.grad_accum_steps * s.config.model.block_size
+    tokens_per_step = s.config.tokens_per_step
     logged_step, logged_seconds = state.step, state.seconds
 
     with StepProgress(state.step, options.max_iters) as progress, Interrupt() as interrupt:
@@ -162,7 +196,7 @@ def fit(s: Session) -> None:
             row = train_step(s, is_logged)
             state.step += 1
             if s.config.grid.changes_at(state.step):
-                change(s)
+                adapt_grids(s)
             is_evaluated = state.step % options.eval_interval == 0
             if is_logged or is_evaluated or options.max_seconds:
                 synchronize(s.device)
@@ -209,16 +243,18 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
         with gradient_sync(s.wrapped, is_last):  # once a step, not once a pass
             # The ranks' gradients are averaged, so a rank with more rows than another counts more.
             part = s.wrapped(x, y) * s.batches.share / options.grad_accum_steps
-            s.accelerator.backward(part)
+            s.scaler.scale(part).backward()
         loss += part.detach()
     # A limit of infinity clips nothing and still measures the norm.
     limit = s.config.optim.grad_clip or math.inf
-    grad_norm = whole(s.accelerator.clip_grad_norm_(s.model.parameters(), limit))
+    s.scaler.unscale_(s.optimizer)
+    grad_norm = whole(clip_grad_norm_(s.model.parameters(), limit))
     # Reading a number from a GPU waits for it, so there the check goes with the log.
     if is_logged or s.device.type == "cpu":
         loss = s.world.mean(loss)
         check_finite(s, float(loss), float(grad_norm), x, y)
-    s.optimizer.step()
+    s.scaler.step(s.optimizer)
+    s.scaler.update()
     s.optimizer.zero_grad(set_to_none=True)
     if not is_logged:
         return {}
@@ -227,7 +263,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     return row | {"memory_bytes": int(memory)}
 
 
-def change(s: Session) -> None:
+def adapt_grids(s: Session) -> None:
     """Let the grids follow the inputs of the next batch, or make them finer, and log it."""
     x, y = s.batches.batch(s.state.step * s.config.train.grad_accum_steps, s.device)
     try:  # each rank with its rows: the layers see to it that all get the same grid
@@ -235,15 +271,15 @@ def change(s: Session) -> None:
     except ValueError as error:  # the run has gone bad since it was last looked at
         raise not_finite(s, str(error), x, y) from error
     # The tensors have other shapes now.
-    s.wrapped = spread(s.model, s.config.train.parallel, s.world, s.device)
+    s.wrapped = parallelize(s.model, s.config.train.parallel, s.world, s.device)
     log(s, "grid_change", row)
 
 
 def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
-    progress.update(state.step, doing="evaluating")
-    result = evaluate(s.model, s.data.val, s.config.train.batch_size, None, s.world)
+    show = partial(progress.show_part, "evaluating")
+    result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)
@@ -275,32 +311,37 @@ def save(s: Session, is_best: bool) -> None:
     save_training(s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world)
 
 
-def evaluate_start(config: RunConfig, out: Path, resume: bool | str = False) -> Evaluation:
+def evaluate_start(
+    config: RunConfig, out: Path, resume: bool | str = False, start: Start | None = None
+) -> Evaluation:
     """For ``train.eval_only``: how good the model is that training would start from.
 
     Nothing is written. With ``resume`` that model is the last checkpoint of the run in ``out``.
     """
     with start_world(config.train) as world:
         resume = world.from_main(lambda: out.exists() if resume == "auto" else resume)
-        config, device, accelerator, data = open_all(config, out, resume, world)
+        config, device, data = open_all(config, out, resume, world)
         with world.together():
-            model = make_model(config, data, out if resume else None)
-        model = accelerator.prepare_model(model.to(device), evaluation_mode=True)
-        return evaluate(model, data.val, config.train.batch_size, None, world)
+            model = make_model(config, data, out if resume else None, start)
+        model = model.to(device)
+        with autocast(device, config.train.dtype):
+            return evaluate(model, data.val, config.train.batch_size, None, world)
 
 
-def make_model(config: RunConfig, data: TokenData, resumed: Path | None = None) -> GPT:
-    """The model that training starts from: fresh weights, or those of ``train.init_from``.
+def make_model(
+    config: RunConfig, data: TokenData, resumed: Path | None, start: Start | None
+) -> GPT:
+    """The model that training starts from: drawn from the seed, or as ``start`` makes it.
 
-    The latter are not needed to resume a run that has a checkpoint of its own.
+    A resumed run that has a checkpoint takes its weights instead.
     """
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
     has_own_weights = resumed is not None and open_run(resumed).index()
     if has_own_weights:  # before there is an optimiser of its parameters
         load_weights(model, load_checkpoint(open_run(resumed), "last"))
-    if config.train.init_from != "scratch" and not has_own_weights:
-        start_from(model, config, data)
+    if start is not None and not has_own_weights:
+        start(model, config, data)
     return model
 
 
@@ -311,7 +352,7 @@ def log(s: Session, split: str, values: dict[str, Any]) -> None:
     row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
     with writing(s.run.metrics_file), open(s.run.metrics_file, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    log_row(s.accelerator, row)
+    log_row(s.trackers, row)
 
 
 def write_samples(run: RunFolder, options: TrainConfig, device: torch.device) -> None:

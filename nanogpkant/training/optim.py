@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanogpkant.config import OptimConfig
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.training.muon import Muon, matrices_in
 
 
@@ -19,7 +19,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     scheduled learning rate is multiplied by. For Muon each kind is split by ``matrices``, what it
     has to know of a weight.
     """
-    layers = [m for m in model.modules() if isinstance(m, KANLinear)]
+    layers = kan_layers(model).values()
     plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     kan = [layer.weight for layer in layers]
     functions = [layer.coefficients for layer in layers if layer.coefficients is not None]

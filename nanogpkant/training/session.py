@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.config import RunConfig, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
-from nanogpkant.machine.device import resolve_device, resolve_dtype
+from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import load_checkpoint, remove_stray_checkpoints
@@ -26,7 +24,7 @@ from nanogpkant.run.load import open_run_data, prepare_data
 from nanogpkant.run.metrics import read_metrics, write_metrics
 from nanogpkant.training.nonfinite import first_nonfinite
 from nanogpkant.training.state import State, load_training
-from nanogpkant.training.tracking import check_trackers
+from nanogpkant.training.tracking import OpenTracker, check_trackers
 
 
 @dataclass
@@ -37,7 +35,6 @@ class Session:
     run: RunFolder
     data: TokenData
     device: torch.device
-    accelerator: Accelerator
     world: World
     """the processes that train it, seen from this one"""
     model: GPT
@@ -46,6 +43,9 @@ class Session:
     optimizer: torch.optim.Optimizer
     state: State
     batches: Batches
+    scaler: torch.amp.GradScaler
+    """scales the loss of float16 so that small gradients survive; changes nothing otherwise"""
+    trackers: list[OpenTracker]
     warned: set[str] = field(default_factory=set)
     """which misfits of grids were warned of"""
 
@@ -74,7 +74,7 @@ def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
 
 def open_all(
     config: RunConfig, out: Path, resume: bool = False, world: World = ALONE
-) -> tuple[RunConfig, torch.device, Accelerator, TokenData]:
+) -> tuple[RunConfig, torch.device, TokenData]:
     """Find the device, the dtype and the data; returns the config with the dtype filled in."""
     with world.together():
         device = own_device(resolve_device(config.train.device), world)
@@ -82,12 +82,12 @@ def open_all(
     dtype = world.from_main(lambda: resolve_dtype(config.train.dtype, device))
     config = with_changes(config, **{"train.dtype": dtype})
     with world.together():
-        accelerator = make_accelerator(config, device, out)
+        check_trackers(config.tracking)
     data = world.main_first(lambda: open_data(config, out, resume))
     if len(set(world.gather(data.fingerprint))) > 1:
         problem = f"the processes see different data in {data.folder}: share that folder"
         raise world.agreed(UserError(problem))
-    return config, device, accelerator, data
+    return config, device, data
 
 
 def open_data(config: RunConfig, out: Path, resume: bool) -> TokenData:
@@ -106,26 +106,6 @@ def open_data(config: RunConfig, out: Path, resume: bool) -> TokenData:
     check_length(data.train, config.model.block_size, "train")
     check_length(data.val, config.model.block_size, "val")
     return data
-
-
-def make_accelerator(config: RunConfig, device: torch.device, out: Path) -> Accelerator:
-    """accelerate's handle on device, mixed precision and trackers.
-
-    Raises:
-        UserError: a tracker cannot be opened.
-    """
-    check_trackers(config.tracking)
-    # accelerate keeps one state for the whole program; a second run in it may want another.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if device.index is not None:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.train.dtype]
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        log_with=config.tracking.trackers or None,
-        project_dir=str(out),
-    )
 
 
 def continue_run(
@@ -163,13 +143,11 @@ def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
     save_config(config, run.config_file)
 
 
-def compile_or_explain(
-    model: GPT, batches: Batches, device: torch.device, accelerator: Accelerator
-) -> None:
-    """Compile the model in place, or say in one line why that does not work here and go on."""
+def compile_or_explain(model: GPT, batches: Batches, device: torch.device, dtype: str) -> None:
+    """Compile the model in place, or warn in one line that torch.compile does not work here."""
     model.compile()
     try:
-        with accelerator.autocast():
+        with autocast(device, dtype):
             model(*batches.batch(0, device)).backward()
     except Exception as error:  # whatever the compiler raises, training can do without it
         reason = " ".join(str(error).split())[:200]

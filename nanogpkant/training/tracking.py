@@ -1,6 +1,6 @@
-"""Trackers: the rows of metrics.jsonl in W&B, TensorBoard or Trackio, through accelerate.
+"""Trackers: the rows of metrics.jsonl in W&B, TensorBoard or Trackio.
 
-``train`` sends the rows while they are made; ``track_run`` sends those of a run that is there.
+``train`` sends rows as they are logged; ``track_run`` sends those of an existing run.
 """
 
 import importlib.util
@@ -10,18 +10,81 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from huggingface_hub import constants
+from typing import Any, Protocol
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, one_line
 from nanogpkant.base.files import read_text, writing
-from nanogpkant.config import RunConfig, TrackingConfig, load_config, with_changes
+from nanogpkant.config import RunConfig, Tracker, TrackingConfig, load_config, with_changes
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.metrics import read_metrics
+
+Values = dict[str, bool | int | float | str]
+
+
+class OpenTracker(Protocol):
+    """A tracker that takes rows."""
+
+    def log(self, values: Values, step: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class TensorBoard:
+    """TensorBoard's event files, in a folder."""
+
+    def __init__(self, folder: Path, settings: Values, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step drops the rows from that step on in earlier files of the folder.
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+        self._writer.add_hparams(settings, metric_dict={})
+
+    def log(self, values: Values, step: int) -> None:
+        for name, value in values.items():
+            add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
+            add(name, value, global_step=step)
+        self._writer.flush()
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of W&B."""
+
+    def __init__(self, run: RunFolder, folder: Path, tracking: TrackingConfig, **how: Any) -> None:
+        import wandb
+
+        mode = tracking.wandb_mode
+        self._run = wandb.init(
+            project=tracking.project, name=run.path.name, dir=str(folder), mode=mode, **how
+        )
+
+    def log(self, values: Values, step: int) -> None:
+        self._run.log(values, step=step)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+class Trackio:
+    """A run of Trackio."""
+
+    def __init__(self, run: RunFolder, tracking: TrackingConfig, **how: Any) -> None:
+        import trackio
+
+        with _without_the_hub():
+            self._run = trackio.init(project=tracking.project, name=run.path.name, **how)
+
+    def log(self, values: Values, step: int) -> None:
+        self._run.log(values, step=step)
+
+    def finish(self) -> None:
+        import trackio
+
+        self._run.finish()
+        trackio.finish()  # or it would finish, and say so, when the program ends
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
@@ -51,50 +114,47 @@ def _log_in_to_wandb() -> None:
     try:
         known = wandb.login(prompt=False)
     except wandb.Error as error:
-        raise UserError(f"W&B online: {' '.join(str(error).split())}; {remedy}") from error
+        raise UserError(f"W&B online: {one_line(error)}; {remedy}") from error
     if not known:
         raise UserError(f"W&B online: not logged in: run wandb login first; {remedy}")
 
 
 def start_trackers(
-    accelerator: Accelerator, config: RunConfig, run: RunFolder, step: int, run_id: str | None
-) -> None:
+    config: RunConfig, run: RunFolder, folder: Path, step: int, run_id: str | None
+) -> list[OpenTracker]:
     """Open the trackers that a configuration names.
 
     Args:
-        step: of the first row to come; above 0 the trackers' own run goes on.
+        folder: for the trackers' files.
+        step: of the first row to come; above 0 the trackers' own run is resumed.
         run_id: W&B's id of that run; None is a new one.
 
     Raises:
         UserError: one of them cannot be opened.
     """
-    tracking = config.tracking
-    if not tracking.trackers:
-        return
-    name = run.path.name
-    options = {
-        "wandb": {
-            "name": name,
-            "dir": accelerator.project_dir,
-            "mode": tracking.wandb_mode,
-            "id": run_id,
-            "resume": "allow",
-        },
-        # It forgets what earlier files in the same folder have from that step on.
-        "tensorboard": {"purge_step": step},
-        "trackio": {"name": name, "resume": "allow" if step else "never"},
-    }
+    tracking, settings = config.tracking, settings_in(asdict(config))
+
+    def start(name: Tracker) -> OpenTracker:
+        if name == "tensorboard":
+            return TensorBoard(folder / tracking.project, settings, step)
+        if name == "wandb":
+            return WandB(run, folder, tracking, config=settings, id=run_id, resume="allow")
+        resume = "allow" if step else "never"
+        return Trackio(run, tracking, config=settings, resume=resume)
+
     try:
-        with redirect_stdout(sys.stderr), _without_the_hub():  # Trackio greets on standard output
-            accelerator.init_trackers(tracking.project, settings_in(asdict(config)), options)
+        with redirect_stdout(sys.stderr):  # Trackio greets on standard output
+            return [start(name) for name in tracking.trackers]
     except Exception as error:  # whatever a tracker raises
-        reason = " ".join(str(error).split())
-        raise UserError(f"--tracking.trackers {', '.join(tracking.trackers)}: {reason}") from error
+        names = ", ".join(tracking.trackers)
+        raise UserError(f"--tracking.trackers {names}: {one_line(error)}") from error
 
 
 @contextmanager
 def _without_the_hub() -> Iterator[None]:
     """Keep Trackio from asking the Hub who its user is, unless it is told to write there."""
+    from huggingface_hub import constants
+
     before = constants.HF_HUB_OFFLINE
     if not {"TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"} & os.environ.keys():
         constants.HF_HUB_OFFLINE = True
@@ -104,9 +164,9 @@ def _without_the_hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def settings_in(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """The settings of a configuration, by dotted name; what is neither number nor text as text."""
-    flat: dict[str, bool | int | float | str] = {}
+def settings_in(values: dict[str, Any], prefix: str = "") -> Values:
+    """Settings by dotted name; a value that is neither a number nor text becomes text."""
+    flat: Values = {}
     for key, value in values.items():
         if isinstance(value, dict) and all(isinstance(inner, str) for inner in value):
             flat |= settings_in(value, f"{prefix}{key}.")
@@ -116,10 +176,13 @@ def settings_in(values: dict[str, Any], prefix: str = "") -> dict[str, bool | in
     return flat
 
 
-def log_row(accelerator: Accelerator, row: dict[str, Any]) -> None:
-    """Send the numbers of a row of metrics.jsonl to the trackers."""
+def log_row(trackers: list[OpenTracker], row: dict[str, Any]) -> None:
+    """Send the numbers of a row of metrics.jsonl to trackers."""
+    if not trackers:
+        return
     values = {key: value for key, value in row.items() if key not in ("step", "split")}
-    accelerator.log(numbers_in(values, row["split"]), step=row["step"])
+    for tracker in trackers:
+        tracker.log(dict(numbers_in(values, row["split"])), step=row["step"])
 
 
 def numbers_in(values: dict[str, Any], prefix: str) -> dict[str, float]:
@@ -133,20 +196,16 @@ def numbers_in(values: dict[str, Any], prefix: str) -> dict[str, float]:
     return flat
 
 
-def stop_trackers(accelerator: Accelerator, run: RunFolder, step: int) -> None:
-    """Send what the model wrote by that step, if it did, and close the trackers."""
-    if run.samples_file.exists():
-        accelerator.log({"samples": read_text(run.samples_file)}, step=step)
+def stop_trackers(trackers: list[OpenTracker], run: RunFolder, step: int) -> None:
+    """Send the run's samples, if there are any, and close the trackers."""
     with redirect_stdout(sys.stderr):
-        for tracker in accelerator.trackers:
+        for tracker in trackers:
+            if run.samples_file.exists():
+                tracker.log({"samples": read_text(run.samples_file)}, step=step)
             tracker.finish()
-        if any(tracker.name == "trackio" for tracker in accelerator.trackers):
-            import trackio
-
-            trackio.finish()  # or it would finish, and say so, when the program ends
 
 
-def track_run(path: Path, tracking: TrackingConfig) -> dict[str, Any]:
+def track_run(path: str | Path, tracking: TrackingConfig) -> dict[str, Any]:
     """Send the metrics, configuration and samples of a run, finished or not, to trackers.
 
     Sent again, it is another run in W&B and Trackio: W&B would drop rows of the last step that it
@@ -172,14 +231,12 @@ def track_run(path: Path, tracking: TrackingConfig) -> dict[str, Any]:
     folder = Path("runs") / run.path.name if run.is_exported else run.path
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=True, log_with=tracking.trackers, project_dir=str(folder))
-    start_trackers(accelerator, config, run, step=0, run_id=None)
+    trackers = start_trackers(config, run, folder, step=0, run_id=None)
     with bar("sending", "rows") as progress:
         for number, row in enumerate(rows, start=1):
-            log_row(accelerator, row)
+            log_row(trackers, row)
             progress(number, len(rows))
-    stop_trackers(accelerator, run, rows[-1]["step"])
+    stop_trackers(trackers, run, rows[-1]["step"])
     return {
         "run": str(path),
         "to": tracking.trackers,

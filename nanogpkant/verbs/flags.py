@@ -50,10 +50,11 @@ class Help(DefaultHelpFormatter):
     without_default = SECTIONS
 
     def _expand_help(self, action: argparse.Action) -> str:
-        has_default = isinstance(action.default, int | float | str) and bool(action.default)
-        if action.default == argparse.SUPPRESS or action.dest.split(".")[0] in self.without_default:
+        default, section = action.default, action.dest.split(".")[0]
+        has_default = isinstance(default, int | float | str) and default is not False
+        if default in (argparse.SUPPRESS, "") or section in self.without_default:
             has_default = False
-        return f"{action.help} (default: {action.default})" if has_default else action.help or ""
+        return f"{action.help} (default: {default})" if has_default else action.help or ""
 
     def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: Any) -> str:
         """Arguments and flags that have to be given: the others are listed below."""

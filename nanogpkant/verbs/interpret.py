@@ -109,13 +109,14 @@ def interpret(
 
     Example:
         >>> import nanogpkant as ng
-        >>> found = ng.interpret("quickstart_kan", budget=2048)  # doctest: +SKIP
-        >>> found.interpretation.edges.head(20)  # doctest: +SKIP
+        >>> found = ng.interpret("quickstart_kan", budget=64, top=2)
+        >>> found.page
+        'runs/quickstart_kan/interpret/index.html'
     """
-    from nanogpkant.interpretation import Interpretation, check_top, write, write_export
-
-    check_top(top)
     with _resumable():
+        from nanogpkant.interpretation import Interpretation, check_top, write, write_export
+
+        check_top(top)
         interpretation = Interpretation(
             run, checkpoint, layers, families, budget, seed, device, folder=out
         )
@@ -163,12 +164,13 @@ def prune(
 
     Example:
         >>> import nanogpkant as ng
-        >>> ng.prune("quickstart_kan", share=0.5, out="runs/half").shapes  # doctest: +SKIP
+        >>> ng.prune("quickstart_kan", share=0.5, out="runs/half").run
+        'runs/half'
     """
-    from nanogpkant.interpretation import Interpretation, check_pruning
-
-    check_pruning(share, out, finetune)
     with _resumable():
+        from nanogpkant.interpretation import Interpretation, check_pruning
+
+        check_pruning(share, out, finetune)
         interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
         found = interpretation.prune(
             share, out, finetune=finetune, score=score, ablation=ablation, unit=unit
@@ -182,7 +184,7 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise UserError("stopped: run the same command again to resume") from None
+        raise UserError("stopped: the same command resumes from here") from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -90,7 +90,7 @@ def match(
         by: cost that both share; params and flops are counted, step_time and memory measured.
         vary: numbers to change, any of n_layer, n_embd and mlp_ratio; those after the first only
             where that is not within 1%.
-        kind: kind of model wanted; without it, the other kind.
+        kind: plain or kan; without it, the kind that the preset is not.
         kan: preset or .yaml file whose KAN layers a KAN gets.
         out: YAML file to write; without it, the YAML goes to standard output.
         vocab_size: number of different tokens.
@@ -149,7 +149,9 @@ def bench(
 ) -> "Bench":
     """Time training steps, or sampling, of models side by side.
 
-    All models take turns, so that other load on the machine slows all alike; times are medians.
+    All models take turns, so that other load on the machine slows all alike; times are medians in
+    milliseconds; "/ first" is the ratio to the first model's, "/ limit" the ratio to the time of
+    the model's FLOPs at this machine's rate of a large matrix product.
 
     Args:
         presets: names of presets, or .yaml files; ratios are to the first.

@@ -1,12 +1,14 @@
 """The verb that turns a text into a dataset."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import bar
+from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_json
 
 CORES = os.cpu_count() or 1
@@ -92,7 +94,7 @@ def prepare(
             Path(dir),
             None if file is None else Path(file),
             progress,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer and _tokenizer_of(tokenizer),
             vocab_size=vocab_size,
             field=field,
             separator=separator and separator.replace("\\n", "\n"),
@@ -100,3 +102,15 @@ def prepare(
             workers=workers,
         )
     return PreparedDataset(folder, read_json(folder / "meta.json"))
+
+
+def _tokenizer_of(choice: str) -> str:
+    """The tokenizer.json of a run that is given by name; any other choice as it is."""
+    from nanogpkant.data import TOKENIZERS
+
+    if choice not in TOKENIZERS and not Path(choice).exists():
+        from nanogpkant.run.folder import open_run
+
+        with suppress(UserError):  # prepare names the choices
+            return str(open_run(Path(choice)).tokenizer_file)
+    return choice

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpkant.base.answer import Answer
+from nanogpkant.report.table import Row
 
 if TYPE_CHECKING:
     from nanogpkant.config import ModelConfig
     from nanogpkant.run.folder import RunFolder
 
-Row = dict[str, Any]
 AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))  # seconds in a unit
 
 

@@ -122,9 +122,12 @@ def train(
     from nanogpkant.training.loop import evaluate_start
     from nanogpkant.training.loop import train as train_run
 
+    start = None
+    if config.train.init_from != "scratch":
+        from nanogpkant.conversion import start_from as start
     if config.train.eval_only:
-        return Evaluated("val", evaluate_start(config, folder, how))
-    return Trained(**train_run(config, folder, how, overwrite))
+        return Evaluated("val", evaluate_start(config, folder, how, start))
+    return Trained(**train_run(config, folder, how, overwrite, start))
 
 
 def _settled(

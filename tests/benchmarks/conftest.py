@@ -1,4 +1,4 @@
-"""Benchmarks without the waiting: no processes of their own, no compiler, made-up rates and peaks.
+"""Benchmarks made fast: no child processes, no compiler, made-up rates and peaks.
 
 ``tests/measure`` has the real ones.
 """

@@ -41,7 +41,7 @@ class _Wrong(KANLinear):
     """Off in one place: the output, the gradient of x or that of the weight."""
 
     def __init__(self, where: str) -> None:
-        super().__init__(PROBLEM.inputs, PROBLEM.outputs)
+        super().__init__(PROBLEM.inputs, PROBLEM.outputs, bias=False)
         self.load_state_dict(PROBLEM.layer().state_dict())
         self.where = where
 

@@ -54,7 +54,7 @@ def planned(folder: Path, content: dict, **changes: object) -> list:
 def trained(content: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which that experiment was trained, two runs at a time. Not to be changed."""
     folder = tmp_path_factory.mktemp("experiment")
-    command = ["compare", "--experiment", str(write(folder, content)), "--jobs", "2"]
+    command = ["experiment", str(write(folder, content)), "--jobs", "2"]
     assert main([*command, "--out", str(folder / "runs")]) == 0
     return folder
 
@@ -90,7 +90,7 @@ def test_the_runs_are_what_was_planned(trained):
 
 def test_what_is_finished_is_not_trained_again(trained, capsys):
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*seed*/**/*") if p.is_file()}
-    command = ["compare", "--experiment", str(trained / "trial.yaml"), "--out"]
+    command = ["experiment", str(trained / "trial.yaml"), "--out"]
     assert main([*command, str(trained / "runs"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "trial"
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -100,7 +100,7 @@ def test_a_dry_run_says_what_is_left_and_trains_nothing(trained, content, tmp_pa
     shutil.copytree(trained / "runs", tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "trial" / "gpt" / "seed-2")
     file = write(tmp_path, content)
-    command = ["compare", "--experiment", str(file), "--out", str(tmp_path / "runs"), "--dry_run"]
+    command = ["experiment", str(file), "--out", str(tmp_path / "runs"), "--dry_run"]
     assert main([*command, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     states = {(row["variant"], row["seed"]): row["state"] for row in rows}
@@ -124,7 +124,7 @@ def test_ctrl_c_saves_the_same_command_goes_on_and_a_failure_stops_no_other(
     changes = {"seeds": [1], "overrides": overrides, "budget": {"iterations": 200}}
     file = write(tmp_path, content, variants=[first, mad], **changes)
     out = tmp_path / "runs"
-    command = ["compare", "--experiment", str(file), "--out", str(out)]
+    command = ["experiment", str(file), "--out", str(out)]
     arguments = [sys.executable, "-m", "nanogpkant.cli", *command]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, encoding="utf-8")
     metrics = out / "trial" / "kan" / "seed-1" / "metrics.jsonl"
@@ -154,7 +154,7 @@ def test_ctrl_c_saves_the_same_command_goes_on_and_a_failure_stops_no_other(
 def test_an_experiment_is_trained_by_one_process_alone(content, tmp_path, capsys):
     file, out = write(tmp_path, content), tmp_path / "runs"
     with _alone(out / "trial"):
-        assert main(["compare", "--experiment", str(file), "--out", str(out)]) == 1
+        assert main(["experiment", str(file), "--out", str(out)]) == 1
     assert "is being trained by another process" in capsys.readouterr().err
     assert [path.name for path in out.glob("*/*")] == [".lock"]
 
@@ -198,7 +198,7 @@ def test_a_preset_file_lies_beside_the_experiment(content, tiny_experiment, tmp_
 def test_a_folder_with_another_run_is_not_taken_over(trained, content, tmp_path, capsys):
     shutil.copytree(trained / "runs", tmp_path / "runs")
     file = write(tmp_path, content, budget={"iterations": 20})
-    command = ["compare", "--experiment", str(file), "--out", str(tmp_path / "runs")]
+    command = ["experiment", str(file), "--out", str(tmp_path / "runs")]
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "seed-1 was trained with train.max_iters 10 instead of 20" in error
@@ -259,7 +259,7 @@ def test_a_bad_file_is_refused_before_anything_is_trained(
 ):
     file = write(tmp_path, content, **changes)
     out = tmp_path / "runs"
-    assert main(["compare", "--experiment", str(file), "--out", str(out)]) in (1, 2)
+    assert main(["experiment", str(file), "--out", str(out)]) in (1, 2)
     captured = capsys.readouterr()
     assert words in captured.err
     assert "trial.yaml" in captured.err
@@ -271,33 +271,33 @@ def test_grids_that_change_have_no_flops_budget(content, tmp_path, capsys):
     overrides = {"grid.refine_at": {2: 4}}
     variants = [content["variants"][0] | {"overrides": overrides}]
     file = write(tmp_path, content, variants=variants, budget={"flops": 1e12})
-    assert main(["compare", "--experiment", str(file), "--out", str(tmp_path)]) == 2
+    assert main(["experiment", str(file), "--out", str(tmp_path)]) == 2
     assert "its grids change" in capsys.readouterr().err
 
 
 def test_variants_that_are_the_same_are_refused(content, tmp_path, capsys):
     first = content["variants"][0]
     file = write(tmp_path, content, variants=[first, first | {"name": "other"}])
-    assert main(["compare", "--experiment", str(file), "--out", str(tmp_path)]) == 2
+    assert main(["experiment", str(file), "--out", str(tmp_path)]) == 2
     assert "variants kan and other are the same" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give run folders or --experiment FILE"),
-        (["some_run", "--experiment", "x.yaml"], "one of the two"),
-        (["some_run", "--dry_run"], "--dry_run"),
-        (["some_run", "--target", "2"], "--target: is for the report"),
-        (["some_run", "--csv", "x.csv"], "--csv: is for the report"),
-        (["--experiment", "x.yaml", "--jobs", "0"], "--jobs 0"),
-        (["--experiment", "x.txt"], "ends in .yaml"),
-        (["--experiment", "x.yaml"], "cannot read x.yaml"),
+        (["compare"], "runs"),
+        (["compare", "some_run", "--experiment", "x.yaml"], "nanogpkant experiment FILE"),
+        (["compare", "some_run", "--dry_run"], "--dry_run"),
+        (["compare", "some_run", "--target", "2"], "--target: is for the report"),
+        (["compare", "some_run", "--csv", "x.csv"], "--csv: is for the report"),
+        (["experiment", "x.yaml", "--jobs", "0"], "--jobs 0"),
+        (["experiment", "x.txt"], "ends in .yaml"),
+        (["experiment", "x.yaml"], "cannot read x.yaml"),
     ],
 )
 def test_flags_that_do_not_go_together(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", *arguments]) in (1, 2)
+    assert main(arguments) in (1, 2)
     assert words in capsys.readouterr().err
 
 

@@ -161,7 +161,7 @@ def test_other_machines_and_dtypes_are_said(loaded):
 
 def test_the_command_refuses_to_rank_and_says_why(make_run, tmp_path, capsys):
     runs = [str(make_run("a", [4, 3])), str(make_run("b", [4, 2], fingerprint="0" * 64))]
-    assert main(["compare", *runs, "--report", str(tmp_path / "out"), "--json"]) == 0
+    assert main(["compare", *runs, "--out", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert not found["ranked"]
     assert "different data" in found["refusals"][0]

@@ -9,7 +9,7 @@ import chromium
 import pytest
 
 from nanogpkant.cli import main
-from nanogpkant.comparison.charts import to_svg
+from nanogpkant.report.charts import to_svg
 
 in_a_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 
@@ -28,7 +28,7 @@ def report(make_run, tmp_path) -> Path:
         (folder / "samples.txt").write_text("</pre><script>alert(1)</script> ü", encoding="utf-8")
     (tmp_path / "wandb.csv").write_text('"Step","mine - val/loss"\n"4","3"\n"8","2.2"\n', "utf-8")
     runs = [str(path) for path in sorted(tmp_path.glob("*/seed-*"))]
-    flags = ["--report", str(tmp_path / "report"), "--reference", "original"]
+    flags = ["--out", str(tmp_path / "report"), "--reference", "original"]
     assert main(["compare", *runs, *flags, "--csv", str(tmp_path / "wandb.csv")]) == 0
     return tmp_path / "report"
 

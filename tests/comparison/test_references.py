@@ -76,7 +76,7 @@ def test_a_file_of_another_shape_is_named_in_one_line(text, words, tmp_path):
 
 
 def test_no_such_file(tiny_run, tmp_path, capsys):
-    command = ["compare", str(tiny_run), "--report", str(tmp_path / "r"), "--csv", "nowhere.csv"]
+    command = ["compare", str(tiny_run), "--out", str(tmp_path / "r"), "--csv", "nowhere.csv"]
     assert main(command) == 1
     assert "nowhere.csv" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()

@@ -29,7 +29,7 @@ def content(tiny_experiment: Path) -> dict:
                 "name": "gpt",
                 "preset": preset,
                 "overrides": {"model.kan.sites": []},
-                "space": rates | {"model.mlp": ["gelu", "gated"]},
+                "space": rates | {"model.mlp": ["gelu", "swiglu"]},
             },
         ],
     }

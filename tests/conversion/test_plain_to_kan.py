@@ -37,11 +37,11 @@ def kan_changes(basis: str, share: str, sites: tuple[str, ...] = SITES) -> dict[
     ("basis", "share", "mlp"),
     [
         *((*kind, "gelu") for kind in KINDS),
-        *itertools.product(["bspline"], ["edge", "group:2"], ["gelu_tanh", "gated"]),
+        *itertools.product(["bspline"], ["edge", "group:2"], ["gelu_tanh", "swiglu"]),
     ],
 )
 def test_the_function_is_kept(plain, idx, basis: str, share: str, mlp: str) -> None:
-    source, model = plain(mlp=mlp, bias=mlp != "gated")
+    source, model = plain(mlp=mlp, bias=mlp != "swiglu")
     kan = build(source, with_changes(model.config, **kan_changes(basis, share)), 11).eval()
     assert sum(isinstance(module, KANLinear) for module in kan.modules()) == 2 * len(SITES)
     with torch.no_grad():

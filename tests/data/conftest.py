@@ -47,7 +47,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 
     def load_local(path, name=None, *, split, streaming):
         assert streaming
-        assert path in [dataset.hub.path for dataset in DATASETS.values() if dataset.hub]
+        assert path in [dataset.hub[0] for dataset in DATASETS.values() if dataset.hub]
         files = sorted(map(str, (tmp_path / "hub").glob("*.parquet")))
         cache = str(tmp_path / "cache")
         return load(

@@ -251,7 +251,7 @@ def test_bits_per_byte(trained):
     """The bytes are those of the text; an end of text adds none."""
     ids = np.append(trained.encode(TEXT), trained.eot).astype(trained.dtype)
     assert count_bytes(trained, Tokens(np.array_split(ids, 3), ids.dtype)) == len(TEXT.encode())
-    chars = CharTokenizer.from_text([TEXT])
+    chars = CharTokenizer(TEXT)
     ids = chars.encode(TEXT)
     assert count_bytes(chars, Tokens([ids], ids.dtype)) == len(TEXT.encode())
     result = Evaluation(2 * math.log(2), 0.5, 30, (1.0, 1.0), bytes=120)

@@ -111,7 +111,7 @@ def test_prepare_a_file(text_file, data_dir):
 
 def test_token_files_are_raw_little_endian_ids(text_file, data_dir):
     folder = prepare("fruit", data_dir, text_file)
-    ids = CharTokenizer.from_text([TEXT]).encode(TEXT[: int(0.9 * len(TEXT))])
+    ids = CharTokenizer(TEXT).encode(TEXT[: int(0.9 * len(TEXT))])
     assert np.array_equal(np.fromfile(folder / "train-00000.bin", dtype="<u2"), ids)
 
 
@@ -252,6 +252,8 @@ def test_unknown_names_suggest_the_nearest(data_dir):
 def test_embedded_names_take_no_file(text_file, data_dir):
     with pytest.raises(UsageError, match="shakespeare_char is embedded and takes no file"):
         prepare("shakespeare_char", data_dir, text_file)
+    with pytest.raises(UsageError, match="--separator '---': the dataset is one text"):
+        prepare("shakespeare_char", data_dir, separator="---")
 
 
 # --- interrupted and simultaneous runs
@@ -344,11 +346,9 @@ def test_shakespeare_all_char(data_dir):
     assert data.tokenizer.decode(data.train[:9]) == "THESEUS:\n"
 
 
-def test_every_dataset_has_its_line():
+def test_the_catalog():
     for name, dataset in DATASETS.items():
         assert dataset.name == name
-        assert dataset.about
-        assert "\n" not in dataset.about
         assert dataset.needs_network == (dataset.embedded is None or dataset.tokenizer == "gpt2")
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from nanogpkant.base.errors import UsageError
 from nanogpkant.cli import main
-from nanogpkant.data import DATASETS, TokenData
+from nanogpkant.data import DATASETS, TokenData, load_tokenizer
+from nanogpkant.pretrained import pretrained_folder
 from nanogpkant.verbs import prepare as module
 from nanogpkant.verbs.prepare import prepare
 
@@ -28,6 +29,15 @@ def test_the_answer(corpus, tmp_path):
     assert answer.words() == f"own is ready in {tmp_path / 'own'}"
     with pytest.raises(UsageError, match="--workers 0: must be at least 1"):
         prepare("own", dir=str(tmp_path), workers=0)
+
+
+def test_the_tokenizer_of_a_run(corpus, tmp_path):
+    name = "pretrained:shakespeare-mini-kan"
+    answer = prepare("own", file=str(corpus), dir=str(tmp_path), tokenizer=name)
+    trained = load_tokenizer(pretrained_folder("shakespeare-mini-kan") / "tokenizer.json")
+    assert TokenData.open(answer.folder).tokenizer == trained
+    with pytest.raises(UsageError, match="neither one of char, byte, gpt2, bpe nor a file"):
+        prepare("other", file=str(corpus), dir=str(tmp_path), tokenizer="gpt3")
 
 
 def test_the_shell(tmp_path, capsys):

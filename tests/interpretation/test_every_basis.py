@@ -1,5 +1,7 @@
 """Runs of every kind of KAN, trained a little, looked into from end to end."""
 
+import shutil
+
 import pytest
 
 from nanogpkant.cli import main
@@ -37,12 +39,13 @@ def test_a_run(tiny_experiment, tmp_path, kind):
 
 
 def test_a_gated_run(tiny_experiment, tmp_path):
-    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.mlp", "gated"))
+    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.mlp", "swiglu"))
 
 
 def test_a_pruned_run(tiny_run, tmp_path):
-    flags = ["--prune", "0.6", "--out", str(tmp_path / "half"), "--to", str(tmp_path / "i")]
-    assert main(["interpret", str(tiny_run), "--budget", "128", *flags]) == 0
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ["--share", "0.6", "--out", str(tmp_path / "half")]
+    assert main(["prune", str(run), *flags]) == 0
     before, after = (
         len(Interpretation(run, device="cpu", folder=tmp_path / name).edges)
         for name, run in (("whole", tiny_run), ("pruned", tmp_path / "half"))

@@ -16,7 +16,7 @@ from nanogpkant.kan.pruned import PrunedLinear, prune
 
 CASES = {
     "splines": {},
-    "gated": {"mlp": "gated", "base": "gpt"},
+    "gated": {"mlp": "swiglu", "base": "gpt"},
     "norms": {"prenorm": "rms"},
     "groups": {"share": "group:2", "basis": "chebyshev"},
     "atoms": {"share": "atoms:2", "basis": "rational"},

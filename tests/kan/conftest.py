@@ -1,4 +1,4 @@
-"""What tests of the library share: every kind of features, and a problem to run them on."""
+"""Fixtures of the library's tests: every kind of features, and a problem to run them on."""
 
 import dataclasses
 import logging
@@ -6,41 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from cases import FEATURES
 from torch import Tensor
 
-from nanogpkant.kan import (
-    RBF,
-    BSpline,
-    Chebyshev,
-    Features,
-    Fourier,
-    Rational,
-    Shared,
-    functional,
-    kan_linear,
-)
+from nanogpkant.kan import BSpline, Features, functional, kan_linear
 from nanogpkant.kan.backends import native, recompute
-
-# Every basis, order and base, and what is shared of each form. 3 groups, as problems have 3 inputs.
-FEATURES = [
-    Features(BSpline()),
-    Features(BSpline(3, 1, (-2.0, 2.0)), "gelu"),
-    Features(BSpline(4, 2, (-0.1, 0.7), outside="linear"), "identity"),
-    Features(BSpline(2, 1, (-0.5, 1.5), outside="linear"), "none"),
-    Features(BSpline(2, 5, (0.0, 1.0)), "none"),
-    Features(BSpline(1, 4, (-2.0, 1.0)), "silu"),
-    Features(BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)), "silu"),
-    Features(BSpline(order=3, grid=(-1.0, -0.3, 0.1, 2.0), outside="linear"), "gelu"),
-    Features(RBF(), "silu"),
-    Features(Chebyshev(4), "identity"),
-    Features(Chebyshev(1), "none"),
-    Features(Fourier(2), "gelu_tanh"),
-    Features(Shared(Rational(), groups=3), "gelu"),
-    Features(Shared(Rational(3), functions=4), "none"),
-    Features(Shared(Rational(1), functions=2), "silu"),
-    Features(Shared(BSpline(3, 2), groups=3), "silu"),
-    Features(Shared(RBF(3), functions=2, groups=3), "none"),
-]
 
 
 @pytest.fixture(params=FEATURES, ids=repr)

@@ -8,7 +8,7 @@ import torch
 from numpy.polynomial import chebyshev
 
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Fourier
-from nanogpkant.kan.basis import Basis
+from nanogpkant.kan.bases.base import Basis
 
 RBFS = [RBF(), RBF(1, (-1.0, 1.0)), RBF(13, (-3.7, 12.2)), RBF(64, (0.0, 0.1)), RBF(4, (100, 101))]
 CHEBYSHEVS = [Chebyshev(degree) for degree in (1, 2, 3, 4, 16)]

@@ -4,18 +4,16 @@ import dataclasses
 
 import pytest
 import torch
+from cases import ATOMS, FEW, FIXED, GROUPED
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Rational, Shared, kan_linear
+from nanogpkant.kan import BSpline, Chebyshev, Features, Shared, kan_linear
 from nanogpkant.kan.functional import pick_backend
 
 ON_CPU = ["reference", "recompute"]
 SHAPES = [(), (1,), (7,), (2, 5), (2, 0, 4), (0,), (1, 2, 3)]
-FIXED, GROUPED = Features(BSpline()), Features(Shared(Rational(), groups=3), "gelu")
-ATOMS = Features(Shared(RBF(3), functions=2), "none")
-FEW = [FIXED, Features(BSpline(order=2, grid=(-1.0, -0.3, 0.1, 2.0)), "none"), GROUPED, ATOMS]
 few = pytest.mark.parametrize("features", FEW, ids=repr)
 on_cpu = pytest.mark.parametrize("backend", ON_CPU)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import OWN, SHARED
 from scipy import stats
 from scipy.interpolate import BSpline as ScipyBSpline
 from torch import Tensor
@@ -18,13 +19,7 @@ SPLINES = [
     *(BSpline(5, order, outside="linear") for order in (1, 3)),
     BSpline(order=2, grid=(-1, 0.2, 3)),
 ]
-OTHERS = [
-    *((basis, "edge") for basis in (RBF(), RBF(8, (-1.0, 1.0)), Chebyshev(), Fourier())),
-    *((Rational(degree), share) for degree in (1, 5) for share in ("group:8", "atoms:4")),
-    *((Chebyshev(4), share) for share in ("group:8", "atoms:4")),
-    (RBF(), "atoms:3"),
-]
-KINDS = [*((basis, "edge") for basis in SPLINES), *OTHERS]
+KINDS = [*((basis, "edge") for basis in SPLINES), *OWN, *SHARED]
 FEW = [(BSpline(), "edge"), (RBF(), "edge"), (Rational(), "group:8"), (Chebyshev(4), "atoms:4")]
 kinds = pytest.mark.parametrize(("basis", "share"), KINDS, ids=repr)
 few = pytest.mark.parametrize(("basis", "share"), FEW, ids=repr)
@@ -51,7 +46,7 @@ def assert_unit_variance(layer: KANLinear) -> None:
 @kinds
 def test_unit_variance_in_unit_variance_out(basis, share: str, base: str, init: str) -> None:
     # Without recompute's torch.compile, which takes seconds.
-    layer = KANLinear(64, 256, basis, base=base, share=share, init=init, backend="reference")
+    layer = KANLinear(64, 256, basis=basis, base=base, share=share, init=init, backend="reference")
     assert_unit_variance(layer)
 
 
@@ -59,7 +54,7 @@ def test_unit_variance_in_unit_variance_out(basis, share: str, base: str, init: 
 @pytest.mark.parametrize("sizes", [(192, 768), (768, 192), (16, 400)], ids=str)
 @few
 def test_unit_variance_for_every_size(basis, share: str, sizes, init: str) -> None:
-    layer = KANLinear(*sizes, basis, share=share, init=init, backend="reference")
+    layer = KANLinear(*sizes, basis=basis, share=share, init=init, backend="reference")
     assert_unit_variance(layer)
 
 
@@ -73,7 +68,7 @@ def test_unit_variance_with_every_other_option(prenorm: str) -> None:
 @pytest.mark.parametrize("base", BASE_FUNCTIONS)
 @pytest.mark.parametrize("basis", [*SPLINES[::4], RBF(), Chebyshev(), Fourier()], ids=repr)
 def test_curves_of_an_edges_own_start_with_mean_zero(basis, base: str, init: str) -> None:
-    layer = KANLinear(3, 5, basis, base=base, init=init, dtype=torch.float64)
+    layer = KANLinear(3, 5, basis=basis, base=base, init=init, dtype=torch.float64)
     curves = layer.edges(normal_points(20_000)).detach()
     assert curves.mean(0).abs().max() < 2e-3 * curves.std()
 
@@ -92,7 +87,7 @@ def test_whitened_curves_vary_equally_along_all_shapes_but_the_smallest(basis, b
     Independent coefficients give the shapes the variances v; whitened, v / (v + max(v) / 100).
     """
     layers = (
-        KANLinear(100, 100, basis, base=base, init=init, dtype=torch.float64)
+        KANLinear(100, 100, basis=basis, base=base, init=init, dtype=torch.float64)
         for init in ("variance_preserving", "whitened")
     )
     plain, whitened = (shapes(layer) for layer in layers)
@@ -103,9 +98,9 @@ def test_whitened_curves_vary_equally_along_all_shapes_but_the_smallest(basis, b
     assert (whitened > whitened[0] / 2).sum() > (plain > plain[0] / 2).sum()
 
 
-@pytest.mark.parametrize(("basis", "share"), OTHERS[4:], ids=repr)
+@pytest.mark.parametrize(("basis", "share"), SHARED, ids=repr)
 def test_shared_functions_start_at_the_base_function(basis, share: str) -> None:
-    layer = KANLinear(8, 3, basis, base="silu", share=share, dtype=torch.float64)
+    layer = KANLinear(8, 3, basis=basis, base="silu", share=share, dtype=torch.float64)
     x = torch.linspace(-3, 3, 20, dtype=torch.float64)[:, None].expand(-1, 8)
     first = layer.features.expand(x, layer.coefficients)[:, 0]
     torch.testing.assert_close(first, torch.nn.functional.silu(x))
@@ -132,7 +127,7 @@ def efficient_kan(n: int, out: int, basis: BSpline) -> tuple[Tensor, Tensor, Ten
 @pytest.mark.parametrize("basis", SPLINES, ids=repr)
 def test_original_start_is_efficient_kans(basis: BSpline) -> None:
     torch.manual_seed(7)
-    layer = KANLinear(30, 20, basis, spline_scale=True, bias=True, init="original")
+    layer = KANLinear(30, 20, basis=basis, spline_scale=True, bias=True, init="original")
     torch.manual_seed(7)
     spline, scaler, base_weight = efficient_kan(30, 20, basis)
     torch.testing.assert_close(layer.weight[:, 1:].data, spline, rtol=1e-4, atol=1e-6)
@@ -142,7 +137,7 @@ def test_original_start_is_efficient_kans(basis: BSpline) -> None:
 
 
 def test_a_grid_out_of_reach_can_be_asked_for() -> None:
-    layer = KANLinear(3, 2, BSpline(grid_range=(100.0, 101.0)), base="none", init="original")
+    layer = KANLinear(3, 2, basis=BSpline(grid_range=(100.0, 101.0)), base="none", init="original")
     assert (layer(torch.randn(5, 3)) == 0).all()
     assert (layer(torch.empty(5, 3).uniform_(100, 101)) != 0).all()
 
@@ -169,7 +164,7 @@ def test_every_parameter_is_initialised(basis, share: str) -> None:
     for init in ["variance_preserving", "whitened"] + ["original"] * isinstance(basis, BSpline):
         for base in BASE_FUNCTIONS:
             options = {"base": base, "share": share, "init": init, "bias": True}
-            layer = KANLinear(8, 4, basis, spline_scale=own, **options)
+            layer = KANLinear(8, 4, basis=basis, spline_scale=own, **options)
             assert all(p.isfinite().all() for p in layer.parameters())
 
 
@@ -194,8 +189,8 @@ def test_a_layer_without_memory_can_be_made_and_filled_later(basis, share, init:
     """The bases are of no other test: what is remembered of them must not be of "meta"."""
     options = {"bias": True, "share": share, "spline_scale": share == "edge", "init": init}
     with torch.device("meta"):
-        layers = [KANLinear(6, 4, basis, **options)]
-    layers.append(KANLinear(6, 4, basis, **options, device="meta"))
+        layers = [KANLinear(6, 4, basis=basis, **options)]
+    layers.append(KANLinear(6, 4, basis=basis, **options, device="meta"))
     for layer in layers:
         assert {p.device.type for p in layer.parameters()} == {"meta"}
         layer.to_empty(device="cpu").reset_parameters()

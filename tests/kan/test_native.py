@@ -6,6 +6,7 @@ from itertools import cycle
 
 import pytest
 import torch
+from cases import SPLINES, c_compiles
 from torch import Tensor
 
 from nanogpkant.kan import (
@@ -19,14 +20,8 @@ from nanogpkant.kan import (
     Shared,
 )
 from nanogpkant.kan.backends import native, recompute
-from nanogpkant.kan.features import BASES
+from nanogpkant.kan.bases import load_basis
 
-SPLINES = [
-    *(BSpline(5, order) for order in (1, 2, 3, 4, 5)),
-    *(BSpline(2, order, (-0.5, 1.5), outside="linear") for order in (1, 2, 3, 4, 5)),
-    BSpline(1, 3, (0.0, 4.0)),
-    BSpline(31, 2),
-]
 SHARED = [
     *(Shared(Rational(degree), groups=2) for degree in (1, 2, 5)),
     *(Shared(Chebyshev(degree), functions=3, groups=2) for degree in (1, 2, 6)),
@@ -43,11 +38,6 @@ ALL = [
 TYPES = [torch.float32, torch.bfloat16]
 # Around the C code's blocks of 112 inputs; even, for groups of two.
 WIDTHS = (2, 110, 112, 114, 226, 600)
-
-c_compiles = pytest.mark.skipif(
-    native.unsupported(Features(BSpline()), torch.float32, torch.float32) is not None,
-    reason="needs a C compiler and OpenMP",
-)
 
 
 def numbers_of(features: Features) -> Tensor | None:
@@ -194,7 +184,10 @@ def test_nan_and_infinities_come_out_where_they_go_in(features: Features) -> Non
         (BSpline(), torch.float32, torch.float16, "not torch.float32 to torch.float16"),
         (BSpline(grid=(0.0, 1.0, 3.0)), torch.float32, torch.float32, "uniform grids"),
         (Shared(BSpline(), groups=2), torch.float32, torch.float32, "shared polynomials and waves"),
-        *((BASES[kind](), torch.float32, torch.float32, "only") for kind in ("rbf", "fourier")),
+        *(
+            (load_basis(kind)(), torch.float32, torch.float32, "only")
+            for kind in ("rbf", "fourier")
+        ),
         (Shared(RBF()), torch.float32, torch.float32, "only"),
         (Chebyshev(), torch.float32, torch.float32, "only"),
     ],

@@ -20,7 +20,7 @@ from nanogpkant.kan import (
     Rational,
     Shared,
 )
-from nanogpkant.kan.basis import Basis
+from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.shared import share
 
 RATIONALS = [Rational(degree) for degree in (1, 2, 3, 5)]
@@ -262,11 +262,11 @@ def test_shared_lines_are_factors_and_nothing_more() -> None:
 
 def test_lines_cannot_be_an_edges_own() -> None:
     with pytest.raises(ValueError, match=r"Line\(\) cannot be an edge's own"):
-        KANLinear(4, 4, Line())
+        KANLinear(4, 4, basis=Line())
 
 
 def test_a_learned_factor_for_every_input_is_a_scale() -> None:
-    layer = KANLinear(5, 3, Line(), base="identity", share="input")
+    layer = KANLinear(5, 3, basis=Line(), base="identity", share="input")
     with torch.no_grad():
         layer.coefficients.normal_()
     x = torch.randn(4, 5)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import SPLINES
 from torch import Tensor
 
 from nanogpkant.kan import BSpline, Features
@@ -26,12 +27,6 @@ kernels = pytest.mark.skipif(CANNOT_RUN is not None, reason="see test_under_the_
 
 CUBIC = BSpline()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-BASES = [
-    *(BSpline(5, order) for order in (1, 2, 3, 4, 5)),
-    *(BSpline(2, order, (-0.5, 1.5), outside="linear") for order in (1, 2, 3, 4, 5)),
-    BSpline(1, 3),
-    BSpline(8, 2, (0.0, 3.0)),
-]
 
 
 @pytest.mark.skipif(CANNOT_RUN is None, reason="the tests below run in this process")
@@ -89,7 +84,7 @@ def assert_equal(results: list[Tensor], expected: list[Tensor], tolerance: float
 
 
 @kernels
-@pytest.mark.parametrize("basis", BASES, ids=repr)
+@pytest.mark.parametrize("basis", SPLINES, ids=repr)
 def test_equals_the_reference(basis: BSpline) -> None:
     case = problem(basis, rows=19)
     assert_equal(case.run(), case.expected())

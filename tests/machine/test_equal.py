@@ -8,7 +8,7 @@ from nanogpkant.cli import main
 from nanogpkant.config import KANConfig, ModelConfig, TrainConfig
 from nanogpkant.data import Batches
 from nanogpkant.evaluation import evaluate
-from nanogpkant.machine.distributed import gradient_sync, spread, start_world, whole
+from nanogpkant.machine.distributed import gradient_sync, parallelize, start_world, whole
 from nanogpkant.model.gpt import GPT
 
 EXACT = ["--model.dropout", 0, "--train.grad_accum_steps", 2, "--train.max_iters", 5]
@@ -38,7 +38,7 @@ def gradients_and_evaluations(rank: int) -> None:
         for parallel in ("ddp", "fsdp"):
             model = tiny_gpt()
             batches = Batches(tokens, 8, 5, 0, world.rank, world.size)
-            wrapped = spread(model, parallel, world, torch.device("cpu"))
+            wrapped = parallelize(model, parallel, world, torch.device("cpu"))
             for i in range(2):
                 with gradient_sync(wrapped, i == 1):
                     (wrapped(*batches.batch(i)) * batches.share / 2).backward()

@@ -275,7 +275,7 @@ def test_a_bad_gradient_is_named_from_the_end(model: GPT) -> None:
 
 
 def test_a_gated_mlp_is_swiglu(tiny_config):
-    config = tiny_config(mlp="gated", mlp_ratio=3.0)
+    config = tiny_config(mlp="swiglu", mlp_ratio=3.0)
     mlp = MLP(config)
     assert (mlp.into.out_features, mlp.out.in_features) == (48, 24)
     x = torch.randn(5, 8)
@@ -284,7 +284,7 @@ def test_a_gated_mlp_is_swiglu(tiny_config):
     torch.testing.assert_close(mlp(x), expected)
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "gelu_tanh", "gated"])
+@pytest.mark.parametrize("mlp", ["gelu", "gelu_tanh", "swiglu"])
 @pytest.mark.parametrize("basis", ["chebyshev", "rational", "line"])
 def test_shared_functions_start_as_the_plain_gpt(tiny_config, mlp, basis):
     sites = ["qkv", "attn_out", "mlp_in", "mlp_out"]

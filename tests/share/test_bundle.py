@@ -36,15 +36,26 @@ from nanogpkant.low import SIDES, area as surface
 
 
 class Shape:
-    """With a method."""
+    """With methods."""
 
     def size(self) -> float:
         return surface(2.5) + helper()
+
+    def heavy(self) -> None:
+        unused_by_others()
 
 
 @cache
 def helper() -> int:
     return SIDES
+
+
+def unused_by_others() -> None:
+    raise SystemError
+
+
+def looked_up() -> None:
+    """By name."""
 ''',
     "top": '''\
 """The top."""
@@ -81,19 +92,22 @@ def run(code: str) -> str:
 
 def test_what_is_reached_comes_along_and_nothing_else(package):
     package(top=FILES["top"].replace("SIDES = 6", ""))
-    code = bundle("nanogpkant.top")
+    also = ["nanogpkant.sub.middle.looked_up"]
+    code = bundle("nanogpkant.top", also=also, without={"Shape": {"heavy"}})
     assert float(run(code)) == pytest.approx(3.141592653589793 * 4 + 4)
     assert "# Why it is so.\nSIDES = 4" in code
     assert "surface = area" in code
     assert "@cache\ndef helper" in code
+    assert "def looked_up" in code
     assert "unused" not in code
+    assert "heavy" not in code
     assert "nanogpkant.low import" not in code
     assert code.index("nanogpkant/low") < code.index("nanogpkant/sub/middle") < code.index("/top")
 
 
 def test_a_definition_of_the_first_module_in_place_of_anothers(package):
     package()
-    code = bundle("nanogpkant.top", {"nanogpkant.low": {"SIDES"}})
+    code = bundle("nanogpkant.top", overridden={"nanogpkant.low": {"SIDES"}})
     assert float(run(code)) == pytest.approx(3.141592653589793 * 4 + 6)
     assert "SIDES = 4" not in code
 

@@ -34,7 +34,7 @@ def largest_difference(module: nn.Module, x: Tensor, content: bytes | str) -> Te
 def pruned() -> PrunedLinear:
     keep = torch.rand(4, 8) > 0.5
     keep[1], keep[:, 2] = False, False
-    return prune(KANLinear(8, 4, BSpline(3)), keep, torch.randn(4))
+    return prune(KANLinear(8, 4, basis=BSpline(3)), keep, torch.randn(4))
 
 
 class Beside(nn.Module):
@@ -50,12 +50,12 @@ class Beside(nn.Module):
 
 def test_every_kind_of_layer():
     layers = {
-        "bspline": KANLinear(8, 4, BSpline(3, outside="linear"), prenorm="rms", bias=True),
-        "rbf": KANLinear(8, 4, RBF(3), base="gelu", spline_scale=True),
-        "chebyshev": KANLinear(8, 4, Chebyshev(3), base="none"),
-        "fourier": KANLinear(8, 4, Fourier(2), base="identity"),
-        "rational": KANLinear(8, 4, Rational(3), share="group:2"),
-        "line": KANLinear(8, 4, Line(), share="atoms:2"),
+        "bspline": KANLinear(8, 4, basis=BSpline(3, outside="linear"), prenorm="rms", bias=True),
+        "rbf": KANLinear(8, 4, basis=RBF(3), base="gelu", spline_scale=True),
+        "chebyshev": KANLinear(8, 4, basis=Chebyshev(3), base="none"),
+        "fourier": KANLinear(8, 4, basis=Fourier(2), base="identity"),
+        "rational": KANLinear(8, 4, basis=Rational(3), share="group:2"),
+        "line": KANLinear(8, 4, basis=Line(), share="atoms:2"),
         "pruned": pruned(),
     }
     module = Beside(list(layers.values())).eval()
@@ -104,6 +104,6 @@ def test_what_cannot_be_exported_is_one_line(tiny_run: Path, tmp_path: Path, cap
 
 
 def test_non_uniform_grids_are_refused():
-    layer = KANLinear(3, 2, BSpline(grid=(-1.0, 0.0, 0.2, 1.0)))
+    layer = KANLinear(3, 2, basis=BSpline(grid=(-1.0, 0.0, 0.2, 1.0)))
     with pytest.raises(onnx_format.UserError, match="non-uniform grid"):
         onnx_bytes(layer, torch.randn(2, 3), {0: Dim("rows")}, ["x"], ["y"])

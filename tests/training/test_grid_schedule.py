@@ -145,7 +145,7 @@ def test_a_changed_grid_changes_no_prediction(tiny_gpt, kan, kind) -> None:
         assert set(row["layers"]) == {
             f"blocks.{i}.mlp.{part}" for i in (0, 1) for part in ("into", "out")
         }
-        assert all(layer["change"] < 1e-6 for layer in row["layers"].values())
+        assert all(layer["adapt_grids"] < 1e-6 for layer in row["layers"].values())
         assert row["parameters"] == sum(p.numel() for p in model.parameters())
         for name, layer in grid_layers(model).items():
             assert row["layers"][name]["grid_size"] == spline_of(layer).grid_size > 3
@@ -178,10 +178,10 @@ def test_changes_are_logged_and_the_run_goes_on(changed_run: Path, capsys) -> No
     assert [row["step"] for row in changes] == [4, 6, 8]
     updated, refined, last = ({n: r["layers"][n] for n in r["layers"]} for r in changes)
     for name, layer in updated.items():
-        assert layer["change"] < 1e-4
+        assert layer["adapt_grids"] < 1e-4
         split = refined[name]  # what reaches 3 intervals beyond the grid gets fine knots there too
         assert split["grid_size"] == 2 * (layer["grid_size"] + 6) - 6
-        assert split["change"] < 1e-4
+        assert split["adapt_grids"] < 1e-4
     assert updated["blocks.0.mlp.into"]["grid_size"] > 2
     trained = load_model(changed_run, "last")
     for name, layer in grid_layers(trained.model).items():
@@ -196,7 +196,8 @@ def test_changes_are_logged_and_the_run_goes_on(changed_run: Path, capsys) -> No
 
 
 @pytest.mark.parametrize(
-    ("where", "step"), [("change", 4), ("change", 8), ("train_step", 7), ("train_step", 9)]
+    ("where", "step"),
+    [("adapt_grids", 4), ("adapt_grids", 8), ("train_step", 7), ("train_step", 9)],
 )
 def test_a_killed_run_resumes_exactly(
     changed_run, tiny_experiment, tmp_path, monkeypatch, where: str, step: int
@@ -259,7 +260,7 @@ def test_metadata_that_describes_no_layers_is_named(tiny_run, tmp_path, text, ca
 
 
 def test_functions_of_another_kind_than_the_configuration_are_named(tiny_run, tmp_path, capsys):
-    shared = KANLinear(16, 64, BSpline(2, 3), share="group:2").features.spec
+    shared = KANLinear(16, 64, basis=BSpline(2, 3), share="group:2").features.spec
     text = json.dumps({"blocks.0.mlp.into": shared})
     bad = rewritten(tiny_run, tmp_path / "bad", {"format": "pt", FEATURES: text})
     assert main(["eval", str(bad)]) == 1

@@ -121,7 +121,15 @@ def test_tensorboard_gets_the_metrics_live(tiny_experiment: Path, tmp_path: Path
 @ABSENT["tensorboard"]
 def test_a_finished_run_goes_to_tensorboard_and_again_without_doubling(run_copy, capsys):
     for _ in range(2):
-        command = ["track", str(run_copy), "--to", "tensorboard", "--project", "later", "--json"]
+        command = [
+            "track",
+            str(run_copy),
+            "--tracker",
+            "tensorboard",
+            "--project",
+            "later",
+            "--json",
+        ]
         assert main(command) == 0
         sent = json.loads(capsys.readouterr().out)
         assert sent["rows"] == len(read_metrics(run_copy / "metrics.jsonl"))
@@ -149,9 +157,9 @@ def test_wandb_gets_the_metrics_live_and_offline(tiny_experiment: Path, tmp_path
 
 @ABSENT["wandb"]
 def test_a_finished_run_goes_to_wandb(run_copy, capsys):
-    command = ["track", str(run_copy), "--to", "wandb", "--project", "later", "--json"]
+    command = ["track", str(run_copy), "--tracker", "wandb", "--project", "later", "--json"]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out)["to"] == ["wandb"]
+    assert json.loads(capsys.readouterr().out)["tracker"] == "wandb"
     records = wandb_records(run_copy)
     curves = wandb_curves(records)
     assert_same_curves(curves, run_copy)
@@ -192,7 +200,15 @@ def test_nobody_is_called_unasked(tracker, run_copy, tmp_path):
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         servers = {"WANDB_BASE_URL": url, "HF_ENDPOINT": url, "HF_TOKEN": "hf_of_somebody"}
         env = os.environ | servers | {"TRACKIO_DIR": str(tmp_path / "trackio")}
-        command = [sys.executable, "-m", "nanogpkant.cli", "track", str(run_copy), "--to", tracker]
+        command = [
+            sys.executable,
+            "-m",
+            "nanogpkant.cli",
+            "track",
+            str(run_copy),
+            "--tracker",
+            tracker,
+        ]
         subprocess.run(command, env=env, check=True, timeout=60)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -208,7 +224,7 @@ from nanogpkant.cli import main
 experiment, out = sys.argv[1:]
 flags = ["--tracking.trackers", "[trackio]", "--train.max_iters", "4", "--out", out]
 assert main(["train", experiment, *flags]) == 0
-assert main(["track", out, "--to", "trackio", "--project", "later", "--json"]) == 0
+assert main(["track", out, "--tracker", "trackio", "--project", "later", "--json"]) == 0
 from trackio.sqlite_storage import SQLiteStorage
 for project in ("nanogpkant", "later"):
     (run,) = SQLiteStorage.get_run_records(project)
@@ -244,7 +260,7 @@ def test_a_tracker_that_is_not_installed_is_named(
     out = tmp_path / "r"
     command = {
         "train": [str(tiny_experiment), "--tracking.trackers", "[trackio]", "--out", str(out)],
-        "track": [str(run_copy), "--to", "trackio"],
+        "track": [str(run_copy), "--tracker", "trackio"],
     }[verb]
     assert "pip install 'nanogpkant[track]'" in error_of(capsys, verb, *command)
     assert not out.exists()
@@ -257,9 +273,9 @@ def test_an_unknown_tracker_and_a_bad_project_are_refused(
     train = ["train", str(tiny_experiment), *out]
     line = error_of(capsys, *train, "--tracking.trackers", "[mlflow]", status=2)
     assert "--tracking.trackers" in line
-    line = error_of(capsys, "track", str(run_copy), "--to", "mlflow", status=2)
+    line = error_of(capsys, "track", str(run_copy), "--tracker", "mlflow", status=2)
     assert "wandb, tensorboard, trackio" in line.replace("'", "")
-    track = ["track", str(run_copy), "--to", "tensorboard", "--project", "../elsewhere"]
+    track = ["track", str(run_copy), "--tracker", "tensorboard", "--project", "../elsewhere"]
     assert "--tracking.project ../elsewhere" in error_of(capsys, *track, status=2)
     assert not (tmp_path / "r").exists()
     assert not (tmp_path / "elsewhere").exists()
@@ -273,7 +289,7 @@ def test_online_without_a_login_is_refused_before_training(
     train += ["--tracking.trackers", "[wandb]", "--tracking.wandb_mode", "online"]
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
     assert "wandb login" in error_of(capsys, *train)
-    track = ["track", str(run_copy), "--to", "wandb", "--wandb_mode", "online"]
+    track = ["track", str(run_copy), "--tracker", "wandb", "--wandb_mode", "online"]
     assert "wandb login" in error_of(capsys, *track)
     monkeypatch.setenv("WANDB_API_KEY", "short")
     assert "API key" in error_of(capsys, *train)
@@ -282,8 +298,8 @@ def test_online_without_a_login_is_refused_before_training(
 
 def test_runs_with_nothing_to_send(run_copy, tmp_path, capsys):
     (run_copy / "metrics.jsonl").write_text("", encoding="utf-8")
-    assert "no metrics yet" in error_of(capsys, "track", str(run_copy), "--to", "tensorboard")
-    line = error_of(capsys, "track", str(tmp_path / "none"), "--to", "tensorboard")
+    assert "no metrics yet" in error_of(capsys, "track", str(run_copy), "--tracker", "tensorboard")
+    line = error_of(capsys, "track", str(tmp_path / "none"), "--tracker", "tensorboard")
     assert "is not a run" in line
 
 
@@ -292,7 +308,7 @@ def test_a_run_without_validation_rows_is_sent(run_copy, capsys):
     rows = [r for r in read_metrics(run_copy / "metrics.jsonl") if r["split"] == "train"]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (run_copy / "metrics.jsonl").write_text(text, encoding="utf-8")
-    assert main(["track", str(run_copy), "--to", "tensorboard"]) == 0
+    assert main(["track", str(run_copy), "--tracker", "tensorboard"]) == 0
     curves = tensorboard_curves(run_copy / "nanogpkant")
     assert len(curves["train/loss"]) == len(rows)
     assert "val/loss" not in curves

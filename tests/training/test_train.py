@@ -85,9 +85,7 @@ def test_gradient_accumulation_is_a_larger_batch(tiny_experiment: Path, tmp_path
     assert main(["train", str(tiny_experiment), *flags]) == 0
     row = next(r for r in rows_without_times(tmp_path / "r") if r["split"] == "train")
 
-    config, _, _, data = train_module.open_all(
-        load_config(tmp_path / "r" / "config.yaml"), tmp_path
-    )
+    config, _, data = train_module.open_all(load_config(tmp_path / "r" / "config.yaml"), tmp_path)
     model = train_module.make_model(config, data)
     batches = train_module.Batches(data.train, 16, 4, config.train.seed)
     x, y = (torch.cat(pair) for pair in zip(batches.batch(0), batches.batch(1), strict=True))

@@ -22,12 +22,14 @@ __all__ = [
     "train_bpe",
 ]
 
-KINDS: tuple[type[Tokenizer], ...] = (CharTokenizer, ByteTokenizer, BPETokenizer)
-TYPES = {kind.type: kind for kind in KINDS}  # by the "type" in their files
+# by the "type" in their files
+TYPES: dict[str, type[Tokenizer]] = {
+    kind.type: kind for kind in (CharTokenizer, ByteTokenizer, BPETokenizer)
+}
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer of whichever type ``path`` says it is.
+    """Read a tokenizer of any type.
 
     Raises:
         UserError: the file is missing, malformed or of an unknown type.
@@ -37,4 +39,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if kind not in list(TYPES):
         known = ", ".join(map(repr, TYPES))
         raise UserError(f'{path} is not a tokenizer: its "type" is {kind!r}, not one of {known}')
-    return TYPES[kind].load(path)
+    try:
+        return TYPES[kind].from_json(value)
+    except UserError as error:
+        raise UserError(f"{path} is not {error}") from error

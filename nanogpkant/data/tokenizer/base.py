@@ -1,14 +1,14 @@
-"""What every tokenizer is: text to token ids and back, saved as readable JSON."""
+"""Base class of tokenizers: text to token ids and back, saved as readable JSON."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.base.files import read_json, write_json
+from nanogpkant.base.files import write_json
 
 
 class Tokenizer(ABC):
@@ -17,26 +17,33 @@ class Tokenizer(ABC):
     Attributes:
         type: its name in ``TYPES`` and in its file.
         vocab_size: ids run from 0 to ``vocab_size - 1``.
-        eot: the id that ends a document, where documents follow one another; None: there is none.
-        start: what a text without a prompt begins from.
+        byte_lengths: bytes of text of each id: (vocab_size,), int64.
+        dtype: of ids: uint8 for bytes, otherwise little-endian uint16 or, if too small, uint32.
+        eot: the id that ends a document in a sequence of documents; None: there is none.
+        start: prompt of a text generated without one.
     """
 
     type: ClassVar[str]
-    vocab_size: int
     eot: int | None = None
     start: str = "\n"
+
+    def __init__(self, byte_lengths: Iterable[int], content: Hashable):
+        self.byte_lengths = np.array(list(byte_lengths), dtype=np.int64)
+        self.vocab_size = len(self.byte_lengths)
+        self.dtype = np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+        self._content = content  # all that ids depend on
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Token ids of ``text``: shape (tokens,), type ``dtype``.
 
         Raises:
-            UserError: ``text`` holds what the vocabulary cannot express.
+            UserError: the vocabulary cannot express ``text``.
         """
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The UTF-8 bytes whose token ids are ``ids``; a few ids may end within a character.
+        """The UTF-8 bytes of token ids; they may begin or end within a character.
 
         Raises:
             UserError: an id is outside 0 .. vocab_size - 1.
@@ -44,31 +51,21 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def as_json(self) -> dict[str, Any]:
-        """All that there is to it, but for its type."""
+        """Its content, without the type."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, value: dict[str, Any]) -> "Tokenizer":
-        """The tokenizer that ``as_json`` described.
+        """The tokenizer with the content ``value``.
 
         Raises:
-            UserError: ``value`` describes none; the message goes on from "FILE is not".
+            UserError: ``value`` is malformed; the message continues "FILE is not ".
         """
 
-    @property
-    @abstractmethod
-    def byte_lengths(self) -> np.ndarray:
-        """How many bytes of text each id stands for: (vocab_size,), int64."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The smallest type that holds every id: uint8, or little-endian uint16 or uint32."""
-        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
-
     def decode(self, ids: Iterable[int]) -> str:
-        """The text whose token ids are ``ids``: a list, an array or a tensor on the CPU.
+        """The text of token ids: a list, an array or a tensor on the CPU.
 
-        What is no whole character, at either end say, becomes U+FFFD.
+        Incomplete characters, as at either end, become U+FFFD.
 
         Raises:
             UserError: an id is outside 0 .. vocab_size - 1.
@@ -76,24 +73,11 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, path: Path) -> None:
-        """Write it to ``path`` as JSON, atomically."""
+        """Write it as JSON, atomically."""
         write_json(path, {"type": self.type, **self.as_json()})
 
-    @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Read what ``save`` wrote.
-
-        Raises:
-            UserError: the file is missing or malformed.
-        """
-        value = read_json(path)
-        try:
-            return cls.from_json(value if isinstance(value, dict) else {})
-        except UserError as error:
-            raise UserError(f"{path} is not {error}") from error
-
     def checked(self, ids: Iterable[int]) -> np.ndarray:
-        """``ids`` as an int64 array of ids that exist.
+        """``ids`` as an int64 array.
 
         Raises:
             UserError: an id is outside 0 .. vocab_size - 1.
@@ -106,3 +90,9 @@ class Tokenizer(ABC):
                 f"ids run from 0 to {self.vocab_size - 1}"
             )
         return ids
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash((self.type, self._content))

@@ -1,7 +1,6 @@
 """Byte-level byte-pair encoding: GPT-2's, or one trained here."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,22 @@ from nanogpkant.data.tokenizer.base import Tokenizer
 END = "<|endoftext|>"
 SMALLEST_BPE = 257  # tokens: every byte, and the end of text
 
-# What is never merged across, as GPT-2 has it: contractions, words, numbers, other signs, each with
-# a space before it, and white space. The quantifiers give nothing back: same result, sooner.
+# Pretokens of GPT-2: contractions, words, numbers and other signs, each with a space before it, and
+# white space. Possessive quantifiers: same result, faster.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
 class BPETokenizer(Tokenizer):
-    """Text is cut by a pattern, and in each cut the pair that makes the lowest id is merged first.
+    """Byte-pair encoding by tiktoken: in each pretoken the pair with the lowest id merges first.
 
-    tiktoken does the work. ``<|endoftext|>`` in a text is text; only ``eot`` ends a document.
+    ``<|endoftext|>`` in a text is text; only ``eot`` ends a document.
 
     Args:
         tokens: the bytes of each id; every single byte is among them.
-        pattern: a regular expression of tiktoken's.
+        pattern: regular expression of the pretokens.
 
     Raises:
-        UserError: tiktoken is not installed, or the tokens or the pattern cannot be.
+        UserError: tiktoken is not installed, or the tokens or the pattern are invalid.
     """
 
     type = "bpe"
@@ -36,7 +35,7 @@ class BPETokenizer(Tokenizer):
     def __init__(self, tokens: Sequence[bytes], pattern: str = PATTERN):
         self.tokens, self.pattern = tuple(tokens), pattern
         self.eot = len(self.tokens)
-        self.vocab_size = self.eot + 1
+        super().__init__([*map(len, self.tokens), 0], (self.tokens, pattern))
         if len(set(self.tokens)) < self.eot or not {bytes([b]) for b in range(256)} <= set(tokens):
             raise UserError("a byte-level vocabulary: its tokens must differ and have every byte")
         try:
@@ -71,10 +70,6 @@ class BPETokenizer(Tokenizer):
             "tokens": [token.decode("latin-1") for token in self.tokens],
         }
 
-    @cached_property
-    def byte_lengths(self) -> np.ndarray:
-        return np.array([*map(len, self.tokens), 0])
-
     def encode(self, text: str) -> np.ndarray:
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
@@ -87,21 +82,12 @@ class BPETokenizer(Tokenizer):
     def __reduce__(self) -> tuple:
         return BPETokenizer, (self.tokens, self.pattern)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BPETokenizer) and (self.tokens, self.pattern) == (
-            other.tokens,
-            other.pattern,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.tokens, self.pattern))
-
     def __repr__(self) -> str:
         return f"BPETokenizer({self.vocab_size} tokens)"
 
 
 def gpt2() -> BPETokenizer:
-    """GPT-2's own, 50,257 tokens, which tiktoken downloads and keeps.
+    """GPT-2's tokenizer, 50,257 tokens; tiktoken downloads and caches it.
 
     Raises:
         UserError: tiktoken is not installed, or cannot get it.
@@ -109,8 +95,8 @@ def gpt2() -> BPETokenizer:
     try:
         import tiktoken
     except ImportError as error:
-        remedy = "pip install 'nanogpkant[data]'"
-        raise UserError(f"--tokenizer gpt2 needs the tiktoken package: {remedy}") from error
+        install = "pip install 'nanogpkant[data]'"
+        raise UserError(f"--tokenizer gpt2 needs the tiktoken package: {install}") from error
     remedy = "prepare where there is a network, or give --tokenizer a tokenizer.json made there"
     encoding = answer(lambda: tiktoken.get_encoding("gpt2"), "GPT-2's vocabulary", remedy)
     return BPETokenizer(
@@ -119,7 +105,7 @@ def gpt2() -> BPETokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """A vocabulary of ``vocab_size`` tokens, or as many as ``texts`` have pairs for.
+    """Train a vocabulary of ``vocab_size`` tokens, or fewer if ``texts`` have too few pairs.
 
     Raises:
         UserError: the tokenizers package is not installed.
@@ -142,11 +128,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     trained.train_from_iterator(texts, trainer)
     ids = trained.get_vocab()
     byte_of = {character: byte for byte, character in enumerate(shown_bytes())}
-    return BPETokenizer([bytes(map(byte_of.get, token)) for token in sorted(ids, key=ids.get)])
+    tokens = sorted(ids, key=lambda token: ids[token])
+    return BPETokenizer([bytes(byte_of[character] for character in token) for token in tokens])
 
 
 def shown_bytes() -> list[str]:
-    """The character that stands for each byte in vocabularies of GPT-2's kind."""
+    """The character for each byte in the files of GPT-2's vocabulary."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable in Latin-1
     others = iter(range(256, 512))
     return [chr(byte if byte in shown else next(others)) for byte in range(256)]

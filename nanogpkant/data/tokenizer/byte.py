@@ -9,17 +9,18 @@ from nanogpkant.data.tokenizer.base import Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
-    """One token a byte of UTF-8: 256 ids, for any text, and for any bytes at all.
+    """One token a byte of UTF-8: 256 ids, for any text and any bytes.
 
-    Bytes that are not UTF-8 go through text as Python's surrogate escapes and come out unchanged.
-    Byte 0, which text does not hold, ends a document where several follow one another.
+    Bytes that are not UTF-8 are surrogate escapes in text and round-trip unchanged. Byte 0, which
+    text does not contain, ends a document.
     """
 
     type = "byte"
-    vocab_size = 256
     eot = 0
-    dtype = np.dtype("u1")
-    byte_lengths = np.ones(256, dtype=np.int64)
+
+    def __init__(self) -> None:
+        super().__init__([1] * 256, content=None)
+        self.dtype = np.dtype("u1")
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ByteTokenizer":
@@ -33,12 +34,6 @@ class ByteTokenizer(Tokenizer):
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return self.checked(ids).astype(self.dtype).tobytes()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByteTokenizer)
-
-    def __hash__(self) -> int:
-        return hash(self.type)
 
     def __repr__(self) -> str:
         return "ByteTokenizer()"

@@ -1,7 +1,6 @@
 """One token a character."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,11 @@ import numpy as np
 from nanogpkant.base.errors import UserError
 from nanogpkant.data.tokenizer.base import Tokenizer
 
-END = "\0"  # ends a document where several follow one another; text does not hold it otherwise
+END = "\0"  # ends a document; text does not contain it otherwise
 
 
 class CharTokenizer(Tokenizer):
-    """One token a character (a Unicode code point); ids follow the order of the code points.
+    """One token a character (a Unicode code point); ids are in the order of code points.
 
     Args:
         characters: the vocabulary, in any order; repeats are dropped.
@@ -28,19 +27,13 @@ class CharTokenizer(Tokenizer):
         if not characters or not all(map(_is_character, characters)):
             raise UserError("a character vocabulary must be one or more single characters")
         self.characters = tuple(sorted(set(characters)))
-        self.vocab_size = len(self.characters)
-        # code point of each id, and id of each code point; -1 stands for "not in the vocabulary"
+        super().__init__((len(c.encode("utf-8")) for c in self.characters), self.characters)
+        self.eot = self.characters.index(END) if END in self.characters else None
+        self.start = "\n" if "\n" in self.characters else self.characters[0]
+        # code point of each id, and id of each code point, -1 if not in the vocabulary
         self._codes = np.array([ord(character) for character in self.characters], dtype="<u4")
         self._ids = np.full(self._codes[-1] + 2, -1, dtype=np.int32)
         self._ids[self._codes] = np.arange(self.vocab_size)
-
-    @classmethod
-    def from_text(cls, chunks: Iterable[str]) -> "CharTokenizer":
-        """The tokenizer whose vocabulary is every character that occurs in ``chunks``."""
-        characters: set[str] = set()
-        for chunk in chunks:
-            characters.update(chunk)
-        return cls(tuple(characters))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "CharTokenizer":
@@ -49,7 +42,7 @@ class CharTokenizer(Tokenizer):
             not isinstance(characters, list)
             or not characters
             or not all(map(_is_character, characters))
-            or characters != sorted(set(characters))  # any other order would renumber the tokens
+            or characters != sorted(set(characters))  # another order would renumber the tokens
         ):
             raise UserError(
                 'a character tokenizer: "characters" must be a sorted list of distinct single '
@@ -60,20 +53,8 @@ class CharTokenizer(Tokenizer):
     def as_json(self) -> dict[str, Any]:
         return {"characters": list(self.characters)}
 
-    @property
-    def eot(self) -> int | None:
-        return self.characters.index(END) if END in self.characters else None
-
-    @property
-    def start(self) -> str:
-        return "\n" if "\n" in self.characters else self.characters[0]
-
-    @cached_property
-    def byte_lengths(self) -> np.ndarray:
-        return np.array([len(character.encode("utf-8")) for character in self.characters])
-
     def encode(self, text: str) -> np.ndarray:
-        # surrogatepass: a terminal's undecodable byte should be reported below as unseen
+        # surrogatepass: an undecodable byte from a terminal is reported below
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids = self._ids[np.minimum(codes, len(self._ids) - 1)]  # the last entry is always -1
         if (ids < 0).any():
@@ -95,16 +76,10 @@ class CharTokenizer(Tokenizer):
             f"use only its {self.vocab_size} characters {shown}"
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CharTokenizer) and self.characters == other.characters
-
-    def __hash__(self) -> int:
-        return hash(self.characters)
-
     def __repr__(self) -> str:
         return f"CharTokenizer({''.join(self.characters)!r})"
 
 
 def _is_character(value: object) -> bool:
-    """Whether ``value`` is one character that UTF-8 can hold, which a surrogate half is not."""
+    """Whether ``value`` is one character; a lone surrogate is not."""
     return isinstance(value, str) and len(value) == 1 and not "\ud800" <= value <= "\udfff"

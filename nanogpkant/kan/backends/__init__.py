@@ -1,1 +1,6 @@
-"""Ways to run ``kan_linear``: each takes (x, weight, basis, base, dtype) with x as rows."""
+"""Ways to run ``kan_linear``.
+
+Each has ``forward(x, weight, features, coefficients, keep, dtype)`` with x (rows, n). Those in
+``functional.FUSED`` also have ``backward``, which returns the gradients of x, weight and
+coefficients, and ``unsupported``, the reason why they cannot run.
+"""

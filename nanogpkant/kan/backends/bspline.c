@@ -1,6 +1,6 @@
 /* The features of a chunk of rows, and their gradient, as two loops that a compiler vectorises.
 
-   The specification is kan/features.py and kan/bspline.py: the base function, then the splines
+   The specification is kan/features.py and kan/bases/bspline.py: the base function, then the splines
    B_k(x) = sum_j FACTOR[j] * max(REACH[j] - r, 0)^ORDER, r the distance, in intervals, of x from the
    middle of the function. native.py defines, beside the macros of numbers.h:
 

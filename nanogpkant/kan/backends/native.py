@@ -1,7 +1,7 @@
-"""bspline.c and shared.c, compiled for this very CPU when first needed: nothing is faster there.
+"""bspline.c and shared.c, compiled for this CPU at first use, the fastest way to expand there.
 
-Compiling takes a quarter of a second and happens once a process and kind of features; nothing is
-kept on disk, so no other machine ever runs code made for this one.
+Compiling takes a quarter of a second, once a process and kind of features. Nothing is kept on disk,
+so no other machine runs code compiled for this one.
 """
 
 import ctypes
@@ -14,24 +14,28 @@ from collections.abc import Iterable
 from ctypes import c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.basis import Basis, Chebyshev, Fourier
-from nanogpkant.kan.bspline import TERMS, BSpline
+from nanogpkant.kan.bases.base import Basis
+from nanogpkant.kan.bases.bspline import TERMS, BSpline
+from nanogpkant.kan.bases.chebyshev import Chebyshev
+from nanogpkant.kan.bases.fourier import Fourier
+from nanogpkant.kan.bases.rational import Rational
 from nanogpkant.kan.features import Features
-from nanogpkant.kan.shared import Rational, Shared
+from nanogpkant.kan.shared import Shared
 
 log = logging.getLogger(__name__)
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
-LARGEST_ANGLE = 1e5  # that C takes the sine of; float32 has lost the phase of larger ones by then
+LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
 
 
 def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> str | None:
-    """Why there is no compiled code for inputs and features of these dtypes; None if there is."""
+    """The reason why there is no compiled code for these features and dtypes, or None."""
     if inputs not in NUMBERS or dtype not in NUMBERS:
         return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
     if _macros(features.basis) is None:
@@ -43,9 +47,9 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
 
 def expand(features: Features, x: Tensor, coefficients: Tensor | None, out: Tensor) -> None:
     """(rows, n) -> (rows, M, n) in ``out``; both contiguous."""
-    library = _library(features, x.dtype, out.dtype)
+    library = cast(ctypes.CDLL, _library(features, x.dtype, out.dtype))
     if coefficients is None:
-        library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *_grid(features.basis))
+        library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *_grid(features))
         return
     own = _for_every_input(coefficients, x.shape[1])
     library.expand(x.data_ptr(), own.data_ptr(), out.data_ptr(), *x.shape, len(own))
@@ -58,16 +62,16 @@ def pull_back(
 
     x and its gradient are of one dtype. Returns the gradient of the coefficients.
     """
-    library = _library(features, x.dtype, grad.dtype)
+    library = cast(ctypes.CDLL, _library(features, x.dtype, grad.dtype))
     if coefficients is None:
         pointers = x.data_ptr(), grad.data_ptr(), grad_x.data_ptr()
-        library.pull_back(*pointers, *x.shape, *_grid(features.basis))
+        library.pull_back(*pointers, *x.shape, *_grid(features))
         return None
     own = _for_every_input(coefficients, x.shape[1])  # (functions, numbers, n)
     sums = own.new_empty(torch.get_num_threads(), *own.shape)
     tensors = (x, own, grad, grad_x, sums)
     library.pull_back(*(t.data_ptr() for t in tensors), len(sums), *x.shape, len(own))
-    return sums.sum(0).unflatten(-1, (features.basis.groups, -1)).sum(-1).transpose(1, 2)
+    return sums.sum(0).unflatten(-1, (features.groups, -1)).sum(-1).transpose(1, 2)
 
 
 def _for_every_input(coefficients: Tensor, n: int) -> Tensor:
@@ -76,14 +80,15 @@ def _for_every_input(coefficients: Tensor, n: int) -> Tensor:
     return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
 
 
-def _grid(basis: BSpline) -> tuple[int, float, float]:
+def _grid(features: Features) -> tuple[int, float, float]:
     """Intervals, first knot and intervals per unit of x."""
+    basis = cast(BSpline, features.basis)
     low, high = basis.grid_range
     return basis.grid_size, basis.knots[0], basis.grid_size / (high - low)
 
 
 def _macros(basis: Basis | Shared) -> dict[str, object] | None:
-    """What the C file of a basis is compiled with; the grid's size and place are arguments."""
+    """Macros for the C file of a basis, or None; grid size and range are arguments there."""
     if isinstance(basis, BSpline) and basis.grid is None:
         terms = TERMS[basis.order]
         return {
@@ -93,8 +98,8 @@ def _macros(basis: Basis | Shared) -> dict[str, object] | None:
             "FACTOR": _array(factor for _, factor in terms),
             "LINEAR": int(basis.outside == "linear"),
         }
-    if isinstance(basis, Shared) and type(basis.family) in SHARED:
-        family = basis.family
+    family = basis.family if isinstance(basis, Shared) else None
+    if isinstance(family, Rational | Chebyshev | Fourier):
         degree = family.frequencies if isinstance(family, Fourier) else family.degree
         limit = family.limit if isinstance(family, Rational) else LARGEST_ANGLE
         return {"FAMILY": SHARED[type(family)], "DEGREE": degree, "LIMIT": f"{limit}f"}
@@ -106,9 +111,9 @@ def _array(numbers: Iterable[float]) -> str:
 
 
 def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The two functions for one kind of features, or None where they cannot be compiled."""
+    """The two functions for one kind of features, or None if they cannot be compiled."""
     types = {"INPUT": NUMBERS[inputs], "FEATURE": NUMBERS[dtype]}
-    macros = {"BASE": features.base.upper(), **types, **_macros(features.basis)}
+    macros = {"BASE": features.base.upper(), **types, **(_macros(features.basis) or {})}
     return _compiled("shared.c" if features.is_learned else "bspline.c", frozenset(macros.items()))
 
 

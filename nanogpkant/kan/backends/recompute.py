@@ -1,13 +1,12 @@
-"""Work through the rows in chunks and save only x: the features of the whole batch never exist.
+"""Expand the rows in chunks and save only x: the features of a whole batch are never stored.
 
-The reference keeps M features of every input of every row until the backward pass, which is what
-made KAN language models run out of memory. Here a chunk's features are made, used and dropped while
-they are still in the cache, and made again in the backward pass, where they cost less than reading
-them back would.
+The reference keeps M features of every input until the backward pass, which made KAN language
+models run out of memory. Here the features of a chunk are used while they are in the cache, and
+recomputed in the backward pass, which costs less than reading them from memory.
 
-Two element-wise steps surround the matrix products: making a chunk's features, and pulling their
-gradient back to the inputs. ``_steps`` picks the fastest way to do them that works here: compiled C
-for some features on a CPU, loops made by torch.compile for others, or torch's own operations.
+Two element-wise steps surround the matrix products: the expansion of a chunk, and the pull-back of
+its gradient. ``_steps`` picks the fastest available: compiled C for some features on a CPU,
+torch.compile for others, or eager torch.
 """
 
 import logging
@@ -24,36 +23,35 @@ from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
 
-# Features in a chunk: as many as make the product run at its full rate and still fit in the last
-# cache beside the weight (2^22 bfloat16 values are 8 MiB). Done by torch's own operations, each of
-# a dozen intermediate results has that size in float32, so fewer are faster. A GPU wants to be
-# filled.
+# Features in a chunk: enough for the full rate of the product, few enough for the last cache beside
+# the weight (2^22 bfloat16 values are 8 MiB). In eager torch a dozen intermediate results have that
+# size in float32, so fewer are faster. A GPU needs more to be filled.
 CHUNK_FEATURES = 2**22
 CHUNK_FEATURES_EAGER = 2**19
 CHUNK_FEATURES_GPU = 2**25
-# A weight of more numbers (of bfloat16: 8 MiB) is out of the cache when the next tile wants it.
+# A larger weight (8 MiB of bfloat16) is out of the cache when the next tile needs it.
 CACHED_WEIGHT = 2**22
-ROWS_OF_WIDE = 2048  # in a tile of such a layer, which then has a part of its inputs only
-# Features in a batch that compiling pays for: C takes a quarter of a second, torch ten seconds.
+ROWS_OF_WIDE = 2048  # in a tile of such a layer, which holds only part of the inputs
+# Features in a batch from which compiling pays: C takes a quarter of a second, torch ten seconds.
 WORTH_COMPILING = {"c": 2**16, "torch": 2**19}
 
 
 class Steps(NamedTuple):
-    """The element-wise work on a chunk, and its size."""
+    """The element-wise steps on a chunk, and its size."""
 
     expand: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
-    """(out (rows, M, n), x (rows, n), coefficients, keep): write x's features into out"""
+    """(out (rows, M, n), x (rows, n), coefficients, keep): write the features of x into out"""
     pull_back: Callable[..., Tensor | None]
     """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
     grad_x and return that of the coefficients"""
     rows: int
-    """in a chunk, of all inputs"""
+    """rows in a chunk of all inputs"""
     takes_any_inputs: bool = False
-    """whether a chunk may have any part of the inputs"""
+    """whether a chunk may hold a part of the inputs"""
 
 
 def unsupported(device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run: it always can."""
+    """None: this backend always runs."""
     return None
 
 
@@ -67,12 +65,12 @@ def forward(
     dtype: torch.dtype,
 ) -> Tensor:
     """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
-    x = x.detach()  # so that steps are compiled once, with or without gradients
+    x = x.detach()  # steps are compiled once, with or without gradients
     steps = _steps(x, features, dtype)
     tiling = _tiling(x, weight, features, steps)
     packed = [weight[..., inputs].to(dtype).flatten(1).T for inputs in tiling.inputs]
     y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
-    total, product = None, None  # of the tiles beside each other, where there are several
+    total, product = None, None  # sum over the tiles of a row, if there are several
     if len(packed) > 1:
         total = y.new_empty(tiling.rows, y.shape[1], dtype=_wide(dtype))
         product = None if total.dtype == dtype else y.new_empty(total.numel())
@@ -103,7 +101,7 @@ def backward(
     needs_x: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, of the weight and of the coefficients, those that are needed.
+    """Gradients of x, the weight and the coefficients, those that are needed.
 
     The coefficients' comes with that of x.
     """
@@ -115,7 +113,7 @@ def backward(
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
     grads = [own.new_zeros(own.shape, dtype=wide) for own in packed] if needs_weight else []
     product = packed[0].new_empty(packed[0].numel()) if needs_weight and dtype != wide else None
-    grad_coefficients = None
+    grad_weight = grad_coefficients = None
     if coefficients is not None:
         shape, widest = coefficients.shape, _wide(coefficients.dtype)
         grad_coefficients = coefficients.new_zeros(shape, dtype=widest)
@@ -124,29 +122,29 @@ def backward(
         if needs_weight:
             steps.expand(tile.room, tile.x, coefficients, tile.keep)
             _add_product(grads[tile.number], grad_y[tile.rows].T, expanded, product)
-        if needs_x:
+        if grad_x is not None:
             torch.mm(grad_y[tile.rows], own, out=expanded)
             own_grad = grad_x[tile.rows, tiling.inputs[tile.number]]
             grad = own_grad.contiguous()  # itself, where it is of all inputs
             part = steps.pull_back(tile.room, tile.x, coefficients, tile.keep, grad)
             own_grad.copy_(grad)
-            if part is not None:
+            if part is not None and grad_coefficients is not None:
                 grad_coefficients += part
     if needs_weight:
         grads = [g.view(*weight.shape[:2], -1) for g in grads]
         grad_weight = (grads[0] if len(grads) == 1 else torch.cat(grads, -1)).to(weight.dtype)
-    if coefficients is not None:
+    if coefficients is not None and grad_coefficients is not None:
         grad_coefficients = grad_coefficients.to(coefficients.dtype)
-    return grad_x, grad_weight if needs_weight else None, grad_coefficients
+    return grad_x, grad_weight, grad_coefficients
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What tiles are summed in, whatever they were multiplied in."""
+    """Dtype in which tiles are summed."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) -> None:
-    """total += a @ b, by way of ``product`` where a and b are of a narrower type."""
+    """total += a @ b, through the buffer ``product`` if a and b have a narrower dtype."""
     if product is None:
         total.addmm_(a, b)
     else:
@@ -154,12 +152,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) ->
 
 
 class Tiling(NamedTuple):
-    """How a layer's features are cut up."""
+    """How the features of a batch are cut."""
 
     rows: int
     """in a tile"""
     inputs: list[slice]
-    """of the tiles beside each other: all inputs in one, but in wide layers"""
+    """of the tiles of a row: one with all inputs, several in wide layers"""
 
 
 class Tile(NamedTuple):
@@ -167,17 +165,17 @@ class Tile(NamedTuple):
 
     rows: slice
     number: int
-    """of its inputs in the tiling"""
+    """index of its inputs in the tiling"""
     x: Tensor
     keep: Tensor | None
     room: Tensor
-    """(rows, M, inputs) for its features, the same memory for all tiles"""
+    """(rows, M, inputs) for its features; all tiles share the memory"""
 
 
 def _tiling(x: Tensor, weight: Tensor, features: Features, steps: Steps) -> Tiling:
-    """All inputs of some rows where the weight stays in the cache from tile to tile.
+    """Tiles of all inputs if the weight stays in the cache from tile to tile, else of some.
 
-    Where it does not, few rows would mean fetching it, and adding to its gradient, all too often.
+    With few rows a tile, a large weight would be read, and its gradient added to, too often.
     """
     n, rows = x.shape[1], max(1, min(x.shape[0], steps.rows))
     is_wide = weight.numel() > CACHED_WEIGHT and steps.rows < ROWS_OF_WIDE
@@ -191,7 +189,7 @@ def _tiling(x: Tensor, weight: Tensor, features: Features, steps: Steps) -> Tili
 def _tiles(
     x: Tensor, keep: Tensor | None, features: Features, tiling: Tiling, dtype: torch.dtype
 ) -> Iterator[Tile]:
-    """Rows by rows, and in them inputs by inputs."""
+    """All tiles, the inputs of the same rows after each other."""
     widest = tiling.inputs[0].stop
     room = x.new_empty(tiling.rows * features.size * widest, dtype=dtype)
     for start in range(0, x.shape[0], tiling.rows):
@@ -204,7 +202,7 @@ def _tiles(
 
 
 def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
-    """The fastest way to do the element-wise steps; small work is not worth a compiler's time."""
+    """The fastest element-wise steps; small batches are not worth the time to compile."""
     n, count = x.shape[1], x.numel() * features.size
     if x.device.type != "cpu":
         return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
@@ -216,7 +214,7 @@ def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
 
 
 def _rows(limit: int, features: Features, n: int) -> int:
-    """How many rows of n inputs have at most this many features; 1 at least."""
+    """Number of rows of n inputs with at most ``limit`` features, at least 1."""
     return max(1, limit // max(1, features.size * n))
 
 
@@ -250,7 +248,7 @@ def _native_steps(features: Features, n: int) -> Steps:
         if keep is not None and features.is_learned:
             grad *= keep.unsqueeze(-2)
         grad_coefficients = native.pull_back(features, x.contiguous(), coefficients, grad, grad_x)
-        if keep is not None and not features.is_learned:  # the same, with less to multiply
+        if keep is not None and not features.is_learned:  # equal, and fewer products
             grad_x *= keep
         return grad_coefficients
 
@@ -259,16 +257,16 @@ def _native_steps(features: Features, n: int) -> Steps:
 
 @cache
 def _compiled_steps(features: Features, n: int, limit: int) -> Steps:
-    """One loop for each step, made by torch.compile; torch's own operations where that fails."""
+    """Steps by torch.compile, eager where that fails."""
     # For one number of rows, a power of two so that batches of tokens are often whole chunks.
-    # (Code for any number of rows was measured 10 times slower: it is not vectorised.)
+    # (Code for any number of rows is not vectorised: 10 times slower.)
     rows = 2 ** int(math.log2(_rows(limit, features, n)))
     eager = _eager_steps(features, n)
     return Steps(_Compiled(eager.expand, rows), _Compiled(eager.pull_back, rows), rows)
 
 
 class _Compiled:
-    """A step compiled for chunks of one size; other chunks, and all if that fails, run as it is."""
+    """A step compiled for chunks of one size; other chunks run eagerly, all if compiling fails."""
 
     def __init__(self, step: Callable, rows: int) -> None:
         self.step, self.rows = step, rows
@@ -278,7 +276,7 @@ class _Compiled:
         if len(chunk) == self.rows and self.compiled is not None:
             try:
                 return self.compiled(chunk, *arguments)
-            except Exception as error:  # whatever a compiler raises, this can do without it
+            except Exception as error:  # compilers raise anything; eager torch does without
                 log.info("going on without torch.compile: %s", error)
                 self.compiled = None
         return self.step(chunk, *arguments)

@@ -10,6 +10,11 @@ used for 16 * 12, or about 200, outputs thus costs as much time as its products.
 blocks of up to 256 for this reason wherever a feature is made.
 """
 
+# Type checkers cannot follow constants of kernels, whose values are not constexpr on the host.
+# pyright: reportAttributeAccessIssue=false, reportPossiblyUnboundVariable=false
+# pyright: reportOptionalMemberAccess=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import math

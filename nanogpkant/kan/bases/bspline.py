@@ -1,4 +1,4 @@
-"""B-splines on a grid, without recursion: the basis that the original KAN layer is made of."""
+"""B-splines on a grid, without recursion: the basis of the original KAN layer."""
 
 import math
 from dataclasses import dataclass
@@ -7,35 +7,30 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 or wider: functions are worked out in that, whatever x is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from nanogpkant.kan.bases.base import Basis, wide
 
 
 @dataclass(frozen=True)
-class BSpline:
-    """B-splines of one order on a grid.
+class BSpline(Basis):
+    """B-splines of one order on a grid of ``grid_size`` intervals.
 
-    The grid has ``grid_size`` intervals. It is continued by ``order`` knots on either side with the
-    spacing of its first and last interval, which gives ``grid_size + order`` functions; inside the
-    grid they sum to one.
+    ``order`` knots on either side continue the grid with the spacing of its first and last
+    interval, which gives ``grid_size + order`` functions. Inside the grid they sum to one.
 
     Args:
         grid_size: number of intervals of the grid, at least 1.
         order: degree of the polynomial pieces, 1 (piecewise linear) to 5; 3 is cubic.
         grid_range: first and last grid point of a uniform grid, in units of the input.
-        grid: all ``grid_size + 1`` grid points of a non-uniform grid, strictly increasing. Where
+        grid: all ``grid_size + 1`` grid points of a non-uniform grid, strictly increasing. If
             given, ``grid_size`` and ``grid_range`` follow from it.
-        outside: what the functions do beyond the grid: "zero" lets them run out over the knots
-            that continue the grid and be zero from there on; "linear" continues each one along
-            its slope at the end of the grid.
+        outside: beyond the grid, "zero" lets the functions decay to zero over the outer knots;
+            "linear" continues each one along its slope at the end of the grid.
 
     Raises:
-        ValueError: a size, order, range or grid that is no B-spline basis.
+        ValueError: an invalid size, order, range, grid or ``outside``.
 
-    Source: C. de Boor, *A Practical Guide to Splines*; the extended uniform grid is that of
-    Liu et al., *KAN: Kolmogorov-Arnold Networks* (arXiv 2404.19756).
+    Source: C. de Boor, *A Practical Guide to Splines*; the extended uniform grid follows Liu et
+    al., *KAN: Kolmogorov-Arnold Networks* (arXiv 2404.19756).
     """
 
     grid_size: int = 5
@@ -80,7 +75,6 @@ class BSpline:
         return before + inner + after
 
     def expand(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., size, n): the value of every B-spline, in float32 or wider."""
         x = wide(x)
         if self.outside == "zero":
             return self._values(x)
@@ -89,14 +83,14 @@ class BSpline:
         return self._values(inside) + self._slopes(self._inwards(x)) * beyond
 
     def derivative(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., size, n): d expand(x) / dx, from the right at a knot of order 1."""
+        """As of any basis; from the right at a knot of order 1."""
         x = wide(x)
         return self._slopes(x if self.outside == "zero" else self._inwards(x))
 
     def _inwards(self, x: Tensor) -> Tensor:
-        """x moved to where the slope is that of the grid's first or last piece, if it lies beyond.
+        """x clamped to points with the slope of the first or last piece of the grid.
 
-        Slopes of functions of order 1 jump at the ends: there it is moved well into the piece.
+        Slopes of order 1 jump at the ends: there it is clamped to the middle of the piece.
         """
         low, high = self.grid_range
         if self.order == 1:
@@ -122,17 +116,16 @@ class BSpline:
         return lower[..., :-1, :] - lower[..., 1:, :]
 
     def _locate(self, x: Tensor) -> Tensor:
-        """(..., n) -> where x lies, in intervals from the first knot.
+        """(..., n) -> the position of x, in intervals from the first knot.
 
-        Inputs outside the knots, infinities too, are moved to just outside, where every function is
-        zero.
+        Inputs beyond the knots, infinities too, are clamped to just outside, where all is zero.
         """
         low, high = self.grid_range
         position = (x - self.knots[0]) * (self.grid_size / (high - low))
         return position.clamp(-1.0, self.grid_size + 2 * self.order + 1.0)
 
 
-# For each order: what r is taken from in a term of the sum, and the term's factor.
+# For each order: (reach, factor) of the terms factor * max(reach - r, 0)^order.
 TERMS = {
     order: [
         ((order + 1) / 2 - j, (-1) ** j * math.comb(order + 1, j) / math.factorial(order))
@@ -149,8 +142,8 @@ def _cardinal(position: Tensor, order: int, count: int) -> Tensor:
 
         1/k! * sum_j (-1)^j * C(k+1, j) * max((k+1)/2 - j - r, 0)^k,    k the order,
 
-    over the terms that are not zero for every r. Measured from the centre, at most three terms of
-    a few units cancel, so nothing is lost to rounding; no recursion and no search is needed.
+    over the terms that are not zero for every r. At most three terms of a few units cancel, so
+    rounding errors stay small; no recursion and no search is needed.
 
     Source: the truncated-power form in de Boor, chapter IX, folded about the centre.
     """
@@ -168,8 +161,8 @@ def _cardinal(position: Tensor, order: int, count: int) -> Tensor:
 def _local(x: Tensor, knots: tuple[float, ...], order: int) -> Tensor:
     """B-splines on any knots: (..., n) -> (..., len(knots) - order - 1, n).
 
-    Only the ``order + 1`` functions that are not zero at x are worked out, by the triangular scheme
-    of de Boor's BSPLVB, and then put in their places.
+    Only the ``order + 1`` nonzero functions are computed, by the triangular scheme of de Boor's
+    BSPLVB, and scattered to their places.
     """
     widest = torch.float32 if x.device.type == "mps" else torch.float64
     t = torch.tensor(knots, dtype=widest, device=x.device)

@@ -1,0 +1,1 @@
+"""Tables, charts and pages: sections in, terminal text, Markdown or HTML out."""

@@ -1,0 +1,100 @@
+"""Charts: functions that draw into matplotlib axes, as SVG for a page and as PNG.
+
+Text and lines of the SVG have placeholder colours, which are replaced by those of the page's theme.
+"""
+
+import html
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nanogpkant.base.files import writing
+
+# Distinct on white, on black, and with most colour blindness.
+COLOURS = ("#c8553d", "#2f7fb0", "#6a9a2d", "#9460b8", "#c08a1e", "#3a9d8f", "#b84f86", "#7b8794")
+REFERENCE_COLOUR = "#8a8f98"
+DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (8, 3), (2, 2, 6, 2))
+# Placeholders in an SVG: the page's text colour, and the colour of its faint lines.
+INK, FAINT = "#010203", "#040506"
+
+Draw = Callable[[Axes], None]
+Dashes = tuple[float, ...]  # lengths of dash and gap in turn, in line widths
+
+
+def colour_of(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def dashes_of(number: int) -> Dashes:
+    return DASHES[number % len(DASHES)]
+
+
+def plain(axes: Axes, faint: str = "#d5d8dc") -> None:
+    """Remove the frame and draw a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=faint, lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 140) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi)
+
+
+def save_png(
+    path: Path, charts: dict[str, Draw], lines: dict[str, int], dashed: dict[str, Dashes]
+) -> None:
+    """Write all charts into one picture, two in a row, with a legend above them.
+
+    Args:
+        lines: legend: colour number by name.
+        dashed: legend of the references: dashes by name.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    rows = -(-len(charts) // 2)
+    figure = Figure(figsize=(10, 0.6 + 3.3 * rows), layout="constrained")
+    places = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, draw in zip(places, charts.values(), strict=False):
+        draw(axes)
+        plain(axes)
+    keys = [Line2D([], [], color=colour_of(number), lw=2) for number in lines.values()]
+    for dashes in dashed.values():
+        keys.append(Line2D([], [], color=REFERENCE_COLOUR, lw=1.3, dashes=dashes))
+    names = [*lines, *dashed]
+    columns = 2 if max(map(len, names)) > 28 else 4
+    figure.legend(keys, names, loc="outside upper left", ncols=columns, frameon=False)
+    save_figure(figure, path)
+
+
+def to_svg(title: str, draw: Draw) -> str:
+    """One chart as an SVG element: as wide as its container, in the colours of the page."""
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    style = {"svg.fonttype": "none", "svg.hashsalt": title, "axes.edgecolor": FAINT, "font.size": 9}
+    buffer = io.StringIO()
+    with matplotlib.rc_context(colours | style):
+        figure = Figure(figsize=(4.6, 3.3), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        plain(axes, FAINT)
+        # Without metadata the SVG has no address, and nothing that differs from day to day.
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(FAINT, "var(--line)")
+    opening, _, body = text.partition(">")
+    (box,) = re.findall(r'viewBox="[^"]+"', opening)
+    return f'<svg {box} role="img" aria-label="{html.escape(title)}">{body}'

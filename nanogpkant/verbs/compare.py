@@ -1,0 +1,220 @@
+"""compare, experiment and search: runs side by side, and the runs that an answer needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from nanogpkant.comparison.runs import Run
+
+Reference = Literal["original"]
+
+
+@dataclass(frozen=True)
+class Compared(Answer):
+    """Runs side by side."""
+
+    found: Any
+    """a row for each run, or the content of report.json"""
+    text: str
+    failure: str | None = None
+
+    def as_dict(self) -> Any:
+        return self.found
+
+    def words(self) -> str:
+        return self.text
+
+
+def compare(
+    runs: list[str],
+    *,
+    out: str | None = None,
+    plot: str | None = None,
+    target: float | None = None,
+    reference: Reference | None = None,
+    csv: list[str] | None = None,
+) -> Compared:
+    """Set runs side by side: a table, learning curves, or a report with statistics.
+
+    Args:
+        runs: names or folders of runs.
+        out: folder for a report: report.html, .md, .json and pictures.
+        plot: PNG file for the learning curves.
+        target: loss to reach in the report, nats; what all runs reached unless given.
+        reference: draw the original author's curves in the report.
+        csv: W&B exports whose curves are drawn in the report.
+
+    Raises:
+        UserError: runs that cannot be read.
+        UsageError: flags of the report without ``out``.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> rows = ng.compare(["quickstart_kan", "quickstart_gpt"]).as_dict()
+        >>> [row["run"] for row in rows]
+        ['quickstart_kan', 'quickstart_gpt']
+    """
+    for name, value in (("target", target), ("reference", reference), ("csv", csv)):
+        if value and out is None:
+            raise UsageError(f"--{name}: is for the report; add --out DIR")
+    from nanogpkant.comparison.runs import load_runs, variants_of
+    from nanogpkant.comparison.table import compare_runs, table
+
+    loaded = load_runs(runs)
+    if out is None:
+        rows = compare_runs(loaded)
+        answer = Compared(rows, table(rows))
+    else:
+        variants = variants_of(loaded)
+        answer = _report(Path(out), variants, "Runs compared", target, reference, csv or [])
+    _plot(plot, loaded)
+    return answer
+
+
+def experiment(
+    file: str,
+    *,
+    out: str = "runs",
+    jobs: int = 1,
+    dry_run: bool = False,
+    report: str | None = None,
+    plot: str | None = None,
+    target: float | None = None,
+    reference: Reference | None = None,
+    csv: list[str] | None = None,
+) -> Compared:
+    """Train the runs that an experiment lacks, then report on all of it.
+
+    Args:
+        file: YAML file of the experiment: variants, seeds and a budget.
+        out: folder for the experiment's own folder.
+        jobs: runs trained at the same time.
+        dry_run: say what would be trained and what it would cost, and stop.
+        report: folder for the report; the experiment's own unless given.
+        plot: PNG file for the learning curves.
+        target: loss to reach in the report, nats; what all runs reached unless given.
+        reference: draw the original author's curves in the report.
+        csv: W&B exports whose curves are drawn in the report.
+
+    Raises:
+        UserError: an experiment that cannot be read or was stopped, or of which no run succeeded.
+        UsageError: settings that cannot work.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    from nanogpkant.comparison.experiment import load_experiment
+    from nanogpkant.comparison.planning import costs, costs_table, plan
+
+    loaded = load_experiment(Path(file))
+    try:
+        planned = plan(loaded, Path(out))
+    except UserError as error:
+        raise type(error)(f"{file}: {error}") from error
+    if dry_run:
+        rows = costs(planned)
+        return Compared(rows, costs_table(rows))
+
+    import nanogpkant.comparison.report  # noqa: F401  what it lacks shows before hours of training
+    from nanogpkant.comparison.training import load_trained, train_missing
+
+    folder = Path(out) / loaded.name
+    failed = train_missing(planned, folder, jobs)
+    failures = [f"{name} failed: {why}." for name, why in failed.items()]
+    variants = load_trained(planned)
+    if not variants:
+        raise UserError(f"{file}: no run has an evaluation; {failures[0]}")
+    answer = _report(
+        Path(report or folder / "report"),
+        variants,
+        loaded.name,
+        target,
+        reference,
+        csv or [],
+        about=loaded.about,
+        experiment=loaded.text,
+        failures=failures,
+        failure=f"{len(failed)} of {len(planned)} runs failed; the same command tries them again"
+        if failed
+        else None,
+    )
+    _plot(plot, [run for runs in variants.values() for run in runs])
+    return answer
+
+
+def _plot(file: str | None, runs: "list[Run]") -> None:
+    from nanogpkant.base.console import note
+    from nanogpkant.comparison.plots import plot_curves
+
+    if file is not None:
+        plot_curves(runs, Path(file))
+        note(f"the learning curves are in {file}")
+
+
+def _report(
+    folder: Path,
+    variants: "dict[str, list[Run]]",
+    title: str,
+    target: float | None,
+    reference: Reference | None,
+    csv: list[str],
+    *,
+    about: str = "",
+    experiment: str = "",
+    failures: list[str] | None = None,
+    failure: str | None = None,
+) -> Compared:
+    """Write the report of these runs; the answer has the means of every variant in words."""
+    import shlex
+    import sys
+
+    from nanogpkant.base.console import note
+    from nanogpkant.comparison.findings import find
+    from nanogpkant.comparison.references import original_curves, wandb_curves
+    from nanogpkant.comparison.report import ComparisonReport
+    from nanogpkant.comparison.table import table
+
+    references = [curve for file in csv for curve in wandb_curves(Path(file))]
+    if reference == "original":
+        datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
+        references = original_curves(datasets) + references
+    findings = find(variants, target, failures or [])
+    command = shlex.join(["nanogpkant", *sys.argv[1:]])
+    report = ComparisonReport(title, about, findings, references, command, experiment)
+    report.save(folder)
+    note(f"the report is in {folder / 'report.html'}")
+    found = report.as_dict()
+    rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
+    text = "\n".join([table(rows), "", *found["answer"], *found["notes"]])
+    return Compared(found, text, failure)
+
+
+def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
+    """Find the best settings of several kinds of model, with as many trials for each.
+
+    Args:
+        file: YAML file: kinds of model, what may be chosen for each, and how many trials.
+        out: folder for the search's own folder.
+        jobs: runs trained at the same time.
+
+    Raises:
+        UserError: a search that cannot be read or was stopped.
+        UsageError: settings that cannot work.
+
+    Example:
+        >>> import nanogpkant as ng
+        >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    from nanogpkant.comparison.search import search as run_search
+
+    found = run_search(Path(file), Path(out), jobs)
+    return Compared(found.rows, found.words)
