@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from nanogpkant.interpretation import Interpretation
-from nanogpkant.interpretation.curves import points, tabulate, weights
-from nanogpkant.interpretation.formulas import fit
+from nanogpkant.interpretation.fit.formulas import fit
+from nanogpkant.interpretation.observe.curves import points, tabulate, weights
 from nanogpkant.machine.device import measured_on
 
 DRAWS = 200  # inputs of an edge, drawn from their distribution, that pykan fits

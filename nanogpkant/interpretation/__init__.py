@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpkant.interpretation.export import write_export
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.pruned_run import check_pruning
-    from nanogpkant.interpretation.report import check_top, figures, summary, words, write
+    from nanogpkant.interpretation.judge.pruned_run import check_pruning
+    from nanogpkant.interpretation.show.export import write_export
+    from nanogpkant.interpretation.show.report import check_top, figures, summary, words, write
 
 __all__ = [
     "Interpretation",
@@ -31,10 +31,10 @@ __all__ = [
     "write_export",
 ]
 
-_MODULES = {  # others: "report"
+_MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
-    "check_pruning": "pruned_run",
-    "write_export": "export",
+    "check_pruning": "judge.pruned_run",
+    "write_export": "show.export",
 }
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'report')}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'show.report')}"), name)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in _EXTRA:

@@ -16,35 +16,32 @@ from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.files import read_json
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
-from nanogpkant.interpretation.atlas import Atlas, atlas
-from nanogpkant.interpretation.collect import Observed, collect
-from nanogpkant.interpretation.curves import check_memory, points, tabulate, weights
-from nanogpkant.interpretation.faithfulness import (
+from nanogpkant.interpretation.fit.atlas import Atlas, atlas
+from nanogpkant.interpretation.fit.families import select_families
+from nanogpkant.interpretation.fit.formulas import Fits, fit
+from nanogpkant.interpretation.judge.ablations import ablations, rank_correlations
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.faithfulness import (
     Replaceable,
     faithfulness,
     random_ranks,
     replaceable,
     totals,
 )
-from nanogpkant.interpretation.families import chosen
-from nanogpkant.interpretation.formulas import Fits, fit
-from nanogpkant.interpretation.importance import (
-    ablations,
-    ends_of_edges,
-    importance,
-    rank_correlations,
-)
-from nanogpkant.interpretation.judge import Judge
-from nanogpkant.interpretation.layers import chosen_layers, kan_layers
-from nanogpkant.interpretation.pruned_run import check_pruning, write_pruned_run
-from nanogpkant.interpretation.pruning import (
+from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
+from nanogpkant.interpretation.judge.pruning import (
     ABLATIONS,
     by_input,
     kept_edges,
     pruned_layers,
     pruning,
 )
+from nanogpkant.interpretation.observe.collect import Observed, collect
+from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
+from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
+from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.store import Stage, load_records, save_records
+from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -104,12 +101,12 @@ class Interpretation:
         if budget < 0:
             raise UsageError(f"--budget {budget}: must be 0 (the whole split) or above")
         check_seed(seed)
-        chosen(families)
+        select_families(families)
         self.families, self.budget, self.seed = families, budget, seed
         self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
-        self.layers = chosen_layers(self.model, layers, self.run.path)
+        self.layers = select_layers(self.model, layers, self.run.path)
         self.data = open_run_data(self.run, self.trained.config.data)
         if self.data.tokenizer != self.trained.tokenizer:
             remedy = "restore the data that the run was trained on"
@@ -227,7 +224,7 @@ class Interpretation:
             bar("taking edges out", "edges") as progress,
         ):
             # One edge changes little, but all predictions: its KL needs less text than a loss.
-            judge = Judge(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
+            judge = SwapEvaluator(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
             rows = ablations(
                 judge, self.layers, self.importance, self._means, stage.result, progress
             )
@@ -263,7 +260,7 @@ class Interpretation:
             self._stage("totals", **self._judged_by, families=self.families) as stage,
             bar("replacing all edges", "trials") as progress,
         ):
-            judge = Judge(self.model, self.data.val, budget, self.seed)
+            judge = SwapEvaluator(self.model, self.data.val, budget, self.seed)
             rows = totals(judge, self._with_formulas, accepted, stage.result, progress)
         return pd.DataFrame(rows)
 
@@ -345,9 +342,9 @@ class Interpretation:
         )
 
     @cached_property
-    def _judge(self) -> Judge:
+    def _judge(self) -> SwapEvaluator:
         """That of the points of curves."""
-        return Judge(self.model, self.data.val, self.budget, self.seed)
+        return SwapEvaluator(self.model, self.data.val, self.budget, self.seed)
 
     @property
     def _judged_by(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.interpretation.collect import collect
-from nanogpkant.interpretation.layers import kan_layers
+from nanogpkant.interpretation.observe.collect import collect
+from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from nanogpkant.interpretation.atlas import atlas
-from nanogpkant.interpretation.collect import collect
-from nanogpkant.interpretation.layers import kan_layers
-from nanogpkant.interpretation.lookup import Lookup, swapped
+from nanogpkant.interpretation.fit.atlas import atlas
+from nanogpkant.interpretation.judge.lookup import Lookup, swapped
+from nanogpkant.interpretation.observe.collect import collect
+from nanogpkant.kan import kan_layers
 
 
 def planted(make_model) -> tuple:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpkant.interpretation.cards import Card, edge_cards
 from nanogpkant.interpretation.interpretation import Interpretation
-from nanogpkant.interpretation.plots import sheet
+from nanogpkant.interpretation.show.cards import EdgeCard, edge_cards
+from nanogpkant.interpretation.show.plots import sheet
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def look(tiny_run, tmp_path_factory) -> Interpretation:
     return Interpretation(tiny_run, layers=["blocks.0.mlp.out"], device="cpu", folder=folder)
 
 
-def card(x: np.ndarray, curve: np.ndarray) -> Card:
-    return Card("a line", "", x, curve, None, np.ones_like(x))
+def card(x: np.ndarray, curve: np.ndarray) -> EdgeCard:
+    return EdgeCard("a line", "", x, curve, None, np.ones_like(x))
 
 
 def test_a_line_at_uneven_points_is_drawn_as_a_line():

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.data import blocks
-from nanogpkant.interpretation.collect import BINS, _Histogram, collect
-from nanogpkant.interpretation.layers import kan_layers
+from nanogpkant.interpretation.observe.collect import BINS, _Histogram, collect
+from nanogpkant.kan import kan_layers
 
 
 def inputs_of(model, layer, text) -> np.ndarray:

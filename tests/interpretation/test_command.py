@@ -13,7 +13,7 @@ import pytest
 
 from nanogpkant.cli import main
 from nanogpkant.interpretation import Interpretation
-from nanogpkant.interpretation.judge import Judge
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
 
 FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 
@@ -47,7 +47,7 @@ def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
 
 
 def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys, monkeypatch):
-    whole, scored = Judge.score, []
+    whole, scored = SwapEvaluator.score, []
 
     def score(judge, modules):
         scored.append(modules)
@@ -55,7 +55,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
             raise KeyboardInterrupt
         return whole(judge, modules)
 
-    monkeypatch.setattr(Judge, "score", score)
+    monkeypatch.setattr(SwapEvaluator, "score", score)
     arguments = ["interpret", str(tiny_run), *FLAGS, "--out", str(tmp_path)]
     assert main(arguments) == 1
     assert "stopped: the same command resumes from here" in capsys.readouterr().err

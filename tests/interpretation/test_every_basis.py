@@ -22,7 +22,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _few_ablations(monkeypatch) -> None:
-    monkeypatch.setattr("nanogpkant.interpretation.importance.ABLATED", 5)
+    monkeypatch.setattr("nanogpkant.interpretation.observe.importance.ABLATED", 5)
 
 
 def trained(experiment, out, *flags: str):

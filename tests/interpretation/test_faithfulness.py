@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanogpkant.interpretation.faithfulness import (
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.faithfulness import (
     REPLACEMENTS,
     SHARES,
     faithfulness,
@@ -15,8 +16,7 @@ from nanogpkant.interpretation.faithfulness import (
     replaceable,
     totals,
 )
-from nanogpkant.interpretation.judge import Judge
-from nanogpkant.interpretation.layers import kan_layers
+from nanogpkant.kan import kan_layers
 
 
 def nothing(done: int, total: int) -> None:
@@ -28,12 +28,12 @@ def judged(looked_at, text):
     model, layers, observed = looked_at
     made = {name: replaceable(layer, observed[name]) for name, layer in layers.items()}
     made = {name: each.with_curves(formula=each.curves["spline"]) for name, each in made.items()}
-    return Judge(model, text), made
+    return SwapEvaluator(model, text), made
 
 
 def test_the_judge_says_torchs_cross_entropy(looked_at, text):
     model, _, _ = looked_at
-    score = Judge(model, text).original
+    score = SwapEvaluator(model, text).original
     with torch.no_grad():
         full = torch.from_numpy(text[:2993].astype("int64"))
         rows = model(full[:-1].view(-1, 16))
@@ -53,12 +53,12 @@ def test_nothing_in_the_place_of_edges_is_a_model_without_them(judged, text):
         for layer in kan_layers(without).values():
             layer.weight.zero_()
     found = judge.score({name: each.replaced("zero") for name, each in layers.items()})
-    assert found.loss == pytest.approx(Judge(without, text).original.loss, abs=1e-5)
+    assert found.loss == pytest.approx(SwapEvaluator(without, text).original.loss, abs=1e-5)
     with torch.no_grad():
         x = judge.batches[0][0]
         before, after = (m(x).log_softmax(-1) for m in (judge.model, without))
         expected = F.kl_div(after, before, reduction="none", log_target=True).sum(-1).mean()
-    one = Judge(judge.model, text[: x.numel() + 1])
+    one = SwapEvaluator(judge.model, text[: x.numel() + 1])
     kl = one.score({name: each.replaced("zero") for name, each in layers.items()}).kl
     assert kl == pytest.approx(expected.item(), abs=1e-5)
 

@@ -12,10 +12,10 @@ import torch
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import sha256_of
 from nanogpkant.interpretation import Interpretation
-from nanogpkant.interpretation.curves import points
-from nanogpkant.interpretation.export import expression, neuron, write_export
-from nanogpkant.interpretation.families import FAMILIES
-from nanogpkant.interpretation.formulas import fit
+from nanogpkant.interpretation.fit.families import FAMILIES
+from nanogpkant.interpretation.fit.formulas import fit
+from nanogpkant.interpretation.observe.curves import points
+from nanogpkant.interpretation.show.export import expression, neuron, write_export
 
 
 @pytest.fixture(scope="module")

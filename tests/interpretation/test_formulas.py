@@ -7,9 +7,9 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.interpretation.families import FAMILIES
-from nanogpkant.interpretation.fits import Fits
-from nanogpkant.interpretation.formulas import fit
+from nanogpkant.interpretation.fit.families import FAMILIES
+from nanogpkant.interpretation.fit.fits import Fits
+from nanogpkant.interpretation.fit.formulas import fit
 
 G = 64
 

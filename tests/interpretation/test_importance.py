@@ -5,17 +5,16 @@ import pytest
 import torch
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.interpretation.collect import collect
-from nanogpkant.interpretation.curves import points, weights
-from nanogpkant.interpretation.faithfulness import replaceable
-from nanogpkant.interpretation.importance import (
-    ablations,
+from nanogpkant.interpretation.judge.ablations import ablations, rank_correlations
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.faithfulness import replaceable
+from nanogpkant.interpretation.observe.collect import collect
+from nanogpkant.interpretation.observe.curves import points, weights
+from nanogpkant.interpretation.observe.importance import (
     ends_of_edges,
     importance,
-    rank_correlations,
 )
-from nanogpkant.interpretation.judge import Judge
-from nanogpkant.interpretation.layers import kan_layers
+from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 
 
@@ -76,7 +75,7 @@ def test_taking_edges_out_is_what_the_scores_foretell(model: GPT, text: np.ndarr
     scores = {s: {name: each[name][s] for name in layers} for s in ("std_grad", "std", "norm")}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     known: dict = {}
-    judge = Judge(model, text)
+    judge = SwapEvaluator(model, text)
 
     def remember(name, find):
         return known.setdefault(name, None) or known.update({name: find()}) or known[name]

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation import curves as curves_module
-from nanogpkant.interpretation.curves import even_points, points, tabulate, weights
-from nanogpkant.interpretation.lookup import Lookup, controls, mixed, swapped, table_points
+from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed, swapped, table_points
+from nanogpkant.interpretation.observe import curves as curves_module
+from nanogpkant.interpretation.observe.curves import even_points, points, tabulate, weights
 
 
 def test_points_ascend_from_end_to_end(looked_at):

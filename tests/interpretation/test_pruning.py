@@ -5,13 +5,18 @@ import copy
 import pytest
 import torch
 
-from nanogpkant.interpretation.collect import collect
-from nanogpkant.interpretation.faithfulness import replaceable
-from nanogpkant.interpretation.judge import Judge
-from nanogpkant.interpretation.layers import kan_layers
-from nanogpkant.interpretation.lookup import swapped
-from nanogpkant.interpretation.pruning import ABLATIONS, SHARES, by_input, pruned_layers, pruning
-from nanogpkant.kan import KANLinear
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.faithfulness import replaceable
+from nanogpkant.interpretation.judge.lookup import swapped
+from nanogpkant.interpretation.judge.pruning import (
+    ABLATIONS,
+    SHARES,
+    by_input,
+    pruned_layers,
+    pruning,
+)
+from nanogpkant.interpretation.observe.collect import collect
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.pruned import PrunedLinear, prune
 
 CASES = {
@@ -81,7 +86,7 @@ def test_rows_of_every_score_and_ablation(make_model, text):
     layers, observed = kan_layers(model), collect(model, text, max_tokens=512)
     means = {n: replaceable(layer, observed[n]).means() for n, layer in layers.items()}
     scores = {"random": {n: torch.rand_like(mean) for n, mean in means.items()}}
-    judge = Judge(model, text[:200])
+    judge = SwapEvaluator(model, text[:200])
     rows = pruning(judge, scores, means, lambda _, find: find(), lambda done, total: None)
     assert [(r["ablation"], r["share"]) for r in rows] == [
         (a, s) for a in ABLATIONS for s in SHARES

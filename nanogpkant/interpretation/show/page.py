@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
-from nanogpkant.interpretation.cards import Card
-from nanogpkant.interpretation.plots import bounds, colour_scale, sorted_map
+from nanogpkant.interpretation.show.cards import EdgeCard
+from nanogpkant.interpretation.show.plots import bounds, colour_scale, sorted_map
 from nanogpkant.report.html import render
 from nanogpkant.report.section import Cell, Section
 
@@ -25,13 +25,15 @@ class EdgeSection(Section):
 
     map: np.ndarray | None = None
     """importance (m, n) of a layer"""
-    cards: list[Card] = field(default_factory=list)
+    cards: list[EdgeCard] = field(default_factory=list)
 
 
 def page(title: str, about: str, sections: list[EdgeSection]) -> str:
     """The whole page as HTML."""
     filters = {"picture": _picture, "heat": _heat}
-    return render(title, about, sections, "edges.html.jinja", "nanogpkant.interpretation", filters)
+    return render(
+        title, about, sections, "edges.html.jinja", "nanogpkant.interpretation.show", filters
+    )
 
 
 def table(frame: pd.DataFrame) -> dict[str, list]:
@@ -40,7 +42,7 @@ def table(frame: pd.DataFrame) -> dict[str, list]:
     return {"head": list(frame.columns), "rows": rows}
 
 
-def _picture(card: Card) -> dict[str, Any]:
+def _picture(card: EdgeCard) -> dict[str, Any]:
     """A card's paths, in the units of its picture, and the numbers that they stand for."""
     low, high = bounds(card)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from nanogpkant.interpretation.atlas import Atlas
-from nanogpkant.interpretation.collect import Observed
-from nanogpkant.interpretation.curves import points, weights
-from nanogpkant.interpretation.formulas import Fits
+from nanogpkant.interpretation.fit.atlas import Atlas
+from nanogpkant.interpretation.fit.formulas import Fits
+from nanogpkant.interpretation.observe.collect import Observed
+from nanogpkant.interpretation.observe.curves import points, weights
 from nanogpkant.kan import KANLinear
 
 
 @dataclass(frozen=True)
-class Card:
+class EdgeCard:
     """One curve, its formula and how often its input is where; all arrays are (G,)."""
 
     title: str
@@ -34,7 +34,9 @@ class Card:
         return (self.x - self.x[0]) / width if width > 0 else np.linspace(0, 1, len(self.x))
 
 
-def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: Fits) -> list[Card]:
+def edge_cards(
+    rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: Fits
+) -> list[EdgeCard]:
     """The cards of some edges of a layer.
 
     Args:
@@ -47,7 +49,7 @@ def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: F
     curves = _numpy(layer.edges(at.to(layer.weight)))[:, outputs, inputs]
     formulas = _numpy(fits.evaluate(at))[:, outputs, inputs]
     return [
-        Card(
+        EdgeCard(
             f"{row.input} → {row.output}\n{row.family}, R² {row.r2:.4f}",
             f"{row.layer}, input {row.input} → output {row.output}: {row.formula}, "
             f"R² {row.r2:.4f}, importance {row.importance:.3g}",
@@ -60,13 +62,13 @@ def edge_cards(rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: F
     ]
 
 
-def shape_cards(atlas: Atlas) -> list[Card]:
+def shape_cards(atlas: Atlas) -> list[EdgeCard]:
     """The cards of an atlas' shapes, with how many edges have each, and where most of them are."""
     table, fits = atlas.table(), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
     formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
     return [
-        Card(
+        EdgeCard(
             f"{number + 1}: {row.edges:,} edges, {row.share:.1%}\n"
             f"most in {row.mostly_in}\n{row.family}",
             f"shape {number + 1}: {row.edges:,} edges, most in {row.mostly_in}; {row.formula}, "

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nanogpkant.interpretation.cards import Card
+from nanogpkant.interpretation.show.cards import EdgeCard
 from nanogpkant.report.charts import COLOURS, Draw, plain
 
 INK = "#1d2329"
@@ -25,7 +25,7 @@ REPLACEMENT_COLOURS = {
 }
 
 
-def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
+def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
     """Small pictures of edges: the curve, its formula (dashed) and where its input lies (grey)."""
     rows = max(1, -(-len(cards) // columns))
     figure = Figure(figsize=(2.1 * columns, 1.6 * rows + 0.5), layout="constrained")
@@ -63,7 +63,7 @@ def sheet(cards: Sequence[Card], title: str, columns: int = 6) -> Figure:
     return figure
 
 
-def bounds(card: Card) -> tuple[float, float]:
+def bounds(card: EdgeCard) -> tuple[float, float]:
     """Lowest and highest value of a card's curves, apart even where they are level."""
     values = np.concatenate([card.curve] + ([] if card.formula is None else [card.formula]))
     low, high = float(values.min()), float(values.max())

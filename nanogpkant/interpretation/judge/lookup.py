@@ -1,29 +1,26 @@
-"""A layer made of tables, for trying out what happens when the edges of a KAN layer are others.
+"""A KAN layer as tables of its edges, for measuring the effect of other edges.
 
-G points an input, n inputs, m outputs. A function of edges, here ``Curves``, takes points (G, n) to
-values (G, m, n), as ``layer.edges`` does. Whatever replaces an edge (its formula, a line, its mean)
-runs through the same table and the same straight lines between its points, so that differences in
-loss are differences between the functions.
+G points per input, n inputs, m outputs. All replacements of an edge (its formula, a line, its mean)
+run through the same table with linear interpolation, so differences in loss come from the functions
+alone.
 
-Source: tables as embedding bags are ours; that tables need a stated policy beyond their ends is
+Source: tables as embedding bags are ours; the need for a stated policy beyond their ends is
 LUT-KAN's point (arXiv 2601.03332). Here an input beyond the table is taken at the table's end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.interpretation.curves import even_points
+from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points
 from nanogpkant.kan import KANLinear
 
 POINTS = 64  # of a table, evenly spaced, and more where there are more than 8 functions an edge
 POINTS_A_FUNCTION = 8
 ROWS = 4096  # input vectors looked up at a time: their indices take 2 * 8 bytes an input
-
-Curves = Callable[[Tensor], Tensor]
 
 
 def table_points(layer: KANLinear) -> int:
@@ -51,7 +48,7 @@ class Lookup(nn.Module):
         layer: KANLinear,
         low: Tensor,
         high: Tensor,
-        curves: Curves,
+        curves: EdgeFunctions,
         count: int | None = None,
     ) -> None:
         super().__init__()
@@ -83,7 +80,7 @@ class Lookup(nn.Module):
         return F.embedding_bag(index, tables, mode="sum", per_sample_weights=share.to(tables.dtype))
 
 
-def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, Curves]:
+def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, EdgeFunctions]:
     """What edges are replaced by to compare with, from most to least of a curve.
 
     Args:
@@ -110,7 +107,7 @@ def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, Cur
     }
 
 
-def mixed(old: Curves, new: Curves, replaced: Tensor) -> Curves:
+def mixed(old: EdgeFunctions, new: EdgeFunctions, replaced: Tensor) -> EdgeFunctions:
     """``new`` for the edges of the mask ``replaced`` (m, n), ``old`` for the others."""
     return lambda points: torch.where(replaced, new(points), old(points))
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import replacing, sha256_of, write_atomic, write_json, writing
-from nanogpkant.interpretation.curves import even_points, tabulate
-from nanogpkant.interpretation.families import FAMILIES, POLYNOMIALS
-from nanogpkant.interpretation.formulas import ACCEPTED, GOOD
+from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS
+from nanogpkant.interpretation.fit.formulas import ACCEPTED, GOOD
 from nanogpkant.interpretation.interpretation import OBSERVED_TOKENS, Interpretation
+from nanogpkant.interpretation.observe.curves import even_points, tabulate
 
 DIGITS = 5  # of numbers in LaTeX
 READABLE = ("layer", "output", "input", "importance", "std", "family", "formula", "low", "high")

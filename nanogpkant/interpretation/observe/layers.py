@@ -9,7 +9,7 @@ from nanogpkant.config import nearest
 from nanogpkant.kan import KANLinear, kan_layers
 
 
-def chosen_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
+def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
     """The KAN layers with these names, or whose names begin with them at a dot; None is all.
 
     Raises:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.data import Batches, blocks
-from nanogpkant.interpretation.lookup import swapped
+from nanogpkant.interpretation.judge.lookup import swapped
 from nanogpkant.model.gpt import GPT
 
 TOKENS = 16384  # read in one forward pass; tables are made anew for each
@@ -32,7 +32,7 @@ class Score:
         return asdict(self)
 
 
-class Judge:
+class SwapEvaluator:
     """A text, and what the unchanged model says of it.
 
     Args:

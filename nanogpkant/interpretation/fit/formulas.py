@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.families import FAMILIES, POLYNOMIALS, chosen
-from nanogpkant.interpretation.fits import COMPLEXITIES, OPTIONS, TERMS, TWO, Fits
-from nanogpkant.interpretation.polish import damped_solve, polish, terms
-from nanogpkant.interpretation.search import Curves, Dictionary, scaled
+from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS, select_families
+from nanogpkant.interpretation.fit.fits import COMPLEXITIES, OPTIONS, TERMS, TWO, Fits
+from nanogpkant.interpretation.fit.polish import damped_solve, polish, terms
+from nanogpkant.interpretation.fit.search import Dictionary, ScaledCurves, scaled
 
 GOOD = 0.002  # 1 - R² that is good enough for a simpler formula
 ACCEPTED = 0.01  # 1 - R² above which an edge stays a spline
@@ -78,7 +78,7 @@ class _Options:
     """What is to be tried, for ``families`` as names."""
 
     def __init__(self, families: Sequence[str] | None) -> None:
-        some, self.degree, with_line = chosen(families)
+        some, self.degree, with_line = select_families(families)
         self.dictionary = Dictionary(some, with_line)
         self.columns = torch.tensor(
             [TERMS + number + line * len(FAMILIES) for number, line in self.dictionary.columns],
@@ -102,7 +102,7 @@ class _Fitter:
     number input * m + output.
     """
 
-    def __init__(self, curves: Curves, options: _Options) -> None:
+    def __init__(self, curves: ScaledCurves, options: _Options) -> None:
         self.curves, self.options = curves, options
         n, m, _ = curves.y.shape
         E = n * m
@@ -270,7 +270,7 @@ def _family(option: Tensor) -> tuple[Tensor, Tensor]:
     return number % len(FAMILIES), (number >= len(FAMILIES)) & (option < TWO)
 
 
-def _polynomials(curves: Curves, degree: int) -> tuple[Tensor, Tensor]:
+def _polynomials(curves: ScaledCurves, degree: int) -> tuple[Tensor, Tensor]:
     """The best polynomial of every degree: (n, m, 6, 6) coefficients of 1, u, ..., and 1 - R².
 
     The latter are (E, degree + 1).
@@ -293,7 +293,7 @@ def _polynomials(curves: Curves, degree: int) -> tuple[Tensor, Tensor]:
 
 
 def _amplitudes(
-    curves: Curves, families: Tensor, shapes: Tensor, line: Tensor
+    curves: ScaledCurves, families: Tensor, shapes: Tensor, line: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(E, 2) amplitudes of the terms and (E, 6) coefficients of 1 and u beside them.
 
@@ -327,7 +327,7 @@ def _amplitudes(
     return amplitudes, coefficients
 
 
-def _measured(fits: Fits, curves: Curves, points: Tensor, values: Tensor) -> Fits:
+def _measured(fits: Fits, curves: ScaledCurves, points: Tensor, values: Tensor) -> Fits:
     """How well the formulas do at the points, by evaluating them."""
     share = curves.root.square()
     away = fits.evaluate(points) - values  # (G, m, n)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.interpretation.faithfulness import first_share
-from nanogpkant.interpretation.judge import Judge
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.faithfulness import first_share
 from nanogpkant.interpretation.store import Remember, rows_of
 from nanogpkant.kan.pruned import PrunedLinear, narrowed, prune
 from nanogpkant.model.gpt import GPT
@@ -75,7 +75,7 @@ def pruned_layers(
 
 
 def pruning(
-    judge: Judge,
+    judge: SwapEvaluator,
     scores: dict[str, dict[str, Tensor]],
     means: dict[str, Tensor],
     remember: Remember,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.families import FAMILIES, Family
+from nanogpkant.interpretation.fit.families import FAMILIES, Function
 
 EVERYWHERE = 1e-3  # of the weights is spread evenly over the points
 SMALLEST = 1e-4  # share of a candidate's square that a line must leave, to be more than a line
@@ -21,7 +21,7 @@ NOISE = 1e-6  # of the greatest value: what float32 leaves of a constant
 
 
 @dataclass(frozen=True)
-class Curves:
+class ScaledCurves:
     """The edges of n inputs, scaled: u in [-1, 1], curves of mean 0 and length 1."""
 
     u: Tensor
@@ -44,7 +44,7 @@ class Curves:
     """(n,) x's way from u = 0 to u = 1; 1 where an input is constant"""
 
 
-def scaled(points: Tensor, weights: Tensor, values: Tensor) -> Curves:
+def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
     """(G, n), (G, n) and (G, m, n), as ``curves`` makes them."""
     low, high = points.aminmax(dim=0)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -65,7 +65,7 @@ def scaled(points: Tensor, weights: Tensor, values: Tensor) -> Curves:
     flat = std <= NOISE * largest
     std = torch.where(flat, 1.0, std)
     y = torch.where(flat[..., None], 0.0, y / std[..., None])
-    return Curves(u, root, slant, y, mean, std, flat, middle, half)
+    return ScaledCurves(u, root, slant, y, mean, std, flat, middle, half)
 
 
 class Dictionary:
@@ -75,7 +75,7 @@ class Dictionary:
     returns, and ``shapes`` (C, 2) are the candidates' rates and offsets.
     """
 
-    def __init__(self, families: list[Family], with_line: bool) -> None:
+    def __init__(self, families: list[Function], with_line: bool) -> None:
         self.families = families
         self.columns: list[tuple[int, bool]] = []
         self.shapes = torch.cat([f.starts() for f in families] or [torch.empty(0, 2)])
@@ -121,7 +121,7 @@ class Dictionary:
             ]
         )
 
-    def best(self, curves: Curves) -> tuple[Tensor, Tensor]:
+    def best(self, curves: ScaledCurves) -> tuple[Tensor, Tensor]:
         """Of every column, for every edge: (n, m, columns) 1 - R², and shapes (..., 2)."""
         n, m, _ = curves.y.shape
         errors = curves.y.new_empty(n, m, len(self.columns))
@@ -145,7 +145,7 @@ class Dictionary:
         return errors, shapes.to(errors)
 
     def second(
-        self, curves: Curves, inputs: Tensor, rests: Tensor, terms: Tensor
+        self, curves: ScaledCurves, inputs: Tensor, rests: Tensor, terms: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The best second term of edges that have one and a line.
 

@@ -18,10 +18,9 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from nanogpkant.interpretation.collect import Observed
-from nanogpkant.interpretation.curves import even_points, tabulate, weights
-from nanogpkant.interpretation.formulas import Fits, fit
-from nanogpkant.interpretation.lookup import Curves
+from nanogpkant.interpretation.fit.formulas import Fits, fit
+from nanogpkant.interpretation.observe.collect import Observed
+from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, tabulate, weights
 from nanogpkant.kan import KANLinear
 
 POINTS = 64  # that a shape is seen at
@@ -86,7 +85,7 @@ class Atlas:
         """The formulas of the shapes in u, as those of a layer with one input and k outputs."""
         return fit(self.u[:, None], self.density[:, None], self.shapes.T[:, :, None].contiguous())
 
-    def curves(self, name: str, observed: Observed) -> Curves:
+    def curves(self, name: str, observed: Observed) -> EdgeFunctions:
         """The edges of a layer as the atlas has them."""
         assigned = self.layers[name]
         label = assigned.shape.clamp(min=0)

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import write_atomic, write_json
-from nanogpkant.interpretation import plots
-from nanogpkant.interpretation.cards import Card, edge_cards, shape_cards
-from nanogpkant.interpretation.formulas import ACCEPTED
+from nanogpkant.interpretation.fit.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
-from nanogpkant.interpretation.page import EdgeSection, page, table
+from nanogpkant.interpretation.show import plots
+from nanogpkant.interpretation.show.cards import EdgeCard, edge_cards, shape_cards
+from nanogpkant.interpretation.show.page import EdgeSection, page, table
 from nanogpkant.machine.device import peak_memory
 from nanogpkant.report.charts import Draw, save_figure
 
@@ -126,7 +126,7 @@ def figures(look: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]
 
 
 def _figures(
-    look: Interpretation, top: int, cards: dict[str, list[Card]]
+    look: Interpretation, top: int, cards: dict[str, list[EdgeCard]]
 ) -> Iterator[tuple[str, Figure]]:
     charts = plots.faithfulness_charts(look.faithfulness)
     title = "Edges replaced: how far the predictions move"
@@ -199,7 +199,7 @@ def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
 _WORST = "The worst fits among the most important tenth"
 
 
-def _all_cards(look: Interpretation, top: int) -> dict[str, list[Card]]:
+def _all_cards(look: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
     """Those of the atlas, of the worst fits and of the most important edges of each layer."""
     cards = {"atlas": shape_cards(look.atlas)}
     worst = worst_edges(look.edges, top)
@@ -210,9 +210,9 @@ def _all_cards(look: Interpretation, top: int) -> dict[str, list[Card]]:
     return cards
 
 
-def _cards(look: Interpretation, rows: pd.DataFrame) -> list[Card]:
+def _cards(look: Interpretation, rows: pd.DataFrame) -> list[EdgeCard]:
     """The cards of edges of any layers, in the order of the rows."""
-    found: dict[int, Card] = {}
+    found: dict[int, EdgeCard] = {}
     for name, of_layer in rows.groupby("layer", sort=False):
         cards = edge_cards(of_layer, look.layers[name], look.observed[name], look.fits[name])
         found |= dict(zip(of_layer.index, cards, strict=True))
@@ -237,7 +237,7 @@ def _family_charts(look: Interpretation) -> dict[str, Draw]:
 
 
 def _sections(
-    look: Interpretation, found: dict[str, Any], cards: dict[str, list[Card]]
+    look: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
 ) -> list[EdgeSection]:
     totals = look.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]

@@ -5,13 +5,18 @@ and 64 points, 600 MB for 768 to 3072. That is the most that is ever held: one l
 what works on the values (``formulas.fit``) goes through them a few inputs at a time.
 """
 
+from collections.abc import Callable
+
 import psutil
 import torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.collect import Observed
+from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.kan import KANLinear
+
+EdgeFunctions = Callable[[Tensor], Tensor]
+"""Edges of a layer, as ``KANLinear.edges``: points (G, n) to values (G, m, n)"""
 
 EVEN = 0.5  # share of the points that are spread evenly; the others lie where the inputs are
 

@@ -14,8 +14,8 @@ from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import Batches, TokenData
 from nanogpkant.evaluation import Evaluation, evaluate
-from nanogpkant.interpretation.layers import kan_layers
-from nanogpkant.interpretation.lookup import swapped
+from nanogpkant.interpretation.judge.lookup import swapped
+from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import describe, synchronize
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint, tensors_of

@@ -23,7 +23,7 @@ LINE = " + line"
 
 
 @dataclass(frozen=True)
-class Family:
+class Function:
     """Functions a * f(rate * u + offset), and where to look for rate and offset."""
 
     name: str
@@ -104,37 +104,37 @@ _STEPS, _ONE, _WIDE = (0.7, 16.0, 10), (1.0, 1.0, 1), (-1.6, 1.6, 17)
 _BEND = (-0.97, 0.97, 25)  # a bend beyond the observed range would be a line
 
 FAMILIES = (
-    Family("cube", lambda z: z * z * z, lambda z, f: 3 * z * z, "z**3", _ONE, (-2.0, 2.0, 15)
-           , with_line="none"),
-    Family("exp", torch.exp, lambda z, f: f, "exp(z)", (0.3, 8.0, 10), (0.0, 0.0, 1), "phase",
-           mirrored=True),
-    Family("abs", torch.abs, lambda z, f: torch.sign(z), "Abs(z)", _ONE, _BEND, with_line="none"),
-    Family("relu", torch.relu, lambda z, f: (z > 0).to(z), "Max(z, 0)", _ONE, _BEND,
-           mirrored=True, with_line="one"),
-    Family("sqrt", torch.sqrt, lambda z, f: 0.5 / f, "sqrt(z)", _ONE, (0.002, 5.0, 12), "distance",
-           mirrored=True),
-    Family("log", torch.log, lambda z, f: 1 / z, "log(z)", _ONE, (0.005, 5.0, 12), "distance",
-           mirrored=True),
-    Family("reciprocal", torch.reciprocal, lambda z, f: -f * f, "1/z", _ONE, (0.01, 5.0, 12),
-           "distance", mirrored=True),
-    Family("silu", F.silu, _silu_slope, "z/(1 + exp(-z))", _STEPS, _WIDE, mirrored=True,
-           with_line="one"),
-    Family("gelu", F.gelu, _gelu_slope, "z*(1 + erf(z/sqrt(2)))/2", _STEPS, _WIDE, mirrored=True,
-           with_line="one"),
-    Family("softplus", F.softplus, lambda z, f: torch.sigmoid(z), "log(1 + exp(z))", _STEPS, _WIDE,
-           mirrored=True, with_line="one"),
-    Family("tanh", torch.tanh, lambda z, f: 1 - f * f, "tanh(z)", (0.5, 16.0, 8), (-1.6, 1.6, 13),
-           aliases=("sigmoid",)),
-    Family("gaussian", lambda z: torch.exp(-z * z), lambda z, f: -2 * z * f, "exp(-z**2)",
-           (0.4, 12.0, 8), (-1.6, 1.6, 13)),
-    Family("sin", torch.sin, lambda z, f: torch.cos(z), "sin(z)", (0.7, 18.0, 20),
-           (0.0, torch.pi, 8), "phase", aliases=("cos",)),
-    Family("x*sin", lambda z: z * torch.sin(z), lambda z, f: torch.sin(z) + z * torch.cos(z),
-           "z*sin(z)", (0.8, 14.0, 24), (-1.6, 1.6, 17)),
+    Function("cube", lambda z: z * z * z, lambda z, f: 3 * z * z, "z**3", _ONE, (-2.0, 2.0, 15),
+             with_line="none"),
+    Function("exp", torch.exp, lambda z, f: f, "exp(z)", (0.3, 8.0, 10), (0.0, 0.0, 1), "phase",
+             mirrored=True),
+    Function("abs", torch.abs, lambda z, f: torch.sign(z), "Abs(z)", _ONE, _BEND, with_line="none"),
+    Function("relu", torch.relu, lambda z, f: (z > 0).to(z), "Max(z, 0)", _ONE, _BEND,
+             mirrored=True, with_line="one"),
+    Function("sqrt", torch.sqrt, lambda z, f: 0.5 / f, "sqrt(z)", _ONE, (0.002, 5.0, 12),
+             "distance", mirrored=True),
+    Function("log", torch.log, lambda z, f: 1 / z, "log(z)", _ONE, (0.005, 5.0, 12), "distance",
+             mirrored=True),
+    Function("reciprocal", torch.reciprocal, lambda z, f: -f * f, "1/z", _ONE, (0.01, 5.0, 12),
+             "distance", mirrored=True),
+    Function("silu", F.silu, _silu_slope, "z/(1 + exp(-z))", _STEPS, _WIDE, mirrored=True,
+             with_line="one"),
+    Function("gelu", F.gelu, _gelu_slope, "z*(1 + erf(z/sqrt(2)))/2", _STEPS, _WIDE, mirrored=True,
+             with_line="one"),
+    Function("softplus", F.softplus, lambda z, f: torch.sigmoid(z), "log(1 + exp(z))", _STEPS,
+             _WIDE, mirrored=True, with_line="one"),
+    Function("tanh", torch.tanh, lambda z, f: 1 - f * f, "tanh(z)", (0.5, 16.0, 8), (-1.6, 1.6, 13),
+             aliases=("sigmoid",)),
+    Function("gaussian", lambda z: torch.exp(-z * z), lambda z, f: -2 * z * f, "exp(-z**2)",
+             (0.4, 12.0, 8), (-1.6, 1.6, 13)),
+    Function("sin", torch.sin, lambda z, f: torch.cos(z), "sin(z)", (0.7, 18.0, 20),
+             (0.0, torch.pi, 8), "phase", aliases=("cos",)),
+    Function("x*sin", lambda z: z * torch.sin(z), lambda z, f: torch.sin(z) + z * torch.cos(z),
+             "z*sin(z)", (0.8, 14.0, 24), (-1.6, 1.6, 17)),
 )  # fmt: skip
 
 
-def chosen(names: Sequence[str] | None) -> tuple[list[Family], int, bool]:
+def select_families(names: Sequence[str] | None) -> tuple[list[Function], int, bool]:
     """The families of these names, the greatest degree of a polynomial, and if lines are added.
 
     Constants and lines always count; None is all families.

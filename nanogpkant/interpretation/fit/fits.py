@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import write_atomic
-from nanogpkant.interpretation.families import FAMILIES, LINE, POLYNOMIALS
+from nanogpkant.interpretation.fit.families import FAMILIES, LINE, POLYNOMIALS
 
 NAMES = [f.name for f in FAMILIES]
 OPTIONS = [*POLYNOMIALS, *NAMES, *(name + LINE for name in NAMES), "two terms"]

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.collect import Observed
-from nanogpkant.interpretation.curves import points, weights
-from nanogpkant.interpretation.judge import Judge
-from nanogpkant.interpretation.lookup import Curves, Lookup, controls, mixed
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
+from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed
+from nanogpkant.interpretation.observe.collect import Observed
+from nanogpkant.interpretation.observe.curves import EdgeFunctions, points, weights
 from nanogpkant.interpretation.store import Remember, rows_of
 from nanogpkant.kan import KANLinear
 
@@ -37,10 +37,10 @@ class Replaceable:
     """(n,) where the tables of each input begin"""
     high: Tensor
     """(n,) where they end"""
-    curves: dict[str, Curves]
+    curves: dict[str, EdgeFunctions]
     """by name; "spline" is the edges themselves"""
 
-    def with_curves(self, **curves: Curves) -> "Replaceable":
+    def with_curves(self, **curves: EdgeFunctions) -> "Replaceable":
         """The same, with more that its edges can be replaced by."""
         return replace(self, curves=self.curves | curves)
 
@@ -98,7 +98,7 @@ class Trial:
 
 
 def faithfulness(
-    judge: Judge,
+    judge: SwapEvaluator,
     layers: dict[str, Replaceable],
     orders: dict[str, dict[str, Tensor]],
     remember: Remember,
@@ -140,7 +140,7 @@ def faithfulness(
 
 
 def totals(
-    judge: Judge,
+    judge: SwapEvaluator,
     layers: dict[str, Replaceable],
     accepted: dict[str, Tensor],
     remember: Remember,
