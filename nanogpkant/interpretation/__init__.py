@@ -1,12 +1,12 @@
-"""Looking inside a trained KAN: what its edges are, which matter, and whether formulas say it all.
+"""Interpretation of a trained KAN: formulas of its edges, their importance and faithfulness.
 
 from nanogpkant.interpretation import Interpretation, figures, write
 
-look = Interpretation("runs/quickstart_kan")
-look.edges.head(20)             # the most important edges, with their formulas
-look.totals                     # the loss with all edges replaced, and its controls
-dict(figures(look))["atlas"]    # a matplotlib figure
-write(look)                     # everything, into runs/quickstart_kan/interpret
+interpretation = Interpretation("runs/quickstart_kan")
+interpretation.edges.head(20)             # the most important edges, with their formulas
+interpretation.totals                     # the loss with all edges replaced, and its controls
+dict(figures(interpretation))["atlas"]    # a matplotlib figure
+write(interpretation)                     # everything, into runs/quickstart_kan/interpret
 """
 
 from importlib import import_module

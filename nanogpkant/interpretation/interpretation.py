@@ -1,4 +1,4 @@
-"""One object a run: every stage is worked out when first asked for, and kept on disk."""
+"""The interpretation of a run: stages computed on first use and cached on disk."""
 
 import time
 from collections.abc import Iterator
@@ -58,33 +58,31 @@ SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
 
 
 class Interpretation:
-    """What the KAN edges of a trained run are, and the proof of it.
+    """Formulas of the KAN edges of a trained run, and measurements of their faithfulness.
 
-        look = Interpretation("runs/quickstart_kan")
-        look.edges           # a row an edge: importance, formula, R²
-        look.faithfulness    # the loss with edges replaced
-        write(look)          # pictures, tables and a page in runs/quickstart_kan/interpret
+        interpretation = Interpretation("runs/quickstart_kan")
+        interpretation.edges           # one row per edge: importance, formula, R²
+        interpretation.faithfulness    # loss with edges replaced
+        write(interpretation)    # charts, tables and a page in RUN/interpret
 
-    What takes long is kept in ``cache`` in its folder: another object, or the same command after
-    an interruption, goes on from there. Edges are described on the training split and judged on
-    the validation split.
+    Slow stages are cached in ``cache`` in its folder: a new object, or the same command after an
+    interruption, resumes from there. Edges are fitted on the training split and evaluated on the
+    validation split.
 
     Args:
         run: run folder.
         checkpoint: "best", "last" or a step-NNNNNN.
-        layers: names of the KAN layers to look at, or beginnings of names, such as "blocks.0";
-            None is all of them.
-        families: names of the families of formulas to try; None is all of them.
-        budget: tokens of the validation split that each point of a curve is measured on, in random
-            windows; 0 is the whole split. Totals read 32 times as many, at most the whole split.
-        seed: decides the windows and all else that is random.
+        layers: names of KAN layers, or beginnings of names such as "blocks.0"; None is all.
+        families: names of the families of formulas to try; None is all.
+        budget: validation tokens for each point of a curve, in random windows; 0 is the whole
+            split. Totals use 32 times as many, at most the whole split.
+        seed: decides the windows and everything else that is random.
         device: auto, cpu, cuda, cuda:N or mps.
-        folder: where results are kept; ``RUN/interpret`` if None, and for a model that came with
-            the project ``runs/NAME/interpret``.
+        folder: for results; ``RUN/interpret`` if None, ``runs/NAME/interpret`` for pretrained:NAME.
 
     Raises:
         UserError: no such run or checkpoint, data that is not the run's, a run without KAN layers.
-        UsageError: a layer or family that there is none of, or a setting out of its range.
+        UsageError: an unknown layer or family, or a setting out of its range.
     """
 
     def __init__(
@@ -118,17 +116,17 @@ class Interpretation:
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         sha256 = read_json(saved / MANIFEST)["sha256"]
         self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
-        """what all results rest on"""
+        """of weights, data and seed; part of every cache key"""
         self.seconds: dict[str, float] = {}
-        """spent in each stage by this object"""
+        """per stage, by this object"""
 
     @cached_property
     def observed(self) -> dict[str, Observed]:
-        """Where the inputs of every KAN layer lie, and how much its outputs matter to the loss."""
+        """Input distribution and output gradients of every KAN layer."""
         with self._stage("observed", tokens=OBSERVED_TOKENS) as stage:
             file = stage.folder / "observed.safetensors"
             if not file.exists():
-                with bar("watching activations", "tokens") as progress:
+                with bar("collecting activations", "tokens") as progress:
                     found = collect(
                         self.model,
                         self.data.train,
@@ -153,21 +151,28 @@ class Interpretation:
         fitted: dict[str, Fits] = {}
         with (
             self._stage("formulas", families=self.families) as stage,
-            bar("fitting formulas", "layers") as progress,
+            bar("fitting formulas", "edges") as progress,
         ):
-            for done, (name, layer) in enumerate(self.layers.items()):
-                progress(done, len(self.layers))
+            sizes = {n: m.in_features * m.out_features for n, m in self.layers.items()}
+            total, before = sum(sizes.values()), 0
+            for name, layer in self.layers.items():
+                progress(before, total)
                 file = stage.folder / f"{name}.safetensors"
                 if not file.exists():
                     at = points(self.observed[name])
                     density = weights(self.observed[name], at)
-                    fit(at, density, tabulate(layer, at), self.families).save(file)
+
+                    def advance(done: int, _: int, before: int = before) -> None:
+                        progress(before + done, total)
+
+                    fit(at, density, tabulate(layer, at), self.families, advance).save(file)
                 fitted[name] = Fits.load(file)
+                before += sizes[name]
         return fitted
 
     @cached_property
     def edges(self) -> pd.DataFrame:
-        """A row for every edge, the most important first: its importance, formula and fit.
+        """One row per edge, the most important first: importance, formula and fit.
 
         Raises:
             UserError: they do not fit into memory.
@@ -218,10 +223,10 @@ class Interpretation:
 
     @cached_property
     def ablations(self) -> pd.DataFrame:
-        """What really happens without single edges: see ``importance.ablations``."""
+        """Effect of ablating single edges: see ``judge.ablations``."""
         with (
             self._stage("ablations", **self._judged_by) as stage,
-            bar("taking edges out", "edges") as progress,
+            bar("ablating edges", "edges") as progress,
         ):
             # One edge changes little, but all predictions: its KL needs less text than a loss.
             judge = SwapEvaluator(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
@@ -232,7 +237,7 @@ class Interpretation:
 
     @property
     def rank_correlations(self) -> pd.DataFrame:
-        """How well each score foretells what taking an edge out does."""
+        """Rank correlation of each score with the effect of ablating an edge."""
         return rank_correlations(self.ablations.to_dict("records"), list(self.importance))
 
     @cached_property
@@ -281,13 +286,13 @@ class Interpretation:
 
     @cached_property
     def atlas(self) -> Atlas:
-        """The few shapes that the edges have."""
-        with self._timed("atlas"), bar("clustering shapes", "layers") as progress:
+        """The common shapes of the edges."""
+        with self._timed("atlas"), bar("clustering shapes", "passes") as progress:
             return atlas(self.layers, self.observed, SHAPES, self.seed, progress)
 
     @cached_property
     def atlas_score(self) -> dict[str, float]:
-        """The loss when every edge is one of the shapes, with a gain and an offset of its own."""
+        """The loss with every edge replaced by its shape, scaled and shifted per edge."""
 
         def find() -> dict[str, float]:
             observed = self.observed.items()
@@ -343,12 +348,12 @@ class Interpretation:
 
     @cached_property
     def _judge(self) -> SwapEvaluator:
-        """That of the points of curves."""
+        """For the points of curves."""
         return SwapEvaluator(self.model, self.data.val, self.budget, self.seed)
 
     @property
     def _judged_by(self) -> dict[str, Any]:
-        """The settings that every score rests on."""
+        """The settings that every loss depends on."""
         return {"budget": self.budget, "layers": list(self.layers)}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the stages of an interpretation found, on disk: an interrupted one goes on from there."""
+"""Results of the stages of an interpretation on disk, from which an interrupted one resumes."""
 
 import dataclasses
 import json

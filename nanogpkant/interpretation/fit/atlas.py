@@ -1,8 +1,8 @@
-"""The atlas: how many different shapes the edges of a model have, and what they are.
+"""The atlas: clusters of the shapes of all edges.
 
-A curve is seen on its input's own range, which is stretched to [-1, 1], and taken apart into
-offset (its mean), gain (its size, with a sign) and shape. Shapes are what is clustered; then every
-edge can be written as one of k shapes, a gain and an offset.
+A curve, over its input's range rescaled to [-1, 1], is decomposed into offset (mean), signed gain
+(size) and shape. The shapes are clustered, so that every edge becomes one of k shapes with a gain
+and an offset.
 
 Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is scikit-learn's.
 """
@@ -43,7 +43,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Atlas:
-    """k shapes, the most frequent first, and the edges that have them."""
+    """k shapes, the most frequent first, and the edges of each."""
 
     u: Tensor
     """(G,) from -1, an input's low end, to 1, its high end"""
@@ -86,7 +86,7 @@ class Atlas:
         return fit(self.u[:, None], self.density[:, None], self.shapes.T[:, :, None].contiguous())
 
     def curves(self, name: str, observed: Observed) -> EdgeFunctions:
-        """The edges of a layer as the atlas has them."""
+        """The edges of a layer as gain * shape + offset."""
         assigned = self.layers[name]
         label = assigned.shape.clamp(min=0)
 
@@ -116,14 +116,15 @@ def atlas(
         observed: where their inputs lie.
         k: shapes to find; fewer where there are fewer edges with a shape.
         seed: decides the sample that they are learned from, and the clustering.
-        progress: called with (layers done, layers in all).
+        progress: called with (passes over a layer done, passes in all).
     """
     u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
     density = _common_density(observed)
     random = np.random.default_rng(seed)
     edges = sum(layer.in_features * layer.out_features for layer in layers.values())
     sample = []
-    for name, layer in layers.items():
+    for done, (name, layer) in enumerate(layers.items()):
+        progress(done, 2 * len(layers))
         shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
         shapes = shapes[is_loud]
         wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
@@ -140,8 +141,8 @@ def atlas(
     shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])
     found = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
     centres = torch.from_numpy(pca.transform(shapes * scale))
-    for done, (name, layer) in enumerate(layers.items()):
-        progress(done, len(layers))
+    for done, (name, layer) in enumerate(layers.items(), start=len(layers)):
+        progress(done, 2 * len(layers))
         found.layers[name] = _assign(found, layer, observed[name], pca, centres)
     return _most_frequent_first(found)
 

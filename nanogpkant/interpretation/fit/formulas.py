@@ -1,11 +1,11 @@
 """Formulas for all edges of a layer at once.
 
-For every edge the best of each family is looked up in a dictionary (``search``), the promising ones
-are polished (``polish``), and edges that no single function fits get a second term, as matching
-pursuit does. What is chosen is the simplest formula that is about as good as the best one.
+Each edge is matched against a dictionary of every family (``search``), the best candidates are
+refined (``polish``), and edges that no single function fits get a second term by matching pursuit.
+The simplest formula about as good as the best is selected.
 
-Names are ambiguous: on the stretch where an input lies, several families often fit about as well.
-A formula is a description of an edge and not a law behind it; the runner-up is kept with it.
+Families are ambiguous: within the input's range several often fit about as well. A formula
+describes an edge and is no law behind it; the runner-up is kept with it.
 
 Source: matching pursuit is Mallat & Zhang (1993). Fitting a*f(b*x + c) + d to an edge from a
 library of functions is pykan's idea (Liu et al., arXiv 2404.19756).
@@ -14,7 +14,7 @@ E edges, n inputs, m outputs, G points.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from nanogpkant.interpretation.fit.search import Dictionary, ScaledCurves, scale
 
 GOOD = 0.002  # 1 - R² that is good enough for a simpler formula
 ACCEPTED = 0.01  # 1 - R² above which an edge stays a spline
-AT_ONCE = 1 << 17  # edges worked on at a time, 1 KB each
+AT_ONCE = 1 << 17  # edges in memory at a time, 1 KB each
+STAGES = 6  # of the search, for the progress bar
 
 COMPLEXITY = torch.tensor(
     [degree + 1 for degree in range(len(POLYNOMIALS))]
@@ -39,16 +40,21 @@ COMPLEXITY = torch.tensor(
 
 @torch.no_grad()
 def fit(
-    points: Tensor, weights: Tensor, curves: Tensor, families: Sequence[str] | None = None
+    points: Tensor,
+    weights: Tensor,
+    curves: Tensor,
+    families: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fits:
-    """Find a formula for every edge.
+    """Fit a formula to every edge.
 
     Args:
         points: (G, n), ascending; a formula holds between an input's first and last point.
-        weights: (G, n), how much an error at each point counts.
-        curves: (G, m, n), what the edges say there.
-        families: names of those to try (see ``families``); None is all of them. A family alone has
-            no free line; "line" among the names adds it. Constants and lines always count.
+        weights: (G, n) weight of the squared error at each point.
+        curves: (G, m, n) values of the edges at the points.
+        families: names of the families to try; None is all. A family alone has no free line; "line"
+            among the names adds it. Constants and lines are always tried.
+        progress: called with (edges done, edges).
 
     Raises:
         UserError: curves, points or weights that are not finite, or fewer than 8 points.
@@ -61,10 +67,13 @@ def fit(
     if len(points) < 8:
         raise UserError(f"{len(points)} points are too few to fit formulas to: take 8 or more")
     m, n = curves.shape[1:]
-    parts = [
-        _fit_inputs(points[:, some], weights[:, some], curves[:, :, some], dictionary)
-        for some in torch.arange(n).split(max(1, AT_ONCE // m))
-    ]
+    parts = []
+    for some in torch.arange(n).split(max(1, AT_ONCE // m)):
+        scaled_curves = scaled(points[:, some], weights[:, some], curves[:, :, some])
+        fitter = _Fitter(scaled_curves, dictionary)
+        for stage in fitter.stages():
+            progress(m * (int(some[0]) + len(some) * stage // STAGES), m * n)
+        parts.append(fitter.fits(points[:, some], curves[:, :, some]))
     names = vars(parts[0])
     return Fits(
         **{
@@ -75,7 +84,7 @@ def fit(
 
 
 class _Options:
-    """What is to be tried, for ``families`` as names."""
+    """Candidates for these families."""
 
     def __init__(self, families: Sequence[str] | None) -> None:
         some, self.degree, with_line = select_families(families)
@@ -85,13 +94,6 @@ class _Options:
             dtype=torch.long,
         )
         self.has_two_terms = with_line and bool(some)
-
-
-def _fit_inputs(points: Tensor, weights: Tensor, values: Tensor, options: _Options) -> Fits:
-    curves = scaled(points, weights, values)
-    fitter = _Fitter(curves, options)
-    fitter.run()
-    return fitter.fits(points, values)
 
 
 class _Fitter:
@@ -120,20 +122,27 @@ class _Fitter:
         self.errors[curves.flat.flatten(), 0] = 0.0
         self.errors.clamp_(min=0)
 
-    def run(self) -> None:
+    def stages(self) -> Iterator[int]:
+        """Run the search; yields the number of finished stages, up to STAGES."""
+        yield 1
         plain = slice(TERMS, TERMS + len(FAMILIES))
         chosen = self.choice()
         hard = (chosen >= TERMS).nonzero().flatten()
         if len(hard) and self.errors[hard, plain].isfinite().any():
             for pick in self.errors[hard, plain].topk(2, dim=1, largest=False).indices.unbind(1):
                 self.polish(hard, pick + TERMS)
+        yield 2
         everything = torch.arange(len(self.errors))
         self.polish(everything, self.choice())
+        yield 3
         left = (self.errors.amin(1) > GOOD).nonzero().flatten()
         self.polish(left, self.errors[left].argmin(1))
+        yield 4
         if self.options.has_two_terms:
             self.add_second(left[self.errors[left].amin(1) > GOOD])
+        yield 5
         self.polish(everything, self.choice())
+        yield STAGES
 
     def choice(self) -> Tensor:
         """(E,) the simplest option that is about as good as the best one."""
@@ -188,7 +197,7 @@ class _Fitter:
         self.pair[edges] = pair
 
     def fits(self, points: Tensor, values: Tensor) -> Fits:
-        """What is chosen, measured at the points."""
+        """The selected formulas, with their errors at the points."""
         curves = self.curves
         n, m, _ = curves.y.shape
         option = self.choice()
@@ -253,7 +262,7 @@ class _Fitter:
         return runner_up, error - self.errors[here, option]
 
     def _front(self, pair_complexity: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each complexity the least error, and the option that has it."""
+        """Least error at each complexity, and its option."""
         complexity = COMPLEXITY.expand(len(self.errors), -1).clone()
         complexity[:, TWO] = pair_complexity
         found = []
@@ -328,7 +337,7 @@ def _amplitudes(
 
 
 def _measured(fits: Fits, curves: ScaledCurves, points: Tensor, values: Tensor) -> Fits:
-    """How well the formulas do at the points, by evaluating them."""
+    """The formulas with R², errors and AICc, by evaluating them at the points."""
     share = curves.root.square()
     away = fits.evaluate(points) - values  # (G, m, n)
     std = curves.std.T

@@ -1,10 +1,10 @@
 """Levenberg-Marquardt for many small problems at once.
 
 Every edge is sum_t a_t * f_t(rate_t * u + offset_t) + d, and e * u where a line is added, with one
-term or two. Amplitudes, d and e are eliminated (variable projection), so what is sought are rate
-and offset of each term.
+term or two. Amplitudes, d and e are eliminated (variable projection); only rates and offsets
+are searched.
 
-Source: variable projection is Golub & Pereyra (1973); leaving out the second part of its Jacobian,
+Source: variable projection is Golub & Pereyra (1973); the approximate Jacobian,
 Kaufman (1975).
 
 E edges, T terms, G points.
@@ -18,7 +18,7 @@ from torch import Tensor
 from nanogpkant.interpretation.fit.families import FAMILIES
 from nanogpkant.interpretation.fit.search import ScaledCurves
 
-AT_ONCE = 2048  # edges: what is worked on stays in the processor's cache
+AT_ONCE = 2048  # edges: the working set fits into the CPU cache
 ITERATIONS = 14
 ENOUGH = 2e-3  # relative gain below which an edge is done
 EXACT = 1e-6  # 1 - R² below which float32 sees no further gain
@@ -28,7 +28,7 @@ LOUDEST = 30.0  # a term's standard deviation in units of the edge's: above, ter
 def polish(
     curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor, shapes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The best rates and offsets near given ones.
+    """Refine rates and offsets.
 
     Args:
         edges: (E,) input * m + output.
@@ -51,7 +51,7 @@ def polish(
 
 @dataclass
 class EdgeFitting:
-    """Some edges and their families; see ``polish``."""
+    """A least-squares problem for each of some edges; see ``polish``."""
 
     u: Tensor
     """(E, G)"""
@@ -86,7 +86,7 @@ class EdgeFitting:
     def minimise(self, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """(E, T, 2) -> (E,) and the same."""
         best = self._clamp(shapes)
-        error, gradient, curvature = self._look(best)
+        error, gradient, curvature = self._evaluate(best)
         errors, found = error.clone(), best.clone()
         where, problem = torch.arange(len(error), device=error.device), self
         damping = torch.full_like(error, 1e-2)
@@ -102,7 +102,7 @@ class EdgeFitting:
                 best, error, gradient, curvature, damping, stalled = (s[keep] for s in state)
             step = solve(_damped(curvature, damping), gradient)
             trial = problem._clamp(best + step.unflatten(1, (2, -1)).transpose(1, 2).to(best))
-            new_error, new_gradient, new_curvature = problem._look(trial)
+            new_error, new_gradient, new_curvature = problem._evaluate(trial)
             better = new_error < error
             small = (error - new_error).abs() < ENOUGH * error
             stalled = torch.where(better & ~small, 0.0, stalled + 1)
@@ -121,8 +121,8 @@ class EdgeFitting:
             found[chosen] = FAMILIES[number].clamp(shapes[chosen])
         return found
 
-    def _look(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """1 - R² (E,), the way down (E, 2T) and Gauss and Newton's curvature (E, 2T, 2T)."""
+    def _evaluate(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """1 - R² (E,), negative half-gradient (E, 2T) and Gauss-Newton matrix (E, 2T, 2T)."""
         T = shapes.shape[1]
         values, slopes = terms(self.families, shapes, self.u, self.free[..., 0])
         vectors = torch.cat([values, slopes * self.u[:, None], slopes], dim=1)  # (E, 3T, G)
@@ -169,7 +169,7 @@ def terms(
 def solve(A: Tensor, b: Tensor) -> Tensor:
     """Positive definite (E, k, k) and (E, k) -> (E, k), for k of at most 4, by elimination.
 
-    LAPACK, called once for every matrix, takes longer than all else together.
+    Calling LAPACK once per matrix would dominate the run time.
     """
     k = b.shape[1]
     if k == 1:
@@ -187,12 +187,12 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
 
 
 def damped_solve(A: Tensor, b: Tensor) -> Tensor:
-    """``solve`` for amplitudes of terms that may all but be the same."""
+    """``solve`` for amplitudes of terms that may be nearly collinear."""
     return solve(_damped(A, 1e-6), b)
 
 
 def _damped(A: Tensor, damping: Tensor | float) -> Tensor:
-    """The diagonal raised by a share of itself."""
+    """The matrix with its diagonal raised by a share of itself."""
     diagonal = A.diagonal(dim1=1, dim2=2)
     if isinstance(damping, Tensor):
         damping = damping[:, None]

@@ -1,9 +1,9 @@
 """The search for formulas: every edge against a dictionary of candidates.
 
-All edges of an input share its points, so the candidates of every family are worked out once an
-input. A candidate and a curve that are both freed of their means, and of their lines where a line
-is added, and both of length 1 have a product whose square is the R² of the best amplitude and
-offset. So the search is one matrix product an input, and the largest number of every family.
+All edges of an input share its points, so candidates are evaluated once per input. With the mean
+(and the line, where one is added) projected out and both at unit length, the squared inner product
+of candidate and curve is the R² at the best amplitude and offset. The search is therefore one
+matrix product per input and a maximum per family.
 
 n inputs, m outputs, G points, C candidates, E edges.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 from nanogpkant.interpretation.fit.families import FAMILIES, Function
 
 EVERYWHERE = 1e-3  # of the weights is spread evenly over the points
-SMALLEST = 1e-4  # share of a candidate's square that a line must leave, to be more than a line
-NOISE = 1e-6  # of the greatest value: what float32 leaves of a constant
+SMALLEST = 1e-4  # minimum share of a candidate's energy left after projecting out the line
+NOISE = 1e-6  # relative: rounding of a constant in float32
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Dictionary:
 
         Args:
             inputs: (E,) ascending, each edge's.
-            rests: (E, G) what constant, line and first term leave of it, times ``root``.
+            rests: (E, G) residual after constant, line and first term, times ``root``.
             terms: (E, G) its first term, of length 1, freed of its constant and line.
 
         Returns:

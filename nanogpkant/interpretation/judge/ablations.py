@@ -42,7 +42,7 @@ def ablations(
     remember: Remember,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Take single edges out of the model, one at a time: a row each, with what that did.
+    """Ablate single edges, one at a time: a row each, with the effect.
 
     The edges are evenly spaced in the order of ``std_grad`` over all layers, from the most
     important to the least.
@@ -75,11 +75,11 @@ def ablations(
 
 
 def rank_correlations(rows: list[dict[str, Any]], scores: list[str]) -> pd.DataFrame:
-    """Spearman's rank correlation of every score with what taking the edge out really did.
+    """Spearman rank correlation of every score with the measured effect of ablation.
 
     Columns: ``score``; ``with_kl``, the divergence of the predictions; ``with_loss``, the size of
-    the change of the loss, which for a single edge is near what float32 can tell. NaN where there
-    is no order, as after text of one character.
+    the change of the loss, which for a single edge is near float32 precision. NaN for constant
+    scores or effects.
     """
     table = pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""How well a model predicts a text once some of its modules are others."""
+"""Loss and KL divergence of a model with some of its modules swapped."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,14 +12,14 @@ from nanogpkant.data import Batches, blocks
 from nanogpkant.interpretation.judge.lookup import swapped
 from nanogpkant.model.gpt import GPT
 
-TOKENS = 16384  # read in one forward pass; tables are made anew for each
+TOKENS = 16384  # per forward pass, which rebuilds all tables
 PROBABILITIES = 1 << 25  # written out at a time
 KEPT_PROBABILITIES = 1 << 26  # of the original, above which they are worked out again each time
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a change costs."""
+    """Loss and divergence of a changed model."""
 
     loss: float
     """mean cross-entropy of the changed model, nats per token"""
@@ -33,7 +33,7 @@ class Score:
 
 
 class SwapEvaluator:
-    """A text, and what the unchanged model says of it.
+    """Evaluates a model with swapped modules on a text, against the unchanged model.
 
     Args:
         model: in evaluation mode; it is put back as it was after every score.
@@ -71,12 +71,12 @@ class SwapEvaluator:
         return self.model(x).float().log_softmax(-1).flatten(0, 1)
 
     def row(self, modules: dict[str, nn.Module]) -> dict[str, float]:
-        """``score`` as part of a table's row, with what it is ``added`` to the original's loss."""
+        """``score`` as a table row, with ``added``: the loss above the original's."""
         score = self.score(modules)
         return score.as_dict() | {"added": score.loss - self.original.loss}
 
     def score(self, modules: dict[str, nn.Module]) -> Score:
-        """Predict the text with these modules in the place of those of the same names."""
+        """Evaluate the text with these modules in place of the model's, by name."""
         loss = kl = 0.0
         for number, (x, y) in enumerate(self.batches):
             before = self._before[number] if self._before else self._log_probabilities(x)

@@ -1,11 +1,10 @@
-"""Whether formulas say what the model does: its loss when edges are replaced by them.
+"""Faithfulness of formulas: the loss of the model with edges replaced.
 
-A fit of every single curve can be close and the model still be lost, because errors add up over a
-thousand inputs and over layers. So the question is put to the whole model: how much worse does it
-predict a text it has not seen, when its edges are their formulas, and when they are only lines,
-means or nothing at all?
+Close fits of single curves do not guarantee a faithful model, since errors accumulate over inputs
+and layers. So the whole model is evaluated on unseen text with its edges replaced by formulas and,
+for comparison, by lines, means and zero.
 
-Source: that an explanation is judged by the loss under replacement, after EAP-IG (Hanna et al.,
+Source: loss under replacement as the criterion, after EAP-IG (Hanna et al.,
 arXiv 2403.17806); formulas judged in context rather than alone, arXiv 2603.15250.
 """
 
@@ -30,7 +29,7 @@ REPLACEMENTS = ("spline", "formula", "line", "mean", "zero")
 
 @dataclass(frozen=True)
 class Replaceable:
-    """A layer, and what its edges can be replaced by."""
+    """A layer and the possible replacements of its edges."""
 
     layer: KANLinear
     low: Tensor
@@ -38,10 +37,10 @@ class Replaceable:
     high: Tensor
     """(n,) where they end"""
     curves: dict[str, EdgeFunctions]
-    """by name; "spline" is the edges themselves"""
+    """by name; "spline" is the learned edges"""
 
     def with_curves(self, **curves: EdgeFunctions) -> "Replaceable":
-        """The same, with more that its edges can be replaced by."""
+        """A copy with further replacements."""
         return replace(self, curves=self.curves | curves)
 
     def means(self) -> Tensor:
@@ -51,7 +50,7 @@ class Replaceable:
     def replaced(self, by: str, edges: Tensor | None = None) -> Lookup:
         """The layer with the edges of a mask (m, n), or all of them, replaced."""
         new = self.curves[by]
-        # Lines are lines between two points already.
+        # Two points determine a line.
         count = 2 if edges is None and by in ("line", "mean", "zero") else None
         if edges is not None:
             new = mixed(self.curves["spline"], new, edges.to(self.low.device))
@@ -81,7 +80,7 @@ def first_share(ranks: dict[str, Tensor], share: float) -> dict[str, Tensor]:
 
 
 def random_ranks(like: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Ranks that say nothing."""
+    """Random ranks, as a control."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(t.shape, generator=generator) for name, t in like.items()}
 

@@ -1,15 +1,15 @@
-"""Taking edges away: what it costs, by every way of choosing them, and a smaller run.
+"""Pruning edges: the loss for every score and share, and the layers of a smaller model.
 
-A pruned edge becomes its mean, as a constant of its output, or nothing. Three things then leave the
-matrices for good, without a change to what the model says:
+A pruned edge becomes its mean, added to its output, or zero. Three things are then removed from the
+matrices, which leaves the model's outputs unchanged:
 
 - an input that no edge of the layer reads. The residual stream goes on carrying it for others; the
   layer skips it.
 - an output that no edge writes. It is a constant; the layer adds it to the stream.
-- a number between two KAN layers that nobody reads, or that is always the same: a hidden unit of
-  the MLP, and a number of an attention head's values, which the output projection reads alone.
+- a unit between two KAN layers that is never read or is constant: a hidden unit of the MLP, or a
+  component of an attention head's values, which only the output projection reads.
 
-Queries and keys stay as wide as they are: what nobody writes in one still meets the other.
+Queries and keys keep their width: a constant component of one still multiplies the other's.
 
 Source: the loss under mean and zero ablation by score follows the practice of circuit analysis
 (EAP-IG, arXiv 2403.17806).
@@ -108,7 +108,7 @@ def pruning(
 
 
 def _drop_units(made: dict[str, nn.Module], before: str, after: str, start: int) -> None:
-    """Drop the numbers between two layers that nobody reads or that are always the same.
+    """Drop the units between two layers that are never read or are constant.
 
     Such a number, or unit, is an input of the layer after and, counted from ``start``, an output of
     the layer before. A mean of equal values is that value, so attention changes nothing about it.

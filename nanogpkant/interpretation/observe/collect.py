@@ -1,6 +1,6 @@
-"""Where the inputs of every KAN layer lie, and how much its outputs matter to the loss.
+"""Input distribution and output gradients of every KAN layer, in one pass over text.
 
-One pass over text. What is kept of n inputs is a histogram of each, never the inputs themselves.
+Each input is kept as a histogram; activations are not stored.
 """
 
 import re
@@ -31,7 +31,7 @@ SITES = {
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of a layer with n inputs and m outputs; tensors are on the CPU.
+    """Statistics of a layer with n inputs and m outputs; tensors are on the CPU.
 
     Inputs are what the functions see: behind ``prenorm`` where there is one.
     """
@@ -70,7 +70,7 @@ def collect(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Observed]:
-    """Watch every KAN layer of a model read a text; the model is left as it was.
+    """Collect statistics of every KAN layer over a text; the model is left unchanged.
 
     Args:
         model: its device and autocast are the caller's; it is in evaluation mode for the while.
@@ -82,7 +82,7 @@ def collect(
         progress: called with (tokens read, tokens in all).
 
     Returns:
-        what was seen of each KAN layer, by the name of its module.
+        statistics of each KAN layer, by module name.
 
     Raises:
         UserError: a layer's inputs or gradients are not finite, or it was never called.
@@ -144,7 +144,7 @@ def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
 
 
 class _Watched:
-    """One layer, and what is added up of it."""
+    """One layer and its running sums."""
 
     def __init__(self, name: str, layer: KANLinear) -> None:
         self.name, self.layer = name, layer

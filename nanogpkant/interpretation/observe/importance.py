@@ -1,4 +1,4 @@
-"""How much each edge of a KAN layer matters: cheap scores, and how well they tell the truth.
+"""Importance of the edges of a KAN layer.
 
 m outputs, n inputs.
 """
@@ -17,10 +17,10 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
     """Scores (m, n) of every edge, float32 on the CPU: more is more important.
 
     Returns:
-        ``std``: standard deviation of the edge's values over the inputs that were seen, what is
-        lost when its mean takes its place; ``std_grad``: that times the root mean square of the
-        loss's gradient at its output, the loss to first order; ``norm``: length of the edge's
-        coefficients, which knows nothing of the data.
+        ``std``: standard deviation of the edge over the observed inputs, the error of replacing it
+        by its mean; ``std_grad``: std times the root mean square of the loss gradient at its
+        output, to first order the change in loss; ``norm``: norm of the edge's coefficients, which
+        is independent of the data.
     """
     at = points(observed)
     share, values = weights(observed, at), tabulate(layer, at)

@@ -1,4 +1,4 @@
-"""Cards: everything that a small picture of one edge shows."""
+"""Cards: the content of a small chart of one edge."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from nanogpkant.kan import KANLinear
 
 @dataclass(frozen=True)
 class EdgeCard:
-    """One curve, its formula and how often its input is where; all arrays are (G,)."""
+    """One curve, its formula and the density of its input; all arrays are (G,)."""
 
     title: str
     """short lines, the first the most important"""
     about: str
-    """one line with all that is known of it"""
+    """a one-line description"""
     x: np.ndarray
     curve: np.ndarray
     formula: np.ndarray | None

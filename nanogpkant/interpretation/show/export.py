@@ -1,11 +1,11 @@
-"""What an interpretation found, to take elsewhere.
+"""The results of an interpretation as files for other programs.
 
 RUN/interpret/export/
   edges.parquet    every edge: importance, fit and the numbers of its formula in full
-  edges.csv        every edge, what a person reads of it: formulas have 4 digits
+  edges.csv        every edge in readable form: formulas with 4 digits
   formulas.json    the most important edges, and whole outputs, in sympy and LaTeX
   lookup.safetensors   every edge as a table of points, where asked for
-  manifest.json    what it was made from, thresholds, families, sha256 of each file
+  manifest.json    sources, thresholds, families, sha256 of each file
 
 A row of edges.parquet is a formula in full: ``expression`` makes sympy of it, and what sympy's
 lambdify makes of that gives the fitted values.
@@ -63,7 +63,7 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
     return found
 
 
-def neuron(look: Interpretation, layer: str, output: int) -> sympy.Expr:
+def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Expr:
     """An output of a layer: the sum of the formulas of all its edges, and its bias.
 
     Inputs x_0, x_1, ... are what the functions see, behind ``prenorm`` where the layer has one.
@@ -72,20 +72,20 @@ def neuron(look: Interpretation, layer: str, output: int) -> sympy.Expr:
     Raises:
         UsageError: no such layer or output.
     """
-    _check_neuron(look, layer, output)
-    edges, bias = look.edges, look.layers[layer].bias
+    _check_neuron(interpretation, layer, output)
+    edges, bias = interpretation.edges, interpretation.layers[layer].bias
     rows = edges[(edges["layer"] == layer) & (edges["output"] == output)].to_dict("records")
     constant = 0 if bias is None else bias[output].item()
     return sympy.Add(constant, *map(expression, rows))
 
 
 def write_export(
-    look: Interpretation, top: int = 24, neurons: Sequence[str] = (), lookup: int = 0
+    interpretation: Interpretation, top: int = 24, neurons: Sequence[str] = (), lookup: int = 0
 ) -> dict[str, Any]:
     """Write tables, formulas and, where asked for, lookup tables.
 
     Args:
-        look: the interpretation; what it has not worked out yet is worked out.
+        interpretation: of a run; missing stages are computed.
         top: edges of each layer, the most important, that are written as sympy and LaTeX, with
             (complexity, family, R²) of all formulas that no simpler one is as good as.
         neurons: outputs to write likewise, as LAYER:OUTPUT.
@@ -98,13 +98,13 @@ def write_export(
         UsageError: no such neuron, or a table of one point.
         UserError: a file cannot be written.
     """
-    wanted = [(name, *_named_neuron(look, name)) for name in neurons]
+    wanted = [(name, *_named_neuron(interpretation, name)) for name in neurons]
     if lookup < 0 or lookup == 1:
         raise UsageError(f"--lookup {lookup}: must be 0 (no tables) or at least 2 points")
-    folder = look.folder / "export"
+    folder = interpretation.folder / "export"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    edges = look.edges
+    edges = interpretation.edges
     files = ["edges.parquet", "edges.csv", "formulas.json"]
     _write_table(edges, folder)
     most = edges.groupby("layer", sort=False).head(top).to_dict("records")
@@ -112,24 +112,26 @@ def write_export(
         "edges": [
             {key: row[key] for key in ("layer", "input", "output", "low", "high", "r2", "accepted")}
             | _written(expression(row))
-            | {"pareto": look.fits[row["layer"]].pareto(row["output"], row["input"])}
+            | {"pareto": interpretation.fits[row["layer"]].pareto(row["output"], row["input"])}
             for row in most
         ],
-        "neurons": {name: _written(neuron(look, layer, output)) for name, layer, output in wanted},
+        "neurons": {
+            name: _written(neuron(interpretation, layer, output)) for name, layer, output in wanted
+        },
     }
     write_json(folder / "formulas.json", formulas)
     if lookup:
         files.append("lookup.safetensors")
-        write_lookup(look, folder / "lookup.safetensors", lookup)
+        write_lookup(interpretation, folder / "lookup.safetensors", lookup)
     else:
         (folder / "lookup.safetensors").unlink(missing_ok=True)  # would be another model's
-    manifest = _manifest(look, lookup)
+    manifest = _manifest(interpretation, lookup)
     manifest["files"] = {name: sha256_of(folder / name) for name in files}
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def write_lookup(look: Interpretation, file: Path, count: int) -> None:
+def write_lookup(interpretation: Interpretation, file: Path, count: int) -> None:
     """Every edge of every layer, as it was learned, as a table of ``count`` points.
 
     For each layer ``low`` and ``high`` (n,), the first and last point of its inputs' tables, which
@@ -137,9 +139,9 @@ def write_lookup(look: Interpretation, file: Path, count: int) -> None:
     """
     tensors: dict[str, Tensor] = {}
     with bar("tabulating", "layers") as progress:
-        for done, (name, layer) in enumerate(look.layers.items()):
-            progress(done, len(look.layers))
-            low, high = look.observed[name].low, look.observed[name].high
+        for done, (name, layer) in enumerate(interpretation.layers.items()):
+            progress(done, len(interpretation.layers))
+            low, high = interpretation.observed[name].low, interpretation.observed[name].high
             values = tabulate(layer, even_points(low, high, count))
             scale = values.abs().max().clamp(min=1e-30)
             parts = {"low": low, "high": high, "values": (values / scale).half(), "scale": scale}
@@ -159,19 +161,21 @@ def _written(found: sympy.Expr) -> dict[str, str]:
     return {"sympy": sympy.sstr(found), "latex": sympy.latex(sympy.N(found, DIGITS))}
 
 
-def _named_neuron(look: Interpretation, name: str) -> tuple[str, int]:
+def _named_neuron(interpretation: Interpretation, name: str) -> tuple[str, int]:
     layer, _, output = name.rpartition(":")
     if not (layer and output.isdecimal()):
         raise UsageError(f"--neurons {name}: must be LAYER:OUTPUT, such as blocks.0.mlp.into:5")
-    _check_neuron(look, layer, int(output))
+    _check_neuron(interpretation, layer, int(output))
     return layer, int(output)
 
 
-def _check_neuron(look: Interpretation, layer: str, output: int) -> None:
-    if layer not in look.layers:
-        raise UsageError(f"--neurons {layer}:{output}: the layers are {', '.join(look.layers)}")
-    if not 0 <= output < look.layers[layer].out_features:
-        last = look.layers[layer].out_features - 1
+def _check_neuron(interpretation: Interpretation, layer: str, output: int) -> None:
+    if layer not in interpretation.layers:
+        raise UsageError(
+            f"--neurons {layer}:{output}: the layers are {', '.join(interpretation.layers)}"
+        )
+    if not 0 <= output < interpretation.layers[layer].out_features:
+        last = interpretation.layers[layer].out_features - 1
         raise UsageError(f"--neurons {layer}:{output}: the outputs of {layer} are 0 to {last}")
 
 
@@ -184,14 +188,14 @@ def _write_table(edges: pd.DataFrame, folder: Path) -> None:
         pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
 
 
-def _manifest(look: Interpretation, lookup: int) -> dict[str, Any]:
+def _manifest(interpretation: Interpretation, lookup: int) -> dict[str, Any]:
     return {
-        "run": look.run.path.name,
-        "step": look.trained.step,
-        "weights_sha256": look.identity["weights"],
-        "data_fingerprint": look.identity["data"],
-        "seed": look.seed,
-        "layers": {n: [m.in_features, m.out_features] for n, m in look.layers.items()},
+        "run": interpretation.run.path.name,
+        "step": interpretation.trained.step,
+        "weights_sha256": interpretation.identity["weights"],
+        "data_fingerprint": interpretation.identity["data"],
+        "seed": interpretation.seed,
+        "layers": {n: [m.in_features, m.out_features] for n, m in interpretation.layers.items()},
         "fitted_on": {"split": "train", "tokens": OBSERVED_TOKENS},
         "thresholds": {"simpler_if_1_minus_r2_below": GOOD, "spline_if_1_minus_r2_above": ACCEPTED},
         "families": {f.name: f.expression for f in FAMILIES},

@@ -15,7 +15,7 @@ from nanogpkant.report.charts import COLOURS, Draw, plain
 
 INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
-KEY = "blue: the curve, dashed red: its formula, grey: how often its input is there"
+KEY = "blue: the curve; dashed red: its formula; grey: density of its input"
 REPLACEMENT_COLOURS = {
     "formula": COLOURS[0],
     "line": COLOURS[1],

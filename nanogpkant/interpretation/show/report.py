@@ -1,4 +1,4 @@
-"""What an interpretation found: in a few sentences, as pictures and tables, and as one page."""
+"""The results of an interpretation: sentences, charts, tables, and one page."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,36 +23,36 @@ IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
 FAMILIES_SHOWN = 12  # by name, in the chart
 TABLE_ROWS = 1000  # of the most important edges, in the page
 METHOD = (
-    "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
-    "Importance is the standard deviation of an edge over real inputs times the root mean square "
-    "of the loss's gradient at its output: to first order, how much the edge moves the loss.",
+    "A KAN layer with n inputs and m outputs has m · n learned univariate functions, its edges. "
+    "Importance of an edge: its standard deviation over real inputs times the root mean square of "
+    "the loss gradient at its output, a first-order estimate of its effect on the loss.",
     "A formula is a description, not a discovered law: for many edges several families fit about "
-    "as well, and the table names the runner-up. What counts is whether the model with formulas in "
-    "place of its edges predicts as before: KL is the mean divergence of its predictions from the "
-    "original's, on text that neither the model nor the formulas have seen.",
-    "All replacements run through the same tables of points in straight lines, constant beyond the "
-    "0.1% and 99.9% quantiles of each input; splines as tables show what that alone costs. A line "
-    "is an edge's best line, a mean its mean, zero nothing.",
+    "as well, and the table names the runner-up. The test is whether the model with formulas as "
+    "its edges predicts the same: KL is the mean divergence of its predictions from the "
+    "original's, on text that neither the model nor the formulas were fitted to.",
+    "All replacements use the same tables with linear interpolation, constant beyond the 0.1% and "
+    "99.9% quantiles of each input; splines as tables show the error of that alone. line: an "
+    "edge's least-squares line; mean: its mean; zero: no edge.",
 )
 
 
-def summary(look: Interpretation) -> dict[str, Any]:
-    """The findings in numbers.
+def summary(interpretation: Interpretation) -> dict[str, Any]:
+    """The main results as numbers.
 
     ``explained`` is how far formulas bring the model back from the loss of means to that of its
     splines: (mean - formula) / (mean - spline), 1 is all the way; None where means are no worse
     than splines, and there is nothing to explain. Shares ``of_importance`` are of the sum of
     squared importances.
     """
-    edges, totals = look.edges, look.totals.set_index("replacement")
+    edges, totals = interpretation.edges, interpretation.totals.set_index("replacement")
     loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
     power = power / max(power.sum(), 1e-300)
-    ranks = look.rank_correlations.set_index("score").astype(object)
+    ranks = interpretation.rank_correlations.set_index("score").astype(object)
     has_formula = edges["accepted"].to_numpy()
     return {
-        "run": str(look.run.path),
-        "step": look.trained.step,
-        "layers": list(look.layers),
+        "run": str(interpretation.run.path),
+        "step": interpretation.trained.step,
+        "layers": list(interpretation.layers),
         "edges": len(edges),
         "accepted": float(has_formula.mean()),
         "accepted_of_importance": float(power[has_formula].sum()),
@@ -61,14 +61,14 @@ def summary(look: Interpretation) -> dict[str, Any]:
         "total_tokens": int(totals["tokens"].iloc[0]),
         "explained": _explained(loss),
         "rank_correlations": ranks.where(ranks.notna(), None).to_dict("index"),
-        "layer_importance": look.by_layer.set_index("layer")["importance"].to_dict(),
+        "layer_importance": interpretation.by_layer.set_index("layer")["importance"].to_dict(),
         "atlas": {
-            "shapes": len(look.atlas.shapes),
-            "variance_of_components": look.atlas.variance,
-            **look.atlas_score,
+            "shapes": len(interpretation.atlas.shapes),
+            "variance_of_components": interpretation.atlas.variance,
+            **interpretation.atlas_score,
         },
-        "seconds": {name: round(spent, 2) for name, spent in look.seconds.items()},
-        "peak_memory_bytes": peak_memory(look.model.tokens.weight.device),
+        "seconds": {name: round(spent, 2) for name, spent in interpretation.seconds.items()},
+        "peak_memory_bytes": peak_memory(interpretation.model.tokens.weight.device),
     }
 
 
@@ -78,7 +78,7 @@ def _explained(loss: pd.Series) -> float | None:
 
 
 def words(found: dict[str, Any]) -> list[str]:
-    """The findings in sentences, the most important first."""
+    """The main results as sentences, the most important first."""
     totals = found["totals"]
 
     def loss(name: str) -> str:
@@ -86,14 +86,14 @@ def words(found: dict[str, Any]) -> list[str]:
 
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
     foretold = (  # no rank is above another where no edge matters, as after text of one character
-        "of which nothing can be said: none of them matters"
+        "which cannot be tested: no edge has an effect"
         if rank is None
         else f"with a rank correlation of {rank:.2f}"
     )
     contributed = (
-        "The curves contribute nothing to be explained, as after little training"
+        "The curves contribute nothing to explain, as after little training"
         if found["explained"] is None
-        else f"Formulas explain {found['explained']:.2%} of what the curves contribute"
+        else f"Formulas explain {found['explained']:.2%} of the loss reduction by the curves"
     )
     return [
         f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
@@ -105,14 +105,14 @@ def words(found: dict[str, Any]) -> list[str]:
         f"R² is {1 - ACCEPTED} or above for {found['accepted']:.1%} of the edges, which hold "
         f"{found['accepted_of_importance']:.1%} of the importance; with the others left as splines "
         f"the loss is {loss('formula where it fits')}.",
-        f"Importance foretells what taking single edges out does to the predictions, {foretold}.",
-        f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
+        f"Importance predicts the effect of ablating single edges, {foretold}.",
+        f"{atlas['shapes']} shapes with a gain and an offset per edge replace all edges at "
         f"{atlas['added']:+.4f} nats per token; three principal components hold "
         f"{sum(atlas['variance_of_components'][:3]):.1%} of the variance of their shapes.",
     ]
 
 
-def figures(look: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]:
+def figures(interpretation: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]:
     """Every picture, by name, one after the other.
 
     Args:
@@ -122,27 +122,30 @@ def figures(look: Interpretation, top: int = 24) -> Iterator[tuple[str, Figure]]
         UsageError: fewer than one.
     """
     check_top(top)
-    yield from _figures(look, top, _all_cards(look, top))
+    yield from _figures(interpretation, top, _all_cards(interpretation, top))
 
 
 def _figures(
-    look: Interpretation, top: int, cards: dict[str, list[EdgeCard]]
+    interpretation: Interpretation, top: int, cards: dict[str, list[EdgeCard]]
 ) -> Iterator[tuple[str, Figure]]:
-    charts = plots.faithfulness_charts(look.faithfulness)
+    charts = plots.faithfulness_charts(interpretation.faithfulness)
     title = "Edges replaced: how far the predictions move"
     yield "faithfulness", plots.panels(charts, title, columns=2)
-    charts = plots.pruning_charts(look.pruning)
+    charts = plots.pruning_charts(interpretation.pruning)
     yield "pruning", plots.panels(charts, "Edges removed, the least by each score first")
-    yield "families", plots.panels(_family_charts(look), "Families of the formulas", columns=1)
-    yield "importance", plots.importance_maps(_importances(look))
+    yield (
+        "families",
+        plots.panels(_family_charts(interpretation), "Families of the formulas", columns=1),
+    )
+    yield "importance", plots.importance_maps(_importances(interpretation))
     yield "atlas", plots.sheet(cards["atlas"], "The shapes of all edges", columns=8)
     yield "worst", plots.sheet(cards["worst"], _WORST)
-    for name in look.layers:
+    for name in interpretation.layers:
         title = f"{name}: the {top} most important edges"
         yield f"edges_{name}", plots.sheet(cards[name], title)
 
 
-def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
+def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
     """Write pictures, tables and the page into the run's folder ``interpret``.
 
     Returns:
@@ -153,27 +156,38 @@ def write(look: Interpretation, top: int = 24) -> dict[str, Any]:
         UsageError: ``top`` is below 1.
     """
     check_top(top)
-    tables = {"faithfulness": look.faithfulness, "totals": look.totals, "pruning": look.pruning}
-    tables |= {"ablations": look.ablations, "atlas": look.atlas.table()}
-    tables |= {"layers": look.by_layer, "inputs": look.inputs, "outputs": look.outputs}
+    tables = {
+        "faithfulness": interpretation.faithfulness,
+        "totals": interpretation.totals,
+        "pruning": interpretation.pruning,
+    }
+    tables |= {"ablations": interpretation.ablations, "atlas": interpretation.atlas.table()}
+    tables |= {
+        "layers": interpretation.by_layer,
+        "inputs": interpretation.inputs,
+        "outputs": interpretation.outputs,
+    }
     for name, frame in tables.items():
-        write_atomic(look.folder / f"{name}.csv", frame.to_csv(index=False))
-    cards, written = _all_cards(look, top), []
+        write_atomic(interpretation.folder / f"{name}.csv", frame.to_csv(index=False))
+    cards, written = _all_cards(interpretation, top), []
     with bar("drawing", "pictures") as progress:
-        for done, (name, figure) in enumerate(_figures(look, top, cards)):
-            progress(done, 6 + len(look.layers))
-            written.append(look.folder / "pictures" / f"{name}.png")
+        for done, (name, figure) in enumerate(_figures(interpretation, top, cards)):
+            progress(done, 6 + len(interpretation.layers))
+            written.append(interpretation.folder / "pictures" / f"{name}.png")
             save_figure(figure, written[-1], dpi=110)
-    for old in {*(look.folder / "pictures").glob("*.png")} - {*written}:
+    for old in {*(interpretation.folder / "pictures").glob("*.png")} - {*written}:
         old.unlink()  # of layers that were looked at before, and now are not
-    found = summary(look)
+    found = summary(interpretation)
     title, about = (
-        f"Inside {look.run.path.name}",
+        f"Inside {interpretation.run.path.name}",
         f"Step {found['step']}, {found['edges']:,} edges.",
     )
-    write_atomic(look.folder / "index.html", page(title, about, _sections(look, found, cards)))
-    found["page"] = str(look.folder / "index.html")
-    write_json(look.folder / "summary.json", found)
+    write_atomic(
+        interpretation.folder / "index.html",
+        page(title, about, _sections(interpretation, found, cards)),
+    )
+    found["page"] = str(interpretation.folder / "index.html")
+    write_json(interpretation.folder / "summary.json", found)
     return found
 
 
@@ -199,32 +213,39 @@ def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
 _WORST = "The worst fits among the most important tenth"
 
 
-def _all_cards(look: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
+def _all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
     """Those of the atlas, of the worst fits and of the most important edges of each layer."""
-    cards = {"atlas": shape_cards(look.atlas)}
-    worst = worst_edges(look.edges, top)
-    shown = zip(_cards(look, worst), worst["layer"], strict=True)
+    cards = {"atlas": shape_cards(interpretation.atlas)}
+    worst = worst_edges(interpretation.edges, top)
+    shown = zip(_cards(interpretation, worst), worst["layer"], strict=True)
     cards["worst"] = [replace(card, title=f"{card.title}\n{layer}") for card, layer in shown]
-    for name in look.layers:
-        cards[name] = _cards(look, look.edges[look.edges["layer"] == name].iloc[:top])
+    for name in interpretation.layers:
+        cards[name] = _cards(
+            interpretation, interpretation.edges[interpretation.edges["layer"] == name].iloc[:top]
+        )
     return cards
 
 
-def _cards(look: Interpretation, rows: pd.DataFrame) -> list[EdgeCard]:
+def _cards(interpretation: Interpretation, rows: pd.DataFrame) -> list[EdgeCard]:
     """The cards of edges of any layers, in the order of the rows."""
     found: dict[int, EdgeCard] = {}
     for name, of_layer in rows.groupby("layer", sort=False):
-        cards = edge_cards(of_layer, look.layers[name], look.observed[name], look.fits[name])
+        cards = edge_cards(
+            of_layer,
+            interpretation.layers[name],
+            interpretation.observed[name],
+            interpretation.fits[name],
+        )
         found |= dict(zip(of_layer.index, cards, strict=True))
     return [found[index] for index in rows.index]
 
 
-def _importances(look: Interpretation) -> dict[str, np.ndarray]:
-    return {name: each.numpy() for name, each in look.importance["std_grad"].items()}
+def _importances(interpretation: Interpretation) -> dict[str, np.ndarray]:
+    return {name: each.numpy() for name, each in interpretation.importance["std_grad"].items()}
 
 
-def _family_charts(look: Interpretation) -> dict[str, Draw]:
-    edges = look.edges
+def _family_charts(interpretation: Interpretation) -> dict[str, Draw]:
+    edges = interpretation.edges
     # A pair of families is "a + b + line": there are too many to tell apart.
     family = edges["family"].mask(edges["family"].str.count(r" \+ ") == 2, "two terms")
     common = family.value_counts().index[:FAMILIES_SHOWN]
@@ -232,79 +253,81 @@ def _family_charts(look: Interpretation) -> dict[str, Draw]:
     counts = pd.crosstab(edges["layer"], family, normalize="index")
     common = counts.sum().sort_values(ascending=False).index
     return {
-        "share of each layer's edges": plots.family_chart(counts.loc[list(look.layers), common])
+        "share of each layer's edges": plots.family_chart(
+            counts.loc[list(interpretation.layers), common]
+        )
     }
 
 
 def _sections(
-    look: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
+    interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
 ) -> list[EdgeSection]:
-    totals = look.totals[["replacement", "loss", "added", "kl", "tokens"]]
+    totals = interpretation.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
-    key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
+    key = "Blue: the learned curve; dashed red: its formula; grey: density of the input."
     layer_sections = [
         EdgeSection(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
-            map=_importances(look)[name],
+            map=_importances(interpretation)[name],
             cards=cards[name],
             is_folded=number > 0,
         )
-        for number, name in enumerate(look.layers)
+        for number, name in enumerate(interpretation.layers)
     ]
     return [
         EdgeSection("The answer", words(found), **table(totals)),
         EdgeSection(
             "Are the formulas faithful?",
             [
-                "The share of edges that are replaced, in three orders, and one layer at a time. "
-                "What is below 0.00001 is drawn there."
+                "Edges replaced in three orders, and one layer at a time. Values below 0.00001 "
+                "are drawn there."
             ],
-            charts=plots.faithfulness_charts(look.faithfulness),
-            **table(look.faithfulness),
+            charts=plots.faithfulness_charts(interpretation.faithfulness),
+            **table(interpretation.faithfulness),
             is_table_folded=True,
         ),
         EdgeSection(
-            "What can be taken away?",
+            "Which edges can be removed?",
             ["Edges removed, those with the lowest score first; inputs go with all their edges."],
-            charts=plots.pruning_charts(look.pruning),
-            **table(look.pruning),
+            charts=plots.pruning_charts(interpretation.pruning),
+            **table(interpretation.pruning),
             is_table_folded=True,
         ),
         EdgeSection(
-            "Does importance foretell what an edge does?",
+            "Does importance predict the effect of an edge?",
             [
-                f"{len(look.ablations)} edges, from the most important to the least, were taken "
-                "out one at a time. Spearman's rank correlation of each score with the KL of the "
-                "predictions, and with the change of the loss, which for one edge is near what "
-                "32-bit numbers can tell."
+                f"{len(interpretation.ablations)} edges, from the most important to the least, "
+                "ablated one at a time. Spearman rank correlation of each score with the KL of the "
+                "predictions, and with the change in loss, which for one edge is near float32 "
+                "precision."
             ],
-            **table(look.rank_correlations),
+            **table(interpretation.rank_correlations),
         ),
         EdgeSection(
-            "Which layers matter, and what are they made of?",
+            "Which layers matter, and which functions do they learn?",
             [
-                "Importance is the layer's share of that of all edges, outside how much of its "
-                "inputs lies outside the grid, accepted the share of edges with a formula."
+                "importance: the layer's share of the total; outside: share of its inputs outside "
+                "the grid; accepted: share of its edges with a formula."
             ],
-            charts=_family_charts(look),
-            **table(look.by_layer),
+            charts=_family_charts(interpretation),
+            **table(interpretation.by_layer),
         ),
         EdgeSection(
-            "The atlas: which shapes are there?",
+            "The atlas of shapes",
             [
-                "The shapes that stand for all edges, the most frequent first, over each input's "
-                "range from -1 to 1. Dashed is the nearest formula."
+                "Cluster centres of all edges, the most frequent first, over each input's range "
+                "rescaled to -1 to 1. Dashed: the fitted formula."
             ],
             cards=cards["atlas"],
         ),
         EdgeSection(_WORST, [key], cards=cards["worst"]),
         *layer_sections,
         EdgeSection(
-            f"The {min(TABLE_ROWS, len(look.edges)):,} most important edges",
+            f"The {min(TABLE_ROWS, len(interpretation.edges)):,} most important edges",
             ["All edges are in the tables beside this page. A click on a heading sorts."],
-            **table(look.edges[shown].iloc[:TABLE_ROWS]),
+            **table(interpretation.edges[shown].iloc[:TABLE_ROWS]),
         ),
         EdgeSection("How to read this", list(METHOD)),
     ]
