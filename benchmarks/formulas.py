@@ -36,11 +36,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    look = Interpretation(options.run, device="cpu")
-    at, share, curves = chosen_edges(look, options.edges, options.seed)
+    interpretation = Interpretation(options.run, device="cpu")
+    at, share, curves = chosen_edges(interpretation, options.edges, options.seed)
     chosen, ours, our_seconds = by_nanogpkant(at, share, curves)
     theirs, their_seconds = by_pykan(at, share, curves, options.seed)
-    every, all_seconds = all_edges(look)
+    every, all_seconds = all_edges(interpretation)
     found = {
         "command": f"python benchmarks/formulas.py {options.run} --edges {options.edges}",
         "machine": measured_on(torch.device("cpu")),
@@ -63,14 +63,14 @@ def main() -> None:
 
 
 def chosen_edges(
-    look: Interpretation, count: int, seed: int
+    interpretation: Interpretation, count: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Some edges that are not flat, each as a layer of one output: (G, E), (G, E), (G, 1, E)."""
     random, parts = np.random.default_rng(seed), []
-    for number, (name, layer) in enumerate(look.layers.items()):
-        at = points(look.observed[name])
-        share, curves = weights(look.observed[name], at), tabulate(layer, at)
-        wanted = count // len(look.layers) + (number < count % len(look.layers))
+    for number, (name, layer) in enumerate(interpretation.layers.items()):
+        at = points(interpretation.observed[name])
+        share, curves = weights(interpretation.observed[name], at), tabulate(layer, at)
+        wanted = count // len(interpretation.layers) + (number < count % len(interpretation.layers))
         loud = (curves.std(0) > 1e-4 * curves.std()).nonzero().numpy()
         output, input = random.choice(loud, wanted, replace=False).T
         parts.append((at[:, input], share[:, input], curves[:, output, input][:, None]))
@@ -125,12 +125,12 @@ def r2(values: torch.Tensor, share: torch.Tensor, curves: torch.Tensor) -> np.nd
     return (1 - left / (share * (curves - mean).square()).sum(0)).numpy()
 
 
-def all_edges(look: Interpretation) -> tuple[int, float]:
+def all_edges(interpretation: Interpretation) -> tuple[int, float]:
     """How many edges there are, and the seconds that their formulas take."""
     edges, seconds = 0, 0.0
-    for name, layer in look.layers.items():
-        at = points(look.observed[name])
-        share, curves = weights(look.observed[name], at), tabulate(layer, at)
+    for name, layer in interpretation.layers.items():
+        at = points(interpretation.observed[name])
+        share, curves = weights(interpretation.observed[name], at), tabulate(layer, at)
         started = time.process_time()
         fit(at, share, curves)
         seconds += time.process_time() - started

@@ -1,12 +1,15 @@
-"""Interpretation of a trained KAN: formulas of its edges, their importance and faithfulness.
+"""Looking inside a trained KAN: its curves, their importance, and formulas tested by the loss.
 
-from nanogpkant.interpretation import Interpretation, figures, write
+    from nanogpkant.interpretation import Interpretation, figures, write
 
-interpretation = Interpretation("runs/quickstart_kan")
-interpretation.edges.head(20)             # the most important edges, with their formulas
-interpretation.totals                     # the loss with all edges replaced, and its controls
-dict(figures(interpretation))["atlas"]    # a matplotlib figure
-write(interpretation)                     # everything, into runs/quickstart_kan/interpret
+    interpretation = Interpretation("quickstart_kan")
+    interpretation.edges.head(20)             # the most important edges, with their formulas
+    interpretation.totals                     # the loss with all edges replaced, and its controls
+    dict(figures(interpretation))["atlas"]    # a matplotlib figure
+    write(interpretation)                     # everything, into runs/quickstart_kan/interpret
+
+``interpretation`` runs the stages: ``observe`` a model's inputs and curves, ``fit`` formulas,
+``judge`` them by the loss, ``show`` pictures, tables and the page.
 """
 
 from importlib import import_module
@@ -40,10 +43,10 @@ _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: it brings torch, which --help can do without.
+    """Import a name when it is first used: torch is slow to load.
 
     Raises:
-        UserError: a package of the extra ``interpret`` is not here.
+        UserError: a package of the extra ``interpret`` is not installed.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -54,4 +57,4 @@ def __getattr__(name: str) -> Any:
         if package not in _EXTRA:
             raise
         remedy = "pip install 'nanogpkant[interpret]'"
-        raise UserError(f"interpret needs {package}, which is not here: {remedy}") from error
+        raise UserError(f"interpret needs {package}, which is not installed: {remedy}") from error

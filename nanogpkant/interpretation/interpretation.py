@@ -1,4 +1,8 @@
-"""The interpretation of a run: stages computed on first use and cached on disk."""
+"""Interpretation: the stages of looking inside one run, each computed when first needed.
+
+observe the inputs of every layer -> fit formulas -> judge them by the model's loss; ``show`` writes
+pictures, tables and the page from it.
+"""
 
 import time
 from collections.abc import Iterator
@@ -19,22 +23,22 @@ from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
 from nanogpkant.interpretation.fit.families import select_families
 from nanogpkant.interpretation.fit.formulas import Fits, fit
-from nanogpkant.interpretation.judge.ablations import ablations, rank_correlations
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
-from nanogpkant.interpretation.judge.faithfulness import (
-    Replaceable,
-    faithfulness,
-    random_ranks,
-    replaceable,
-    totals,
-)
+from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, Trial, score_trials
 from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
 from nanogpkant.interpretation.judge.pruning import (
     ABLATIONS,
     by_input,
     kept_edges,
     pruned_layers,
-    pruning,
+    pruning_trials,
+)
+from nanogpkant.interpretation.judge.replacements import (
+    Replaceable,
+    faithfulness_trials,
+    random_ranks,
+    replaced,
+    total_trials,
 )
 from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
@@ -50,38 +54,39 @@ from nanogpkant.run.load import load_model, open_run_data
 from nanogpkant.run.manifest import MANIFEST
 
 OBSERVED_TOKENS = 65536  # of the training split
-ONE_EDGE = 4  # is taken out on this part of the budget
-TOTAL = 32  # times the budget: tokens that totals are measured on at most
+ABLATION_SHARE = 4  # single edges are ablated on this part of the budget
+TOTAL = 32  # times the budget: most tokens that totals are measured on
 SHAPES = 32  # of the atlas
-ROW_BYTES = 1000  # an edge in the table of edges, while it is made and sorted
+ROW_BYTES = 1000  # an edge in the table of edges, while it is built and sorted
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
 
 
 class Interpretation:
-    """Formulas of the KAN edges of a trained run, and measurements of their faithfulness.
+    """The KAN edges of a trained run: curves, formulas, importance, and tests of all three.
 
-        interpretation = Interpretation("runs/quickstart_kan")
-        interpretation.edges           # one row per edge: importance, formula, R²
-        interpretation.faithfulness    # loss with edges replaced
-        write(interpretation)    # charts, tables and a page in RUN/interpret
+        interpretation = Interpretation("quickstart_kan")
+        interpretation.edges           # a row an edge: importance, formula, R²
+        interpretation.faithfulness    # the loss with edges replaced
+        write(interpretation)          # pictures, tables and a page in RUN/interpret
 
-    Slow stages are cached in ``cache`` in its folder: a new object, or the same command after an
-    interruption, resumes from there. Edges are fitted on the training split and evaluated on the
+    Slow stages are kept in ``cache`` in its folder, from which another object, or the same command
+    after an interruption, resumes. Edges are described on the training split and judged on the
     validation split.
 
     Args:
-        run: run folder.
+        run: a run's name or folder, pretrained:NAME, or an exported folder.
         checkpoint: "best", "last" or a step-NNNNNN.
-        layers: names of KAN layers, or beginnings of names such as "blocks.0"; None is all.
+        layers: names of KAN layers or their beginnings, such as "blocks.0"; None is all.
         families: names of the families of formulas to try; None is all.
-        budget: validation tokens for each point of a curve, in random windows; 0 is the whole
-            split. Totals use 32 times as many, at most the whole split.
-        seed: decides the windows and everything else that is random.
+        budget: tokens of the validation split for each point of a curve, in random windows; 0 is
+            the whole split. Totals read 32 times as many, at most the whole split.
+        seed: decides the windows and all other draws.
         device: auto, cpu, cuda, cuda:N or mps.
-        folder: for results; ``RUN/interpret`` if None, ``runs/NAME/interpret`` for pretrained:NAME.
+        folder: for the results; None is ``RUN/interpret``, or ``runs/NAME/interpret`` for a model
+            that came with the package.
 
     Raises:
-        UserError: no such run or checkpoint, data that is not the run's, a run without KAN layers.
+        UserError: no such run or checkpoint, other data than the run's, or no KAN layers.
         UsageError: an unknown layer or family, or a setting out of its range.
     """
 
@@ -99,7 +104,7 @@ class Interpretation:
         if budget < 0:
             raise UsageError(f"--budget {budget}: must be 0 (the whole split) or above")
         check_seed(seed)
-        select_families(families)
+        select_families(families)  # refuses unknown names
         self.families, self.budget, self.seed = families, budget, seed
         self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
@@ -116,17 +121,19 @@ class Interpretation:
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         sha256 = read_json(saved / MANIFEST)["sha256"]
         self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
-        """of weights, data and seed; part of every cache key"""
+        """determines all results, with the settings of each stage"""
         self.seconds: dict[str, float] = {}
-        """per stage, by this object"""
+        """spent in each stage by this object"""
+
+    # Observe.
 
     @cached_property
     def observed(self) -> dict[str, Observed]:
-        """Input distribution and output gradients of every KAN layer."""
+        """Histograms of the inputs of every KAN layer, and gradients at its outputs."""
         with self._stage("observed", tokens=OBSERVED_TOKENS) as stage:
             file = stage.folder / "observed.safetensors"
             if not file.exists():
-                with bar("collecting activations", "tokens") as progress:
+                with bar("watching activations", "tokens") as progress:
                     found = collect(
                         self.model,
                         self.data.train,
@@ -140,39 +147,54 @@ class Interpretation:
     @cached_property
     def importance(self) -> dict[str, dict[str, Tensor]]:
         """Scores (m, n) of the edges of every layer: {score: {layer: ...}}."""
-        with self._timed("importance"):
-            each = {n: importance(layer, self.observed[n]) for n, layer in self.layers.items()}
-        names = next(iter(each.values()))
-        return {name: {layer: each[layer][name].cpu() for layer in each} for name in names}
+        observed, each = self.observed, {}
+        with self._timed("importance"), bar("scoring edges", "layers") as progress:
+            for done, (name, layer) in enumerate(self.layers.items()):
+                progress(done, len(self.layers))
+                each[name] = importance(layer, observed[name])
+        scores = next(iter(each.values()))
+        return {score: {layer: each[layer][score] for layer in each} for score in scores}
+
+    @cached_property
+    def inputs(self) -> pd.DataFrame:
+        """A row for every input of every layer: see ``importance.ends_of_edges``."""
+        return ends_of_edges(self.importance["std_grad"], self.observed)[0]
+
+    @cached_property
+    def outputs(self) -> pd.DataFrame:
+        """A row for every output of every layer, likewise."""
+        return ends_of_edges(self.importance["std_grad"], self.observed)[1]
+
+    # Fit.
 
     @cached_property
     def fits(self) -> dict[str, Fits]:
         """The formulas of every layer."""
-        fitted: dict[str, Fits] = {}
+        observed, fitted = self.observed, {}
+        sizes = {n: layer.in_features * layer.out_features for n, layer in self.layers.items()}
         with (
             self._stage("formulas", families=self.families) as stage,
             bar("fitting formulas", "edges") as progress,
         ):
-            sizes = {n: m.in_features * m.out_features for n, m in self.layers.items()}
-            total, before = sum(sizes.values()), 0
+            done, total = 0, sum(sizes.values())
             for name, layer in self.layers.items():
-                progress(before, total)
+                progress(done, total)
                 file = stage.folder / f"{name}.safetensors"
                 if not file.exists():
-                    at = points(self.observed[name])
-                    density = weights(self.observed[name], at)
+                    at = points(observed[name])
+                    density, curves = weights(observed[name], at), tabulate(layer, at)
 
-                    def advance(done: int, _: int, before: int = before) -> None:
-                        progress(before + done, total)
+                    def advance(share: float, start: int = done, size: int = sizes[name]) -> None:
+                        progress(start + int(share * size), total)
 
-                    fit(at, density, tabulate(layer, at), self.families, advance).save(file)
+                    fit(at, density, curves, self.families, advance).save(file)
                 fitted[name] = Fits.load(file)
-                before += sizes[name]
+                done += sizes[name]
         return fitted
 
     @cached_property
     def edges(self) -> pd.DataFrame:
-        """One row per edge, the most important first: importance, formula and fit.
+        """A row for every edge, the most important first: its importance, formula and fit.
 
         Raises:
             UserError: they do not fit into memory.
@@ -192,21 +214,11 @@ class Interpretation:
             return table.sort_values("importance", ascending=False, ignore_index=True)
 
     @cached_property
-    def inputs(self) -> pd.DataFrame:
-        """A row for every input of every layer: see ``importance.ends_of_edges``."""
-        return ends_of_edges(self.importance["std_grad"], self.observed)[0]
-
-    @cached_property
-    def outputs(self) -> pd.DataFrame:
-        """A row for every output of every layer, likewise."""
-        return ends_of_edges(self.importance["std_grad"], self.observed)[1]
-
-    @cached_property
     def by_layer(self) -> pd.DataFrame:
         """A row for every layer, in the model's order.
 
-        ``importance`` is the share of the summed squares of all edges, ``outside`` how much of its
-        inputs lies outside the grid, ``accepted`` the share of edges with a formula.
+        ``importance`` is the share of the summed squares of all edges, ``outside`` the share of its
+        inputs outside the grid, ``accepted`` the share of edges with a formula.
         """
         edges = self.edges.groupby("layer", sort=False)
         power = edges["importance"].agg(lambda values: values.astype("float64").pow(2).sum())
@@ -222,86 +234,68 @@ class Interpretation:
         return rows.loc[list(self.layers)].rename_axis("layer").reset_index()
 
     @cached_property
+    def atlas(self) -> Atlas:
+        """The few shapes of all edges."""
+        observed = self.observed
+        with self._timed("atlas"), bar("clustering shapes", "layers") as progress:
+            return atlas(self.layers, observed, SHAPES, self.seed, progress)
+
+    # Judge.
+
+    @cached_property
     def ablations(self) -> pd.DataFrame:
-        """Effect of ablating single edges: see ``judge.ablations``."""
-        with (
-            self._stage("ablations", **self._judged_by) as stage,
-            bar("ablating edges", "edges") as progress,
-        ):
-            # One edge changes little, but all predictions: its KL needs less text than a loss.
-            judge = SwapEvaluator(self.model, self.data.val, self.budget // ONE_EDGE, self.seed)
-            rows = ablations(
-                judge, self.layers, self.importance, self._means, stage.result, progress
-            )
-        return pd.DataFrame(rows)
+        """The effect of removing single edges: see ``ablations.ablation_trials``."""
+        # One edge changes little, but all predictions: its KL needs less text than a loss.
+        evaluator = self._evaluator_of(self.budget // ABLATION_SHARE)
+        trials = ablation_trials(self.layers, self.importance, self._means)
+        return self._scored("ablations", "removing single edges", trials, evaluator)
 
     @property
     def rank_correlations(self) -> pd.DataFrame:
-        """Rank correlation of each score with the effect of ablating an edge."""
-        return rank_correlations(self.ablations.to_dict("records"), list(self.importance))
+        """How well each score predicts the effect of removing an edge."""
+        return rank_correlations(self.ablations, list(self.importance))
 
     @cached_property
     def faithfulness(self) -> pd.DataFrame:
-        """The loss with edges replaced, a row for each way: see ``faithfulness.faithfulness``."""
+        """The loss with edges replaced: see ``replacements.faithfulness_trials``."""
         importance = self.importance["std_grad"]
         orders = {
-            "best fit first": {name: fits.r2.cpu() for name, fits in self.fits.items()},
+            "best fit first": {name: fits.r2 for name, fits in self.fits.items()},
             "most important first": importance,
             "random": random_ranks(importance, self.seed),
         }
-        with (
-            self._stage("faithfulness", **self._judged_by, families=self.families) as stage,
-            bar("replacing edges", "trials") as progress,
-        ):
-            rows = faithfulness(self._judge, self._with_formulas, orders, stage.result, progress)
-        return pd.DataFrame(rows)
+        trials = faithfulness_trials(self._with_formulas, orders)
+        return self._scored("faithfulness", "replacing edges", trials, families=self.families)
 
     @cached_property
     def totals(self) -> pd.DataFrame:
         """The loss with all edges replaced, on the whole validation split unless it is long."""
-        budget = TOTAL * self.budget
-        accepted = {name: fits.accepted.cpu() for name, fits in self.fits.items()}
-        with (
-            self._stage("totals", **self._judged_by, families=self.families) as stage,
-            bar("replacing all edges", "trials") as progress,
-        ):
-            judge = SwapEvaluator(self.model, self.data.val, budget, self.seed)
-            rows = totals(judge, self._with_formulas, accepted, stage.result, progress)
-        return pd.DataFrame(rows)
+        accepted = {name: fits.accepted for name, fits in self.fits.items()}
+        trials = total_trials(self._with_formulas, accepted)
+        evaluator = self._evaluator_of(TOTAL * self.budget)
+        doing = "replacing all edges"
+        return self._scored("totals", doing, trials, evaluator, families=self.families)
 
     @cached_property
     def pruning(self) -> pd.DataFrame:
-        """The loss without a share of the edges: see ``pruning.pruning``."""
+        """The loss without a share of the edges: see ``pruning.pruning_trials``."""
         importance = self.importance["std_grad"]
         scores = self.importance | {
             "random": random_ranks(importance, self.seed),
             "std_grad of inputs": by_input(importance),
         }
-        with (
-            self._stage("pruning", **self._judged_by) as stage,
-            bar("pruning", "trials") as progress,
-        ):
-            rows = pruning(self._judge, scores, self._means, stage.result, progress)
-        return pd.DataFrame(rows)
-
-    @cached_property
-    def atlas(self) -> Atlas:
-        """The common shapes of the edges."""
-        with self._timed("atlas"), bar("clustering shapes", "passes") as progress:
-            return atlas(self.layers, self.observed, SHAPES, self.seed, progress)
+        return self._scored("pruning", "pruning", pruning_trials(self.model, scores, self._means))
 
     @cached_property
     def atlas_score(self) -> dict[str, float]:
-        """The loss with every edge replaced by its shape, scaled and shifted per edge."""
-
-        def find() -> dict[str, float]:
-            observed = self.observed.items()
-            curves = {n: self.atlas.curves(n, seen) for n, seen in observed if n in self.layers}
-            made = {n: r.with_curves(shape=curves[n]) for n, r in self._replaceable.items()}
-            return self._judge.row({n: r.replaced("shape") for n, r in made.items()})
-
-        with self._stage("atlas", **self._judged_by, shapes=SHAPES) as stage:
-            return stage.result("score", find)
+        """The loss when every edge is a shape of the atlas with its own gain and offset."""
+        curves = {name: self.atlas.curves(name, self.observed[name]) for name in self.layers}
+        layers = {n: r.with_curves(shape=curves[n]) for n, r in self._replaceable.items()}
+        trials = [Trial("score", lambda: replaced(layers, "shape"))]
+        (row,) = self._scored("atlas", "replacing by shapes", trials, shapes=SHAPES).to_dict(
+            "records"
+        )
+        return row
 
     def prune(
         self,
@@ -316,11 +310,11 @@ class Interpretation:
         """Write a run without a share of the edges: see ``pruned_run.write_pruned_run``.
 
         Args:
-            share: of the edges of the chosen layers together, 0 to 1.
+            share: of the edges of the selected layers together, 0 to 1.
             out: the new run folder.
-            finetune: optimiser steps to train on for.
+            finetune: optimiser steps of fine-tuning.
             score: "std_grad", "std", "norm" or "random": the lowest go first.
-            ablation: what takes the place of an edge, its "mean" or "zero".
+            ablation: a removed edge becomes its "mean" or "zero".
             unit: "edges" one by one, or all edges of "inputs" together.
 
         Raises:
@@ -347,30 +341,42 @@ class Interpretation:
         )
 
     @cached_property
-    def _judge(self) -> SwapEvaluator:
-        """For the points of curves."""
-        return SwapEvaluator(self.model, self.data.val, self.budget, self.seed)
-
-    @property
-    def _judged_by(self) -> dict[str, Any]:
-        """The settings that every loss depends on."""
-        return {"budget": self.budget, "layers": list(self.layers)}
-
-    @cached_property
     def _replaceable(self) -> dict[str, Replaceable]:
         """The layers, each with its controls."""
         layers = self.layers.items()
-        return {name: replaceable(layer, self.observed[name]) for name, layer in layers}
+        return {name: Replaceable.of(layer, self.observed[name]) for name, layer in layers}
 
     @cached_property
     def _with_formulas(self) -> dict[str, Replaceable]:
-        made = self._replaceable.items()
-        return {name: each.with_curves(formula=self.fits[name].evaluate) for name, each in made}
+        known = self._replaceable.items()
+        return {name: each.with_curves(formula=self.fits[name].evaluate) for name, each in known}
 
     @cached_property
     def _means(self) -> dict[str, Tensor]:
-        """(m, n) the mean of every edge of each layer."""
+        """(m, n) mean of every edge of each layer."""
         return {name: each.means() for name, each in self._replaceable.items()}
+
+    def _evaluator_of(self, budget: int) -> SwapEvaluator:
+        return SwapEvaluator(self.model, self.data.val, budget, self.seed)
+
+    @cached_property
+    def _evaluator(self) -> SwapEvaluator:
+        """On the budget of the points of curves."""
+        return self._evaluator_of(self.budget)
+
+    def _scored(
+        self,
+        name: str,
+        doing: str,
+        trials: list[Trial],
+        evaluator: SwapEvaluator | None = None,
+        **settings: Any,
+    ) -> pd.DataFrame:
+        """A row for each trial, from the stage's folder or measured now."""
+        settings = {"budget": self.budget, "layers": list(self.layers), **settings}
+        with self._stage(name, **settings) as stage, bar(doing, "batches") as progress:
+            rows = score_trials(evaluator or self._evaluator, trials, stage.result, progress)
+        return pd.DataFrame(rows)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

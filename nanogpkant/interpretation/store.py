@@ -1,9 +1,9 @@
-"""Results of the stages of an interpretation on disk, from which an interrupted one resumes."""
+"""Results of an interpretation's stages on disk, from which an interrupted one resumes."""
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ from nanogpkant.base.files import read_json, write_atomic, write_json, writing
 KEY, RESULTS = "key.json", "results.json"
 
 Remember = Callable[[str, Callable[[], Any]], Any]
-"""``Stage.result``: a name, and how to find what is not known under it yet"""
+"""``Stage.result``: a name, and a function that computes its result if it is not on disk"""
 
 
 class Stage:
     """The folder of one stage.
 
-    It is emptied where it was made under another key: another checkpoint, other settings.
+    It is emptied if it was written under another key: another checkpoint, other settings.
 
     Args:
-        folder: where it lies; may be missing.
-        key: all that decides the stage's results, as JSON can hold it.
+        folder: may be missing.
+        key: everything that determines the stage's results, in types of JSON.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
@@ -39,28 +39,15 @@ class Stage:
         self._results: dict[str, Any] = _read(folder / RESULTS) or {}
 
     def result(self, name: str, find: Callable[[], Any]) -> Any:
-        """What the stage found under this name, now or before: numbers, text, lists and dicts."""
+        """The result of this name, of types of JSON, computed only if it is not on disk."""
         if name not in self._results:
             self._results[name] = find()
             write_json(self.folder / RESULTS, self._results)
         return self._results[name]
 
 
-def rows_of(
-    trials: Mapping[str, Callable[[], dict[str, Any]]],
-    remember: Remember,
-    progress: Callable[[int, int], None],
-) -> list[dict[str, Any]]:
-    """A row for each trial: its name is what it is remembered under."""
-    rows = []
-    for done, (name, find) in enumerate(trials.items()):
-        progress(done, len(trials))
-        rows.append(remember(name, find))
-    return rows
-
-
 def _read(path: Path) -> Any:
-    """A JSON file, or None where it is missing or damaged: a cache can be made again."""
+    """A JSON file, or None where it is missing or damaged: a cache can be computed again."""
     try:
         return read_json(path)
     except UserError:
@@ -81,7 +68,7 @@ def save_records(records: dict[str, Any], file: Path) -> None:
 
 
 def load_records(kind: type, file: Path) -> dict[str, Any]:
-    """What ``save_records`` wrote, as dataclasses of one kind.
+    """Read what ``save_records`` wrote, as dataclasses of one kind.
 
     Raises:
         UserError: the file is damaged.

@@ -8,7 +8,7 @@ from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig
 from nanogpkant.generation import generate
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan import kan_layers
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.gpt import GPT
 from nanogpkant.report.table import Row
@@ -18,9 +18,8 @@ def untrained(config: ModelConfig, vocab_size: int, device: torch.device) -> GPT
     """A model with seeded random weights, prepared for sampling as a loaded run is."""
     torch.manual_seed(0)
     model = GPT(config, vocab_size).to(device).eval()
-    for module in model.modules():
-        if isinstance(module, KANLinear):
-            module.fold_scale()
+    for layer in kan_layers(model).values():
+        layer.fold_scale()
     return model
 
 

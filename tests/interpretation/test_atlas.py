@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from nanogpkant.interpretation.fit.atlas import atlas
-from nanogpkant.interpretation.judge.lookup import Lookup, swapped
+from nanogpkant.interpretation.judge.evaluator import swapped
+from nanogpkant.interpretation.judge.lookup import Lookup
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.kan import kan_layers
 

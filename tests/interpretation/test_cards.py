@@ -10,7 +10,7 @@ from nanogpkant.interpretation.show.plots import sheet
 
 
 @pytest.fixture(scope="module")
-def look(tiny_run, tmp_path_factory) -> Interpretation:
+def interpretation(tiny_run, tmp_path_factory) -> Interpretation:
     folder = tmp_path_factory.mktemp("cards")
     return Interpretation(tiny_run, layers=["blocks.0.mlp.out"], device="cpu", folder=folder)
 
@@ -32,11 +32,13 @@ def test_a_constant_input_still_has_a_picture():
     assert np.allclose(card(x, x).across, [0, 1 / 3, 2 / 3, 1])
 
 
-def test_density_is_the_histogram_per_unit(look):
+def test_density_is_the_histogram_per_unit(interpretation):
     name = "blocks.0.mlp.out"
-    seen = look.observed[name]
-    (shown,) = edge_cards(look.edges.iloc[:1], look.layers[name], seen, look.fits[name])
-    i = look.edges.iloc[0]["input"]
+    seen = interpretation.observed[name]
+    (shown,) = edge_cards(
+        interpretation.edges.iloc[:1], interpretation.layers[name], seen, interpretation.fits[name]
+    )
+    i = interpretation.edges.iloc[0]["input"]
     edges = seen.edges[i].double().numpy()
     filled = np.concatenate([[0], seen.counts[i].numpy().cumsum()]) / seen.counts[i].sum().item()
     # How much lies below each point, by the picture and by the histogram.

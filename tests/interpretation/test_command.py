@@ -49,11 +49,11 @@ def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
 def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys, monkeypatch):
     whole, scored = SwapEvaluator.score, []
 
-    def score(judge, modules):
+    def score(evaluator, modules, *progress):
         scored.append(modules)
         if len(scored) == 6:
             raise KeyboardInterrupt
-        return whole(judge, modules)
+        return whole(evaluator, modules, *progress)
 
     monkeypatch.setattr(SwapEvaluator, "score", score)
     arguments = ["interpret", str(tiny_run), *FLAGS, "--out", str(tmp_path)]
@@ -62,8 +62,8 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
     results = tmp_path / "cache" / "faithfulness" / "results.json"
     before = json.loads(results.read_text("utf-8"))
     assert len(before) == 4  # and the original
-    look = Interpretation(tiny_run, budget=128, device="cpu", folder=tmp_path)
-    rows = len(look.faithfulness)
+    interpretation = Interpretation(tiny_run, budget=128, device="cpu", folder=tmp_path)
+    rows = len(interpretation.faithfulness)
     assert len(scored) == 6 + (rows - len(before)) + 1
     after = json.loads(results.read_text("utf-8"))
     assert before.items() <= after.items()
@@ -150,11 +150,11 @@ def test_weights_that_are_not_finite(tiny_run, tmp_path, capsys):
 
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    look = Interpretation(run, device="cpu")
+    interpretation = Interpretation(run, device="cpu")
     with torch.no_grad():
-        look.layers["blocks.1.mlp.into"].weight[0, 0, 0] = torch.nan
+        interpretation.layers["blocks.1.mlp.into"].weight[0, 0, 0] = torch.nan
     with pytest.raises(UserError, match="not finite"):
-        _ = look.edges
+        _ = interpretation.edges
 
 
 @pytest.mark.parametrize("package", ["pandas", "sklearn"])

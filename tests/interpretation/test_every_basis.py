@@ -22,7 +22,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _few_ablations(monkeypatch) -> None:
-    monkeypatch.setattr("nanogpkant.interpretation.observe.importance.ABLATED", 5)
+    monkeypatch.setattr("nanogpkant.interpretation.judge.ablations.ABLATED", 5)
 
 
 def trained(experiment, out, *flags: str):
@@ -55,14 +55,16 @@ def test_a_pruned_run(tiny_run, tmp_path):
 
 
 def looked_into(run):
-    look = Interpretation(run, budget=64, device="cpu", folder=run / "i")
-    found = summary(look)
+    interpretation = Interpretation(run, budget=64, device="cpu", folder=run / "i")
+    found = summary(interpretation)
     totals = found["totals"]
     assert totals["spline"]["kl"] <= 1e-3 + 0.05 * totals["mean"]["kl"]
     assert totals["formula"]["kl"] <= 1e-3 + 0.1 * totals["mean"]["kl"]
     assert found["accepted"] > 0.5
-    assert look.edges["r2"].le(1.0001).all()
-    assert look.edges["formula"].str.len().gt(0).all()
-    assert found["edges"] == sum(m.in_features * m.out_features for m in look.layers.values())
+    assert interpretation.edges["r2"].le(1.0001).all()
+    assert interpretation.edges["formula"].str.len().gt(0).all()
+    assert found["edges"] == sum(
+        m.in_features * m.out_features for m in interpretation.layers.values()
+    )
     assert sum(found["layer_importance"].values()) == pytest.approx(1, abs=1e-4)
-    assert (look.inputs["outside"].between(0, 1)).all()
+    assert (interpretation.inputs["outside"].between(0, 1)).all()

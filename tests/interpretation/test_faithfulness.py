@@ -1,4 +1,4 @@
-"""What replacing edges costs: against models in which they really are others."""
+"""The loss with edges replaced, against models whose weights are changed instead."""
 
 import copy
 
@@ -6,27 +6,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
-from nanogpkant.interpretation.judge.faithfulness import (
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials
+from nanogpkant.interpretation.judge.replacements import (
     REPLACEMENTS,
     SHARES,
-    faithfulness,
+    Replaceable,
+    faithfulness_trials,
     first_share,
     random_ranks,
-    replaceable,
-    totals,
+    total_trials,
 )
 from nanogpkant.kan import kan_layers
-
-
-def nothing(done: int, total: int) -> None:
-    """No progress bar."""
 
 
 @pytest.fixture
 def judged(looked_at, text):
     model, layers, observed = looked_at
-    made = {name: replaceable(layer, observed[name]) for name, layer in layers.items()}
+    made = {name: Replaceable.of(layer, observed[name]) for name, layer in layers.items()}
     made = {name: each.with_curves(formula=each.curves["spline"]) for name, each in made.items()}
     return SwapEvaluator(model, text), made
 
@@ -47,24 +43,24 @@ def test_the_judge_says_torchs_cross_entropy(looked_at, text):
 
 
 def test_nothing_in_the_place_of_edges_is_a_model_without_them(judged, text):
-    judge, layers = judged
-    without = copy.deepcopy(judge.model)
+    evaluator, layers = judged
+    without = copy.deepcopy(evaluator.model)
     with torch.no_grad():
         for layer in kan_layers(without).values():
             layer.weight.zero_()
-    found = judge.score({name: each.replaced("zero") for name, each in layers.items()})
+    found = evaluator.score({name: each.replaced("zero") for name, each in layers.items()})
     assert found.loss == pytest.approx(SwapEvaluator(without, text).original.loss, abs=1e-5)
     with torch.no_grad():
-        x = judge.batches[0][0]
-        before, after = (m(x).log_softmax(-1) for m in (judge.model, without))
+        x = evaluator.batches[0][0]
+        before, after = (m(x).log_softmax(-1) for m in (evaluator.model, without))
         expected = F.kl_div(after, before, reduction="none", log_target=True).sum(-1).mean()
-    one = SwapEvaluator(judge.model, text[: x.numel() + 1])
+    one = SwapEvaluator(evaluator.model, text[: x.numel() + 1])
     kl = one.score({name: each.replaced("zero") for name, each in layers.items()}).kl
     assert kl == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_rows_of_every_kind(judged):
-    judge, layers = judged
+    evaluator, layers = judged
     orders = {"random": random_ranks({n: e.means() for n, e in layers.items()}, 1)}
     known = {}
 
@@ -72,26 +68,27 @@ def test_rows_of_every_kind(judged):
         known[name] = known.get(name) or find()
         return known[name]
 
-    rows = faithfulness(judge, layers, orders, remember, nothing)
+    trials, seen = faithfulness_trials(layers, orders), []
+    rows = score_trials(evaluator, trials, remember, lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
     assert len(rows) == len(REPLACEMENTS) * (1 + len(layers)) + 4 * len(SHARES)
     added = {(r["layers"], r["replacement"], r["share"]): r["added"] for r in rows}
     kl = {(r["layers"], r["replacement"], r["share"]): r["kl"] for r in rows}
     assert kl["all", "formula", 1.0] == pytest.approx(kl["all", "spline", 1.0], abs=1e-7)
     assert kl["all", "spline", 1.0] < 0.05 * kl["all", "mean", 1.0]
     assert kl["all", "mean", 0.1] < kl["all", "mean", 0.9]
-    assert all(r["added"] == pytest.approx(r["loss"] - judge.original.loss) for r in rows)
+    assert all(r["added"] == pytest.approx(r["loss"] - evaluator.original.loss) for r in rows)
     assert added["all", "zero", 1.0] != 0
-    again = faithfulness(None, layers, orders, lambda name, _: known[name], nothing)
-    assert again == rows
+    assert score_trials(evaluator, trials, lambda name, _: known[name]) == rows
 
 
 def test_totals_leave_edges_that_no_formula_fits(judged):
-    judge, layers = judged
+    evaluator, layers = judged
     wrong = {n: e.with_curves(formula=e.curves["zero"]) for n, e in layers.items()}
     none = {name: torch.zeros_like(each.means(), dtype=torch.bool) for name, each in layers.items()}
-    rows = {
-        r["replacement"]: r for r in totals(judge, wrong, none, lambda _, find: find(), nothing)
-    }
+    found = score_trials(evaluator, total_trials(wrong, none), lambda _, find: find())
+    rows = {r["replacement"]: r for r in found}
     assert list(rows) == ["original", *REPLACEMENTS, "formula where it fits"]
     assert rows["original"]["kl"] == 0
     assert rows["formula where it fits"]["loss"] == pytest.approx(rows["spline"]["loss"], abs=1e-6)

@@ -19,15 +19,15 @@ from nanogpkant.interpretation.show.export import expression, neuron, write_expo
 
 
 @pytest.fixture(scope="module")
-def look(tiny_run, tmp_path_factory) -> Interpretation:
+def interpretation(tiny_run, tmp_path_factory) -> Interpretation:
     folder = tmp_path_factory.mktemp("interpret")
     return Interpretation(tiny_run, budget=128, device="cpu", folder=folder)
 
 
 @pytest.fixture(scope="module")
-def exported(look):
-    manifest = write_export(look, top=3, neurons=["blocks.1.mlp.out:2"], lookup=200)
-    return look.folder / "export", manifest
+def exported(interpretation):
+    manifest = write_export(interpretation, top=3, neurons=["blocks.1.mlp.out:2"], lookup=200)
+    return interpretation.folder / "export", manifest
 
 
 def values(row, x: np.ndarray) -> np.ndarray:
@@ -37,27 +37,29 @@ def values(row, x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(function(x), x.shape)
 
 
-def test_the_table_through_sympy_gives_the_fitted_values(look, exported):
+def test_the_table_through_sympy_gives_the_fitted_values(interpretation, exported):
     table = pd.read_parquet(exported[0] / "edges.parquet")
-    assert len(table) == sum(m.in_features * m.out_features for m in look.layers.values())
+    assert len(table) == sum(m.in_features * m.out_features for m in interpretation.layers.values())
     for name, rows in table.groupby("layer"):
-        at = points(look.observed[name])
-        fitted = look.fits[name].evaluate(at.double()).numpy()
+        at = points(interpretation.observed[name])
+        fitted = interpretation.fits[name].evaluate(at.double()).numpy()
         for row in rows.to_dict("records")[::37]:
             x = at[:, row["input"]].double().numpy()
             expected = fitted[:, row["output"], row["input"]]
             assert np.abs(values(row, x) - expected).max() <= 1e-5 * max(expected.std(), 1e-6)
 
 
-def test_the_text_of_a_formula_is_the_formula(look, exported):
+def test_the_text_of_a_formula_is_the_formula(interpretation, exported):
     table = pd.read_csv(exported[0] / "edges.csv", keep_default_na=False)
-    assert len(table) == len(look.edges)
+    assert len(table) == len(interpretation.edges)
     x = sympy.Symbol("x", real=True)
     named = {f.name: (lambda z, f=f: sympy.sympify(f.expression, {"z": z})) for f in FAMILIES}
     for row in table.to_dict("records")[::97]:
         written = sympy.sympify(row["formula"].replace("^", "**"), named | {"x": x})
-        at = points(look.observed[row["layer"]])[1:-1].double()
-        fitted = look.fits[row["layer"]].evaluate(at)[:, row["output"], row["input"]].numpy()
+        at = points(interpretation.observed[row["layer"]])[1:-1].double()
+        fitted = (
+            interpretation.fits[row["layer"]].evaluate(at)[:, row["output"], row["input"]].numpy()
+        )
         found = sympy.lambdify(x, written, ["scipy", "numpy"])(at[:, row["input"]].numpy())
         assert np.abs(found - fitted).max() <= 0.03 * max(np.ptp(fitted), 1e-6)
 
@@ -77,19 +79,19 @@ def test_every_family_is_the_same_function_in_sympy(family):
     assert np.abs(values(row, inside.numpy()) - fitted).max() <= 1e-5 * fitted.std()
 
 
-def test_a_neuron_is_the_sum_of_its_edges(look, exported):
-    found = neuron(look, "blocks.1.mlp.out", 2)
+def test_a_neuron_is_the_sum_of_its_edges(interpretation, exported):
+    found = neuron(interpretation, "blocks.1.mlp.out", 2)
     symbols = sorted(found.free_symbols, key=lambda s: int(s.name[2:]))
-    at = points(look.observed["blocks.1.mlp.out"]).double()
+    at = points(interpretation.observed["blocks.1.mlp.out"]).double()
     x = at[20].numpy()
     function = sympy.lambdify(symbols, found, ["scipy", "numpy"])
-    expected = look.fits["blocks.1.mlp.out"].evaluate(at[20:21])[0, 2].sum().item()
+    expected = interpretation.fits["blocks.1.mlp.out"].evaluate(at[20:21])[0, 2].sum().item()
     assert function(*x[[int(s.name[2:]) for s in symbols]]) == pytest.approx(expected, abs=1e-5)
     written = json.loads((exported[0] / "formulas.json").read_text("utf-8"))
     again = sympy.sympify(written["neurons"]["blocks.1.mlp.out:2"]["sympy"])
     again = sympy.lambdify(sorted(again.free_symbols, key=lambda s: int(s.name[2:])), again)
     assert again(*x[[int(s.name[2:]) for s in symbols]]) == pytest.approx(expected, abs=1e-5)
-    assert len(written["edges"]) == 3 * len(look.layers)
+    assert len(written["edges"]) == 3 * len(interpretation.layers)
     assert all(r"\\" not in edge["latex"] and edge["latex"] for edge in written["edges"])
     for edge in written["edges"]:
         complexities, names, r2 = zip(*edge["pareto"], strict=True)
@@ -99,9 +101,9 @@ def test_a_neuron_is_the_sum_of_its_edges(look, exported):
         assert names[0] == "constant"
 
 
-def test_lookup_tables_are_the_edges(look, exported):
+def test_lookup_tables_are_the_edges(interpretation, exported):
     saved = safetensors.torch.load_file(exported[0] / "lookup.safetensors")
-    for name, layer in look.layers.items():
+    for name, layer in interpretation.layers.items():
         low, high, table, scale = (
             saved[f"{name}/{part}"].double().numpy() for part in ("low", "high", "values", "scale")
         )
@@ -114,21 +116,21 @@ def test_lookup_tables_are_the_edges(look, exported):
                 assert abs(found - expected[j, i]) < 2e-3 * scale
 
 
-def test_the_manifest_says_what_of(look, exported):
+def test_the_manifest_says_what_of(interpretation, exported):
     folder, manifest = exported
     assert manifest == json.loads((folder / "manifest.json").read_text("utf-8"))
     assert set(manifest["files"]) == {p.name for p in folder.iterdir()} - {"manifest.json"}
     assert all(sha256_of(folder / name) == sha for name, sha in manifest["files"].items())
-    assert manifest["weights_sha256"] == look.identity["weights"]
+    assert manifest["weights_sha256"] == interpretation.identity["weights"]
     assert manifest["lookup"]["beyond"].startswith("constant")
 
 
 @pytest.mark.parametrize("wrong", ["nowhere:1", "blocks.0.mlp.into", "blocks.0.mlp.into:64", ":3"])
-def test_no_such_neuron(look, wrong):
+def test_no_such_neuron(interpretation, wrong):
     with pytest.raises(UsageError, match="--neurons"):
-        write_export(look, neurons=[wrong])
+        write_export(interpretation, neurons=[wrong])
 
 
-def test_a_table_of_one_point_is_none(look):
+def test_a_table_of_one_point_is_none(interpretation):
     with pytest.raises(UsageError, match="--lookup 1"):
-        write_export(look, lookup=1)
+        write_export(interpretation, lookup=1)

@@ -1,19 +1,17 @@
-"""Scores of edges, against sums that numpy makes, and single edges really taken out."""
+"""Scores of edges, against numpy, and against removing single edges."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.interpretation.judge.ablations import ablations, rank_correlations
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
-from nanogpkant.interpretation.judge.faithfulness import replaceable
+from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials
+from nanogpkant.interpretation.judge.replacements import Replaceable
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.interpretation.observe.curves import points, weights
-from nanogpkant.interpretation.observe.importance import (
-    ends_of_edges,
-    importance,
-)
+from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 
@@ -75,17 +73,17 @@ def test_taking_edges_out_is_what_the_scores_foretell(model: GPT, text: np.ndarr
     scores = {s: {name: each[name][s] for name in layers} for s in ("std_grad", "std", "norm")}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     known: dict = {}
-    judge = SwapEvaluator(model, text)
+    evaluator = SwapEvaluator(model, text)
 
     def remember(name, find):
         return known.setdefault(name, None) or known.update({name: find()}) or known[name]
 
-    means = {name: replaceable(layer, observed[name]).means() for name, layer in layers.items()}
-    rows = ablations(judge, layers, scores, means, remember)
+    means = {name: Replaceable.of(layer, observed[name]).means() for name, layer in layers.items()}
+    trials = ablation_trials(layers, scores, means)
+    rows = score_trials(evaluator, trials, remember)
     assert len(rows) == 200
     assert len({(r["layer"], r["output"], r["input"]) for r in rows}) == 200
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    found = rank_correlations(rows, list(scores)).set_index("score")
+    found = rank_correlations(pd.DataFrame(rows), list(scores)).set_index("score")
     assert found.loc["std_grad", "with_kl"] > 0.8
-    # The same again needs no model: all of it is remembered.
-    assert ablations(None, layers, scores, means, lambda name, _: known[name]) == rows
+    assert score_trials(evaluator, trials, lambda name, _: known[name]) == rows

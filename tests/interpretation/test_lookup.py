@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed, swapped, table_points
+from nanogpkant.interpretation.judge.evaluator import swapped
+from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed, table_points
 from nanogpkant.interpretation.observe import curves as curves_module
 from nanogpkant.interpretation.observe.curves import even_points, points, tabulate, weights
 

@@ -5,16 +5,15 @@ import copy
 import pytest
 import torch
 
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
-from nanogpkant.interpretation.judge.faithfulness import replaceable
-from nanogpkant.interpretation.judge.lookup import swapped
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials, swapped
 from nanogpkant.interpretation.judge.pruning import (
     ABLATIONS,
     SHARES,
     by_input,
     pruned_layers,
-    pruning,
+    pruning_trials,
 )
+from nanogpkant.interpretation.judge.replacements import Replaceable
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.pruned import PrunedLinear, prune
@@ -51,7 +50,7 @@ def keep_some(layers, share: float) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("share", [0.2, 0.9])
 def test_a_pruned_model_says_what_the_masked_one_does(model, text, with_means, share):
     layers, observed = kan_layers(model), collect(model, text, max_tokens=512)
-    means = {n: replaceable(layer, observed[n]).means() for n, layer in layers.items()}
+    means = {n: Replaceable.of(layer, observed[n]).means() for n, layer in layers.items()}
     keep = keep_some(layers, share)
     masked = copy.deepcopy(model)
     with torch.no_grad():
@@ -84,10 +83,10 @@ def test_inputs_that_no_edge_reads_leave_the_matrices(make_model):
 def test_rows_of_every_score_and_ablation(make_model, text):
     model = make_model()
     layers, observed = kan_layers(model), collect(model, text, max_tokens=512)
-    means = {n: replaceable(layer, observed[n]).means() for n, layer in layers.items()}
+    means = {n: Replaceable.of(layer, observed[n]).means() for n, layer in layers.items()}
     scores = {"random": {n: torch.rand_like(mean) for n, mean in means.items()}}
-    judge = SwapEvaluator(model, text[:200])
-    rows = pruning(judge, scores, means, lambda _, find: find(), lambda done, total: None)
+    trials = pruning_trials(model, scores, means)
+    rows = score_trials(SwapEvaluator(model, text[:200]), trials, lambda _, find: find())
     assert [(r["ablation"], r["share"]) for r in rows] == [
         (a, s) for a in ABLATIONS for s in SHARES
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.store import Stage, load_records, rows_of, save_records
+from nanogpkant.interpretation.store import Stage, load_records, save_records
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,17 @@ def test_damaged_files_are_made_again(tmp_path, file):
     assert Stage(tmp_path / "stage", {"seed": 1}).result("x", lambda: 3) == 3
 
 
-def test_rows_that_were_found_before_an_interruption_stay(tmp_path):
+def test_results_before_an_interruption_stay(tmp_path):
     def stop():
         raise KeyboardInterrupt
 
     stage = Stage(tmp_path / "stage", {})
+    stage.result("a", lambda: {"n": 1})
     with pytest.raises(KeyboardInterrupt):
-        rows_of({"a": lambda: {"n": 1}, "b": stop}, stage.result, lambda done, total: None)
-    seen = []
+        stage.result("b", stop)
     again = Stage(tmp_path / "stage", {})
-    trials = {"a": pytest.fail, "b": lambda: {"n": 2}}
-    rows = rows_of(trials, again.result, lambda done, total: seen.append((done, total)))
-    assert rows == [{"n": 1}, {"n": 2}]
-    assert seen == [(0, 2), (1, 2)]
+    assert again.result("a", pytest.fail) == {"n": 1}
+    assert again.result("b", lambda: {"n": 2}) == {"n": 2}
 
 
 def test_records_come_back(tmp_path):

@@ -1,8 +1,7 @@
-"""The atlas: clusters of the shapes of all edges.
+"""The atlas: clusters of the shapes of all edges of a model.
 
-A curve, over its input's range rescaled to [-1, 1], is decomposed into offset (mean), signed gain
-(size) and shape. The shapes are clustered, so that every edge becomes one of k shapes with a gain
-and an offset.
+A curve, on its input's range stretched to [-1, 1], splits into offset (mean), gain (signed size)
+and shape. Shapes are clustered; every edge is then one of k shapes, a gain and an offset.
 
 Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is scikit-learn's.
 """
@@ -23,10 +22,10 @@ from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, tabulate, weights
 from nanogpkant.kan import KANLinear
 
-POINTS = 64  # that a shape is seen at
-SAMPLE = 50_000  # edges that the shapes are learned from; all edges are assigned
-QUIET = 1e-4  # of the typical size of a layer's curves, below which a curve has no shape
-COMPONENTS = 8  # principal components that shapes are compared in
+POINTS = 64  # of a shape
+SAMPLE = 50_000  # edges clustered; all edges are assigned
+QUIET = 1e-4  # of the RMS size of a layer's curves, below which a curve has no shape
+COMPONENTS = 8  # principal components in which shapes are compared
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,17 @@ class Assigned:
     gain: Tensor
     offset: Tensor
     r2: Tensor
-    """share of the curve's variance, where its input lies, that this explains"""
+    """explained share of the curve's variance over its inputs"""
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """k shapes, the most frequent first, and the edges of each."""
+    """k shapes, the most frequent first, and the assignment of edges to them."""
 
     u: Tensor
     """(G,) from -1, an input's low end, to 1, its high end"""
     density: Tensor
-    """(G,) how often inputs lie there, over all layers; sums to 1"""
+    """(G,) density of the inputs of all layers; sums to 1"""
     shapes: Tensor
     """(k, G), of mean 0 and variance 1 under the density"""
     layers: dict[str, Assigned]
@@ -64,7 +63,7 @@ class Atlas:
     def table(self) -> pd.DataFrame:
         """A row for each shape: edges, share of all, the layer with most of them, formula in u.
 
-        And a column for each layer, with how many of its edges have the shape.
+        And a column for each layer, with the number of its edges of the shape.
         """
         counts = self.counts()
         edges = sum(a.shape.numel() for a in self.layers.values())
@@ -82,11 +81,11 @@ class Atlas:
 
     @cached_property
     def fits(self) -> Fits:
-        """The formulas of the shapes in u, as those of a layer with one input and k outputs."""
+        """The formulas of the shapes in u, as of a layer with one input and k outputs."""
         return fit(self.u[:, None], self.density[:, None], self.shapes.T[:, :, None].contiguous())
 
     def curves(self, name: str, observed: Observed) -> EdgeFunctions:
-        """The edges of a layer as gain * shape + offset."""
+        """The edges of a layer, approximated by the atlas."""
         assigned = self.layers[name]
         label = assigned.shape.clamp(min=0)
 
@@ -113,56 +112,55 @@ def atlas(
 
     Args:
         layers: by name.
-        observed: where their inputs lie.
-        k: shapes to find; fewer where there are fewer edges with a shape.
-        seed: decides the sample that they are learned from, and the clustering.
-        progress: called with (passes over a layer done, passes in all).
+        observed: statistics of their inputs.
+        k: number of shapes; fewer where fewer edges have a shape.
+        seed: decides the sample and the clustering.
+        progress: called with (layers done, layers in all).
     """
     u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
     density = _common_density(observed)
     random = np.random.default_rng(seed)
     edges = sum(layer.in_features * layer.out_features for layer in layers.values())
     sample = []
-    for done, (name, layer) in enumerate(layers.items()):
-        progress(done, 2 * len(layers))
+    for name, layer in layers.items():
         shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
         shapes = shapes[is_loud]
         wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
         sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
     learned = torch.cat(sample)  # (sample, G)
-    if len(learned) < 2:  # edges that are all flat: there still are shapes, that nobody has
+    if len(learned) < 2:  # all edges are flat: any shapes, with no edges
         some, _ = _shapes(torch.stack([u, u.square()], dim=1)[..., None], density)
         learned = torch.cat([learned, some])
-    scale = density.sqrt()  # so that plain distances are weighted by the density
+    scale = density.sqrt()  # weights distances by the density
     pca = PCA(min(COMPONENTS, *learned.shape)).fit(learned * scale)
     clusters = MiniBatchKMeans(min(k, len(learned)), batch_size=4096, n_init=5, random_state=seed)
     label = clusters.fit_predict(pca.transform(learned * scale))
-    # The mean of the members rather than what is left of it in few components.
+    # Means of the members in full, rather than in a few components.
     shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])
     found = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
     centres = torch.from_numpy(pca.transform(shapes * scale))
-    for done, (name, layer) in enumerate(layers.items(), start=len(layers)):
-        progress(done, 2 * len(layers))
+    for done, (name, layer) in enumerate(layers.items()):
+        progress(done, len(layers))
         found.layers[name] = _assign(found, layer, observed[name], pca, centres)
     return _most_frequent_first(found)
 
 
 def _most_frequent_first(found: Atlas) -> Atlas:
     order = torch.from_numpy(np.argsort(-found.counts().sum(axis=1).to_numpy(), kind="stable"))
-    rank = torch.cat([order.argsort(), torch.tensor([-1])])  # the last is that of no shape
+    rank = torch.cat([order.argsort(), torch.tensor([-1])])  # -1 stays -1
     layers = {n: replace(each, shape=rank[each.shape]) for n, each in found.layers.items()}
     return replace(found, shapes=found.shapes[order], layers=layers)
 
 
 def _places(observed: Observed) -> Tensor:
-    """(G, n): the inputs at every u."""
+    """(G, n) inputs at every u."""
     return even_points(observed.low, observed.high, POINTS)
 
 
 def _common_density(observed: dict[str, Observed]) -> Tensor:
-    """(G,): how often inputs lie at every u, the mean over all inputs of all layers.
+    """(G,) density of inputs at every u, the mean over all inputs of all layers.
 
-    A hundredth of it is even, so that no stretch of a shape is without any weight.
+    A hundredth of it is uniform, so that every point of a shape has some weight.
     """
     found = [weights(each, _places(each)) for each in observed.values()]
     total = sum((each / each.sum(0)).sum(1) for each in found)
@@ -170,9 +168,9 @@ def _common_density(observed: dict[str, Observed]) -> Tensor:
 
 
 def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
-    """(G, m, n) -> (m * n, G) of mean 0, variance 1 and one of two signs; and which have a shape.
+    """(G, m, n) -> (m * n, G) of mean 0, variance 1 and fixed sign; mask of those with a shape.
 
-    The sign is that which makes a shape rise or, where it does neither, open upwards.
+    The sign makes a shape rise or, if it neither rises nor falls, open upwards.
     """
     rows = curves.flatten(1).T  # (m * n, G)
     rows = rows - (rows @ density)[:, None]
@@ -190,7 +188,7 @@ def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
 def _assign(
     found: Atlas, layer: KANLinear, observed: Observed, pca: PCA, centres: Tensor
 ) -> Assigned:
-    """The nearest shape of every edge, and the best gain and offset where its input lies."""
+    """The nearest shape of every edge, and its least-squares gain and offset over its inputs."""
     at = _places(observed)
     curves = tabulate(layer, at)  # (G, m, n)
     rows, is_loud = _shapes(curves, found.density)

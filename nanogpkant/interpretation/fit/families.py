@@ -1,10 +1,10 @@
-"""The families of functions that edges are described by: one table.
+"""One table of the families of functions that formulas are built from.
 
-A formula is d + e*x + a*f(b*x + c), with at most two such terms, or a polynomial. Inputs are scaled
-to u in [-1, 1] while it is sought, and z = rate * u + offset is what f sees; rate and offset are
-its ``shape``. Amplitudes, d and e are solved for and never searched.
+A formula is d + e*x + a*f(b*x + c), with at most two such terms, or a polynomial. The fit scales
+inputs to u in [-1, 1], and z = rate * u + offset is the argument of f; rate and offset are its
+``shape``. Amplitudes, d and e follow by least squares; only shapes are searched.
 
-Families that differ only by what is solved for are one: the sigmoid is tanh, cos is sin.
+Families that differ only in the linear coefficients are one: the sigmoid is tanh, cos is sin.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ LINE = " + line"
 
 
 @dataclass(frozen=True)
-class Function:
-    """Functions a * f(rate * u + offset), and where to look for rate and offset."""
+class Unary:
+    """A family of functions a * f(rate * u + offset), with search ranges of rate and offset."""
 
     name: str
     value: Callable[[Tensor], Tensor]
@@ -34,17 +34,17 @@ class Function:
     expression: str
     """f(z) as sympy reads it"""
     rates: tuple[float, float, int]
-    """least, greatest, how many to try; all in equal ratios; 1, 1, 1 where it is not sought"""
+    """least, greatest, number of candidates in equal ratios; 1, 1, 1 where the rate is fixed"""
     offsets: tuple[float, float, int]
-    """least, greatest, how many to try"""
+    """least, greatest, number of candidates"""
     offset_of: str = "place"
-    """what ``offsets`` are: "place" is where on u f's z = 0 lies, "phase" is z at u = 0,
-    "distance" is z at the end of [-1, 1] where z is least, in equal ratios"""
+    """meaning of ``offsets``: "place" is u at z = 0, "phase" is z at u = 0, "distance" is the least
+    z on [-1, 1], in equal ratios"""
     mirrored: bool = False
-    """f(-z) is another family of curves, so that negative rates are tried too"""
+    """f(-z) is not in the span of f: negative rates are candidates too"""
     with_line: str = "both"
-    """what a free line adds: "both" mirror images are needed beside it, "one" will do, or "none" is
-    needed as another family is the same"""
+    """candidates with a free line: "both" mirror images, "one" if they differ by a line, or "none"
+    if another family is the same up to a line"""
     aliases: tuple[str, ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Function:
         return 3 + sum(self.searches) + (self.name == "x*sin")
 
     def starts(self) -> Tensor:
-        """(C, 2) rates and offsets to try."""
+        """(C, 2) rates and offsets of the candidates."""
         low, high, count = self.rates
         rates = torch.logspace(0, 1, count, base=high / low) * low if count > 1 else torch.ones(1)
         if self.mirrored:
@@ -67,14 +67,14 @@ class Function:
         if self.offset_of == "distance":
             offsets = torch.logspace(0, 1, count, base=high / low) * low
         elif self.offset_of == "phase" and count > 1:
-            offsets = torch.linspace(low, high, count + 1)[:-1]  # low and high are the same
+            offsets = torch.linspace(low, high, count + 1)[:-1]  # low and high are equal phases
         else:
             offsets = torch.linspace(low, high, count)
         rate, offset = (part.flatten() for part in torch.meshgrid(rates, offsets, indexing="ij"))
         return torch.stack([rate, self._offset(rate, offset)], dim=1)
 
     def clamp(self, shape: Tensor) -> Tensor:
-        """(..., 2) -> the same, inside the limits: no pole in range, no spike between points."""
+        """(..., 2) -> (..., 2), within limits: no pole in range, no spike between points."""
         rate, offset = shape.unbind(-1)
         size = rate.abs().clamp(self.rates[0], self.rates[1])
         rate = torch.where(rate < 0, -size, size) if self.mirrored else size
@@ -101,43 +101,43 @@ def _silu_slope(z: Tensor, value: Tensor) -> Tensor:
 
 
 _STEPS, _ONE, _WIDE = (0.7, 16.0, 10), (1.0, 1.0, 1), (-1.6, 1.6, 17)
-_BEND = (-0.97, 0.97, 25)  # a bend beyond the observed range would be a line
+_BEND = (-0.97, 0.97, 25)  # a bend outside the observed range is a line
 
 FAMILIES = (
-    Function("cube", lambda z: z * z * z, lambda z, f: 3 * z * z, "z**3", _ONE, (-2.0, 2.0, 15),
-             with_line="none"),
-    Function("exp", torch.exp, lambda z, f: f, "exp(z)", (0.3, 8.0, 10), (0.0, 0.0, 1), "phase",
-             mirrored=True),
-    Function("abs", torch.abs, lambda z, f: torch.sign(z), "Abs(z)", _ONE, _BEND, with_line="none"),
-    Function("relu", torch.relu, lambda z, f: (z > 0).to(z), "Max(z, 0)", _ONE, _BEND,
-             mirrored=True, with_line="one"),
-    Function("sqrt", torch.sqrt, lambda z, f: 0.5 / f, "sqrt(z)", _ONE, (0.002, 5.0, 12),
-             "distance", mirrored=True),
-    Function("log", torch.log, lambda z, f: 1 / z, "log(z)", _ONE, (0.005, 5.0, 12), "distance",
-             mirrored=True),
-    Function("reciprocal", torch.reciprocal, lambda z, f: -f * f, "1/z", _ONE, (0.01, 5.0, 12),
-             "distance", mirrored=True),
-    Function("silu", F.silu, _silu_slope, "z/(1 + exp(-z))", _STEPS, _WIDE, mirrored=True,
-             with_line="one"),
-    Function("gelu", F.gelu, _gelu_slope, "z*(1 + erf(z/sqrt(2)))/2", _STEPS, _WIDE, mirrored=True,
-             with_line="one"),
-    Function("softplus", F.softplus, lambda z, f: torch.sigmoid(z), "log(1 + exp(z))", _STEPS,
-             _WIDE, mirrored=True, with_line="one"),
-    Function("tanh", torch.tanh, lambda z, f: 1 - f * f, "tanh(z)", (0.5, 16.0, 8), (-1.6, 1.6, 13),
-             aliases=("sigmoid",)),
-    Function("gaussian", lambda z: torch.exp(-z * z), lambda z, f: -2 * z * f, "exp(-z**2)",
-             (0.4, 12.0, 8), (-1.6, 1.6, 13)),
-    Function("sin", torch.sin, lambda z, f: torch.cos(z), "sin(z)", (0.7, 18.0, 20),
-             (0.0, torch.pi, 8), "phase", aliases=("cos",)),
-    Function("x*sin", lambda z: z * torch.sin(z), lambda z, f: torch.sin(z) + z * torch.cos(z),
-             "z*sin(z)", (0.8, 14.0, 24), (-1.6, 1.6, 17)),
+    Unary("cube", lambda z: z * z * z, lambda z, f: 3 * z * z, "z**3", _ONE, (-2.0, 2.0, 15)
+           , with_line="none"),
+    Unary("exp", torch.exp, lambda z, f: f, "exp(z)", (0.3, 8.0, 10), (0.0, 0.0, 1), "phase",
+           mirrored=True),
+    Unary("abs", torch.abs, lambda z, f: torch.sign(z), "Abs(z)", _ONE, _BEND, with_line="none"),
+    Unary("relu", torch.relu, lambda z, f: (z > 0).to(z), "Max(z, 0)", _ONE, _BEND,
+           mirrored=True, with_line="one"),
+    Unary("sqrt", torch.sqrt, lambda z, f: 0.5 / f, "sqrt(z)", _ONE, (0.002, 5.0, 12), "distance",
+           mirrored=True),
+    Unary("log", torch.log, lambda z, f: 1 / z, "log(z)", _ONE, (0.005, 5.0, 12), "distance",
+           mirrored=True),
+    Unary("reciprocal", torch.reciprocal, lambda z, f: -f * f, "1/z", _ONE, (0.01, 5.0, 12),
+           "distance", mirrored=True),
+    Unary("silu", F.silu, _silu_slope, "z/(1 + exp(-z))", _STEPS, _WIDE, mirrored=True,
+           with_line="one"),
+    Unary("gelu", F.gelu, _gelu_slope, "z*(1 + erf(z/sqrt(2)))/2", _STEPS, _WIDE, mirrored=True,
+           with_line="one"),
+    Unary("softplus", F.softplus, lambda z, f: torch.sigmoid(z), "log(1 + exp(z))", _STEPS, _WIDE,
+           mirrored=True, with_line="one"),
+    Unary("tanh", torch.tanh, lambda z, f: 1 - f * f, "tanh(z)", (0.5, 16.0, 8), (-1.6, 1.6, 13),
+           aliases=("sigmoid",)),
+    Unary("gaussian", lambda z: torch.exp(-z * z), lambda z, f: -2 * z * f, "exp(-z**2)",
+           (0.4, 12.0, 8), (-1.6, 1.6, 13)),
+    Unary("sin", torch.sin, lambda z, f: torch.cos(z), "sin(z)", (0.7, 18.0, 20),
+           (0.0, torch.pi, 8), "phase", aliases=("cos",)),
+    Unary("x*sin", lambda z: z * torch.sin(z), lambda z, f: torch.sin(z) + z * torch.cos(z),
+           "z*sin(z)", (0.8, 14.0, 24), (-1.6, 1.6, 17)),
 )  # fmt: skip
 
 
-def select_families(names: Sequence[str] | None) -> tuple[list[Function], int, bool]:
-    """The families of these names, the greatest degree of a polynomial, and if lines are added.
+def select_families(names: Sequence[str] | None) -> tuple[list[Unary], int, bool]:
+    """The named families, the greatest degree of a polynomial, and whether lines are added.
 
-    Constants and lines always count; None is all families.
+    Constants and lines are always candidates; None is all families.
 
     Raises:
         UsageError: an unknown name.

@@ -1,4 +1,4 @@
-"""The formulas of a layer's edges: what ``formulas.fit`` finds.
+"""The formulas of a layer's edges: the result of ``formulas.fit``.
 
 m outputs, n inputs, G points.
 """
@@ -22,12 +22,12 @@ from nanogpkant.interpretation.fit.families import FAMILIES, LINE, POLYNOMIALS
 
 NAMES = [f.name for f in FAMILIES]
 OPTIONS = [*POLYNOMIALS, *NAMES, *(name + LINE for name in NAMES), "two terms"]
-"""what is tried for every edge: numbers in ``Fits.option`` and ``runner_up`` count them"""
+"""candidates for every edge; ``Fits.option`` and ``runner_up`` are indices into this list"""
 TERMS = len(POLYNOMIALS)  # the first option with a term
 TWO = len(OPTIONS) - 1
 COMPLEXITIES = 2 * max(f.complexity for f in FAMILIES)
 AT_ONCE = 1 << 15  # terms evaluated at a time
-DIGITS = 4  # of numbers in the text of a formula; the table holds them in full
+DIGITS = 4  # of numbers in the text of a formula; the table has full precision
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Fits:
     """One formula for every edge.
 
     With u = (x - middle) / half it is the polynomial of ``coefficients`` in u, and for each of two
-    terms amplitude * f(rate * u + offset). It holds for u in [-1, 1]; beyond, its value is that at
-    the end.
+    terms amplitude * f(rate * u + offset). It holds for u in [-1, 1] and is constant beyond.
     """
 
     middle: Tensor
@@ -46,31 +45,31 @@ class Fits:
     coefficients: Tensor
     """(m, n, 6) of 1, u, ..., u^5"""
     families: Tensor
-    """(m, n, 2) uint8: 0 where there is no such term, else 1 + number in FAMILIES"""
+    """(m, n, 2) uint8: 0 for no term, else 1 + index in FAMILIES"""
     amplitudes: Tensor
     """(m, n, 2)"""
     shapes: Tensor
     """(m, n, 2, 2) rates and offsets"""
     option: Tensor
-    """(m, n) uint8: number in OPTIONS"""
+    """(m, n) uint8: index in OPTIONS"""
     r2: Tensor
-    """(m, n) share of the edge's variance that the formula explains; 1 for a flat edge"""
+    """(m, n) explained share of the edge's variance; 1 for a flat edge"""
     max_error: Tensor
     """(m, n) largest error at a point, in standard deviations of the edge"""
     complexity: Tensor
     """(m, n) uint8: numbers and functions in the formula"""
     aicc: Tensor
-    """(m, n) Akaike's criterion, corrected, with the points as its data"""
+    """(m, n) corrected Akaike information criterion over the points"""
     accepted: Tensor
-    """(m, n) bool: the formula is good enough to stand for the edge, which else stays a spline"""
+    """(m, n) bool: the formula may replace the edge, which otherwise stays a spline"""
     runner_up: Tensor
-    """(m, n) uint8: the best other option that is not more complex; the option itself if none"""
+    """(m, n) uint8: best other option of no greater complexity; the option itself if none"""
     margin: Tensor
-    """(m, n) R² by which the runner-up is worse; infinite if none"""
+    """(m, n) R² of the formula minus that of the runner-up; infinite if none"""
     front: Tensor
-    """(m, n, COMPLEXITIES) float16: least 1 - R² of the options of each complexity, from 1"""
+    """(m, n, COMPLEXITIES) float16: least 1 - R² at each complexity, from 1"""
     front_options: Tensor
-    """(m, n, COMPLEXITIES) uint8: which option that is"""
+    """(m, n, COMPLEXITIES) uint8: the option with that error"""
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
@@ -92,7 +91,7 @@ class Fits:
         return values.permute(2, 1, 0)
 
     def pareto(self, output: int, input: int) -> list[tuple[int, str, float]]:
-        """(complexity, option, R²) of an edge's options that no simpler one is as good as."""
+        """Pareto front of an edge: (complexity, option, R²), each better than all simpler ones."""
         found, best = [], np.inf
         errors, options = self.front[output, input].tolist(), self.front_options[output, input]
         for complexity, (error, option) in enumerate(zip(errors, options, strict=True), start=1):
@@ -105,9 +104,9 @@ class Fits:
         """A row for every edge.
 
         With t = x - middle its formula is p0 + p1*t + ... + p5*t^5 + a*f(b*x + c) + a2*f2(b2*x +
-        c2), for x in [low, high]; ``term`` and ``term2`` are f and f2, empty where there are none.
-        ``formula`` is that as text with 4 digits. ``family`` is "spline" for edges whose formula is
-        not accepted, ``best`` the formula's in any case.
+        c2), for x in [low, high]; ``term`` and ``term2`` are f and f2, empty if absent.
+        ``formula`` is the same as text with 4 digits. ``family`` is "spline" for edges whose
+        formula is not accepted, ``best`` always names the formula.
         """
         m, n = self.r2.shape
         output, input = (part.ravel() for part in np.indices((m, n)))
@@ -144,7 +143,7 @@ class Fits:
         return pd.DataFrame(about | columns)
 
     def _names(self) -> np.ndarray:
-        """(m * n,) of the formulas: both families where there are two terms."""
+        """(m * n,) names of the formulas: both families where there are two terms."""
         families = self.families.numpy().reshape(-1, 2)
         names = np.array(OPTIONS, dtype=object)[self.option.numpy().ravel()]
         two = families[:, 1] > 0
@@ -159,7 +158,7 @@ class Fits:
 
     @classmethod
     def load(cls, path: Path) -> "Fits":
-        """What ``save`` wrote.
+        """Read what ``save`` wrote.
 
         Raises:
             UserError: the file is missing, damaged, or of a version with other families.

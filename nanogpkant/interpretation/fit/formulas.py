@@ -1,11 +1,11 @@
 """Formulas for all edges of a layer at once.
 
-Each edge is matched against a dictionary of every family (``search``), the best candidates are
-refined (``polish``), and edges that no single function fits get a second term by matching pursuit.
-The simplest formula about as good as the best is selected.
+For every edge the best candidate of each family comes from a dictionary (``search``), the promising
+ones are polished (``polish``), and edges without a good fit get a second term, as in matching
+pursuit. The result is the simplest formula about as good as the best one.
 
-Families are ambiguous: within the input's range several often fit about as well. A formula
-describes an edge and is no law behind it; the runner-up is kept with it.
+On the range of an input several families often fit about as well: a formula describes an edge and
+is not a law behind it. The runner-up is kept with it.
 
 Source: matching pursuit is Mallat & Zhang (1993). Fitting a*f(b*x + c) + d to an edge from a
 library of functions is pykan's idea (Liu et al., arXiv 2404.19756).
@@ -14,7 +14,7 @@ E edges, n inputs, m outputs, G points.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,10 +25,9 @@ from nanogpkant.interpretation.fit.fits import COMPLEXITIES, OPTIONS, TERMS, TWO
 from nanogpkant.interpretation.fit.polish import damped_solve, polish, terms
 from nanogpkant.interpretation.fit.search import Dictionary, ScaledCurves, scaled
 
-GOOD = 0.002  # 1 - R² that is good enough for a simpler formula
+GOOD = 0.002  # 1 - R² below which the simpler formula is taken
 ACCEPTED = 0.01  # 1 - R² above which an edge stays a spline
-AT_ONCE = 1 << 17  # edges in memory at a time, 1 KB each
-STAGES = 6  # of the search, for the progress bar
+AT_ONCE = 1 << 17  # edges worked on at a time, 1 KB each
 
 COMPLEXITY = torch.tensor(
     [degree + 1 for degree in range(len(POLYNOMIALS))]
@@ -44,36 +43,39 @@ def fit(
     weights: Tensor,
     curves: Tensor,
     families: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Fits:
-    """Fit a formula to every edge.
+    """Find a formula for every edge.
 
     Args:
         points: (G, n), ascending; a formula holds between an input's first and last point.
-        weights: (G, n) weight of the squared error at each point.
-        curves: (G, m, n) values of the edges at the points.
-        families: names of the families to try; None is all. A family alone has no free line; "line"
-            among the names adds it. Constants and lines are always tried.
-        progress: called with (edges done, edges).
+        weights: (G, n), of the squared errors.
+        curves: (G, m, n), values of the edges.
+        families: names to try (see ``families``); None is all. A family alone has no free line;
+            "line" among the names adds it. Constants and lines are always candidates.
+        progress: called with the share of the work done, 0 to 1.
 
     Raises:
         UserError: curves, points or weights that are not finite, or fewer than 8 points.
         UsageError: an unknown family.
     """
-    dictionary = _Options(families)
+    options = _Options(families)
     for what, values in (("points", points), ("weights", weights), ("curves", curves)):
         if not values.isfinite().all():
             raise UserError(f"the {what} of some edges are not finite: use another checkpoint")
     if len(points) < 8:
         raise UserError(f"{len(points)} points are too few to fit formulas to: take 8 or more")
     m, n = curves.shape[1:]
-    parts = []
+    parts, done = [], 0
     for some in torch.arange(n).split(max(1, AT_ONCE // m)):
-        scaled_curves = scaled(points[:, some], weights[:, some], curves[:, :, some])
-        fitter = _Fitter(scaled_curves, dictionary)
-        for stage in fitter.stages():
-            progress(m * (int(some[0]) + len(some) * stage // STAGES), m * n)
-        parts.append(fitter.fits(points[:, some], curves[:, :, some]))
+
+        def advance(share: float, done: int = done, count: int = len(some)) -> None:
+            progress((done + share * count) / n)
+
+        values = curves[:, :, some]
+        fitter = _Fitter(scaled(points[:, some], weights[:, some], values), options, advance)
+        parts.append(fitter.fits(points[:, some], values))
+        done += len(some)
     names = vars(parts[0])
     return Fits(
         **{
@@ -84,7 +86,7 @@ def fit(
 
 
 class _Options:
-    """Candidates for these families."""
+    """Candidates, from the names of families."""
 
     def __init__(self, families: Sequence[str] | None) -> None:
         some, self.degree, with_line = select_families(families)
@@ -97,15 +99,17 @@ class _Options:
 
 
 class _Fitter:
-    """Some inputs' edges, and how well each option does for each.
+    """The edges of some inputs, and the error of each option for each edge.
 
-    ``errors`` (E, OPTIONS) are 1 - R², infinite where an option is not tried; ``shapes`` those of
-    options with one term, ``pair`` and ``pair_shapes`` the two terms of the last option. Edge
-    number input * m + output.
+    ``errors`` (E, OPTIONS) are 1 - R², infinite where an option is not tried; ``shapes`` belong to
+    the options with one term, ``pair`` and ``pair_shapes`` to the last, with two. The index of an
+    edge is input * m + output.
     """
 
-    def __init__(self, curves: ScaledCurves, options: _Options) -> None:
-        self.curves, self.options = curves, options
+    def __init__(
+        self, curves: ScaledCurves, options: _Options, progress: Callable[[float], None]
+    ) -> None:
+        self.curves, self.options, self.progress = curves, options, progress
         n, m, _ = curves.y.shape
         E = n * m
         self.errors = curves.y.new_full((E, len(OPTIONS)), torch.inf)
@@ -115,37 +119,36 @@ class _Fitter:
         self.pair_shapes = curves.y.new_zeros(E, 2, 2)
         self.polynomials, coefficients = _polynomials(curves, options.degree)
         self.errors[:, : options.degree + 1] = coefficients
-        found, shapes = options.dictionary.best(curves)
+        found, shapes = options.dictionary.best(curves, lambda share: progress(0.4 * share))
         self.errors[:, options.columns] = found.flatten(0, 1)
         self.shapes[:, options.columns] = shapes.flatten(0, 1)
         self.errors[curves.flat.flatten()] = torch.inf
         self.errors[curves.flat.flatten(), 0] = 0.0
         self.errors.clamp_(min=0)
+        self._run()
 
-    def stages(self) -> Iterator[int]:
-        """Run the search; yields the number of finished stages, up to STAGES."""
-        yield 1
+    def _run(self) -> None:
+        """Polish the promising options, and add a second term where one is not enough."""
         plain = slice(TERMS, TERMS + len(FAMILIES))
         chosen = self.choice()
         hard = (chosen >= TERMS).nonzero().flatten()
         if len(hard) and self.errors[hard, plain].isfinite().any():
             for pick in self.errors[hard, plain].topk(2, dim=1, largest=False).indices.unbind(1):
                 self.polish(hard, pick + TERMS)
-        yield 2
+        self.progress(0.55)
         everything = torch.arange(len(self.errors))
         self.polish(everything, self.choice())
-        yield 3
+        self.progress(0.65)
         left = (self.errors.amin(1) > GOOD).nonzero().flatten()
         self.polish(left, self.errors[left].argmin(1))
-        yield 4
+        self.progress(0.75)
         if self.options.has_two_terms:
             self.add_second(left[self.errors[left].amin(1) > GOOD])
-        yield 5
+        self.progress(0.95)
         self.polish(everything, self.choice())
-        yield STAGES
 
     def choice(self) -> Tensor:
-        """(E,) the simplest option that is about as good as the best one."""
+        """(E,) the simplest option about as good as the best one."""
         best = self.errors.amin(1)
         enough = (2 * best).clamp(min=GOOD).minimum(best.clamp(min=ACCEPTED))
         cost = COMPLEXITY + self.errors
@@ -153,7 +156,7 @@ class _Fitter:
         return torch.where(self.errors <= enough[:, None], cost, torch.inf).argmin(1)
 
     def polish(self, edges: Tensor, option: Tensor) -> None:
-        """One option of each of some edges, where it has a single term not polished before."""
+        """Polish one option of each edge, where it has a single term not polished before."""
         is_due = (option >= TERMS) & (option < TWO) & ~self.polished[edges, option]
         is_due &= self.errors[edges, option].isfinite()
         edges, option = edges[is_due], option[is_due]
@@ -169,7 +172,7 @@ class _Fitter:
         self.shapes[edges, option] = shapes[better][:, 0]
 
     def add_second(self, edges: Tensor) -> None:
-        """The last option of some edges: their best single term, another one, and a line."""
+        """Fit two terms to some edges: their best single term, another one, and a line."""
         first = self.errors[:, TERMS:TWO][edges].argmin(1) + TERMS
         family, _ = _family(first)
         shape = self.shapes[edges, first]
@@ -197,7 +200,7 @@ class _Fitter:
         self.pair[edges] = pair
 
     def fits(self, points: Tensor, values: Tensor) -> Fits:
-        """The selected formulas, with their errors at the points."""
+        """The chosen formulas, with their errors at the points."""
         curves = self.curves
         n, m, _ = curves.y.shape
         option = self.choice()
@@ -262,7 +265,7 @@ class _Fitter:
         return runner_up, error - self.errors[here, option]
 
     def _front(self, pair_complexity: Tensor) -> tuple[Tensor, Tensor]:
-        """Least error at each complexity, and its option."""
+        """(E, COMPLEXITIES) least error at each complexity, and its option."""
         complexity = COMPLEXITY.expand(len(self.errors), -1).clone()
         complexity[:, TWO] = pair_complexity
         found = []
@@ -274,16 +277,13 @@ class _Fitter:
 
 
 def _family(option: Tensor) -> tuple[Tensor, Tensor]:
-    """Number in FAMILIES of options with one term, and whether they have a line."""
+    """Index in FAMILIES of options with one term, and whether they have a line."""
     number = (option - TERMS).clamp(0, 2 * len(FAMILIES) - 1)
     return number % len(FAMILIES), (number >= len(FAMILIES)) & (option < TWO)
 
 
 def _polynomials(curves: ScaledCurves, degree: int) -> tuple[Tensor, Tensor]:
-    """The best polynomial of every degree: (n, m, 6, 6) coefficients of 1, u, ..., and 1 - R².
-
-    The latter are (E, degree + 1).
-    """
+    """Polynomials: (n, m, 6, 6) coefficients of each degree, (E, degree + 1) 1 - R²."""
     n, m, _ = curves.y.shape
     wide = curves.u.double()
     powers = torch.stack([wide**k for k in range(degree + 1)], dim=2) * curves.root[..., None]
@@ -304,9 +304,9 @@ def _polynomials(curves: ScaledCurves, degree: int) -> tuple[Tensor, Tensor]:
 def _amplitudes(
     curves: ScaledCurves, families: Tensor, shapes: Tensor, line: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(E, 2) amplitudes of the terms and (E, 6) coefficients of 1 and u beside them.
+    """(E, 2) amplitudes of the terms and (E, 6) coefficients of 1 and u.
 
-    Both for curves of mean 0 and length 1; worked out in float64.
+    For curves of mean 0 and length 1; computed in float64.
     """
     E, m = len(families), curves.y.shape[1]
     amplitudes = curves.y.new_zeros(E, 2)
@@ -337,7 +337,7 @@ def _amplitudes(
 
 
 def _measured(fits: Fits, curves: ScaledCurves, points: Tensor, values: Tensor) -> Fits:
-    """The formulas with R², errors and AICc, by evaluating them at the points."""
+    """The formulas with R², largest error, AICc and acceptance at the points."""
     share = curves.root.square()
     away = fits.evaluate(points) - values  # (G, m, n)
     std = curves.std.T

@@ -1,11 +1,11 @@
-"""Levenberg-Marquardt for many small problems at once.
+"""Batched Levenberg-Marquardt for many small problems.
 
 Every edge is sum_t a_t * f_t(rate_t * u + offset_t) + d, and e * u where a line is added, with one
-term or two. Amplitudes, d and e are eliminated (variable projection); only rates and offsets
-are searched.
+term or two. Amplitudes, d and e are eliminated by variable projection, which leaves rate and offset
+of each term as unknowns.
 
-Source: variable projection is Golub & Pereyra (1973); the approximate Jacobian,
-Kaufman (1975).
+Source: variable projection by Golub & Pereyra (1973), with Kaufman's (1975) approximation of the
+Jacobian.
 
 E edges, T terms, G points.
 """
@@ -18,11 +18,11 @@ from torch import Tensor
 from nanogpkant.interpretation.fit.families import FAMILIES
 from nanogpkant.interpretation.fit.search import ScaledCurves
 
-AT_ONCE = 2048  # edges: the working set fits into the CPU cache
+AT_ONCE = 2048  # edges, whose arrays fit into the processor's cache
 ITERATIONS = 14
-ENOUGH = 2e-3  # relative gain below which an edge is done
-EXACT = 1e-6  # 1 - R² below which float32 sees no further gain
-LOUDEST = 30.0  # a term's standard deviation in units of the edge's: above, terms cancel each other
+ENOUGH = 2e-3  # relative gain below which a step counts as stalled
+EXACT = 1e-6  # 1 - R² at the resolution of float32
+LOUDEST = 30.0  # largest std of a term, in those of the edge: beyond, terms cancel each other
 
 
 def polish(
@@ -32,7 +32,7 @@ def polish(
 
     Args:
         edges: (E,) input * m + output.
-        families: (E, T) as numbers in FAMILIES.
+        families: (E, T) indices in FAMILIES.
         line: (E,) whether a line is added.
         shapes: (E, T, 2).
 
@@ -51,18 +51,18 @@ def polish(
 
 @dataclass
 class EdgeFitting:
-    """A least-squares problem for each of some edges; see ``polish``."""
+    """Some edges and their families; see ``polish``."""
 
     u: Tensor
     """(E, G)"""
     free: Tensor
-    """(E, G, L) constant and line (0 where none is added) as vectors of length 1 or 0"""
+    """(E, G, L) constant and line as unit vectors; the line is 0 where none is added"""
     y: Tensor
-    """(E, 1, G) the curves freed of these"""
+    """(E, 1, G) the curves, orthogonal to these"""
     families: Tensor
     """(E, T)"""
     sought: Tensor
-    """(E, 2T) 1 where a rate or an offset is free: all rates, then all offsets"""
+    """(E, 2T) 1 where a parameter is free: all rates, then all offsets"""
 
     @classmethod
     def of(
@@ -79,12 +79,12 @@ class EdgeFitting:
         return cls(curves.u[inputs], free, _project(y, free), families, sought)
 
     def at(self, chosen: Tensor) -> "EdgeFitting":
-        """Only some of the edges."""
+        """The problem restricted to some of the edges."""
         parts = (self.u, self.free, self.y, self.families, self.sought)
         return EdgeFitting(*(part[chosen] for part in parts))
 
     def minimise(self, shapes: Tensor) -> tuple[Tensor, Tensor]:
-        """(E, T, 2) -> (E,) and the same."""
+        """Initial shapes (E, T, 2) -> (E,) 1 - R² and the best shapes."""
         best = self._clamp(shapes)
         error, gradient, curvature = self._evaluate(best)
         errors, found = error.clone(), best.clone()
@@ -135,7 +135,7 @@ class EdgeFitting:
         loudness = amplitude.abs() * among.diagonal(dim1=1, dim2=2).sqrt()
         is_sound = error.isfinite() & (loudness < LOUDEST).all(1)
         error = torch.where(is_sound, error, torch.inf)
-        # The derivatives of the terms, at right angles to the terms themselves.
+        # Derivatives of the terms, projected orthogonally to the terms.
         scale = torch.cat([amplitude, amplitude], dim=1) * self.sought
         cross = gram[:, T:-1, :T]  # (E, 2T, T)
         own = torch.stack(
@@ -169,7 +169,7 @@ def terms(
 def solve(A: Tensor, b: Tensor) -> Tensor:
     """Positive definite (E, k, k) and (E, k) -> (E, k), for k of at most 4, by elimination.
 
-    Calling LAPACK once per matrix would dominate the run time.
+    LAPACK, called once for every matrix, would dominate the run time.
     """
     k = b.shape[1]
     if k == 1:
@@ -187,12 +187,12 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
 
 
 def damped_solve(A: Tensor, b: Tensor) -> Tensor:
-    """``solve`` for amplitudes of terms that may be nearly collinear."""
+    """``solve`` for amplitudes of terms that may be almost collinear."""
     return solve(_damped(A, 1e-6), b)
 
 
 def _damped(A: Tensor, damping: Tensor | float) -> Tensor:
-    """The matrix with its diagonal raised by a share of itself."""
+    """The matrix with its diagonal increased by a share of itself."""
     diagonal = A.diagonal(dim1=1, dim2=2)
     if isinstance(damping, Tensor):
         damping = damping[:, None]
@@ -200,5 +200,5 @@ def _damped(A: Tensor, damping: Tensor | float) -> Tensor:
 
 
 def _project(rows: Tensor, free: Tensor) -> Tensor:
-    """(E, k, G) freed of their parts along unit vectors (E, G, L) at right angles."""
+    """Project (E, k, G) orthogonally to orthonormal vectors (E, G, L)."""
     return torch.baddbmm(rows, rows @ free, free.transpose(1, 2), alpha=-1)

@@ -1,23 +1,24 @@
 """The search for formulas: every edge against a dictionary of candidates.
 
-All edges of an input share its points, so candidates are evaluated once per input. With the mean
-(and the line, where one is added) projected out and both at unit length, the squared inner product
-of candidate and curve is the R² at the best amplitude and offset. The search is therefore one
-matrix product per input and a maximum per family.
+All edges of an input share its points, so the candidates of every family are computed once per
+input. After projecting out means (and lines, where a line is added), the squared inner product of a
+unit candidate and a unit curve is the R² of the best amplitude and offset. The search is one matrix
+product per input, and the maximum over each family.
 
 n inputs, m outputs, G points, C candidates, E edges.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.fit.families import FAMILIES, Function
+from nanogpkant.interpretation.fit.families import FAMILIES, Unary
 
-EVERYWHERE = 1e-3  # of the weights is spread evenly over the points
-SMALLEST = 1e-4  # minimum share of a candidate's energy left after projecting out the line
-NOISE = 1e-6  # relative: rounding of a constant in float32
+EVERYWHERE = 1e-3  # share of the weights that is uniform over the points
+SMALLEST = 1e-4  # minimum energy of a candidate left after projecting out the line
+NOISE = 1e-6  # rounding errors of a constant, relative to the greatest value
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class ScaledCurves:
     u: Tensor
     """(n, G)"""
     root: Tensor
-    """(n, G) square roots of the weights: the constant as a vector of length 1"""
+    """(n, G) square roots of the weights: the constant as a unit vector"""
     slant: Tensor
-    """(n, G) the line as a vector of length 1, at right angles to the constant"""
+    """(n, G) the line as a unit vector, orthogonal to the constant"""
     y: Tensor
     """(n, m, G) the curves times ``root``; 0 where an edge is flat"""
     mean: Tensor
@@ -41,17 +42,17 @@ class ScaledCurves:
     middle: Tensor
     """(n,) x at u = 0"""
     half: Tensor
-    """(n,) x's way from u = 0 to u = 1; 1 where an input is constant"""
+    """(n,) x at u = 1 minus x at u = 0; 1 where an input is constant"""
 
 
 def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
-    """(G, n), (G, n) and (G, m, n), as ``curves`` makes them."""
+    """Scale points (G, n), weights (G, n) and values (G, m, n)."""
     low, high = points.aminmax(dim=0)
     middle, half = (low + high) / 2, (high - low) / 2
     half = torch.where(half > NOISE * middle.abs(), half, 1.0)
     u = ((points - middle) / half).T.clamp(-1, 1).contiguous()
     share = (weights / weights.sum(0)).T
-    # A formula must not run wild where no input happens to lie.
+    # Also constrains a formula where there are no inputs.
     share = (1 - EVERYWHERE) * share + EVERYWHERE / share.shape[1]
     root = share.sqrt()
     away = u - (share * u).sum(1, keepdim=True)
@@ -71,11 +72,11 @@ def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
 class Dictionary:
     """Candidates of some families.
 
-    ``columns`` are (family's number in FAMILIES, with a line?), one for each best that ``best``
-    returns, and ``shapes`` (C, 2) are the candidates' rates and offsets.
+    ``columns`` of the result of ``best`` are (index in FAMILIES, with a line?); ``shapes`` (C, 2)
+    are the candidates' rates and offsets.
     """
 
-    def __init__(self, families: list[Function], with_line: bool) -> None:
+    def __init__(self, families: list[Unary], with_line: bool) -> None:
         self.families = families
         self.columns: list[tuple[int, bool]] = []
         self.shapes = torch.cat([f.starts() for f in families] or [torch.empty(0, 2)])
@@ -106,7 +107,7 @@ class Dictionary:
         return torch.cat(parts) * root
 
     def candidates(self, u: Tensor, root: Tensor, slant: Tensor) -> Tensor:
-        """(G,) each -> (C', G): those of every column in turn, of length 1 or 0."""
+        """(G,) each -> (C', G): candidates of every column in turn, as unit or zero vectors."""
         values = _without(self._values(u, root), root)
         squares = values.square().sum(1, keepdim=True)
         straight = _without(values, slant)
@@ -121,8 +122,14 @@ class Dictionary:
             ]
         )
 
-    def best(self, curves: ScaledCurves) -> tuple[Tensor, Tensor]:
-        """Of every column, for every edge: (n, m, columns) 1 - R², and shapes (..., 2)."""
+    def best(
+        self, curves: ScaledCurves, progress: Callable[[float], None]
+    ) -> tuple[Tensor, Tensor]:
+        """The best candidate of every column: (n, m, columns) 1 - R², and shapes (..., 2).
+
+        Args:
+            progress: called with the share of the inputs done.
+        """
         n, m, _ = curves.y.shape
         errors = curves.y.new_empty(n, m, len(self.columns))
         found = torch.empty(n, m, len(self.columns), dtype=torch.long, device=curves.y.device)
@@ -135,6 +142,7 @@ class Dictionary:
                 left = 1 - line if self.columns[column][1] else 1.0
                 errors[i, :, column] = left - score
                 found[i, :, column] = index
+            progress((i + 1) / n)
         shapes = torch.stack(
             [
                 self.shapes[used][found[..., c].cpu()]
@@ -147,15 +155,15 @@ class Dictionary:
     def second(
         self, curves: ScaledCurves, inputs: Tensor, rests: Tensor, terms: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The best second term of edges that have one and a line.
+        """The best second term of edges with one term and a line.
 
         Args:
-            inputs: (E,) ascending, each edge's.
-            rests: (E, G) residual after constant, line and first term, times ``root``.
-            terms: (E, G) its first term, of length 1, freed of its constant and line.
+            inputs: (E,) ascending, the input of each edge.
+            rests: (E, G) residuals after constant, line and first term, times ``root``.
+            terms: (E, G) first terms as unit vectors, orthogonal to constant and line.
 
         Returns:
-            (E,) families as numbers in FAMILIES, and (E, 2) shapes.
+            (E,) indices in FAMILIES, and (E, 2) shapes.
         """
         lines = [(c, span) for c, span in enumerate(self._spans) if self.columns[c][1]]
         begin = lines[0][1][0]
@@ -167,7 +175,9 @@ class Dictionary:
             if start == end:
                 continue
             bent = self.candidates(curves.u[i], curves.root[i], curves.slant[i])[begin:].T
-            own = 1 - (terms[start:end] @ bent).square_()  # what the first term leaves of them
+            own = (
+                1 - (terms[start:end] @ bent).square_()
+            )  # energy after projecting out the first term
             scores = (rests[start:end] @ bent).square_() / own.clamp_(min=0.02)
             found[start:end] = scores.argmax(1)
         found = found.cpu()
@@ -175,5 +185,5 @@ class Dictionary:
 
 
 def _without(rows: Tensor, unit: Tensor) -> Tensor:
-    """(C, G) freed of their part along a vector (G,) of length 1."""
+    """Project (C, G) orthogonally to a unit vector (G,)."""
     return rows - (rows @ unit)[:, None] * unit

@@ -1,7 +1,10 @@
-"""Loss and KL divergence of a model with some of its modules swapped."""
+"""The loss of a model with some of its modules swapped for others."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.data import Batches, blocks
-from nanogpkant.interpretation.judge.lookup import swapped
+from nanogpkant.interpretation.store import Remember
 from nanogpkant.model.gpt import GPT
 
-TOKENS = 16384  # per forward pass, which rebuilds all tables
-PROBABILITIES = 1 << 25  # written out at a time
-KEPT_PROBABILITIES = 1 << 26  # of the original, above which they are worked out again each time
+TOKENS = 16384  # of one forward pass; lookup tables are computed anew for each
+PROBABILITIES = 1 << 25  # computed at a time
+KEPT_PROBABILITIES = 1 << 26  # of the original; above, they are computed again for each swap
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,16 @@ class Score:
     loss: float
     """mean cross-entropy of the changed model, nats per token"""
     kl: float
-    """mean Kullback-Leibler divergence of its predictions from the original's, nats per token"""
+    """mean Kullback-Leibler divergence from the original's predictions, nats per token"""
     tokens: int
     """predictions made"""
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
 
 class SwapEvaluator:
-    """Evaluates a model with swapped modules on a text, against the unchanged model.
+    """A text, and the original model's predictions of it.
 
     Args:
-        model: in evaluation mode; it is put back as it was after every score.
+        model: in evaluation mode; restored after every score.
         text: (length,) token ids, more than the model's ``block_size``.
         budget: tokens to predict, in whole windows drawn at random; 0 is the whole text, in order.
         seed: decides the windows.
@@ -60,7 +60,7 @@ class SwapEvaluator:
 
     @cached_property
     def _before(self) -> list[Tensor]:
-        """The original's log-probabilities of each batch, unless that is too many to keep."""
+        """The original's log-probabilities of each batch; empty where too many to keep."""
         if self.tokens * self.model.vocab_size > KEPT_PROBABILITIES:
             return []
         return [self._log_probabilities(x) for x, _ in self.batches]
@@ -70,13 +70,14 @@ class SwapEvaluator:
         """(B, T) -> (B * T, V)."""
         return self.model(x).float().log_softmax(-1).flatten(0, 1)
 
-    def row(self, modules: dict[str, nn.Module]) -> dict[str, float]:
-        """``score`` as a table row, with ``added``: the loss above the original's."""
-        score = self.score(modules)
-        return score.as_dict() | {"added": score.loss - self.original.loss}
+    def score(
+        self, modules: dict[str, nn.Module], progress: Callable[[int], None] = lambda done: None
+    ) -> Score:
+        """Predict the text with these modules in place of those of the same names.
 
-    def score(self, modules: dict[str, nn.Module]) -> Score:
-        """Evaluate the text with these modules in place of the model's, by name."""
+        Args:
+            progress: called with the batches done.
+        """
         loss = kl = 0.0
         for number, (x, y) in enumerate(self.batches):
             before = self._before[number] if self._before else self._log_probabilities(x)
@@ -84,4 +85,60 @@ class SwapEvaluator:
                 after = self._log_probabilities(x) if modules else before
             loss += F.nll_loss(after, y.flatten(), reduction="sum").item()
             kl += F.kl_div(after, before, reduction="sum", log_target=True).item()
+            progress(number + 1)
         return Score(loss / self.tokens, kl / self.tokens, self.tokens)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A change to the model whose loss is to be measured."""
+
+    name: str
+    """key of its result on disk"""
+    modules: Callable[[], dict[str, nn.Module]]
+    """makes the modules to swap in"""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """first columns of its row"""
+
+
+def score_trials(
+    evaluator: SwapEvaluator,
+    trials: list[Trial],
+    remember: Remember,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Measure every trial whose result is not on disk yet.
+
+    Args:
+        remember: ``Stage.result``.
+        progress: called with (batches done, batches in all).
+
+    Returns:
+        a row for each trial: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the loss
+        above the original's.
+    """
+    rows, each = [], len(evaluator.batches)
+    for done, trial in enumerate(trials):
+
+        def measure(trial: Trial = trial, done: int = done) -> dict[str, float]:
+            score = evaluator.score(
+                trial.modules(), lambda batches: progress(done * each + batches, len(trials) * each)
+            )
+            return asdict(score) | {"added": score.loss - evaluator.original.loss}
+
+        progress(done * each, len(trials) * each)
+        rows.append(trial.labels | remember(trial.name, measure))
+    return rows
+
+
+@contextmanager
+def swapped(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Put other modules into a model, by name, for as long as the context lasts."""
+    originals = {name: model.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in originals.items():
+            model.set_submodule(name, module)

@@ -1,15 +1,12 @@
-"""A KAN layer as tables of its edges, for measuring the effect of other edges.
+"""A KAN layer as lookup tables, in which its edges can be replaced.
 
-G points per input, n inputs, m outputs. All replacements of an edge (its formula, a line, its mean)
-run through the same table with linear interpolation, so differences in loss come from the functions
-alone.
+G points an input, n inputs, m outputs. Every replacement of an edge (formula, line, mean) runs
+through the same table with linear interpolation, so that differences in loss are differences
+between the functions.
 
-Source: tables as embedding bags are ours; the need for a stated policy beyond their ends is
-LUT-KAN's point (arXiv 2601.03332). Here an input beyond the table is taken at the table's end.
+Source: tables as embedding bags are ours; that tables need a stated policy beyond their ends is
+from LUT-KAN (arXiv 2601.03332). Here an input beyond the table is clamped to its end.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +15,27 @@ from torch import Tensor, nn
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points
 from nanogpkant.kan import KANLinear
 
-POINTS = 64  # of a table, evenly spaced, and more where there are more than 8 functions an edge
+POINTS = 64  # of a table, evenly spaced; more where an edge has more than 8 basis functions
 POINTS_A_FUNCTION = 8
 ROWS = 4096  # input vectors looked up at a time: their indices take 2 * 8 bytes an input
 
 
 def table_points(layer: KANLinear) -> int:
-    """Points that a table of a layer's edges needs; 4 times as many change no loss by 1e-5."""
+    """Points of a table of a layer's edges; 4 times as many change no loss by 1e-5."""
     shape = layer.features.coefficient_shape
     return max(POINTS, POINTS_A_FUNCTION * (shape[2] if shape else layer.features.size))
 
 
 class Lookup(nn.Module):
-    """Stands for a KAN layer: every edge is a table, in straight lines between its points.
+    """A KAN layer whose edges are tables with linear interpolation.
 
-    The tables, G * m * n numbers, are made anew at every call and dropped after it: with all layers
-    of a model replaced, those of one layer exist at a time.
+    The tables, G * m * n numbers, are computed at every call and freed after it: with all layers of
+    a model replaced, one layer's tables exist at a time.
 
     Args:
-        layer: the layer that it stands for; its bias and its ``prenorm`` stay.
+        layer: the layer to replace; its bias and its ``prenorm`` stay.
         low, high: (n,) first and last point of each input's tables; beyond them the functions are
-            constant. Where both are the same they are constant everywhere.
+            constant. Where both are equal they are constant everywhere.
         curves: the functions to tabulate.
         count: G, points of a table, at least 2; None is ``table_points``.
     """
@@ -81,16 +78,15 @@ class Lookup(nn.Module):
 
 
 def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, EdgeFunctions]:
-    """What edges are replaced by to compare with, from most to least of a curve.
+    """The replacements that formulas are compared with.
 
     Args:
-        layer: whose edges they are.
-        points: (G, n) where its inputs lie.
-        weights: (G, n) how often they lie there.
+        points: (G, n) over the range of the inputs.
+        weights: (G, n) how often inputs lie near each point.
 
     Returns:
-        ``spline``, the edges themselves, ``line``, their best lines where their inputs lie,
-        ``mean``, the mean of what they say, and ``zero``.
+        ``spline``, the edges themselves, ``line``, their weighted least-squares lines, ``mean``,
+        their weighted means, and ``zero``.
     """
     share = weights / weights.sum(0)  # (G, n)
     values = layer.edges(points).detach()  # (G, m, n)
@@ -110,16 +106,3 @@ def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, Edg
 def mixed(old: EdgeFunctions, new: EdgeFunctions, replaced: Tensor) -> EdgeFunctions:
     """``new`` for the edges of the mask ``replaced`` (m, n), ``old`` for the others."""
     return lambda points: torch.where(replaced, new(points), old(points))
-
-
-@contextmanager
-def swapped(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """Put other modules into a model, by name, for as long as the context lasts."""
-    originals = {name: model.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            model.set_submodule(name, module)
-        yield
-    finally:
-        for name, module in originals.items():
-            model.set_submodule(name, module)

@@ -1,4 +1,4 @@
-"""A pruned model as a run of its own: saved, trained on where asked, and measured."""
+"""A pruned model as a new run: saved, fine-tuned on request, and measured."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import Batches, TokenData
 from nanogpkant.evaluation import Evaluation, evaluate
-from nanogpkant.interpretation.judge.lookup import swapped
+from nanogpkant.interpretation.judge.evaluator import swapped
 from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import describe, synchronize
 from nanogpkant.model.gpt import GPT
@@ -51,22 +51,22 @@ def write_pruned_run(
     finetune: int,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a model with other modules as a run that goes on at the same step, and measure both.
+    """Write a model with other modules as a run that resumes at the same step, and measure both.
 
     Args:
         source, trained: the run that was pruned; its model is put back as it was.
         data: what it was trained on.
         modules: the pruned layers: all KAN layers of the model, by name.
         out: the new run folder.
-        finetune: optimiser steps to train on for, 0 for none. Their learning rate is the end of the
-            run's own schedule, stretched by that many steps.
+        finetune: optimiser steps of fine-tuning, 0 for none. Their learning rate is the end of the
+            run's schedule, extended by that many steps.
         about: recorded in environment.json and repeated in the report.
 
     Returns:
         "run", "about", "shapes" (inputs and outputs left of each layer) and "models": "before",
         "pruned" and, with ``finetune``, "finetuned", each with ``edges``, ``parameters``,
-        ``weight_bytes`` as saved, ``val_loss`` over the whole split and, but for those in between,
-        ``tokens_per_second`` of a forward pass.
+        ``weight_bytes`` as saved and ``val_loss`` over the whole split; the first and the last
+        with ``tokens_per_second`` of a forward pass.
 
     Raises:
         UserError: the folder cannot be written.
@@ -102,7 +102,7 @@ def write_pruned_run(
 
 
 def _config_of(trained: TrainedModel, finetune: int) -> RunConfig:
-    """The configuration that a pruned run goes on with."""
+    """The configuration that a pruned run resumes with."""
     changes = {"train.max_seconds": None, "train.init_from": "scratch"}
     if finetune:
         changes["train.max_iters"] = trained.step + finetune
@@ -132,7 +132,7 @@ def _size(model: GPT) -> dict[str, Any]:
 
 @torch.no_grad()
 def _tokens_per_second(models: dict[str, GPT], data: TokenData) -> dict[str, float]:
-    """How fast each model reads, the median of several forward passes taken in turn."""
+    """Tokens per second of each model: median of several forward passes, taken in turn."""
     model = next(iter(models.values()))
     device = model.tokens.weight.device
     x, _ = Batches(data.val, model.config.block_size, TIMED_SEQUENCES, seed=0).batch(0, device)

@@ -1,6 +1,6 @@
-"""Input distribution and output gradients of every KAN layer, in one pass over text.
+"""Distribution of the inputs of every KAN layer, and gradients of the loss at its outputs.
 
-Each input is kept as a histogram; activations are not stored.
+One pass over text, in which a histogram of each of n inputs is filled; inputs are not stored.
 """
 
 import re
@@ -20,7 +20,7 @@ from nanogpkant.model.gpt import GPT
 
 BINS = 512  # of a histogram: a power of two
 GRADIENT_SHARE = 8  # one batch in this many also goes backward
-RANGE = (0.001, 0.999)  # quantiles of an input between which its functions are looked at
+RANGE = (0.001, 0.999)  # quantiles of an input: the range on which its functions are described
 SITES = {
     "attention.qkv": "qkv",
     "attention.out": "attn_out",
@@ -33,13 +33,13 @@ SITES = {
 class Observed:
     """Statistics of a layer with n inputs and m outputs; tensors are on the CPU.
 
-    Inputs are what the functions see: behind ``prenorm`` where there is one.
+    Inputs are those of the functions: after ``prenorm`` where there is one.
     """
 
     name: str
     """of the module"""
     site: str
-    """which projection of its block it is, as ``model.kan.sites`` calls it, or its module's name"""
+    """projection of its block, named as in ``model.kan.sites``, or its module's name"""
     layer: int
     """block, counted from 0; -1 where the name does not say"""
     edges: Tensor
@@ -70,10 +70,10 @@ def collect(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Observed]:
-    """Collect statistics of every KAN layer over a text; the model is left unchanged.
+    """Observe every KAN layer while a model reads a text; the model is left as it was.
 
     Args:
-        model: its device and autocast are the caller's; it is in evaluation mode for the while.
+        model: on the caller's device, under the caller's autocast; put into evaluation mode.
         tokens: (length,) token ids, more than the model's ``block_size``. A text longer than
             ``max_tokens`` is read in random windows.
         batch_size: windows read at a time.
@@ -116,7 +116,7 @@ def _batches(
 
 
 def _backward(loss: Tensor, watched: list["_Watched"]) -> None:
-    """Hand every layer that took part the gradients at its outputs."""
+    """Pass the gradients at their outputs to all layers that were called."""
     seen = [each for each in watched if each.output is not None]
     if not seen:
         return
@@ -126,13 +126,13 @@ def _backward(loss: Tensor, watched: list["_Watched"]) -> None:
 
 @contextmanager
 def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
-    """Hooks on the layers of a frozen model in evaluation mode, for as long as this lasts."""
+    """Freeze the model, in evaluation mode and with hooks on its layers, within the context."""
     was_training = model.training
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval()
     handles = [w.layer.register_forward_hook(w.hook) for w in watched.values()]
     try:
-        for parameter in learned:  # their gradients are not wanted
+        for parameter in learned:
             parameter.requires_grad_(False)
         yield
     finally:
@@ -144,11 +144,11 @@ def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
 
 
 class _Watched:
-    """One layer and its running sums."""
+    """Running sums of one layer."""
 
     def __init__(self, name: str, layer: KANLinear) -> None:
         self.name, self.layer = name, layer
-        self.output: Tensor | None = None  # of the present batch, where it goes backward
+        self.output: Tensor | None = None  # of this batch, if it goes backward
         self.histogram: _Histogram | None = None
         self.tokens = self.gradients = 0
         n, m, device = layer.in_features, layer.out_features, layer.weight.device
@@ -161,7 +161,7 @@ class _Watched:
         self.add(self.layer.normalise(args[0].detach()).float().flatten(0, -2))
         self.output = None
         if torch.is_grad_enabled():
-            # Of a frozen model the first such output is where the graph begins.
+            # In a frozen model the graph begins at the first such output.
             self.output = output if output.requires_grad else output.requires_grad_()
 
     def add(self, x: Tensor) -> None:
@@ -217,15 +217,15 @@ class _Watched:
 
 
 class _Histogram:
-    """Histograms of n inputs whose ranges double, by merging pairs of bins, as values demand it.
+    """Histograms of n inputs; a range doubles, by merging pairs of bins, when a value is outside.
 
     Args:
-        x: (rows, n) the first values; they decide the first ranges, and still have to be added.
+        x: (rows, n) first values; they set the first ranges, and are not counted yet.
     """
 
     def __init__(self, x: Tensor) -> None:
         low, high = x.aminmax(dim=0)
-        # A constant input gets a range that its own rounding errors cannot fill.
+        # A constant input gets a range wider than its rounding errors.
         width = (high - low).clamp(min=1e-30).maximum(1e-3 * torch.maximum(low.abs(), high.abs()))
         self.low, self.high = low, high  # of all values so far
         self.start, self.width = (low + high - width) / 2, width * (1 + 1e-6)
@@ -259,7 +259,7 @@ class _Histogram:
         return self.start[:, None] + steps * self.width[:, None]
 
     def quantiles(self, shares: tuple[float, ...]) -> tuple[Tensor, ...]:
-        """(n,) each, in straight lines inside a bin; never beyond the values seen."""
+        """(n,) each, linear inside a bin and clamped to the values seen."""
         filled = self.counts.cumsum(1).float() / self.counts.sum(1, keepdim=True)
         filled, edges = F.pad(filled, (1, 0)), self.edges()
         found = []
@@ -273,13 +273,13 @@ class _Histogram:
 
 
 def _grid_range(layer: KANLinear) -> tuple[float, float] | None:
-    """First and last grid point of a layer's functions, an edge's own or shared ones."""
+    """First and last grid point of a layer's functions, of each edge or shared."""
     basis = layer.basis
     return getattr(getattr(basis, "family", basis), "grid_range", None)
 
 
 def _place(name: str) -> tuple[str, int]:
-    """Site and block of a module, as its name says."""
+    """Site and block of a module, from its name."""
     block = re.search(r"\.(\d+)\.", f".{name}.")
     found = (site for end, site in SITES.items() if f".{end}." in f".{name}.")
     return next(found, name), int(block[1]) if block else -1

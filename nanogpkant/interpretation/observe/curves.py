@@ -1,8 +1,8 @@
-"""The edges of a layer as numbers: their values at points that lie where the inputs do.
+"""Curves: the values of a layer's edges at points distributed like its inputs.
 
-G points for each of n inputs and m outputs make G * m * n numbers of 4 bytes: 38 MB for 192 to 768
-and 64 points, 600 MB for 768 to 3072. That is the most that is ever held: one layer at a time, and
-what works on the values (``formulas.fit``) goes through them a few inputs at a time.
+G points for each of n inputs and m outputs are G * m * n numbers of 4 bytes: 38 MB for 192 to 768
+and 64 points, 600 MB for 768 to 3072. This is the peak: layers are processed one at a time, and
+``formulas.fit`` processes a few inputs at a time.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.kan import KANLinear
 
 EdgeFunctions = Callable[[Tensor], Tensor]
-"""Edges of a layer, as ``KANLinear.edges``: points (G, n) to values (G, m, n)"""
+"""functions of all edges of a layer, as ``layer.edges``: points (G, n) -> values (G, m, n)"""
 
-EVEN = 0.5  # share of the points that are spread evenly; the others lie where the inputs are
+EVEN = 0.5  # share of the points that are spaced evenly; the others follow the inputs
 
 
 def points(observed: Observed, count: int = 64) -> Tensor:
-    """Where to look at a layer's functions: (count, n), ascending from ``low`` to ``high``.
+    """Points to evaluate a layer's functions at: (count, n), ascending from ``low`` to ``high``.
 
-    They are quantiles of an even mixture of the inputs' own distribution and a uniform one, so that
-    they are dense where the inputs are and no stretch is left out.
+    They are quantiles of an even mixture of the distribution of the inputs and a uniform one:
+    dense where the inputs are, without gaps.
     """
     low, high = observed.low, observed.high
     borders = observed.edges.clamp(low[:, None], high[:, None])  # (n, B + 1)
@@ -46,7 +46,7 @@ def even_points(low: Tensor, high: Tensor, count: int) -> Tensor:
 
 
 def weights(observed: Observed, points: Tensor) -> Tensor:
-    """How often inputs lie nearest to each point: (G, n), of sum 1 for every input.
+    """Share of the inputs nearest to each point: (G, n), sums to 1 for every input.
 
     Args:
         points: (G, n), ascending.
@@ -79,27 +79,27 @@ def check_memory(needed: int, what: str) -> None:
     """
     Args:
         needed: bytes.
-        what: takes them; a plural.
+        what: plural noun, for the message.
 
     Raises:
-        UserError: they are more than there are free.
+        UserError: less memory is free.
     """
     free = psutil.virtual_memory().available
     if needed > free:
         remedy = "take fewer layers at a time with --layers, or a machine with more"
         sizes = f"take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        raise UserError(f"{what} {sizes}: {remedy}; what was found until here is kept")
+        raise UserError(f"{what} {sizes}: {remedy}; finished layers are kept")
 
 
 def _filled(observed: Observed) -> Tensor:
-    """(n, B + 1): share of the inputs below every border."""
+    """(n, B + 1) cumulative share of the inputs at every border."""
     counts = observed.counts.double()
     filled = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
     return (filled / filled[:, -1:]).to(observed.edges.dtype)
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """(n, K) -> (n, K): straight lines through (n, B) points with ascending xs, ends extended."""
+    """(n, K) -> (n, K): linear interpolation of (n, B) points with ascending xs, clamped."""
     right = torch.searchsorted(xs.contiguous(), x.contiguous()).clamp(1, xs.shape[1] - 1)
     x0, x1 = xs.gather(1, right - 1), xs.gather(1, right)
     y0, y1 = ys.gather(1, right - 1), ys.gather(1, right)

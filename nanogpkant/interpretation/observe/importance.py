@@ -1,4 +1,4 @@
-"""Importance of the edges of a KAN layer.
+"""Importance of every edge of a KAN layer, from its values and the gradients at its output.
 
 m outputs, n inputs.
 """
@@ -17,10 +17,9 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
     """Scores (m, n) of every edge, float32 on the CPU: more is more important.
 
     Returns:
-        ``std``: standard deviation of the edge over the observed inputs, the error of replacing it
-        by its mean; ``std_grad``: std times the root mean square of the loss gradient at its
-        output, to first order the change in loss; ``norm``: norm of the edge's coefficients, which
-        is independent of the data.
+        ``std``: standard deviation of the edge over the observed inputs; ``std_grad``: that times
+        the root mean square of the loss's gradient at its output, the added loss to first order;
+        ``norm``: norm of the edge's coefficients, independent of the data.
     """
     at = points(observed)
     share, values = weights(observed, at), tabulate(layer, at)
@@ -33,11 +32,11 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
 def ends_of_edges(
     scores: dict[str, Tensor], observed: dict[str, Observed]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row for every input, and one for every output, of all layers, the most important first.
+    """A table of all inputs and one of all outputs of all layers, the most important first.
 
-    The importance of either is the root of the summed squares of its edges'. Inputs besides have
-    their mean, standard deviation, 0.1% and 99.9% quantiles and the share outside the grid, outputs
-    the root mean square of the loss's gradient.
+    Their importance is the root of the summed squares over their edges. Inputs also have mean,
+    standard deviation, 0.1% and 99.9% quantiles and the share outside the grid, outputs the root
+    mean square of the loss's gradient.
 
     Args:
         scores: (m, n) of each layer's edges.

@@ -1,4 +1,4 @@
-"""Which layers of a model there are to look at."""
+"""Selection of KAN layers by name."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from nanogpkant.kan import KANLinear, kan_layers
 
 
 def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
-    """The KAN layers with these names, or whose names begin with them at a dot; None is all.
+    """The KAN layers with these names, or below these modules; None is all.
 
     Raises:
         UserError: the model has no KAN layers.

@@ -1,4 +1,4 @@
-"""Cards: the content of a small chart of one edge."""
+"""Cards: the content of a small picture of one edge."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class EdgeCard:
     title: str
     """short lines, the first the most important"""
     about: str
-    """a one-line description"""
+    """one line with all details"""
     x: np.ndarray
     curve: np.ndarray
     formula: np.ndarray | None
@@ -29,7 +29,7 @@ class EdgeCard:
 
     @property
     def across(self) -> np.ndarray:
-        """x from 0 to 1, which is not evenly spaced; evenly where x is constant."""
+        """x scaled to [0, 1]; evenly spaced where x is constant."""
         width = self.x[-1] - self.x[0]
         return (self.x - self.x[0]) / width if width > 0 else np.linspace(0, 1, len(self.x))
 
@@ -40,7 +40,7 @@ def edge_cards(
     """The cards of some edges of a layer.
 
     Args:
-        rows: theirs, of the table of edges.
+        rows: of the table of edges.
     """
     at = points(observed)  # (G, n)
     x = _numpy(at)
@@ -63,7 +63,7 @@ def edge_cards(
 
 
 def shape_cards(atlas: Atlas) -> list[EdgeCard]:
-    """The cards of an atlas' shapes, with how many edges have each, and where most of them are."""
+    """The cards of an atlas' shapes, with the number of edges of each and the main layer."""
     table, fits = atlas.table(), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
     formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)

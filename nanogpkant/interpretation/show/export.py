@@ -1,14 +1,14 @@
-"""The results of an interpretation as files for other programs.
+"""Export of an interpretation as tables and formulas.
 
 RUN/interpret/export/
-  edges.parquet    every edge: importance, fit and the numbers of its formula in full
-  edges.csv        every edge in readable form: formulas with 4 digits
-  formulas.json    the most important edges, and whole outputs, in sympy and LaTeX
-  lookup.safetensors   every edge as a table of points, where asked for
-  manifest.json    sources, thresholds, families, sha256 of each file
+  edges.parquet        every edge: importance, fit and its formula in full precision
+  edges.csv            every edge, for reading: formulas have 4 digits
+  formulas.json        the most important edges, and whole outputs, in sympy and LaTeX
+  lookup.safetensors   every edge as a table of points, on request
+  manifest.json        run, data, thresholds, families, sha256 of each file
 
-A row of edges.parquet is a formula in full: ``expression`` makes sympy of it, and what sympy's
-lambdify makes of that gives the fitted values.
+``expression`` converts a row of edges.parquet to sympy; ``sympy.lambdify`` of it gives the fitted
+values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from nanogpkant.interpretation.observe.curves import even_points, tabulate
 DIGITS = 5  # of numbers in LaTeX
 READABLE = ("layer", "output", "input", "importance", "std", "family", "formula", "low", "high")
 READABLE += ("r2", "max_error", "complexity", "runner_up", "margin")
-"""columns of edges.csv: with all of them it would be 400 bytes an edge"""
+"""columns of edges.csv; all columns would take 400 bytes an edge"""
 BEYOND = "constant: the value at the nearer end"
 BETWEEN = "straight lines"
 
@@ -47,7 +47,7 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
 
     Args:
         row: of ``Interpretation.edges``, or of edges.parquet.
-        x: what to call the input; x_ and its number if None.
+        x: symbol of the input; None is x_ and its number.
     """
     x = sympy.Symbol(f"x_{row['input']}") if x is None else x
     t = x - float(row["middle"])
@@ -66,8 +66,8 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
 def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Expr:
     """An output of a layer: the sum of the formulas of all its edges, and its bias.
 
-    Inputs x_0, x_1, ... are what the functions see, behind ``prenorm`` where the layer has one.
-    Edges whose formula was not accepted are in it with the best formula that there is.
+    Inputs x_0, x_1, ... are those of the functions, after ``prenorm`` where the layer has one.
+    Edges without an accepted formula are included with their best formula.
 
     Raises:
         UsageError: no such layer or output.
@@ -82,13 +82,13 @@ def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Exp
 def write_export(
     interpretation: Interpretation, top: int = 24, neurons: Sequence[str] = (), lookup: int = 0
 ) -> dict[str, Any]:
-    """Write tables, formulas and, where asked for, lookup tables.
+    """Write tables, formulas and, on request, lookup tables.
 
     Args:
-        interpretation: of a run; missing stages are computed.
-        top: edges of each layer, the most important, that are written as sympy and LaTeX, with
-            (complexity, family, R²) of all formulas that no simpler one is as good as.
-        neurons: outputs to write likewise, as LAYER:OUTPUT.
+        interpretation: stages that are missing are computed.
+        top: most important edges of each layer to write as sympy and LaTeX, with their Pareto
+            front of (complexity, family, R²).
+        neurons: outputs to write in the same way, as LAYER:OUTPUT.
         lookup: points of every edge's table; 0 writes none.
 
     Returns:
@@ -124,7 +124,7 @@ def write_export(
         files.append("lookup.safetensors")
         write_lookup(interpretation, folder / "lookup.safetensors", lookup)
     else:
-        (folder / "lookup.safetensors").unlink(missing_ok=True)  # would be another model's
+        (folder / "lookup.safetensors").unlink(missing_ok=True)  # of another model
     manifest = _manifest(interpretation, lookup)
     manifest["files"] = {name: sha256_of(folder / name) for name in files}
     write_json(folder / "manifest.json", manifest)
@@ -132,10 +132,10 @@ def write_export(
 
 
 def write_lookup(interpretation: Interpretation, file: Path, count: int) -> None:
-    """Every edge of every layer, as it was learned, as a table of ``count`` points.
+    """Write every learned edge of every layer as a table of ``count`` evenly spaced points.
 
-    For each layer ``low`` and ``high`` (n,), the first and last point of its inputs' tables, which
-    are evenly spaced, and ``values`` (count, m, n) in float16, to be multiplied by ``scale``.
+    For each layer: ``low`` and ``high`` (n,), first and last point of each input's tables, and
+    ``values`` (count, m, n) in float16, to be multiplied by ``scale``.
     """
     tensors: dict[str, Tensor] = {}
     with bar("tabulating", "layers") as progress:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,14 +36,14 @@ def page(title: str, about: str, sections: list[EdgeSection]) -> str:
     )
 
 
-def table(frame: pd.DataFrame) -> dict[str, list]:
-    """The ``head`` and ``rows`` of a section."""
-    rows = [list(map(_cell, row)) for row in frame.itertuples(index=False)]
-    return {"head": list(frame.columns), "rows": rows}
+def with_table(section: EdgeSection, frame: pd.DataFrame) -> EdgeSection:
+    """The section with a table."""
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return replace(section, head=list(frame.columns), rows=rows)
 
 
 def _picture(card: EdgeCard) -> dict[str, Any]:
-    """A card's paths, in the units of its picture, and the numbers that they stand for."""
+    """A card's paths, in the units of its picture, and their values."""
     low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
@@ -65,7 +65,7 @@ def _picture(card: EdgeCard) -> dict[str, Any]:
 
 
 def _heat(importance: np.ndarray) -> dict[str, Any]:
-    """A layer's sorted map as a picture, and its numbers for whoever points at it."""
+    """A layer's sorted map as a picture, and its values for the tooltip."""
     cells = sorted_map(importance, MAP_CELLS)
     colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
     buffer = io.BytesIO()

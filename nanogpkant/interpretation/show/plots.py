@@ -1,4 +1,4 @@
-"""The pictures, as matplotlib figures. Many curves are one collection in one pair of axes."""
+"""Pictures as matplotlib figures. Many curves are one collection in one pair of axes."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from nanogpkant.report.charts import COLOURS, Draw, plain
 
 INK = "#1d2329"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
-KEY = "blue: the curve; dashed red: its formula; grey: density of its input"
+KEY = "blue: the curve, dashed red: its formula, grey: how often its input is there"
 REPLACEMENT_COLOURS = {
     "formula": COLOURS[0],
     "line": COLOURS[1],
@@ -26,7 +26,7 @@ REPLACEMENT_COLOURS = {
 
 
 def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
-    """Small pictures of edges: the curve, its formula (dashed) and where its input lies (grey)."""
+    """Small pictures of edges: curve, formula (dashed) and density of the input (grey)."""
     rows = max(1, -(-len(cards) // columns))
     figure = Figure(figsize=(2.1 * columns, 1.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots()
@@ -64,7 +64,7 @@ def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
 
 
 def bounds(card: EdgeCard) -> tuple[float, float]:
-    """Lowest and highest value of a card's curves, apart even where they are level."""
+    """Lowest and highest value of a card's curves, or a unit interval around a flat one."""
     values = np.concatenate([card.curve] + ([] if card.formula is None else [card.formula]))
     low, high = float(values.min()), float(values.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -88,7 +88,7 @@ def sorted_map(importance: np.ndarray, cells: int = 96) -> np.ndarray:
 
 
 def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
-    """The importance of every edge, sorted by outputs and inputs: a map and its sums a layer."""
+    """Importance of every edge, sorted by outputs and inputs: a map with its sums per layer."""
     columns = min(4, len(importances))
     rows = -(-len(importances) // columns)
     figure = Figure(figsize=(3.1 * columns + 0.6, 3.1 * rows + 0.3), layout="constrained")
@@ -124,7 +124,7 @@ def colour_scale(highest: float) -> LogNorm:
 
 
 def faithfulness_charts(table: pd.DataFrame, least: float = 1e-5) -> dict[str, Draw]:
-    """How far the predictions are from the original's: one chart an order, and one by layers."""
+    """KL from the original's predictions: one chart per order, and one by layers."""
     whole = table[table["layers"] == "all"]
     ends = whole[whole["order"] == ""]
     limit = float(ends.loc[ends["replacement"] == "spline", "kl"].iloc[0])
@@ -175,7 +175,7 @@ def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
 
 
 def pruning_charts(table: pd.DataFrame, least: float = 1e-3) -> dict[str, Draw]:
-    """Loss above the original's against the share of edges removed, a chart an ablation."""
+    """Added loss against the share of edges removed, one chart per ablation."""
     highest = max(float(table["added"].max()), 10 * least)
 
     def chart(rows: pd.DataFrame) -> Draw:

@@ -1,4 +1,4 @@
-"""The results of an interpretation: sentences, charts, tables, and one page."""
+"""Results of an interpretation: sentences, pictures, tables and one page."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,34 +15,33 @@ from nanogpkant.interpretation.fit.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard, edge_cards, shape_cards
-from nanogpkant.interpretation.show.page import EdgeSection, page, table
+from nanogpkant.interpretation.show.page import EdgeSection, page, with_table
 from nanogpkant.machine.device import peak_memory
 from nanogpkant.report.charts import Draw, save_figure
 
-IMPORTANT = 0.1  # share of edges among which the worst fits are looked for
+IMPORTANT = 0.1  # share of edges among which the worst fits are searched
 FAMILIES_SHOWN = 12  # by name, in the chart
 TABLE_ROWS = 1000  # of the most important edges, in the page
 METHOD = (
-    "A KAN layer with n inputs and m outputs has m · n learned univariate functions, its edges. "
-    "Importance of an edge: its standard deviation over real inputs times the root mean square of "
-    "the loss gradient at its output, a first-order estimate of its effect on the loss.",
+    "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
+    "Importance is the standard deviation of an edge over real inputs times the root mean square "
+    "of the loss's gradient at its output: to first order, how much the edge moves the loss.",
     "A formula is a description, not a discovered law: for many edges several families fit about "
-    "as well, and the table names the runner-up. The test is whether the model with formulas as "
-    "its edges predicts the same: KL is the mean divergence of its predictions from the "
-    "original's, on text that neither the model nor the formulas were fitted to.",
-    "All replacements use the same tables with linear interpolation, constant beyond the 0.1% and "
-    "99.9% quantiles of each input; splines as tables show the error of that alone. line: an "
-    "edge's least-squares line; mean: its mean; zero: no edge.",
+    "as well, and the table names the runner-up. What counts is whether the model with formulas in "
+    "place of its edges predicts as before: KL is the mean divergence of its predictions from the "
+    "original's, on text that neither the model nor the formulas have seen.",
+    "All replacements run through the same tables of points in straight lines, constant beyond the "
+    "0.1% and 99.9% quantiles of each input; splines as tables show what that alone costs. A line "
+    "is an edge's best line, a mean its mean, zero nothing.",
 )
 
 
 def summary(interpretation: Interpretation) -> dict[str, Any]:
-    """The main results as numbers.
+    """The results as numbers.
 
-    ``explained`` is how far formulas bring the model back from the loss of means to that of its
-    splines: (mean - formula) / (mean - spline), 1 is all the way; None where means are no worse
-    than splines, and there is nothing to explain. Shares ``of_importance`` are of the sum of
-    squared importances.
+    ``explained`` is the share of the splines' gain over means that formulas keep: (mean - formula)
+    / (mean - spline) of the losses; None where means are no worse than splines. Shares
+    ``of_importance`` are of the sum of squared importances.
     """
     edges, totals = interpretation.edges, interpretation.totals.set_index("replacement")
     loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
@@ -78,22 +77,22 @@ def _explained(loss: pd.Series) -> float | None:
 
 
 def words(found: dict[str, Any]) -> list[str]:
-    """The main results as sentences, the most important first."""
+    """The results in sentences, the most important first."""
     totals = found["totals"]
 
     def loss(name: str) -> str:
         return f"{totals[name]['loss']:.4f} ({totals[name]['added']:+.4f})"
 
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
-    foretold = (  # no rank is above another where no edge matters, as after text of one character
-        "which cannot be tested: no edge has an effect"
+    predicted = (  # no rank is above another where no edge matters, as after text of one character
+        "which cannot be measured: none of them matters"
         if rank is None
         else f"with a rank correlation of {rank:.2f}"
     )
     contributed = (
-        "The curves contribute nothing to explain, as after little training"
+        "The curves contribute nothing to be explained, as after little training"
         if found["explained"] is None
-        else f"Formulas explain {found['explained']:.2%} of the loss reduction by the curves"
+        else f"Formulas explain {found['explained']:.2%} of what the curves contribute"
     )
     return [
         f"With every one of {found['edges']:,} edges replaced by its formula, the model's loss is "
@@ -105,8 +104,8 @@ def words(found: dict[str, Any]) -> list[str]:
         f"R² is {1 - ACCEPTED} or above for {found['accepted']:.1%} of the edges, which hold "
         f"{found['accepted_of_importance']:.1%} of the importance; with the others left as splines "
         f"the loss is {loss('formula where it fits')}.",
-        f"Importance predicts the effect of ablating single edges, {foretold}.",
-        f"{atlas['shapes']} shapes with a gain and an offset per edge replace all edges at "
+        f"Importance predicts the effect of removing single edges, {predicted}.",
+        f"{atlas['shapes']} shapes, each with a gain and an offset an edge, stand for all edges at "
         f"{atlas['added']:+.4f} nats per token; three principal components hold "
         f"{sum(atlas['variance_of_components'][:3]):.1%} of the variance of their shapes.",
     ]
@@ -176,7 +175,7 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
             written.append(interpretation.folder / "pictures" / f"{name}.png")
             save_figure(figure, written[-1], dpi=110)
     for old in {*(interpretation.folder / "pictures").glob("*.png")} - {*written}:
-        old.unlink()  # of layers that were looked at before, and now are not
+        old.unlink()  # of layers selected before, and not now
     found = summary(interpretation)
     title, about = (
         f"Inside {interpretation.run.path.name}",
@@ -201,7 +200,7 @@ def check_top(top: int) -> None:
 
 
 def worst_edges(edges: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Those whose formulas fit least, of the most important tenth.
+    """The edges with the worst fits among the most important tenth.
 
     Args:
         edges: the table of edges, the most important first.
@@ -214,7 +213,7 @@ _WORST = "The worst fits among the most important tenth"
 
 
 def _all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
-    """Those of the atlas, of the worst fits and of the most important edges of each layer."""
+    """Cards of the atlas, the worst fits and the most important edges of each layer."""
     cards = {"atlas": shape_cards(interpretation.atlas)}
     worst = worst_edges(interpretation.edges, top)
     shown = zip(_cards(interpretation, worst), worst["layer"], strict=True)
@@ -265,8 +264,48 @@ def _sections(
     totals = interpretation.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     shown += ["runner_up", "margin"]
-    key = "Blue: the learned curve; dashed red: its formula; grey: density of the input."
-    layer_sections = [
+    key = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
+    faithful = EdgeSection(
+        "Are the formulas faithful?",
+        [
+            "Edges replaced by share, in three orders, and one layer at a time. Values below "
+            "0.00001 are drawn there."
+        ],
+        charts=plots.faithfulness_charts(interpretation.faithfulness),
+        is_table_folded=True,
+    )
+    pruning = EdgeSection(
+        "What can be pruned?",
+        ["Edges removed, the lowest score first; inputs go with all their edges."],
+        charts=plots.pruning_charts(interpretation.pruning),
+        is_table_folded=True,
+    )
+    ablations = EdgeSection(
+        "Does importance predict the effect of an edge?",
+        [
+            f"{len(interpretation.ablations)} edges, from the most to the least important, were "
+            "removed one at a time. Spearman's rank correlation of each score with the KL of the "
+            "predictions, and with the change of the loss, which for one edge is near the "
+            "resolution of 32-bit numbers."
+        ],
+    )
+    by_layer = EdgeSection(
+        "Which layers matter, and which families are in them?",
+        [
+            "Importance is the layer's share of the importance of all edges, outside the share of "
+            "its inputs outside the grid, accepted the share of edges with a formula."
+        ],
+        charts=_family_charts(interpretation),
+    )
+    shapes = EdgeSection(
+        "The atlas: which shapes are there?",
+        [
+            "The shapes that stand for all edges, the most frequent first, over each input's "
+            "range from -1 to 1. Dashed is the nearest formula."
+        ],
+        cards=cards["atlas"],
+    )
+    layers = [
         EdgeSection(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {key}"],
@@ -276,58 +315,20 @@ def _sections(
         )
         for number, name in enumerate(interpretation.layers)
     ]
+    most = interpretation.edges[shown].iloc[:TABLE_ROWS]
+    top = EdgeSection(
+        f"The {len(most):,} most important edges",
+        ["All edges are in the tables beside this page. A click on a heading sorts."],
+    )
     return [
-        EdgeSection("The answer", words(found), **table(totals)),
-        EdgeSection(
-            "Are the formulas faithful?",
-            [
-                "Edges replaced in three orders, and one layer at a time. Values below 0.00001 "
-                "are drawn there."
-            ],
-            charts=plots.faithfulness_charts(interpretation.faithfulness),
-            **table(interpretation.faithfulness),
-            is_table_folded=True,
-        ),
-        EdgeSection(
-            "Which edges can be removed?",
-            ["Edges removed, those with the lowest score first; inputs go with all their edges."],
-            charts=plots.pruning_charts(interpretation.pruning),
-            **table(interpretation.pruning),
-            is_table_folded=True,
-        ),
-        EdgeSection(
-            "Does importance predict the effect of an edge?",
-            [
-                f"{len(interpretation.ablations)} edges, from the most important to the least, "
-                "ablated one at a time. Spearman rank correlation of each score with the KL of the "
-                "predictions, and with the change in loss, which for one edge is near float32 "
-                "precision."
-            ],
-            **table(interpretation.rank_correlations),
-        ),
-        EdgeSection(
-            "Which layers matter, and which functions do they learn?",
-            [
-                "importance: the layer's share of the total; outside: share of its inputs outside "
-                "the grid; accepted: share of its edges with a formula."
-            ],
-            charts=_family_charts(interpretation),
-            **table(interpretation.by_layer),
-        ),
-        EdgeSection(
-            "The atlas of shapes",
-            [
-                "Cluster centres of all edges, the most frequent first, over each input's range "
-                "rescaled to -1 to 1. Dashed: the fitted formula."
-            ],
-            cards=cards["atlas"],
-        ),
+        with_table(EdgeSection("The answer", words(found)), totals),
+        with_table(faithful, interpretation.faithfulness),
+        with_table(pruning, interpretation.pruning),
+        with_table(ablations, interpretation.rank_correlations),
+        with_table(by_layer, interpretation.by_layer),
+        shapes,
         EdgeSection(_WORST, [key], cards=cards["worst"]),
-        *layer_sections,
-        EdgeSection(
-            f"The {min(TABLE_ROWS, len(interpretation.edges)):,} most important edges",
-            ["All edges are in the tables beside this page. A click on a heading sorts."],
-            **table(interpretation.edges[shown].iloc[:TABLE_ROWS]),
-        ),
+        *layers,
+        with_table(top, most),
         EdgeSection("How to read this", list(METHOD)),
     ]
