@@ -25,7 +25,7 @@ from nanogpkant.interpretation.fit.families import select_families
 from nanogpkant.interpretation.fit.formulas import Fits, fit
 from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, Trial, score_trials
-from nanogpkant.interpretation.judge.pruned_run import check_new_folder, write_pruned_run
+from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
 from nanogpkant.interpretation.judge.pruning import (
     ABLATIONS,
     by_input,
@@ -301,6 +301,7 @@ class Interpretation:
         self,
         share: float,
         out: Path | str,
+        *,
         finetune: int = 0,
         score: str = "std_grad",
         ablation: str = "mean",
@@ -319,12 +320,7 @@ class Interpretation:
         Raises:
             UsageError: a setting out of its range, or a folder that exists.
         """
-        out = Path(out)
-        check_new_folder(out)
-        if not 0 < share < 1:
-            raise UsageError(f"--share {share}: must be above 0 and below 1")
-        if finetune < 0:
-            raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
+        check_pruning(share, out, finetune)
         choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}
         for (flag, known), value in zip(choices.items(), (score, ablation, unit), strict=True):
             if value not in known:
@@ -340,7 +336,9 @@ class Interpretation:
         about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}
         about |= {"score": score, "ablation": ablation}
         modules = pruned_layers(self.model, keep, means if ablation == "mean" else None)
-        return write_pruned_run(self.run, self.trained, self.data, modules, out, finetune, about)
+        return write_pruned_run(
+            self.run, self.trained, self.data, modules, Path(out), finetune, about
+        )
 
     @cached_property
     def _replaceable(self) -> dict[str, Replaceable]:

@@ -1,26 +1,71 @@
-"""interpret and prune: a KAN's functions as pictures and formulas, and a run without some."""
+"""interpret and prune: the edges of a trained KAN, and a model without some of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UserError, is_out_of_memory
 
+if TYPE_CHECKING:
+    from nanogpkant.interpretation import Interpretation
+
+Score = Literal["std_grad", "std", "norm", "random"]
+Unit = Literal["edges", "inputs"]
+Ablation = Literal["mean", "zero"]
+
 
 @dataclass(frozen=True)
 class Interpreted(Answer):
-    """Everything found about a run's edges; files are where ``words`` says."""
+    """The formulas of a run's edges, and how faithful they are."""
 
-    found: dict[str, Any]
-    text: str
+    page: str
+    """HTML file with the results"""
+    export: str
+    """folder with tables and formulas"""
+    summary: dict[str, Any]
+    """losses with the edges replaced, shares, correlations; all that summary.json holds"""
+    manifest: dict[str, Any]
+    """of the exported files"""
+    interpretation: "Interpretation" = field(repr=False)
+    """the tables themselves, such as ``interpretation.edges``"""
 
     def as_dict(self) -> dict[str, Any]:
-        return self.found
+        return self.summary | {"export": {"folder": self.export, **self.manifest}}
 
     def words(self) -> str:
-        return self.text
+        from nanogpkant.interpretation import words
+
+        where = f"Tables and formulas are in {self.export}. The page: {self.page}"
+        return "\n".join([*words(self.summary), where])
+
+
+@dataclass(frozen=True)
+class Pruned(Answer):
+    """A pruned run, measured beside the run that it was made from."""
+
+    run: str
+    """folder of the pruned run"""
+    about: dict[str, Any]
+    """source, step and the settings of the pruning"""
+    models: dict[str, dict[str, Any]]
+    """"before", "pruned" and, after training, "finetuned": edges, parameters, weight_bytes,
+    val_loss and, for the first and the last, tokens_per_second"""
+    shapes: dict[str, list[int]]
+    """inputs and outputs left of each KAN layer"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.about | {"run": self.run} | self.models | {"shapes": self.shapes}
+
+    def words(self) -> str:
+        lines = [
+            f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
+            f"{row['weight_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
+            + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
+            for name, row in self.models.items()
+        ]
+        return "\n".join([*lines, f"the pruned run is in {self.run}"])
 
 
 def interpret(
@@ -37,47 +82,48 @@ def interpret(
     seed: int = 1337,
     device: str = "auto",
 ) -> Interpreted:
-    """Look inside a KAN: its functions as pictures and formulas, and what they are worth.
+    """Describe the edges of a trained KAN as formulas, and measure how faithful those are.
 
     Args:
         run: a run's name or folder, pretrained:NAME, or an exported folder.
-        out: folder for tables, pictures and the page; RUN/interpret unless given.
+        out: folder for the results, which also keeps them for a later call; RUN/interpret unless
+            given.
         checkpoint: best, last, or step-NNNNNN.
-        layers: names of layers, or their beginnings, such as blocks.0; all unless given.
+        layers: names of layers, or beginnings such as blocks.0; all unless given.
         families: families of formulas to try; all unless given.
-        top: edges of each layer that are pictured and written out.
+        top: edges of each layer to draw and to write out.
         budget: validation tokens for each point of a curve, 32 times as many for totals; 0 takes
             the whole split for all.
-        neurons: outputs, as LAYER:OUTPUT, to write as formulas.
-        lookup: points of each edge's exported table; 0 for none.
-        seed: decides the windows of text, and the clustering.
+        neurons: outputs to write as formulas, as LAYER:OUTPUT.
+        lookup: points of each edge's exported table; 0 writes no tables.
+        seed: decides the text windows and the clustering.
         device: auto, cpu, cuda, cuda:N or mps.
 
+    Returns:
+        The page, the export folder, the summary, and the interpretation with its tables.
+
     Raises:
-        UserError: a run that cannot be read or has no KAN layers, or too little memory.
-        UsageError: settings that cannot work.
+        UserError: no such run or checkpoint, no KAN layers, too little memory, a package that is
+            not installed, or Ctrl-C; the same call resumes.
+        UsageError: a setting out of its range, or an unknown layer, family or neuron.
 
     Example:
         >>> import nanogpkant as ng
-        >>> found = ng.interpret("quickstart_kan", budget=64, top=2).as_dict()
-        >>> found["page"]
+        >>> found = ng.interpret("quickstart_kan", budget=64, top=2)
+        >>> found.page
         'runs/quickstart_kan/interpret/index.html'
     """
-    with _stopping_kindly():
-        from nanogpkant.interpretation import Interpretation
-        from nanogpkant.interpretation.show.export import write_export
-        from nanogpkant.interpretation.show.report import check_top, words, write
+    with _resumable():
+        from nanogpkant.interpretation import Interpretation, check_top, write, write_export
 
         check_top(top)
         interpretation = Interpretation(
-            run, checkpoint, layers, families, budget, seed, device, out
+            run, checkpoint, layers, families, budget, seed, device, folder=out
         )
         manifest = write_export(interpretation, top, neurons or [], lookup)
-        found = write(interpretation, top)
-        export = interpretation.folder / "export"
-        found["export"] = {"folder": str(export), **manifest}
-        where = f"Tables and formulas are in {export}. The page: {found['page']}"
-        return Interpreted(found, "\n".join([*words(found), where]))
+        summary = write(interpretation, top)
+    export = str(interpretation.folder / "export")
+    return Interpreted(summary["page"], export, summary, manifest, interpretation)
 
 
 def prune(
@@ -86,59 +132,55 @@ def prune(
     share: float,
     out: str,
     finetune: int = 0,
-    score: Literal["std_grad", "std", "norm", "random"] = "std_grad",
-    unit: Literal["edges", "inputs"] = "edges",
-    ablation: Literal["mean", "zero"] = "mean",
+    score: Score = "std_grad",
+    unit: Unit = "edges",
+    ablation: Ablation = "mean",
     checkpoint: str = "best",
     layers: list[str] | None = None,
-    budget: int = 8192,
     seed: int = 1337,
     device: str = "auto",
-) -> Interpreted:
-    """Write a run without its least important edges, fine-tuned if asked, and measure it.
+) -> Pruned:
+    """Write a run without the least important edges of its KAN layers.
 
     Args:
         run: a run's name or folder, pretrained:NAME, or an exported folder.
-        share: share of the edges to remove, 0 to 1.
+        share: of the edges of these layers to remove, above 0 and below 1.
         out: run folder to write; it must not exist.
-        finetune: optimiser steps to train the pruned model for.
-        score: importance of an edge; the lowest go first.
-        unit: inputs go with all their edges.
-        ablation: a removed edge leaves its mean over the text, or zero.
+        finetune: optimizer steps to train the pruned model for.
+        score: edges with the lowest score are removed first.
+        unit: remove edges one by one, or inputs with all their edges.
+        ablation: replace a removed edge by its mean or by zero.
         checkpoint: best, last, or step-NNNNNN.
-        layers: names of layers, or their beginnings, such as blocks.0; all unless given.
-        budget: validation tokens, in thirty-seconds, that importance is measured on; 0 takes the
-            whole split.
-        seed: decides the windows of text.
+        layers: names of layers, or beginnings such as blocks.0; all unless given.
+        seed: decides the text windows, and the random score.
         device: auto, cpu, cuda, cuda:N or mps.
 
+    Returns:
+        The new run, and size, validation loss and speed before and after.
+
     Raises:
-        UserError: a run that cannot be read or has no KAN layers, or too little memory.
-        UsageError: settings that cannot work, or ``out`` exists.
+        UserError: no such run or checkpoint, no KAN layers, or too little memory.
+        UsageError: a setting out of its range, an unknown layer, or a folder that exists.
 
     Example:
         >>> import nanogpkant as ng
-        >>> ng.prune("quickstart_kan", share=0.5, out="runs/half", budget=64).as_dict()["run"]
+        >>> ng.prune("quickstart_kan", share=0.5, out="runs/half").run
         'runs/half'
     """
-    with _stopping_kindly():
-        from nanogpkant.interpretation import Interpretation
+    with _resumable():
+        from nanogpkant.interpretation import Interpretation, check_pruning
 
-        interpretation = Interpretation(run, checkpoint, layers, None, budget, seed, device, None)
-        found = interpretation.prune(share, out, finetune, score, ablation, unit)
-        lines = [
-            f"{name:<10} {row['edges']:>9,} edges, {row['parameters'] / 1e6:.2f}M parameters, "
-            f"{row['weight_bytes'] / 1e6:.1f} MB, validation loss {row['val_loss']:.4f}"
-            + (f", {row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in row else "")
-            for name, row in found.items()
-            if isinstance(row, dict) and "edges" in row
-        ]
-        return Interpreted(found, "\n".join([*lines, f"the pruned run is in {found['run']}"]))
+        check_pruning(share, out, finetune)
+        interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
+        found = interpretation.prune(
+            share, out, finetune=finetune, score=score, ablation=ablation, unit=unit
+        )
+    return Pruned(**found)
 
 
 @contextmanager
-def _stopping_kindly() -> Iterator[None]:
-    """One line for Ctrl-C and for too little memory: finished layers are kept."""
+def _resumable() -> Iterator[None]:
+    """Tell of Ctrl-C and of too little memory as errors that the next call recovers from."""
     try:
         yield
     except KeyboardInterrupt:
@@ -146,5 +188,5 @@ def _stopping_kindly() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        remedy = "take fewer layers at a time with --layers; finished layers are kept"
+        remedy = "take fewer layers at a time with --layers; finished stages are kept"
         raise UserError(f"out of memory: {remedy}") from error

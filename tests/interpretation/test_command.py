@@ -71,7 +71,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there(tiny_run, tmp_path, capsys,
 
 def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
     out, run = tmp_path / "pruned", shutil.copytree(tiny_run, tmp_path / "run")
-    flags = ["--share", "0.5", "--out", str(out), "--finetune", "2", "--budget", "128", "--json"]
+    flags = ["--share", "0.5", "--out", str(out), "--finetune", "2", "--json"]
     assert main(["prune", str(run), *flags]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["edges"] == pytest.approx(value["before"]["edges"] / 2, rel=0.02)
@@ -88,7 +88,7 @@ def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys)
     shared = tmp_path / "shared"
     assert main(["export", str(tiny_run), "--out", str(shared)]) == 0
     flags = ["--share", "0.5", "--unit", "inputs", "--out", str(tmp_path / "half"), "--json"]
-    assert main(["prune", str(shared), "--budget", "128", *flags]) == 0
+    assert main(["prune", str(shared), *flags]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pruned"]["weight_bytes"] < 0.9 * value["before"]["weight_bytes"]
     assert sum(n for n, _ in value["shapes"].values()) < 2 * (16 + 64)
@@ -103,6 +103,7 @@ def test_a_run_without_a_state_of_training_is_pruned(tiny_run, tmp_path, capsys)
         (["--budget", "-1"], "--budget -1"),
         (["--finetune", "3"], "unknown flag --finetune"),
         (["--neurons", "blocks.0:1"], "--neurons blocks.0:1"),
+        (["--lookup", "1"], "--lookup 1"),
         (["--checkpoint", "step-9"], "step-9"),
     ],
 )
@@ -119,6 +120,7 @@ def test_bad_usage_is_said_in_one_line(tiny_run, tmp_path, capsys, flags, words)
     [
         (["--share", "0.5"], "out"),
         (["--share", "1.5", "--out", "x"], "--share 1.5"),
+        (["--share", "0.5", "--out", "x", "--finetune", "-1"], "--finetune -1"),
         (["--share", "0.5", "--out", "x", "--lookup", "8"], "unknown flag --lookup"),
         (["--share", "0.5", "--out", "x", "--score", "best"], "--score best"),
     ],

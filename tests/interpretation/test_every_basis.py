@@ -44,7 +44,7 @@ def test_a_gated_run(tiny_experiment, tmp_path):
 
 def test_a_pruned_run(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    flags = ["--share", "0.6", "--out", str(tmp_path / "half"), "--budget", "128"]
+    flags = ["--share", "0.6", "--out", str(tmp_path / "half")]
     assert main(["prune", str(run), *flags]) == 0
     before, after = (
         len(Interpretation(run, device="cpu", folder=tmp_path / name).edges)

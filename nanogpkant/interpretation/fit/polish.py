@@ -44,13 +44,13 @@ def polish(
     if families.shape[1] == 2:
         key = key * len(FAMILIES) + families[:, 1]
     for part in key.argsort(stable=True).split(AT_ONCE):
-        problem = Problem.of(curves, edges[part], families[part], line[part])
+        problem = EdgeFitting.of(curves, edges[part], families[part], line[part])
         errors[part], found[part] = problem.minimise(shapes[part])
     return errors, found
 
 
 @dataclass
-class Problem:
+class EdgeFitting:
     """Some edges and their families; see ``polish``."""
 
     u: Tensor
@@ -65,7 +65,9 @@ class Problem:
     """(E, 2T) 1 where a parameter is free: all rates, then all offsets"""
 
     @classmethod
-    def of(cls, curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor) -> "Problem":
+    def of(
+        cls, curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor
+    ) -> "EdgeFitting":
         inputs = edges // curves.y.shape[1]
         vectors = [curves.root[inputs]]
         if line.any():
@@ -76,10 +78,10 @@ class Problem:
         sought = searches[families].transpose(1, 2).flatten(1).to(y)
         return cls(curves.u[inputs], free, _project(y, free), families, sought)
 
-    def at(self, chosen: Tensor) -> "Problem":
+    def at(self, chosen: Tensor) -> "EdgeFitting":
         """The problem restricted to some of the edges."""
         parts = (self.u, self.free, self.y, self.families, self.sought)
-        return Problem(*(part[chosen] for part in parts))
+        return EdgeFitting(*(part[chosen] for part in parts))
 
     def minimise(self, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """Initial shapes (E, T, 2) -> (E,) 1 - R² and the best shapes."""

@@ -29,13 +29,17 @@ BATCH_SIZE = 64  # sequences evaluated at a time
 TIMED_SEQUENCES, TIMINGS = 16, 7  # of each model, in turn; the median counts
 
 
-def check_new_folder(out: Path) -> None:
+def check_pruning(share: float, out: Path | str, finetune: int) -> None:
     """
     Raises:
-        UsageError: the folder exists.
+        UsageError: a setting out of its range, or a folder that exists.
     """
-    if out.exists():
+    if Path(out).exists():
         raise UsageError(f"--out {out} exists: name a new folder")
+    if not 0 < share < 1:
+        raise UsageError(f"--share {share}: must be above 0 and below 1")
+    if finetune < 0:
+        raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
 
 
 def write_pruned_run(
@@ -59,16 +63,15 @@ def write_pruned_run(
         about: recorded in environment.json and repeated in the report.
 
     Returns:
-        ``about``, "run", ``shapes`` (inputs and outputs left of each layer), and for the run
-        "before", "pruned" and, with ``finetune``, "finetuned": ``edges``, ``parameters``,
-        ``weight_bytes`` as saved, ``val_loss`` over the whole split and, except for those between
-        the first and the last, ``tokens_per_second`` of a forward pass.
+        "run", "about", "shapes" (inputs and outputs left of each layer) and "models": "before",
+        "pruned" and, with ``finetune``, "finetuned", each with ``edges``, ``parameters``,
+        ``weight_bytes`` as saved and ``val_loss`` over the whole split; the first and the last
+        with ``tokens_per_second`` of a forward pass.
 
     Raises:
         UserError: the folder cannot be written.
         UsageError: it exists.
     """
-    check_new_folder(out)
     model, config = trained.model, _config_of(trained, finetune)
     checkpoint = load_checkpoint(source, f"step-{trained.step:06d}")
     seconds = 0.0 if source.is_exported else checkpoint.training()["seconds"]
@@ -95,7 +98,7 @@ def write_pruned_run(
     rates = _tokens_per_second({"before": model, last: after}, data)
     for name, rate in rates.items():
         report[name]["tokens_per_second"] = rate
-    return about | {"run": str(out)} | report | {"shapes": _shapes(after)}
+    return {"run": str(out), "about": about, "models": report, "shapes": _shapes(after)}
 
 
 def _config_of(trained: TrainedModel, finetune: int) -> RunConfig:

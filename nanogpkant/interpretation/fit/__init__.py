@@ -1,0 +1,1 @@
+"""Formulas for edges: families of functions, search, refinement, and the atlas of shapes."""

@@ -1,0 +1,1 @@
+"""Activations of a model, and its KAN edges as numbers: the data that formulas are fitted to."""

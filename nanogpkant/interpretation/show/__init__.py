@@ -1,0 +1,1 @@
+"""Results as charts, tables, a page, and files for other programs."""
