@@ -43,7 +43,7 @@ def kept_edges(scores: dict[str, Tensor], removed: float) -> dict[str, Tensor]:
 
 def pruned_layers(
     model: GPT, keep: dict[str, Tensor], means: dict[str, Tensor] | None
-) -> dict[str, nn.Module]:
+) -> dict[str, PrunedLinear]:
     """The layers of a model without some of their edges, by module name.
 
     Args:
@@ -51,7 +51,7 @@ def pruned_layers(
         keep: masks (m, n) of the edges of each KAN layer that stay, by its name.
         means: (m, n) constants that replace the edges; None is zero.
     """
-    made: dict[str, nn.Module] = {}
+    made: dict[str, PrunedLinear] = {}
     for name, kept in keep.items():
         kept = kept.to(model.tokens.weight.device)
         parent, _, last = name.rpartition(".")
@@ -92,7 +92,7 @@ def pruning_trials(
     return [trial(*each) for each in itertools.product(scores, ABLATIONS, SHARES)]
 
 
-def _drop_units(made: dict[str, nn.Module], before: str, after: str, start: int) -> None:
+def _drop_units(made: dict[str, PrunedLinear], before: str, after: str, start: int) -> None:
     """Drop the units between two layers that are not read or are constant.
 
     A unit is an input of the layer after and, counted from ``start``, an output of the layer

@@ -1,6 +1,7 @@
 """Cards: the content of a small picture of one edge."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ def edge_cards(
     Args:
         rows: of the table of edges.
     """
-    at = points(observed)  # (G, n)
+    at, edges = points(observed), list[Any](rows.itertuples())  # (G, n)
     x = _numpy(at)
     density = _numpy(weights(observed, at)) / np.gradient(x, axis=0).clip(min=1e-30)
     outputs, inputs = rows["output"].to_numpy(), rows["input"].to_numpy()
@@ -58,13 +59,13 @@ def edge_cards(
             formulas[:, number],
             density[:, row.input] / density[:, row.input].max(),
         )
-        for number, row in enumerate(rows.itertuples())
+        for number, row in enumerate(edges)
     ]
 
 
 def shape_cards(atlas: Atlas) -> list[EdgeCard]:
     """The cards of an atlas' shapes, with the number of edges of each and the main layer."""
-    table, fits = atlas.table(), atlas.fits
+    shapes, fits = list[Any](atlas.table().itertuples()), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
     formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
     return [
@@ -78,7 +79,7 @@ def shape_cards(atlas: Atlas) -> list[EdgeCard]:
             formulas[:, number],
             density / density.max(),
         )
-        for number, row in enumerate(table.itertuples())
+        for number, row in enumerate(shapes)
     ]
 
 
