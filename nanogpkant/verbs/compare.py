@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, prefixed
 
 if TYPE_CHECKING:
     from nanogpkant.comparison.runs import Run
@@ -114,15 +114,13 @@ def experiment(
     from nanogpkant.comparison.planning import costs, costs_table, plan
 
     loaded = load_experiment(Path(file))
-    try:
+    with prefixed(file):
         planned = plan(loaded, Path(out))
-    except UserError as error:
-        raise type(error)(f"{file}: {error}") from error
     if dry_run:
         rows = costs(planned)
         return Compared(rows, costs_table(rows))
 
-    import nanogpkant.comparison.report  # noqa: F401  what it lacks shows before hours of training
+    import nanogpkant.comparison.report  # noqa: F401  a missing package shows before hours of training
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name

@@ -128,7 +128,7 @@ def test_an_unfinished_run_is_left_out_where_there_are_finished_ones(loaded):
     assert [run.name for run in found.runs] == ["a", "crashed"]
     alone = find({"a": [crashed]})
     assert alone.variants[0].best.mean == 1
-    assert "for want of a finished one" in alone.notes[0]
+    assert "because no finished one exists" in alone.notes[0]
 
 
 def test_a_repeat_of_the_same_seed_counts_once(loaded):
