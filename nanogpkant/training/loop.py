@@ -329,7 +329,7 @@ def evaluate_start(
 
 
 def make_model(
-    config: RunConfig, data: TokenData, resumed: Path | None, start: Start | None
+    config: RunConfig, data: TokenData, resumed: Path | None = None, start: Start | None = None
 ) -> GPT:
     """The model that training starts from: drawn from the seed, or as ``start`` makes it.
 

@@ -53,13 +53,26 @@ class TensorBoard:
 class WandB:
     """A run of W&B."""
 
-    def __init__(self, run: RunFolder, folder: Path, tracking: TrackingConfig, **how: Any) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        folder: Path,
+        tracking: TrackingConfig,
+        settings: Values,
+        run_id: str | None,
+    ) -> None:
         import wandb
 
         mode = tracking.wandb_mode
         self._run = wandb.init(
-            project=tracking.project, name=run.path.name, dir=str(folder), mode=mode, **how
+            project=tracking.project,
+            name=run.path.name,
+            dir=str(folder),
+            mode=mode,
+            id=run_id,
+            resume="allow",
         )
+        self._run.config.update(settings, allow_val_change=True)  # a resumed run may have others
 
     def log(self, values: Values, step: int) -> None:
         self._run.log(values, step=step)
@@ -138,7 +151,7 @@ def start_trackers(
         if name == "tensorboard":
             return TensorBoard(folder / tracking.project, settings, step)
         if name == "wandb":
-            return WandB(run, folder, tracking, config=settings, id=run_id, resume="allow")
+            return WandB(run, folder, tracking, settings, run_id)
         resume = "allow" if step else "never"
         return Trackio(run, tracking, config=settings, resume=resume)
 
