@@ -11,7 +11,13 @@ from typing import Any
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import console, note
-from nanogpkant.base.errors import ToldElsewhereError, UsageError, UserError, is_out_of_memory
+from nanogpkant.base.errors import (
+    ToldElsewhereError,
+    UsageError,
+    UserError,
+    is_out_of_memory,
+    one_line,
+)
 
 # Each verb is a function of nanogpkant.verbs, given as module:function, in the order of use.
 VERBS = {
@@ -174,7 +180,7 @@ def explain(error: BaseException) -> int:
     status = error.exit_status if isinstance(error, UserError) else UserError.exit_status
     # Bad usage is the same in all processes that train together: one of them reports it.
     if not (isinstance(error, ToldElsewhereError) or (console.quiet and status == 2)):
-        complain(" ".join(str(error).split()))
+        complain(one_line(error))
     return status
 
 

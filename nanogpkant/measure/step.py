@@ -9,7 +9,7 @@ import torch
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
-from nanogpkant.machine.device import DTYPES
+from nanogpkant.machine.device import DTYPES, autocast
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
 from nanogpkant.measure.timing import Timing, interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
@@ -120,7 +120,7 @@ def step(job: Job) -> Callable[[], None]:
     device = torch.device(job.device)
 
     def task() -> None:
-        with torch.autocast(device.type, DTYPES[job.dtype], enabled=job.dtype != "float32"):
+        with autocast(device, job.dtype):
             loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

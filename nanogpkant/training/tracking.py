@@ -230,7 +230,7 @@ def track_run(path: str | Path, tracking: TrackingConfig) -> dict[str, Any]:
         tracking: which trackers, and under which project.
 
     Returns:
-        {"run", "to", "project", "folder", "rows"}.
+        {"folder", "rows"}: where the trackers' files are, and how many rows were sent.
 
     Raises:
         UserError: no such run, one without metrics, or a tracker that cannot be opened.
@@ -250,10 +250,4 @@ def track_run(path: str | Path, tracking: TrackingConfig) -> dict[str, Any]:
             log_row(trackers, row)
             progress(number, len(rows))
     stop_trackers(trackers, run, rows[-1]["step"])
-    return {
-        "run": str(path),
-        "to": tracking.trackers,
-        "project": tracking.project,
-        "folder": str(folder),
-        "rows": len(rows),
-    }
+    return {"folder": str(folder), "rows": len(rows)}

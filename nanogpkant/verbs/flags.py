@@ -87,9 +87,7 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
         formatter_class=HelpAll if with_all_settings else Help,
         exit_on_error=False,
     )
-    about = {
-        p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in documented.params
-    }
+    about = {p.arg_name: " ".join((p.description or "").split()) for p in documented.params}
     for parameter in own_parameters(verb):
         _add(parser, parameter, about.get(parameter.name, "").rstrip("."))
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")

@@ -179,5 +179,5 @@ def track(
     from nanogpkant.config import TrackingConfig
     from nanogpkant.training.tracking import track_run
 
-    sent = track_run(Path(run), TrackingConfig([tracker], project, wandb_mode))
+    sent = track_run(run, TrackingConfig([tracker], project, wandb_mode))
     return Tracked(run, tracker, project, sent["folder"], sent["rows"])
