@@ -117,18 +117,11 @@ def test_dropout_differs_between_ranks_and_steps(tiny_experiment, tmp_path):
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
 
 
-LAUNCHED = dict.fromkeys(("RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"), "0")
-LAUNCHED |= {"WORLD_SIZE": "2"}
-ACCUMULATING = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
-
-
 @pytest.mark.parametrize(
     ("environment", "flags", "said"),
     [
         ({"WORLD_SIZE": "2"}, [], "RANK is not set"),
         ({"WORLD_SIZE": "two"}, [], "WORLD_SIZE is two"),
-        (LAUNCHED | {"ACCELERATE_USE_FSDP": "true"}, [], "--train.parallel fsdp"),
-        (LAUNCHED | ACCUMULATING, [], "--train.grad_accum_steps"),
         ({"TORCHELASTIC_RUN_ID": "none"}, ["--overwrite"], "--auto_resume"),
         ({}, ["--overwrite", "--auto_resume"], "opposite things"),
         ({}, ["--train.timeout", "0"], "--train.timeout 0"),
