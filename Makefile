@@ -25,7 +25,7 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # Tables go to the terminal, and with charts to OUT; BENCH holds more flags (python -m benchmarks.speed --help).
 OUT ?= runs/bench

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import io
 import json
 import os
 import sys
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Text in and out is UTF-8, whatever the terminal's locale says.
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by the parent process
+        if isinstance(stream, io.TextIOWrapper):  # None where the parent process closed it
             stream.reconfigure(encoding="utf-8")
     try:
         return dispatch(list(arguments))
@@ -60,11 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
 def dispatch(arguments: list[str]) -> int:
     """Find the verb, call its function with its flags, and print the answer."""
     name = next((a for a in arguments if not a.startswith("-")), None)
-    is_about_all = name is None or any(a.startswith("--print_completion") for a in arguments)
     if name == "help":
         arguments.remove("help")
         return dispatch([*arguments, "--help"])
-    if is_about_all:
+    if name is None or any(a.startswith("--print_completion") for a in arguments):
         return describe_all(arguments)
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=1)

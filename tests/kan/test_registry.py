@@ -86,8 +86,8 @@ assert torch.equal(other(x), layer(x))
 shared = KANLinear(8, 4, basis=Ricker(2), share="group:2")
 assert shared(x).shape == (9, 4)
 
-from benchmarks.speed.flags import BASES
 from benchmarks.speed.problem import basis_named
+from nanogpkant.kan import BASES
 
 assert "ricker" in BASES and basis_named("ricker", 5) == Ricker(8)
 """

@@ -39,7 +39,7 @@ def test_the_commands_work(words, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_commands_to_run():
-    assert len(IN_PAGE) == 11
+    assert len(IN_PAGE) == 10
     assert len(commands(SLURM)) == 1
 
 
