@@ -85,15 +85,14 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     world: World = ALONE,
 ) -> Evaluation:
-    """Predict every token of a split once, from up to ``block_size - 1`` tokens before it.
+    """Predict every token of a split once, in consecutive windows of ``block_size``.
 
-    The split is read in consecutive windows of ``block_size``, so each of its len - 1 next-token
-    predictions is made exactly once, always the same way: nothing is drawn at random. Several
-    processes take the batches in turn. Each batch's sum is the same whoever makes it, and all sums
-    are added in the text's order on every rank, so that the result is that of one process.
+    Nothing is random: each of the len - 1 next-token predictions is made exactly once. Several
+    processes take batches in turn; all sums are added in the order of the text, so that the result
+    does not depend on the number of processes.
 
     Args:
-        model: put into evaluation mode for the while; its device and autocast are the caller's.
+        model: in evaluation mode during the call; device and autocast are the caller's.
         tokens: (len,) token ids.
         batch_size: windows evaluated at a time.
         progress: called with (predictions made, predictions in all).
@@ -127,7 +126,7 @@ def evaluate_run(
     Args:
         run, which: the run's name or folder, and its checkpoint.
         split: "train", "val", or "test" where the data has one.
-        device_name, dtype_name: what it runs on.
+        device_name, dtype_name: device and dtype to run on.
         batch_size: sequences at a time.
         random_batches: 0 reads the whole split; more estimates from that many random batches.
         seed: decides the random batches.
@@ -159,7 +158,7 @@ def evaluate_run(
 
 
 def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
-    """How many UTF-8 bytes token ids stand for; an ``<|endoftext|>`` stands for none."""
+    """Number of UTF-8 bytes of the decoded tokens; ``<|endoftext|>`` has none."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), COUNTED):
         some = np.asarray(tokens[start : start + COUNTED])
@@ -176,15 +175,15 @@ def _score(
     progress: Callable[[int, int], None] | None,
     world: World,
 ) -> Evaluation:
-    """Score numbered batches, the first of whose ``total`` predictions have the numbers starts."""
+    """Score numbered batches; ``starts`` has the number of the first prediction of each."""
     device = model.tokens.weight.device
     was_training = model.training
     model.eval()
     half = (total + 1) // 2
     sums = []
     for first in range(0, len(starts), world.size):
-        # All ranks make as many passes, since the weights of a sharded model are put together by
-        # all: one that has no batch left repeats the last, and leaves the result out.
+        # Every rank makes the same number of passes, since gathering sharded weights is collective:
+        # a rank without a batch repeats the last one and drops the result.
         number = min(first + world.rank, len(starts) - 1)
         x, y = batch(number)
         x, y = x.to(device), y.to(device).flatten()

@@ -1,9 +1,8 @@
 """Sampling from a model, one token after another, with a cache of keys and values.
 
-A model has learned positions for ``block_size`` tokens. When a text outgrows them the window
-slides: it starts anew from the last half block, so that a cache serves half a block of tokens
-before it has to be filled again. Which window a token is predicted from depends on the length of
-the text alone, so the logits are the same with and without a cache.
+A model has learned positions for ``block_size`` tokens. When a text outgrows them, the window moves
+to the last half block and the cache is filled again, once every half block of tokens. The window
+of a token depends only on the length of the text, so logits are the same with and without a cache.
 """
 
 import time
@@ -45,11 +44,11 @@ def sample_run(
     Args:
         run, which: the run's name or folder, and its checkpoint.
         prompt: text to continue; None is a new line.
-        device_name, dtype_name: what it runs on.
+        device_name, dtype_name: device and dtype to run on.
         samples: texts to write at once.
         stream: called with the text as it appears: character by character where there is one
             sample, sample by sample where there are more.
-        settings: those of ``generate``.
+        settings: arguments of ``generate``.
 
     Returns:
         {"prompt", "samples", "tokens_per_second", "seconds_to_first_token"}. Samples leave the
@@ -131,7 +130,7 @@ def generate(
         top_k: draw from the k most likely tokens alone.
         top_p: draw from the fewest tokens that together have at least this probability (nucleus
             sampling, Holtzman et al. 2020).
-        seed: decides the draws, on a random stream of their own.
+        seed: of a generator used only for these draws.
         use_cache: keep keys and values; same logits, many times faster.
 
     Raises:
@@ -151,7 +150,7 @@ def generate(
             text = torch.cat([text, token[:, None]], dim=1)
             yield token
 
-    return tokens()  # a generator of its own, so that bad settings are refused at the call
+    return tokens()  # an inner generator, so that bad settings are refused at the call
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""What a run runs on: the device, the dtype that is fast there, memory, and a record of it all."""
+"""The device of a run: its fast dtype, peak memory, and a description for environment.json."""
 
 import platform
 import re
@@ -149,7 +149,7 @@ def _git_revision() -> str | None:
 
 
 def measured_on(device: torch.device, words: str = "") -> str:
-    """One line on what this was measured on, and how."""
+    """One line on the device, torch and the method of a measurement."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -1,11 +1,10 @@
-"""The processes of one run: which of them this is, and what they have to agree on.
+"""The processes of one run: rank, world size, collectives, and DDP or FSDP around the model.
 
-``torchrun`` starts the processes and tells each its rank. All of them run
-the same program; rank 0 alone writes files and speaks. One process alone is a world of its own, in
-which every function here gives back what it is given.
+``torchrun`` starts the processes and sets the rank of each. All run the same program; only rank 0
+writes files and prints. With a single process every function here returns its input.
 
-Small agreements (has anyone been interrupted? did anyone fail?) travel between the CPUs by gloo,
-so that no GPU has to be waited for; gradients travel by NCCL where the model is on GPUs.
+Small collectives (was a rank interrupted? did one fail?) run between CPUs by gloo, so that no GPU
+has to be waited for; gradients travel by NCCL where the model is on GPUs.
 """
 
 import os
@@ -32,9 +31,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """All processes of a run, seen from one of them.
+    """The process group of a run, seen from one rank.
 
-    Its methods, ``agreed`` aside, end when all ranks have called them: in the same order.
+    All methods but ``agreed`` are collective: every rank calls them, in the same order.
     """
 
     rank: int = 0
@@ -42,22 +41,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of every rank's tensor, on all ranks the very same."""
+        """Sum over ranks, bit-identical on all of them."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of every rank's tensor."""
+        """Mean over ranks."""
         return self.sum(value) / self.size if self.size > 1 else value
 
     def largest(self, *values: float) -> tuple[float, ...]:
-        """The largest of every rank's first value, of every rank's second, and so on."""
+        """Elementwise maximum over ranks."""
         if self.size == 1:
             return values
         both = torch.tensor(values, dtype=torch.float64, device="cpu")
@@ -65,7 +64,7 @@ class World:
         return tuple(both.tolist())
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in their order."""
+        """The values of all ranks, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -74,11 +73,11 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one rank refuses inside, all refuse, and rank 0 says it. No collectives inside.
+        """An error of one rank becomes an error of all; rank 0 prints it. No collectives inside.
 
         Raises:
-            UserError: on rank 0, the error of the first rank that had one.
-            ToldElsewhereError: at the same time on all the others.
+            UserError: on rank 0, the error of the first failed rank.
+            ToldElsewhereError: on all other ranks.
         """
         failed: UserError | OSError | None = None
         try:
@@ -97,11 +96,11 @@ class World:
                 raise self.agreed(kind(f"rank {rank}: {text}" if rank else text)) from failed
 
     def agreed(self, error: UserError) -> UserError:
-        """An error that all ranks raise: for rank 0 to say, and for the others to end quietly."""
+        """The error for this rank to raise: rank 0 prints it, the others exit quietly."""
         return error if self.is_main else ToldElsewhereError(error.exit_status)
 
     def main_first(self, do: Callable[[], T]) -> T:
-        """Do something on rank 0 and then, when it is done, on all others; each has its own result.
+        """Call ``do`` on rank 0, then on all others; each rank returns its own result.
 
         Raises:
             UserError: as ``together`` does.
@@ -114,7 +113,7 @@ class World:
             return result if self.is_main else do()
 
     def from_main(self, do: Callable[[], T]) -> T:
-        """Do something on rank 0 alone; all ranks get its result.
+        """Call ``do`` on rank 0 and broadcast the result.
 
         Raises:
             UserError: as ``together`` does.
@@ -129,12 +128,11 @@ ALONE = World()
 
 @contextmanager
 def start_world(options: TrainConfig) -> Iterator[World]:
-    """Join the other processes of the run, for the while.
+    """Join the process group for the duration of the context.
 
     Raises:
-        UserError: the others cannot be reached, or one of them was lost; within
-            ``train.timeout`` seconds.
-        UsageError: a number of processes, or a launcher's setting, that cannot work.
+        UserError: other ranks cannot be reached, or one was lost, within ``train.timeout`` seconds.
+        UsageError: a number of processes or an environment variable that cannot work.
     """
     size, rank = _from_environment("WORLD_SIZE", 1), _from_environment("RANK", 0)
     if size == 1:
@@ -153,15 +151,15 @@ def start_world(options: TrainConfig) -> Iterator[World]:
 
 
 def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
-    """A part of the launcher's store that the processes of this very start have to themselves.
+    """The launcher's store under a key prefix that only the processes of this start share.
 
-    torchrun's outlives a restart, with the addresses of processes that are gone; torch 2.13 has new
-    ones call those now and then. Restarts are not counted alike on all hosts, so the processes find
-    each other: each says hello by a name of its own, rank 0 calls out a room with the names that it
-    has heard, again whenever it hears a new one, and opens it when all have come.
+    torchrun's store survives a restart and keeps the addresses of dead processes, which new ones
+    sometimes connect to (torch 2.13). Hosts count restarts differently, so the processes agree on a
+    prefix: each publishes a fresh id; rank 0 publishes a key prefix and the ids seen so far, anew
+    for every new id, and opens the prefix when all ranks have joined it.
 
     Raises:
-        RuntimeError: the others did not come in time.
+        RuntimeError: the other ranks did not join in time.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
@@ -187,17 +185,17 @@ def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
 
 
 def _end_group() -> None:
-    """End the group, when nothing that is bound to it is alive: a model wrapped for ddp that goes
-    after its group can hang. An error holds such things, so a run that fails leaves its group."""
+    """Destroy the process group. Free the DDP model before, else this can hang; a traceback keeps
+    the model alive, so a failed run leaves its group to the next one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def check_launch(options: TrainConfig, size: int) -> None:
-    """Refuse what cannot work in several processes.
+    """Refuse settings that cannot work in several processes.
 
     Raises:
-        UsageError: says what, and what would.
+        UsageError: names the setting and a remedy.
     """
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
@@ -209,10 +207,10 @@ def check_launch(options: TrainConfig, size: int) -> None:
 
 
 def own_device(device: torch.device, world: World) -> torch.device:
-    """The device of this process: on a machine with several GPUs each has one of its own.
+    """The device of this process: one GPU each, by local rank.
 
     Raises:
-        UsageError: fewer GPUs than processes, or a device that they cannot share out.
+        UsageError: fewer GPUs than processes, or a device that several processes cannot use.
     """
     if world.size == 1 or device.type == "cpu":
         return device
@@ -228,15 +226,13 @@ def own_device(device: torch.device, world: World) -> torch.device:
 
 
 def parallelize(model: nn.Module, parallel: str, world: World, device: torch.device) -> nn.Module:
-    """What a training step calls in place of the model, so that all ranks share one gradient.
+    """Wrap the model with DDP or FSDP2; a training step calls the result in place of the model.
 
-    ddp: every rank holds the whole model. Gradients are averaged bucket by bucket, in the order in
-    which the backward pass makes them and while it goes on; they live in the buckets themselves,
-    which saves a copy.
+    ddp: every rank holds the whole model. Gradients are averaged bucket by bucket during the
+    backward pass, and stored in the buckets, which saves a copy.
 
-    fsdp: every rank holds a part of every tensor, and of its moments. A block's weights are put
-    together just before they are needed, while the block before it computes. Only parts come to
-    the device, a block at a time: the whole model need not fit there.
+    fsdp: every rank holds a shard of every tensor and of its moments. A block's weights are
+    gathered while the block before it computes, so the whole model need not fit on the device.
 
     Args:
         model: still on the CPU, or on the device.
@@ -259,7 +255,7 @@ def parallelize(model: nn.Module, parallel: str, world: World, device: torch.dev
 
 
 def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager:
-    """Whether the ranks exchange the gradients of what is inside; else they add up where they are.
+    """Whether the backward pass inside averages gradients over ranks or accumulates them locally.
 
     Args:
         model: the result of ``parallelize``.
@@ -272,12 +268,12 @@ def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds only a part of every weight: torch's DTensors."""
+    """Whether the weights are sharded (DTensors)."""
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor that may lie in shards, such as the norm of a gradient that does, as one of all."""
+    """The full tensor of a DTensor, such as the norm of sharded gradients; others as they are."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
@@ -290,10 +286,10 @@ def _from_environment(name: str, default: int) -> int:
 
 @contextmanager
 def _naming_losses(rank: int, timeout: float) -> Iterator[None]:
-    """Say in one line that a process was lost, whichever library noticed.
+    """Turn the error of a lost process, from whichever library, into one line.
 
     Raises:
-        UserError: it was.
+        UserError: a process was lost.
     """
     try:
         yield

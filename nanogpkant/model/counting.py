@@ -29,7 +29,7 @@ VOCABULARIES = {
 
 @dataclass(frozen=True)
 class Count:
-    """What a model holds and what a token costs."""
+    """Parameters of a model, and its FLOPs per token."""
 
     parameters: int
     """all learned numbers"""

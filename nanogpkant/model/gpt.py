@@ -1,7 +1,7 @@
 """The GPT: nanoGPT's pre-norm transformer, with any of its projections made of KAN layers.
 
-A plain GPT is this same code with an empty list of KAN sites. What a projection is made of is
-``make_linear``'s business; nothing here knows what a KAN layer is.
+A plain GPT is the same code with an empty list of KAN sites: ``make_linear`` chooses the layer of a
+projection, and nothing here knows of KAN layers.
 
 Shapes: B sequences, T tokens, C = n_embd, H = n_head, D = C / H, V = vocabulary.
 """
@@ -28,7 +28,7 @@ class Cache:
         self.length = 0  # tokens in the cache
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, T, D) keys and values of new tokens; returns those of all."""
+        """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens so far."""
         end = self.length + k.shape[2]
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
@@ -60,20 +60,19 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, H, T, D) and twice (B, H, S, D) -> (B, H, T, D): the last T of S tokens look back.
 
-        ``visible`` (B, 1, T, S) says where, if it is not everywhere.
+        ``visible`` (B, 1, T, S) is the mask; None is a plain causal one.
 
         On CUDA, dropout of attention weights happens inside the fused kernel. On other devices
-        asking the kernel for it selects an unfused path that is many times slower, so there the
-        weights are dropped a column at a time: a token that a head may not look at in this step is
-        hidden from all later tokens, by zeroing its value. Each single weight is dropped with the
-        same probability, and the expected output is the same.
+        dropout selects an unfused path that is many times slower, so there whole columns of weights
+        are dropped, by zeroing a token's value in a head. Each weight is dropped with the same
+        probability, and the expected output is the same.
         """
         dropout = self.dropout.p if self.training else 0.0
         in_kernel = dropout if q.device.type == "cuda" else 0.0
         if dropout and not in_kernel:
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
         T, S = q.shape[2], k.shape[2]
-        # One token sees everything; a mask is only needed for several that follow cached ones.
+        # A mask is only needed for several tokens that follow cached ones.
         is_causal = visible is None and bool(T == S)
         if visible is None and not is_causal and T > 1:
             visible = _causal_mask(T, S, q.device)
@@ -90,8 +89,7 @@ def _causal_mask(T: int, S: int, device: torch.device) -> Tensor:
 def _around_padding(attention_mask: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Positions (B, T) of the last T of S tokens, and (B, 1, T, S) of where they may look.
 
-    Padding has no part in the text: it is not counted, and only itself looks at it, since a token
-    that looks at nothing at all would be a NaN.
+    Padding takes no position and is visible only to itself: a row that sees nothing would be NaN.
     """
     is_text = attention_mask.bool()  # (B, S)
     position = (is_text.cumsum(-1) - 1).clamp(min=0)[:, -T:]
@@ -104,10 +102,10 @@ def _around_padding(attention_mask: Tensor, T: int) -> tuple[Tensor, Tensor]:
 class MLP(nn.Module):
     """Two projections. GELU stands between them only where the second is a plain one.
 
-    A KAN layer brings its own nonlinearity, on its input. A gated MLP multiplies in any case, which
-    sums of functions of one number cannot.
+    A KAN layer applies its own nonlinearity to its input. swiglu: SiLU(gate) * value with any
+    second projection, since sums of one-dimensional functions cannot multiply.
 
-    Source: the gated form is SwiGLU of Shazeer (arXiv 2002.05202).
+    Source: SwiGLU is from Shazeer (arXiv 2002.05202).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -175,7 +173,7 @@ class GPT(nn.Module):
             targets: (B, T) ids of the tokens that follow, where the loss is wanted.
             cache: keys and values of earlier tokens; the new ones are added to it.
             attention_mask: (B, S), 0 where one of the S tokens, those in the cache included, is
-                padding and not text; the text then has the logits that it has alone.
+                padding; logits of the text are the same as without padding.
 
         Returns:
             (B, T, V) logits, or with targets their mean cross-entropy, nats per token, in float32.

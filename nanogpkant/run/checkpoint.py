@@ -52,7 +52,7 @@ def save_checkpoint(
         training: all else that continuing needs: tensors, numbers, text, lists and dicts.
         is_best: whether the index should call it the best so far; it is always the last.
         keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
-        features: what ``features_of`` says of the model.
+        features: result of ``features_of``.
         shards: a folder of files, written to the disk, that becomes a part of the checkpoint.
 
     Raises:
@@ -104,7 +104,7 @@ def _write_files(
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
-    """Write a model's state, with what ``features_of`` says of the model, as a safetensors file."""
+    """Write a model's state and the result of ``features_of`` as a safetensors file."""
     own = tensors_of(weights).items()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own}
     metadata = {"format": "pt", FEATURES: json.dumps(features)}

@@ -1,4 +1,4 @@
-"""Run folders: what a run leaves on disk, saved whole or not at all, and verified when read.
+"""Run folders: the files of a run, written atomically and verified when read.
 
     runs/NAME/
       config.yaml         the resolved configuration
@@ -15,7 +15,7 @@ model.safetensors, and a manifest.json with the hash of every file. It opens whe
 
 A checkpoint is written to a temporary folder, flushed, and renamed; then the index is replaced;
 then checkpoints that nothing points to any more are removed. Killed between any two of these, the
-run goes on from the checkpoint that the index names.
+run resumes from the checkpoint that the index names.
 """
 
 import difflib
@@ -73,14 +73,14 @@ class RunFolder:
 
     @property
     def is_exported(self) -> bool:
-        """Whether it holds the weights of one checkpoint, and nothing to go on training from."""
+        """Whether it holds only the weights of one checkpoint, and cannot be resumed."""
         return (self.path / WEIGHTS).exists() or (self.path / MANIFEST).exists()
 
     def index(self) -> dict[str, str]:
         """{"best": NAME, "last": NAME}, either missing before the first such checkpoint.
 
         Raises:
-            UserError: the index is not what this project writes.
+            UserError: the index was edited.
         """
         if not self.index_file.exists():
             return self._index_of_first_checkpoint()
@@ -101,10 +101,10 @@ class RunFolder:
         return {"last": folders[0]} if folders else {}
 
     def environment(self) -> dict[str, Any]:
-        """What environment.json says: versions, device, command, data fingerprint.
+        """environment.json: versions, device, command, data fingerprint.
 
         Raises:
-            UserError: it is missing, or no longer says that.
+            UserError: it is missing, or has no fingerprint.
         """
         environment = read_json(self.environment_file)
         known = isinstance(environment, dict) and environment.get("data_fingerprint")
@@ -113,10 +113,10 @@ class RunFolder:
         return environment
 
     def data_fingerprint(self) -> str:
-        """Identifies the data that the run was trained on.
+        """Fingerprint of the training data.
 
         Raises:
-            UserError: environment.json does not say.
+            UserError: environment.json has none.
         """
         return self.environment()["data_fingerprint"]
 

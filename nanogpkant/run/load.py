@@ -64,7 +64,7 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What sampling, evaluating and interpreting start from."""
+    """A trained model for inference, with its tokenizer and settings."""
 
     model: GPT
     tokenizer: Tokenizer

@@ -15,7 +15,7 @@ from nanogpkant.model.gpt import GPT
 
 ROWS = 1024  # input vectors of a layer that its grid is judged by
 
-# Shares above which a grid is worth a warning, and what they are shares of.
+# Fractions above which a grid is worth a warning, with their meaning.
 LIMITS = {"unseen": (0.10, "inputs beyond every spline"), "dead": (0.25, "splines see no input")}
 
 
@@ -26,9 +26,9 @@ def grid_layers(model: GPT) -> dict[str, KANLinear]:
 
 @torch.no_grad()
 def layer_inputs(model: GPT, x: Tensor) -> dict[str, Tensor]:
-    """What the functions of every layer with a grid see: up to 1024 rows (rows, n) of it.
+    """Inputs of every layer with a grid: up to 1024 rows (rows, n), normalised.
 
-    The model is run without dropout, and without torch.compile, which would not notice the hooks.
+    The model runs without dropout, and without torch.compile, which would ignore the hooks.
 
     Args:
         x: (B, T) token ids.
@@ -39,7 +39,7 @@ def layer_inputs(model: GPT, x: Tensor) -> dict[str, Tensor]:
 
     def look(name: str, layer: KANLinear, inputs: tuple[Tensor]) -> None:
         rows = inputs[0].flatten(0, -2)
-        # Always the same rows, at random: evenly far apart could be one position of every text.
+        # The same random rows each time; evenly spaced ones could share a position.
         order = torch.randperm(len(rows), generator=random.manual_seed(0), device="cpu")[:ROWS]
         seen[name] = layer.normalise(rows[order.to(rows.device)])
 
@@ -83,7 +83,7 @@ def warn_of_grids(row: dict[str, Any], warned: set[str]) -> None:
     """Warn of grids that do not fit their inputs, of each kind of misfit once in a run.
 
     Args:
-        row: what ``grid_health`` returned.
+        row: result of ``grid_health``.
         warned: kinds warned of before; added to.
     """
     for key, (limit, what) in LIMITS.items():
@@ -106,7 +106,7 @@ def change_grids(
         x: (B, T) token ids whose activations the grids are to follow.
 
     Returns:
-        a row of metrics: the model's parameters and what became of every layer's grid.
+        a row of metrics: the number of parameters, and the change of every layer's grid.
     """
     layers, done = grid_layers(model), {}
     parts = config.grid.splits_at(step, config.model.kan.grid_size)

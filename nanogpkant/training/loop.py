@@ -4,9 +4,8 @@ Everything random in a step is a function of the seed and the step's number: the
 (seed, number) and torch is reseeded from (seed, step) for dropout. So a run that is killed and
 resumed repeats the uninterrupted one bit for bit, and evaluating more often changes nothing.
 
-Several processes run this very loop, each on its rows of every batch: gradients, losses and the
-decision to stop are shared, so all of them are always at the same step. ``s.world`` is what they
-share these by; of one process alone it gives everything back as it is.
+Several processes run the same loop, each on its rows of every batch: ``s.world`` reduces losses and
+the decision to stop over all ranks, so that they are always at the same step.
 """
 
 import json
@@ -63,8 +62,8 @@ def train(
     Args:
         config: the experiment; with ``resume``, the run's own, with any changes made to it.
         out: the run folder, which all processes see.
-        resume: continue the run from its last checkpoint, bit for bit on a CPU; "auto" does so
-            where there is a run, and else starts it.
+        resume: continue the run from its last checkpoint, bit for bit on a CPU; "auto"
+            resumes a run that exists and else starts one.
         overwrite: replace the run folder if there is one.
         start: gives a fresh model other weights than those drawn from the seed.
 
@@ -89,7 +88,7 @@ def train_in(
     overwrite: bool,
     start: Start | None = None,
 ) -> dict[str, Any]:
-    """``train`` among the processes of a world; nothing that binds them together outlives it."""
+    """``train`` within a process group; the wrapped model is freed on return."""
     s = open_session(world, config, out, resume, overwrite, start)
     fit(s)
     finished = is_finished(s.config.train, s.state)
@@ -125,7 +124,7 @@ def open_session(
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
-    # Rank 0 first: it may have to download what the others then find.
+    # Rank 0 first: it may have to download starting weights, which the others then find.
     model = world.main_first(lambda: make_model(config, data, out if resume else None, start))
     with world.together():
         if options.compile:
@@ -169,7 +168,7 @@ def new_run(
     device: torch.device,
     processes: int,
 ) -> RunFolder:
-    """The folder of a run that is about to start; ``overwrite`` removes the one that is there."""
+    """Create the run folder; ``overwrite`` removes an existing run first."""
     if overwrite:
         remove_run(out)
     environment = describe(device) | {"data_fingerprint": data.fingerprint}
@@ -229,7 +228,7 @@ def is_finished(options: TrainConfig, state: State) -> bool:
 
 
 def train_step(s: Session, is_logged: bool) -> dict[str, float]:
-    """One optimiser step; returns its row for metrics.jsonl, or {} where that is not wanted."""
+    """One optimiser step; returns its row for metrics.jsonl, or {} unless it is logged."""
     options, step = s.config.train, s.state.step
     time_used = s.state.seconds / (options.max_seconds or math.inf)
     lr = learning_rate_at(step, s.config.optim, options.max_iters, time_used)
@@ -241,7 +240,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
         x, y = s.batches.batch(step * options.grad_accum_steps + micro, s.device)  # (B, T) each
         is_last = micro == options.grad_accum_steps - 1
         with gradient_sync(s.wrapped, is_last):  # once a step, not once a pass
-            # The ranks' gradients are averaged, so a rank with more rows than another counts more.
+            # Gradients are averaged over ranks, so the loss is weighted by the share of rows.
             part = s.wrapped(x, y) * s.batches.share / options.grad_accum_steps
             s.scaler.scale(part).backward()
         loss += part.detach()
@@ -249,7 +248,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     limit = s.config.optim.grad_clip or math.inf
     s.scaler.unscale_(s.optimizer)
     grad_norm = whole(clip_grad_norm_(s.model.parameters(), limit))
-    # Reading a number from a GPU waits for it, so there the check goes with the log.
+    # Reading a number from a GPU waits for it, so there only logged steps are checked.
     if is_logged or s.device.type == "cpu":
         loss = s.world.mean(loss)
         check_finite(s, float(loss), float(grad_norm), x, y)
@@ -264,13 +263,13 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
 
 
 def adapt_grids(s: Session) -> None:
-    """Let the grids follow the inputs of the next batch, or make them finer, and log it."""
+    """Update grids to the inputs of the next batch, or refine them, and log the change."""
     x, y = s.batches.batch(s.state.step * s.config.train.grad_accum_steps, s.device)
-    try:  # each rank with its rows: the layers see to it that all get the same grid
+    try:  # each rank has its own rows; the layers reduce them, so that grids stay equal
         row = change_grids(s.model, s.optimizer, x, s.config, s.state.step)
-    except ValueError as error:  # the run has gone bad since it was last looked at
+    except ValueError as error:  # inputs that are not finite
         raise not_finite(s, str(error), x, y) from error
-    # The tensors have other shapes now.
+    # Parameters have new shapes.
     s.wrapped = parallelize(s.model, s.config.train.parallel, s.world, s.device)
     log(s, "grid_change", row)
 
@@ -302,7 +301,7 @@ def look_at_grids(s: Session) -> None:
 
 
 def save(s: Session, is_best: bool) -> None:
-    """Save a checkpoint of where the run stands, unless its weights have gone bad unnoticed."""
+    """Save a checkpoint, unless a weight is not finite."""
     weights = whole_weights(s.model)
     is_bad = not all(torch.isfinite(tensor).all() for tensor in weights.values())
     if any(s.world.largest(is_bad)):
@@ -314,9 +313,9 @@ def save(s: Session, is_best: bool) -> None:
 def evaluate_start(
     config: RunConfig, out: Path, resume: bool | str = False, start: Start | None = None
 ) -> Evaluation:
-    """For ``train.eval_only``: how good the model is that training would start from.
+    """For ``train.eval_only``: evaluate the model that training would start from.
 
-    Nothing is written. With ``resume`` that model is the last checkpoint of the run in ``out``.
+    Nothing is written. With ``resume`` it is the last checkpoint of the run in ``out``.
     """
     with start_world(config.train) as world:
         resume = world.from_main(lambda: out.exists() if resume == "auto" else resume)
@@ -331,10 +330,7 @@ def evaluate_start(
 def make_model(
     config: RunConfig, data: TokenData, resumed: Path | None = None, start: Start | None = None
 ) -> GPT:
-    """The model that training starts from: drawn from the seed, or as ``start`` makes it.
-
-    A resumed run that has a checkpoint takes its weights instead.
-    """
+    """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
     has_own_weights = resumed is not None and open_run(resumed).index()
@@ -346,7 +342,7 @@ def make_model(
 
 
 def log(s: Session, split: str, values: dict[str, Any]) -> None:
-    """Add a row to metrics.jsonl, and its numbers to the trackers; rank 0 does so for all."""
+    """Append a row to metrics.jsonl and send its numbers to the trackers, on rank 0."""
     if not s.world.is_main:
         return
     row = {"step": s.state.step, "split": split} | values | {"seconds": round(s.state.seconds, 3)}
@@ -356,7 +352,7 @@ def log(s: Session, split: str, values: dict[str, Any]) -> None:
 
 
 def write_samples(run: RunFolder, options: TrainConfig, device: torch.device) -> None:
-    """Let the run's best model write a text of its own, into samples.txt."""
+    """Sample from the run's best model into samples.txt."""
     trained = load_model(run.path, "best", device)
     start = trained.tokenizer.encode(trained.tokenizer.start)
     prompt = torch.as_tensor(start.astype("int64"), device=device)[None]

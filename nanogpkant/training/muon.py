@@ -26,11 +26,11 @@ SIZE = 0.2  # root mean square of AdamW's steps, measured by Liu et al.
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for groups of parameters whose ``matrices`` is above 0: those take Muon's steps.
+    """Muon for groups with ``n_stacked`` above 0, AdamW for all others.
 
-    Every group has that key: how many matrices of equal height each of its parameters, (out, in) or
-    (out, M, in), holds one above the other, for each of the M features. A step takes the gradients
-    of these parameters away: it sets them to None.
+    ``n_stacked``, a key of every group: the number of matrices of equal height stacked in each of
+    its parameters, (out, in) or (out, M, in), for each of the M features. A step sets the gradients
+    of these parameters to None.
 
     Args:
         groups: of parameters.
@@ -44,14 +44,14 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of all groups; returns what ``closure`` does, which may make the gradients."""
+        """One step of all groups; returns the loss of ``closure``, which may compute gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if group["matrices"] and parameter.grad is not None:
+                if group["n_stacked"] and parameter.grad is not None:
                     self._step(parameter, group)
                     parameter.grad = None  # AdamW passes those without a gradient by
         super().step()
@@ -65,22 +65,22 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         mean = state["exp_avg"].lerp_(parameter.grad, 1 - MOMENTUM)
         ahead = parameter.grad.lerp(mean, MOMENTUM)  # Nesterov's
-        step = orthogonal_step(ahead, group["matrices"], self.dtype)
+        step = orthogonal_step(ahead, group["n_stacked"], self.dtype)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(step, alpha=group["lr"])
 
 
-def orthogonal_step(gradient: Tensor, matrices: int, dtype: torch.dtype) -> Tensor:
+def orthogonal_step(gradient: Tensor, n_stacked: int, dtype: torch.dtype) -> Tensor:
     """(out, in) or (out, M, in) -> the same: each of its matrices made orthogonal, of AdamW's size.
 
     Args:
-        matrices: how many lie one above the other, out / matrices rows each.
+        n_stacked: matrices stacked in the gradient, out / n_stacked rows each.
         dtype: of the products.
     """
     out, n_in = gradient.shape[0], gradient.shape[-1]
-    stack = gradient.reshape(matrices, out // matrices, -1, n_in).transpose(1, 2)
+    stack = gradient.reshape(n_stacked, out // n_stacked, -1, n_in).transpose(1, 2)
     step = orthogonal(stack.flatten(0, 1).to(dtype)).to(gradient.dtype)
-    step = step.view(stack.shape)  # (matrices, M, rows, in)
+    step = step.view(stack.shape)  # (n_stacked, M, rows, in)
     size = SIZE * math.sqrt(max(step.shape[-2:]))
     return size * step.transpose(1, 2).reshape(gradient.shape)
 
@@ -101,7 +101,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def matrices_in(model: nn.Module) -> dict[int, int]:
-    """How many matrices lie one above the other in each weight that Muon steps, by its id.
+    """Number of matrices stacked in each weight that Muon steps, by the weight's id.
 
     Those are the projections inside the blocks, plain or KAN. A pruned layer is left to AdamW: an
     orthogonal step would bring back edges that are gone.

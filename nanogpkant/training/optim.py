@@ -15,9 +15,9 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 
     Four kinds: plain matrices, KAN weights, functions that KAN edges share, and everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
-    weight that is, and decaying both would decay their product twice. ``lr_factor`` is what the
-    scheduled learning rate is multiplied by. For Muon each kind is split by ``matrices``, what it
-    has to know of a weight.
+    weight that is, and decaying both would decay their product twice. ``lr_factor`` multiplies the
+    scheduled learning rate. For Muon each kind is split by ``n_stacked``, the number of matrices
+    stacked in a weight.
     """
     layers = kan_layers(model).values()
     plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
@@ -44,10 +44,10 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 
 
 def _split(group: dict, matrices: dict[int, int]) -> list[dict]:
-    """A group's parameters by how many matrices each holds, 0 where that is AdamW's."""
+    """One group for each number of stacked matrices; 0 is AdamW's."""
     counts = {id(p): matrices.get(id(p), 0) for p in group["params"]}
     return [
-        group | {"params": [p for p in group["params"] if counts[id(p)] == n], "matrices": n}
+        group | {"params": [p for p in group["params"] if counts[id(p)] == n], "n_stacked": n}
         for n in sorted(set(counts.values()))
     ]
 
@@ -63,7 +63,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW in its fused form, one pass over the parameters; or Muon with it.
 
-    ``dtype`` is that of Muon's products: the one that the device is fast at.
+    ``dtype`` is the dtype of Muon's matrix products: the fast one of the device.
     """
     groups = parameter_groups(model, config)
     settings = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
@@ -78,8 +78,8 @@ def learning_rate_at(
     """The rate of the optimiser step that follows ``step`` finished ones.
 
     Linear warm-up that starts above zero, so that the first step counts, then a cosine from
-    ``learning_rate`` to ``min_lr``. The cosine is as far on as the steps are, or as the time where
-    more of that is used: ``time_used`` is the share of ``train.max_seconds`` that is over.
+    ``learning_rate`` to ``min_lr``. Its progress is the larger of the fraction of steps done and
+    ``time_used``, the fraction of ``train.max_seconds``.
     """
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)

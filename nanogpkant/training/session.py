@@ -1,6 +1,6 @@
-"""A run being trained: what it is made of, how it is opened, and how it goes wrong.
+"""A run in training: its parts, how it is opened and resumed, and how it fails.
 
-All of this is around the loop in ``train.py``, which is the part worth reading first.
+The loop itself, in ``loop.py``, is the part to read first.
 """
 
 import math
@@ -36,10 +36,10 @@ class Session:
     data: TokenData
     device: torch.device
     world: World
-    """the processes that train it, seen from this one"""
+    """its processes"""
     model: GPT
     wrapped: torch.nn.Module
-    """the model as the processes share it: what the training step calls"""
+    """the model in DDP or FSDP2, called by the training step; alone, the model itself"""
     optimizer: torch.optim.Optimizer
     state: State
     batches: Batches
@@ -47,18 +47,18 @@ class Session:
     """scales the loss of float16 so that small gradients survive; changes nothing otherwise"""
     trackers: list[OpenTracker]
     warned: set[str] = field(default_factory=set)
-    """which misfits of grids were warned of"""
+    """kinds of misfit of grids that were warned of"""
 
 
 def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
-    """Whether to go on with the run in ``out``; otherwise it is to be made.
+    """Whether to resume the run in ``out``; otherwise it starts from step 0.
 
     Args:
-        resume: True, False, or "auto", which goes on where there is a run and else starts one.
+        resume: True, False, or "auto", which resumes a run that exists and else starts one.
 
     Raises:
-        UsageError: there is a run, and nobody said what is to become of it; or it is to be replaced
-            by a program that starts itself again, and would then replace its own.
+        UsageError: the run exists, and neither resume nor overwrite is given; or overwrite under
+            torchrun, whose restart would delete the progress of this very run.
     """
     if resume == "auto":
         return out.exists()
@@ -78,7 +78,7 @@ def open_all(
     """Find the device, the dtype and the data; returns the config with the dtype filled in."""
     with world.together():
         device = own_device(resolve_device(config.train.device), world)
-    # Rank 0's answer: two measurements of which dtype is fast may differ.
+    # Broadcast, because two ranks may measure different dtypes as fast.
     dtype = world.from_main(lambda: resolve_dtype(config.train.dtype, device))
     config = with_changes(config, **{"train.dtype": dtype})
     with world.together():
@@ -111,9 +111,9 @@ def open_data(config: RunConfig, out: Path, resume: bool) -> TokenData:
 def continue_run(
     config: RunConfig, out: Path, model: GPT, optimizer: torch.optim.Optimizer, world: World
 ) -> tuple[RunFolder, State]:
-    """Go on from a run's last checkpoint, whose weights the model has; without one, start again.
+    """Resume from a run's last checkpoint, whose weights the model has; without one, from step 0.
 
-    What was logged after that checkpoint is taken off metrics.jsonl: it will be logged again.
+    Rows logged after that checkpoint are removed from metrics.jsonl: they will be logged again.
 
     Raises:
         UserError: no such run, or a damaged checkpoint.
@@ -132,7 +132,7 @@ def continue_run(
 
 
 def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
-    """Take away what was written after a run's last checkpoint, and save its settings anew."""
+    """Remove everything written after a run's last checkpoint, and save its settings."""
     remove_stray_checkpoints(run, config.train.keep_every)
     if not run.metrics_file.exists():
         warn(f"{run.metrics_file} is gone: going on with an empty one")
@@ -144,7 +144,7 @@ def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
 
 
 def compile_or_explain(model: GPT, batches: Batches, device: torch.device, dtype: str) -> None:
-    """Compile the model in place, or warn in one line that torch.compile does not work here."""
+    """Compile the model in place; where torch.compile fails, warn in one line and train without."""
     model.compile()
     try:
         with autocast(device, dtype):
@@ -157,9 +157,9 @@ def compile_or_explain(model: GPT, batches: Batches, device: torch.device, dtype
 
 
 def check_finite(s: Session, loss: float, grad_norm: float, x: Tensor, y: Tensor) -> None:
-    """Stop on a loss or a gradient that is not finite, before it reaches the weights.
+    """Stop on a loss or gradient that is not finite, before it reaches the weights.
 
-    Both are of all ranks together, so that all ranks stop.
+    Both are reduced over all ranks, so that all ranks stop.
     """
     if not math.isfinite(loss):
         raise not_finite(s, f"the loss is {loss}", x, y)
@@ -169,7 +169,10 @@ def check_finite(s: Session, loss: float, grad_norm: float, x: Tensor, y: Tensor
 
 
 def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
-    """The error for a run that went wrong, with where it began and what is left. All ranks call."""
+    """An error that says where values stopped being finite, and names the last checkpoint.
+
+    All ranks call.
+    """
     last = s.run.index().get("last")
     left = f"the last good checkpoint is {s.run.checkpoints / last}" if last else "none was saved"
     remedy = "try a lower --optim.learning_rate or --train.dtype float32"

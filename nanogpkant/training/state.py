@@ -1,11 +1,11 @@
-"""What continuing a run needs besides the weights: where it stands, and the optimiser's moments.
+"""Training state of a checkpoint, besides the weights: progress and the optimiser's moments.
 
-Of a model that every rank holds whole, the moments are in training.pt. Of one in shards
-(``--train.parallel fsdp``) every rank writes those of its own parts, by
-torch.distributed.checkpoint, as safetensors files. Both kinds load on any number of processes,
-whole or in shards. The weights are one whole file in either case, which every command opens.
+The moments of an unsharded model are in training.pt. With ``--train.parallel fsdp`` every rank
+writes its shard as a safetensors file, with torch.distributed.checkpoint. Both kinds load on any
+number of processes, sharded or not. The weights are one whole file in either case, which every
+command opens.
 
-What torch has for shards takes half a second to import, so the functions that need it import it.
+torch.distributed.checkpoint takes half a second to import, so it is imported where it is needed.
 """
 
 import math
@@ -62,8 +62,8 @@ def save_training(
     """Save a checkpoint of a run; all ranks call, and it is there when they return.
 
     Args:
-        weights: what ``whole_weights`` returned.
-        is_best, keep_every: as of ``save_checkpoint``.
+        weights: result of ``whole_weights``.
+        is_best, keep_every: see ``save_checkpoint``.
 
     Raises:
         UserError: it cannot be written; earlier checkpoints are untouched.
@@ -87,10 +87,10 @@ def load_training(
 ) -> State:
     """Put a checkpoint's moments into an optimiser of the model's parameters.
 
-    Rates, decays and betas stay as the optimiser has them: as now asked for, not as saved.
+    Learning rates, decays and betas stay the optimiser's own: the current settings, not the saved.
 
     Returns:
-        where the run stood.
+        progress of the run at the checkpoint.
 
     Raises:
         UserError: the moments are another optimiser's, or of other parameters.
@@ -98,7 +98,10 @@ def load_training(
     training = checkpoint.training()
     saved, own = training.pop("optimizer"), optimizer.state_dict()["param_groups"]
     parameters = _numbered(optimizer)
-    if ("matrices" in saved["param_groups"][0]) != ("matrices" in own[0]):
+    for group in saved["param_groups"]:
+        if "matrices" in group:  # the key's name before 2026-11-29
+            group["n_stacked"] = group.pop("matrices")
+    if ("n_stacked" in saved["param_groups"][0]) != ("n_stacked" in own[0]):
         problem = "has the moments of another optimiser"
         raise UserError(f"{checkpoint.folder} {problem}: leave --optim.name as it was")
     if [len(group["params"]) for group in saved["param_groups"]] != [len(g["params"]) for g in own]:

@@ -221,8 +221,8 @@ def stop_trackers(trackers: list[OpenTracker], run: RunFolder, step: int) -> Non
 def track_run(path: str | Path, tracking: TrackingConfig) -> dict[str, Any]:
     """Send the metrics, configuration and samples of a run, finished or not, to trackers.
 
-    Sent again, it is another run in W&B and Trackio: W&B would drop rows of the last step that it
-    has, which may not have been whole. In TensorBoard it takes the place of what was sent before.
+    Sent again, it becomes a new run in W&B and Trackio: resuming a W&B run would drop rows of the
+    last step, which may be incomplete. In TensorBoard it replaces the rows sent before.
 
     Args:
         path: the run folder. Trackers keep their files there, as they do in training; for an

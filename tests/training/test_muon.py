@@ -63,7 +63,7 @@ def test_of_one_matrix_it_is_torchs_muon(shape: tuple[int, int]) -> None:
     ours = nn.Parameter(torch.randn(shape))
     theirs = nn.Parameter(ours.detach().clone())
     settings = {"lr": 0.03, "weight_decay": 0.1}
-    own = Muon([{"params": [ours], "matrices": 1}], torch.bfloat16, fused=True, **settings)
+    own = Muon([{"params": [ours], "n_stacked": 1}], torch.bfloat16, fused=True, **settings)
     oracle = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings)
     for seed in range(5):
         set_gradients([ours], seed)
@@ -74,17 +74,19 @@ def test_of_one_matrix_it_is_torchs_muon(shape: tuple[int, int]) -> None:
     assert ours.grad is None
 
 
-@pytest.mark.parametrize("matrices", [1, 2, 3])
+@pytest.mark.parametrize("n_stacked", [1, 2, 3])
 @pytest.mark.parametrize("features", [None, 1, 4])
-def test_every_matrix_of_a_weight_is_stepped_by_itself(matrices: int, features: int | None) -> None:
+def test_every_matrix_of_a_weight_is_stepped_by_itself(
+    n_stacked: int, features: int | None
+) -> None:
     torch.manual_seed(3)
-    parts = torch.randn(matrices, features or 1, 6, 10)
-    parts *= 10 ** torch.randn(matrices, features or 1, 1, 1)  # as different as they come
-    weight = parts.transpose(1, 2).reshape(matrices * 6, features or 1, 10)
-    step = orthogonal_step(weight if features else weight[:, 0], matrices, torch.float32)
+    parts = torch.randn(n_stacked, features or 1, 6, 10)
+    parts *= 10 ** torch.randn(n_stacked, features or 1, 1, 1)  # as different as they come
+    weight = parts.transpose(1, 2).reshape(n_stacked * 6, features or 1, 10)
+    step = orthogonal_step(weight if features else weight[:, 0], n_stacked, torch.float32)
     assert step.shape == (weight if features else weight[:, 0]).shape
-    step = step.reshape(matrices, 6, features or 1, 10).transpose(1, 2)
-    for k in range(matrices):
+    step = step.reshape(n_stacked, 6, features or 1, 10).transpose(1, 2)
+    for k in range(n_stacked):
         for m in range(features or 1):
             alone = orthogonal_step(parts[k, m], 1, torch.float32)
             torch.testing.assert_close(step[k, m], alone, atol=1e-5, rtol=0)
@@ -136,7 +138,7 @@ def test_groups_keep_their_decay_and_their_rate(tiny_gpt) -> None:
     groups = parameter_groups(model, config)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    found = {(g["matrices"], g["weight_decay"], g["lr_factor"]) for g in groups}
+    found = {(g["n_stacked"], g["weight_decay"], g["lr_factor"]) for g in groups}
     assert found == {(1, 0.1, 1.0), (3, 0.1, 1.0), (1, 0.03, 4.0), (0, 0.0, 1.0)}
 
 
@@ -149,7 +151,7 @@ def test_without_a_gradient_nothing_moves(model: nn.Module) -> None:
 
 def test_with_gradients_of_zero_a_step_is_the_decay_alone() -> None:
     layer = KANLinear(4, 6)
-    groups = [{"params": [layer.weight], "matrices": 1}]
+    groups = [{"params": [layer.weight], "n_stacked": 1}]
     optimizer = Muon(groups, torch.float32, lr=0.1, weight_decay=0.5, fused=True)
     before, layer.weight.grad = layer.weight.detach().clone(), torch.zeros_like(layer.weight)
     optimizer.step()
