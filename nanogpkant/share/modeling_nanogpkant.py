@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from nanogpkant.config import KANConfig, ModelConfig
+from nanogpkant.config import CurveConfig, KANConfig, ModelConfig
 from nanogpkant.kan.backends.reference import forward
 from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
@@ -72,19 +72,29 @@ class NanoGPKANTConfig(PretrainedConfig):
 
     def model_config(self) -> ModelConfig:
         kan: dict[str, Any] = {**self.gpt.get("kan", {}), "backend": "reference"}
-        model: dict[str, Any] = {**self.gpt, "kan": KANConfig(**kan)}
+        curve = CurveConfig(**self.gpt.get("curve", {}))
+        model: dict[str, Any] = {**self.gpt, "kan": KANConfig(**kan), "curve": curve}
         return ModelConfig(**model)
 
 
 class PastTokens:
     """The cache of transformers with the methods that GPT calls."""
 
-    def __init__(self, cache: TransformersCache) -> None:
-        self.cache, self.length = cache, cache.get_seq_length()
+    def __init__(self, cache: TransformersCache, layers: int) -> None:
+        self.cache, self.layers, self.length = cache, layers, cache.get_seq_length()
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens."""
         return self.cache.update(k, v, layer)
+
+    def recall(self, layer: int, x: Tensor, count: int) -> Tensor:
+        """(B, T, C) new inputs of a convolution -> (B, count + T, C), with the ``count`` before.
+
+        Inputs of all tokens are kept, as keys of layers beyond the model's.
+        """
+        inputs, _ = self.cache.update(x[:, None], x[:, None, :, :0], self.layers + layer)
+        inputs = nn.functional.pad(inputs[:, 0], (0, 0, count, 0))
+        return inputs[:, inputs.shape[1] - count - x.shape[1] :]
 
 
 class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
@@ -166,7 +176,11 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache = not self.training if use_cache is None else use_cache
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()
-        past = None if past_key_values is None else PastTokens(past_key_values)
+        past = (
+            None
+            if past_key_values is None
+            else PastTokens(past_key_values, self.config.num_hidden_layers)
+        )
         logits = self.model(input_ids, cache=past, attention_mask=attention_mask)
         loss = None
         if labels is not None:

@@ -331,8 +331,8 @@ def make_model(
     config: RunConfig, data: TokenData, resumed: Path | None = None, start: Start | None = None
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
-    torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
+    model.draw_parameters(config.train.seed)
     has_own_weights = resumed is not None and open_run(resumed).index()
     if has_own_weights:  # before there is an optimiser of its parameters
         load_weights(model, load_checkpoint(open_run(resumed), "last"))

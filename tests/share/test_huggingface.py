@@ -40,8 +40,8 @@ SHARED = {"kan.share": "group:4"}
 MODELS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "plain": ([], {}),
     "plain_bias": ([], {"bias": True, "dropout": 0.1}),
-    "gated": ([], {"mlp": "swiglu", "mlp_ratio": 1.5}),
-    "gated_kan": (MLP, {"mlp": "swiglu"}),
+    "gated": ([], {"activation": "swiglu", "mlp_ratio": 1.5}),
+    "gated_kan": (MLP, {"activation": "swiglu"}),
     "everywhere": (ALL, {"bias": True, "kan.base": "gpt"}),
     "hat": (MLP, {"kan.basis": "hat", "kan.outside": "linear"}),
     "linear": (MLP, {"kan.outside": "linear", "kan.base": "none", "kan.spline_order": 2}),

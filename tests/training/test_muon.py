@@ -15,9 +15,9 @@ PER_EDGE = {"kan.basis": "hat", "kan.grid_size": 3}
 SHARED = {"kan.basis": "fourier", "kan.share": "group:2", "kan.base": "gpt"}
 MODELS = {
     "gelu": ([], {}),
-    "gated": ([], {"mlp": "swiglu"}),
+    "gated": ([], {"activation": "swiglu"}),
     "per edge": (SITES, PER_EDGE),
-    "shared, gated": (SITES, {"mlp": "swiglu", **SHARED}),
+    "shared, gated": (SITES, {"activation": "swiglu", **SHARED}),
     "biased": (["mlp_out"], {"bias": True, "kan.spline_scale": True, **PER_EDGE}),
 }
 
@@ -96,7 +96,7 @@ def test_every_matrix_of_a_weight_is_stepped_by_itself(
 def test_it_knows_what_the_weights_of_a_model_hold(model: nn.Module) -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[key]: n for key, n in matrices_in(model).items()}
-    heights = {"qkv": 3, "out": 1, "into": 2 if model.config.mlp == "swiglu" else 1}
+    heights = {"qkv": 3, "out": 1, "into": 2 if model.config.activation == "swiglu" else 1}
     expected = {
         name: heights[name.split(".")[-2]]
         for name in names.values()
