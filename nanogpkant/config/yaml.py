@@ -162,7 +162,7 @@ def _build(config_class: Any, values: Any, prefix: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     arguments = {}
     for key, value in values.items():
-        key = FORMER_KEYS.get(prefix + key, prefix + key).removeprefix(prefix)
+        key = FORMER_KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
         if key not in fields:
             hint = nearest(f"{prefix}{key}", field_names(RunConfig))
             raise UsageError(f"unknown key {prefix}{key}: {hint}")

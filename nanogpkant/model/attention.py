@@ -65,8 +65,9 @@ class Attention(nn.Module):
         if dropout and not in_kernel:
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
         T, S = q.shape[2], k.shape[2]
-        if self.bias is not None:
-            return self.attend_with_bias(q, k, v, places, in_kernel)
+        if self.bias is not None:  # (H, S)
+            values = self.bias.of(torch.arange(S, device=q.device))
+            return attend_with_bias(q, k, v, values, places, in_kernel)
         # A mask is only needed around padding, and for several tokens that follow cached ones.
         is_causal = places.is_text is None and bool(T == S)
         mask = None
@@ -77,32 +78,33 @@ class Attention(nn.Module):
             q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=in_kernel
         )
 
-    def attend_with_bias(
-        self, q: Tensor, k: Tensor, v: Tensor, places: Places, dropout: float
-    ) -> Tensor:
-        """As ``attend``; ``ROWS`` queries at a time, recomputed in the backward pass.
 
-        So memory grows with S and not with its square.
-        """
-        T, S = q.shape[2], k.shape[2]
-        values = self.bias.of(torch.arange(S, device=q.device))  # (H, S)
-        values = F.pad(values, (0, 1), value=-torch.inf)  # distance S: cannot be seen
+def attend_with_bias(
+    q: Tensor, k: Tensor, v: Tensor, values: Tensor, places: Places, dropout: float
+) -> Tensor:
+    """``Attention.attend`` with a bias of distance (H, S) added to the scores.
 
-        def rows(q: Tensor, k: Tensor, v: Tensor, values: Tensor, start: int, end: int) -> Tensor:
-            distance = places.distance(start, end)
-            bias = values.gather(1, distance.flatten().expand(len(values), -1))
-            bias = bias.view(-1, *distance.shape).movedim(0, -3)  # (H, T, S) or (B, H, T, S)
-            return weigh(q, k, v, bias, dropout)
+    ``ROWS`` queries at a time, recomputed in the backward pass, so that memory grows with S and not
+    with its square.
+    """
+    T, S = q.shape[2], k.shape[2]
+    values = F.pad(values, (0, 1), value=-torch.inf)  # distance S: cannot be seen
 
-        if torch.compiler.is_exporting() or T <= ROWS:
-            return rows(q, k, v, values, 0, T)
-        parts = []
-        for start in range(0, T, ROWS):
-            end = min(start + ROWS, T)
-            seen = S - T + end
-            part = q[:, :, start:end], k[:, :, :seen], v[:, :, :seen], values, start, end
-            parts.append(checkpoint(rows, *part, use_reentrant=False))
-        return torch.cat(parts, dim=2)
+    def rows(q: Tensor, k: Tensor, v: Tensor, values: Tensor, start: int, end: int) -> Tensor:
+        distance = places.distance(start, end)
+        bias = values.gather(1, distance.flatten().expand(len(values), -1))
+        bias = bias.view(-1, *distance.shape).movedim(0, -3)  # (H, T, S) or (B, H, T, S)
+        return weigh(q, k, v, bias, dropout)
+
+    if torch.compiler.is_exporting() or T <= ROWS:
+        return rows(q, k, v, values, 0, T)
+    parts = []
+    for start in range(0, T, ROWS):
+        end = min(start + ROWS, T)
+        seen = S - T + end
+        part = q[:, :, start:end], k[:, :, :seen], v[:, :, :seen], values, start, end
+        parts.append(checkpoint(rows, *part, use_reentrant=False))
+    return torch.cat(parts, dim=2)
 
 
 def weigh(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:

@@ -9,11 +9,10 @@ from nanogpkant.model.cache import Cache
 from nanogpkant.model.positions import Places, make_curve
 
 
-class ShortConvolution(nn.Module):
-    """y_t = sum over lags l of k(l) * x_(t - l), with one kernel a channel or one a head.
+class Convolution(nn.Module):
+    """y_t = sum over lags l of k(l) * x_(t - l), which starts as the identity.
 
-    It starts as the identity. The kernel is a free number for every lag of every channel ("taps"),
-    or a curve of the lag for the channels of each head ("curve").
+    A free number for every lag of every channel; ``LagCurve`` has other kernels.
 
     Source: convolutions of a few tokens in attention are from Primer (So et al., arXiv 2109.08668).
     """
@@ -21,24 +20,19 @@ class ShortConvolution(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.length, self.channels = config.conv_length, config.n_embd
-        identity = torch.eye(1, self.length, device="cpu")
-        self.taps, self.curve = None, None
-        if config.conv == "taps":
-            self.taps = nn.Parameter(identity.repeat(self.channels, 1))
-        else:
-            self.curve = make_curve(identity.repeat(config.n_head, 1), config)
+        self._make_kernel(config)
+
+    def _make_kernel(self, config: ModelConfig) -> None:
+        self.taps = nn.Parameter(torch.empty(self.channels, self.length))
+        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        if self.taps is not None:
-            self.taps.copy_(torch.eye(1, self.length))
+        self.taps.copy_(torch.eye(1, self.length))
 
     def kernel(self) -> Tensor:
         """(C, L): the factor of every lag, for every channel."""
-        if self.curve is None:
-            return self.taps
-        values = self.curve.of(torch.arange(self.length, device=self.curve.weight.device))
-        return values.repeat_interleave(self.channels // len(values), 0)
+        return self.taps
 
     def forward(self, x: Tensor, places: Places, layer: int, cache: Cache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); the inputs before the first token are zero."""
@@ -50,6 +44,23 @@ class ShortConvolution(nn.Module):
         return F.conv1d(x.mT, kernel, groups=self.channels).mT
 
 
-def make_convolution(config: ModelConfig) -> ShortConvolution | None:
+class LagCurve(Convolution):
+    """A convolution whose kernel is a learned curve of the lag, for the channels of each head."""
+
+    def _make_kernel(self, config: ModelConfig) -> None:
+        identity = torch.eye(1, self.length, device="cpu").repeat(config.n_head, 1)
+        self.curve = make_curve(identity, config)
+
+    def reset_parameters(self) -> None:
+        """The curve's own."""
+
+    def kernel(self) -> Tensor:
+        values = self.curve.of(torch.arange(self.length, device=self.curve.weight.device))
+        return values.repeat_interleave(self.channels // len(values), 0)
+
+
+def make_convolution(config: ModelConfig) -> Convolution | None:
     """The convolution of ``model.conv``, if there is one."""
-    return None if config.conv == "none" else ShortConvolution(config)
+    kinds = {"none": None, "taps": Convolution, "curve": LagCurve}
+    kind = kinds[config.conv]
+    return kind(config) if kind else None

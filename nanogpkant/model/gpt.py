@@ -104,6 +104,6 @@ class GPT(nn.Module):
         So models that share a module share its initial weights, whatever else they are made of.
         """
         for name, module in self.named_modules():
-            if hasattr(module, "reset_parameters"):
+            if reset := getattr(module, "reset_parameters", None):
                 torch.manual_seed(seed_of(seed, zlib.crc32(name.encode())))
-                module.reset_parameters()
+                reset()
