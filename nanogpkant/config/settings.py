@@ -296,9 +296,9 @@ class OptimConfig:
     kan_weight_decay: float | None = None
     """weight decay of KAN weights; null is weight_decay"""
     function_learning_rate: float | None = None
-    """peak learning rate of shared functions; null is learning_rate"""
+    """peak learning rate of shared functions and curves of distance; null is learning_rate"""
     function_weight_decay: float = 0.0
-    """weight decay of shared functions, towards the base function"""
+    """weight decay of shared functions, towards the base function, and of curves, towards zero"""
     grad_clip: float = 1.0
     """maximum norm of the gradient; 0 disables clipping"""
 

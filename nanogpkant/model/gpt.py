@@ -6,8 +6,6 @@ projection, and nothing here knows of KAN layers. The default settings make nano
 Shapes: B sequences, T tokens, C = n_embd, H = n_head, D = C / H, V = vocabulary.
 """
 
-import zlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from nanogpkant.config import ModelConfig
 from nanogpkant.kan.bases.base import wide
 from nanogpkant.model.attention import Attention
 from nanogpkant.model.cache import Cache
-from nanogpkant.model.dropout import Dropout, seed_of
+from nanogpkant.model.dropout import Dropout
 from nanogpkant.model.mlp import MLP
 from nanogpkant.model.positions import Places
 from nanogpkant.model.projection import Embedding, Linear, make_norm
@@ -97,13 +95,3 @@ class GPT(nn.Module):
         if targets is None:
             return logits
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-
-    def draw_parameters(self, seed: int) -> None:
-        """Draw every module's parameters from a random stream of its own: (seed, module name).
-
-        So models that share a module share its initial weights, whatever else they are made of.
-        """
-        for name, module in self.named_modules():
-            if reset := getattr(module, "reset_parameters", None):
-                torch.manual_seed(seed_of(seed, zlib.crc32(name.encode())))
-                reset()

@@ -7,13 +7,15 @@ from torch import nn
 
 from nanogpkant.config import OptimConfig
 from nanogpkant.kan import kan_layers
+from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.training.muon import Muon, matrices_in
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Split the parameters by weight decay and learning rate.
 
-    Four kinds: plain matrices, KAN weights, functions that KAN edges share, and everything else.
+    Four kinds: plain matrices, KAN weights, functions that KAN edges share or that a head has, and
+    everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
     weight that is, and decaying both would decay their product twice. ``lr_factor`` multiplies the
     scheduled learning rate. For Muon each kind is split by ``n_stacked``, the number of matrices
@@ -21,8 +23,10 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """
     layers = kan_layers(model).values()
     plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    kan = [layer.weight for layer in layers]
+    curves = [layer for layer in layers if isinstance(layer, DistanceCurve)]
+    kan = [layer.weight for layer in layers if layer not in curves]
     functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
+    functions += [curve.weight for curve in curves]
     grouped = {id(p) for p in plain + kan + functions}
     others = [p for p in model.parameters() if id(p) not in grouped]
     kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay

@@ -14,6 +14,7 @@ from nanogpkant.model.activation import ACTIVATIONS, root_mean_square
 from nanogpkant.model.attention import ROWS, Attention
 from nanogpkant.model.cache import Cache
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.model.positions import Places, alibi_slopes, rotate
 from nanogpkant.model.projection import make_linear
 
@@ -260,7 +261,7 @@ def test_models_share_the_start_of_what_they_share(tiny_gpt) -> None:
     states = []
     for changes in variants:
         model = tiny_gpt(**changes)
-        model.draw_parameters(7)
+        draw_parameters(model, 7)
         states.append(model.state_dict())
     for changes, state in zip(variants, states, strict=True):
         scale = math.sqrt(2 / changes.get("n_layer", 2))
@@ -270,7 +271,7 @@ def test_models_share_the_start_of_what_they_share(tiny_gpt) -> None:
             factor = scale if name.endswith("out.weight") else 1.0
             torch.testing.assert_close(state[name], states[0][name] * factor, msg=name)
     model = tiny_gpt()
-    model.draw_parameters(8)
+    draw_parameters(model, 8)
     assert not torch.equal(model.state_dict()["tokens.weight"], states[0]["tokens.weight"])
     weights = [p.flatten()[:8] for p in states[0].values() if p.dim() > 1]
     assert all(

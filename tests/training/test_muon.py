@@ -16,6 +16,7 @@ SHARED = {"kan.basis": "fourier", "kan.share": "group:2", "kan.base": "gpt"}
 MODELS = {
     "gelu": ([], {}),
     "gated": ([], {"activation": "swiglu"}),
+    "curve": ([], {"position": "curve", "conv": "taps", "qk_norm": True, "tied": False}),
     "per edge": (SITES, PER_EDGE),
     "shared, gated": (SITES, {"activation": "swiglu", **SHARED}),
     "biased": (["mlp_out"], {"bias": True, "kan.spline_scale": True, **PER_EDGE}),
