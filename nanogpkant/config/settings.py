@@ -282,7 +282,12 @@ class OptimConfig:
     warmup_iters: int = 100
     """optimiser steps of linear warm-up"""
     decay_lr: bool = True
-    """cosine decay of the learning rate after the warm-up; otherwise constant"""
+    """decay of the learning rate; otherwise constant after the warm-up"""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """shape of the decay"""
+    decay_iters: int | None = None
+    """last optimiser steps, in which the rate decays after a constant one (warmup-stable-decay);
+    null is all after the warm-up"""
     lr_decay_iters: int | None = None
     """optimiser step at which min_lr is reached; null is train.max_iters"""
     beta1: float = 0.9
@@ -317,6 +322,8 @@ class OptimConfig:
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
+        if self.decay_iters is not None:
+            _at_least("optim", self, decay_iters=1)
         if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
             remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
             refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)

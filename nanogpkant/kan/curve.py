@@ -50,7 +50,7 @@ class DistanceCurve(KANLinear):
         else:
             outside = "linear" if beyond == "linear" else "zero"
             functions = load_basis(basis)(knots - 1, grid_range=(0.0, end), outside=outside)
-        super().__init__(1, len(start), False, basis=functions, base="none")
+        super().__init__(1, len(start), False, basis=functions, base="none", backend="reference")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

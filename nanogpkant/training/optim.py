@@ -81,9 +81,11 @@ def learning_rate_at(
 ) -> float:
     """The rate of the optimiser step that follows ``step`` finished ones.
 
-    Linear warm-up that starts above zero, so that the first step counts, then a cosine from
-    ``learning_rate`` to ``min_lr``. Its progress is the larger of the fraction of steps done and
-    ``time_used``, the fraction of ``train.max_seconds``.
+    Linear warm-up that starts above zero, so that the first step counts, then ``learning_rate``,
+    and over the last ``decay_iters`` steps, or over all, a decay to ``min_lr``. Its progress is the
+    larger of that in steps and that in ``time_used``, the fraction of ``train.max_seconds``.
+
+    Source: a constant rate with a late decay is from Hu et al., MiniCPM (arXiv 2404.06395).
     """
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
@@ -92,7 +94,10 @@ def learning_rate_at(
     end = max_iters if config.lr_decay_iters is None else config.lr_decay_iters
     if step >= end:
         return config.min_lr
-    progress = (step - config.warmup_iters) / (end - config.warmup_iters)
-    progress = min(max(progress, time_used), 1.0)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.min_lr + cosine * (config.learning_rate - config.min_lr)
+    start = config.warmup_iters
+    if config.decay_iters is not None:
+        start = max(start, end - config.decay_iters)
+        time_used = (time_used * end - start) / (end - start)
+    progress = min(max((step - start) / (end - start), time_used, 0.0), 1.0)
+    share = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr + share * (config.learning_rate - config.min_lr)

@@ -116,8 +116,9 @@ def clean(
         config = tiny_config(sites, **changes)
         model = GPT(config, TOKENIZER.vocab_size).eval()
         nn.init.normal_(model.tokens.weight)  # logits of a size that errors show in
-        if model.positions is not None:
-            nn.init.normal_(model.positions.weight)
+        for part in (model.positions, model.head):
+            if part is not None:
+                nn.init.normal_(part.weight)
         change(name, model)
         for layer in model.modules():
             if isinstance(layer, KANLinear):
