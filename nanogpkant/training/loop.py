@@ -286,7 +286,7 @@ def validate(s: Session, progress: StepProgress) -> bool:
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
     (memory,) = s.world.largest(peak_memory(s.device))
-    log(s, "val", result.as_dict() | result.halves() | {"memory_bytes": int(memory)})
+    log(s, "val", result.as_dict() | result.parts() | {"memory_bytes": int(memory)})
     look_at_grids(s)
     progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
     return is_best
