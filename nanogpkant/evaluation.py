@@ -13,7 +13,7 @@ from torch import Tensor
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.config import check_seed
-from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
+from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
@@ -80,7 +80,7 @@ class Evaluation:
 
 def evaluate(
     model: GPT,
-    tokens: np.ndarray,
+    tokens: Ids,
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
     world: World = ALONE,
@@ -103,7 +103,7 @@ def evaluate(
     return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
-def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
+def estimate(model: GPT, tokens: Ids, batch_size: int, iters: int, seed: int) -> Evaluation:
     """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
     drawn = Batches(tokens, model.config.block_size, batch_size, seed)
     each = batch_size * model.config.block_size
@@ -157,7 +157,7 @@ def evaluate_run(
     return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
 
 
-def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
+def count_bytes(tokenizer: Tokenizer, tokens: Ids) -> int:
     """Number of UTF-8 bytes of the decoded tokens; ``<|endoftext|>`` has none."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), COUNTED):

@@ -1,7 +1,8 @@
 """Errors for the user: one line that names the problem and the remedy."""
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # In messages of torch about a tensor that does not fit.
@@ -30,6 +31,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The message of a library's error as one line; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint for an unknown name: the most similar known one, else ``otherwise`` or all of them.
+
+    The last parts of dotted names are compared too.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:
+        last_parts = {each.rpartition(".")[2].lstrip("-"): each for each in known}
+        last = name.rpartition(".")[2].lstrip("-")
+        near = [last_parts[part] for part in difflib.get_close_matches(last, last_parts, n=1)]
+    return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(known)}"
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, prefixed
+from nanogpkant.base.errors import UsageError, nearest, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.config import DataConfig, check_seed, nearest, read_yaml
+from nanogpkant.config import DataConfig, check_seed, read_yaml
 
 BUDGETS = ("iterations", "flops", "seconds")
 # Settings that the experiment decides for all variants, and the key of its file that does.
@@ -97,9 +97,7 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
     for key in values:
         if key not in known:
-            hint = nearest(str(key), known)
-            hint = hint if hint.startswith("did") else f"known are {', '.join(known)}"
-            raise UsageError(f"unknown key {prefix}{key}: {hint}")
+            raise UsageError(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
 
 
 def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:

@@ -1,13 +1,12 @@
 """The datasets known by name."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, nearest
 from nanogpkant.data import shakespeare
 
 
@@ -103,9 +102,8 @@ def find(name: str, file: Path | None) -> Dataset:
     check_name(name)
     dataset = DATASETS.get(name)
     if dataset is None and file is None:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]}" if near else f"the known ones are {', '.join(DATASETS)}"
-        raise UsageError(f"unknown dataset {name!r}: {hint}; a text of your own needs --file PATH")
+        hint = nearest(name, DATASETS)
+        raise UsageError(f"unknown dataset {name!r}: {hint} A text of your own needs --file PATH.")
     if dataset is not None and dataset.embedded and file is not None:
         raise UsageError(
             f"--file {file}: {name} is embedded and takes no file; give the dataset another name"

@@ -75,6 +75,10 @@ class Tokens:
         return Tokens(cut, self.dtype)
 
 
+# Token ids, shape (tokens,): anything that an array of indices picks from.
+Ids = Tokens | np.ndarray
+
+
 @dataclass(frozen=True)
 class TokenData:
     """A prepared dataset, open for reading.
