@@ -48,6 +48,21 @@ def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
 
 @contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Import packages of an optional dependency inside.
+
+    Raises:
+        UserError: one is missing; the message begins with ``what`` and says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        remedy = f"pip install 'nanogpkant[{extra}]'"
+        raise UserError(f"{what} needs the {package} package: {remedy}") from error
+
+
+@contextmanager
 def prefixed(place: str) -> Iterator[None]:
     """Put a place, a file for instance, before the message of any UserError."""
     try:

@@ -33,10 +33,10 @@ class Dataset:
     @property
     def needs_network(self) -> bool:
         """Whether it, or its tokenizer, must be downloaded unless a file is given."""
-        is_downloaded = self.url is not None or self.hub is not None
-        return is_downloaded or self.tokenizer == "gpt2"
+        return bool(self.url or self.hub) or self.tokenizer == "gpt2"
 
 
+STREAMED = {"tokenizer": "gpt2", "val_fraction": 0.0005}
 DATASETS = {
     dataset.name: dataset
     for dataset in (
@@ -46,15 +46,8 @@ DATASETS = {
             # Canonical: the 3 occurs only in a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
         ),
-        Dataset(
-            "shakespeare",
-            embedded=shakespeare.tinyshakespeare,
-            tokenizer="gpt2",
-        ),
-        Dataset(
-            "shakespeare_all_char",
-            embedded=shakespeare.all_plays,
-        ),
+        Dataset("shakespeare", embedded=shakespeare.tinyshakespeare, tokenizer="gpt2"),
+        Dataset("shakespeare_all_char", embedded=shakespeare.all_plays),
         Dataset(
             "tinyshakespeare_char",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -76,23 +69,10 @@ DATASETS = {
             lengths={"train": 90_000_000, "val": 5_000_000, "test": 5_000_000},
         ),
         Dataset(
-            "tinystories",
-            hub=("roneneldan/TinyStories", None),
-            tokenizer="gpt2",
-            val_fraction=0.01,
+            "tinystories", hub=("roneneldan/TinyStories", None), tokenizer="gpt2", val_fraction=0.01
         ),
-        Dataset(
-            "openwebtext",
-            hub=("Skylion007/openwebtext", None),
-            tokenizer="gpt2",
-            val_fraction=0.0005,
-        ),
-        Dataset(
-            "fineweb_edu",
-            hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
-            tokenizer="gpt2",
-            val_fraction=0.0005,
-        ),
+        Dataset("openwebtext", hub=("Skylion007/openwebtext", None), **STREAMED),
+        Dataset("fineweb_edu", hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"), **STREAMED),
     )
 }
 
@@ -105,9 +85,8 @@ def find(name: str, file: Path | None) -> Dataset:
         hint = nearest(name, DATASETS)
         raise UsageError(f"unknown dataset {name!r}: {hint} A text of your own needs --file PATH.")
     if dataset is not None and dataset.embedded and file is not None:
-        raise UsageError(
-            f"--file {file}: {name} is embedded and takes no file; give the dataset another name"
-        )
+        problem = f"{name} is embedded and takes no file; give the dataset another name"
+        raise UsageError(f"--file {file}: {problem}")
     return dataset or Dataset(name)
 
 
