@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.config import check_seed
 from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
@@ -135,8 +135,7 @@ def evaluate_run(
         UserError: no such run, checkpoint or data, or data other than the run's.
         UsageError: a setting out of its range.
     """
-    if batch_size < 1:
-        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    require_positive(batch_size=batch_size)
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     check_seed(seed)

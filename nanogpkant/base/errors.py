@@ -21,6 +21,17 @@ class UsageError(UserError):
     exit_status = 2
 
 
+def require_positive(**values: int | None) -> None:
+    """Refuse a flag that is given and below 1.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be at least 1")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out."""
     if isinstance(error, RuntimeError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.base.files import fsync_folder, sha256_of, write_json, writing
 from nanogpkant.data import encode, read
 from nanogpkant.data.catalog import Dataset, check_name, find
@@ -68,8 +68,7 @@ def prepare(
         UserError: the corpus cannot be read or downloaded, fails its checksum, or cannot be
             written; or another dataset has that name.
     """
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
+    require_positive(workers=workers)
     dataset = find(name, file)
     asked = settings_of(dataset, **settings)
     return _prepare(dataset, data_dir / name, file, asked, asked, workers, progress)
