@@ -1,8 +1,9 @@
 """Sampling from a model, one token after another, with a cache of keys and values.
 
-A model has learned positions for ``block_size`` tokens. When a text outgrows them, the window moves
-to the last half block and the cache is filled again, once every half block of tokens. The window
-of a token depends only on the length of the text, so logits are the same with and without a cache.
+When a text outgrows ``block_size``, the window moves to the last half block and the cache is filled
+again, once every half block of tokens. The window of a token depends only on the length of the
+text, so logits are the same with and without a cache. A model that knows positions by distance
+alone sees the whole text instead.
 """
 
 import time
@@ -17,7 +18,8 @@ from torch import Tensor
 from nanogpkant.base.errors import UsageError, require_positive
 from nanogpkant.config import check_seed
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype, synchronize
-from nanogpkant.model.gpt import GPT, Cache
+from nanogpkant.model.cache import Cache
+from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_model
 
 
@@ -101,11 +103,13 @@ def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
     ``cache`` holds a beginning of the same text's window and is brought up to its end; None does
     without.
     """
-    start = window_start(text.shape[1], model.config.block_size)
+    start = 0
+    if not model.config.extrapolates:
+        start = window_start(text.shape[1], model.config.block_size)
     if cache is None:
         return model(text[:, start:])[:, -1].float()
     if start != cache.start:
-        cache.start, cache.length = start, 0
+        cache.restart(start)
     return model(text[:, start + cache.length :], cache=cache)[:, -1].float()
 
 

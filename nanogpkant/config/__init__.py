@@ -1,8 +1,10 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
 from nanogpkant.config.settings import (
+    FORMER_KEYS,
     SITES,
     TRACKERS,
+    CurveConfig,
     DataConfig,
     GridConfig,
     KANConfig,
@@ -31,8 +33,10 @@ from nanogpkant.config.yaml import (
 )
 
 __all__ = [
+    "FORMER_KEYS",
     "SITES",
     "TRACKERS",
+    "CurveConfig",
     "DataConfig",
     "GridConfig",
     "KANConfig",

@@ -12,7 +12,7 @@ import yaml
 
 from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
-from nanogpkant.config.settings import FORMER_VALUES, RunConfig
+from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
 ALL = "--help lists those that exist"
@@ -114,6 +114,7 @@ def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """
     values, known = asdict(base), field_names(RunConfig)
     for key, value in _flat(settings):
+        key = FORMER_KEYS.get(key, key)
         if key not in known:
             raise UsageError(f"unknown key {key}: {nearest(key, known, ALL)}")
         *above, last = key.split(".")
@@ -150,6 +151,7 @@ def _build(config_class: Any, values: Any, prefix: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     arguments = {}
     for key, value in values.items():
+        key = FORMER_KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
         if key not in fields:
             hint = nearest(f"{prefix}{key}", field_names(RunConfig), ALL)
             raise UsageError(f"unknown key {prefix}{key}: {hint}")

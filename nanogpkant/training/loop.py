@@ -30,6 +30,7 @@ from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, s
 from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
 from nanogpkant.run.load import load_model, load_weights
@@ -331,8 +332,8 @@ def make_model(
     config: RunConfig, data: TokenData, resumed: Path | None = None, start: Start | None = None
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
-    torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
+    draw_parameters(model, config.train.seed)
     has_own_weights = resumed is not None and open_run(resumed).index()
     if has_own_weights:  # before there is an optimiser of its parameters
         load_weights(model, load_checkpoint(open_run(resumed), "last"))

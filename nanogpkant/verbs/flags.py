@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError, nearest
-from nanogpkant.config import RunConfig
+from nanogpkant.config import FORMER_KEYS, RunConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -42,6 +42,7 @@ RENAMED = {
     "pull": {"--to": "--out"},
     "track": {"--to": "--tracker"},
 }
+FORMER_FLAGS = {f"--{old}": f"--{new}" for old, new in FORMER_KEYS.items()}
 
 
 class Help(DefaultHelpFormatter):
@@ -160,8 +161,8 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
     known = [flag for action in parser._actions for flag in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if flag in RENAMED.get(name, {}):
-            raise UsageError(f"{flag} is now {RENAMED[name][flag]}")
+        if flag in (renamed := RENAMED.get(name, {}) | FORMER_FLAGS):
+            raise UsageError(f"{flag} is now {renamed[flag]}")
         if flag.startswith("--") and flag not in known:
             hint = nearest(flag, known, "--help lists those that exist")
             raise UsageError(f"unknown flag {flag}: {hint}")
