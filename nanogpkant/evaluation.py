@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.config import check_seed
-from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
+from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
@@ -93,7 +93,7 @@ def part_ends(total: int) -> list[int]:
 
 def evaluate(
     model: GPT,
-    tokens: np.ndarray,
+    tokens: Ids,
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
     world: World = ALONE,
@@ -116,7 +116,7 @@ def evaluate(
     return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
-def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
+def estimate(model: GPT, tokens: Ids, batch_size: int, iters: int, seed: int) -> Evaluation:
     """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
     drawn = Batches(tokens, model.config.block_size, batch_size, seed)
     each = batch_size * model.config.block_size
@@ -148,8 +148,7 @@ def evaluate_run(
         UserError: no such run, checkpoint or data, or data other than the run's.
         UsageError: a setting out of its range.
     """
-    if batch_size < 1:
-        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    require_positive(batch_size=batch_size)
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     check_seed(seed)
@@ -170,7 +169,7 @@ def evaluate_run(
     return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
 
 
-def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
+def count_bytes(tokenizer: Tokenizer, tokens: Ids) -> int:
     """Number of UTF-8 bytes of the decoded tokens; ``<|endoftext|>`` has none."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), COUNTED):

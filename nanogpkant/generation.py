@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, require_positive
 from nanogpkant.config import check_seed
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype, synchronize
 from nanogpkant.model.cache import Cache
@@ -60,8 +60,7 @@ def sample_run(
         UserError: no such run or checkpoint, or a character that the model has never seen.
         UsageError: a setting out of its range.
     """
-    if samples < 1:
-        raise UsageError(f"--samples {samples}: must be at least 1")
+    require_positive(samples=samples)
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")
     trained = load_model(run, which, device)
@@ -190,11 +189,8 @@ def _check(
 ) -> None:
     if prompt.shape[1] == 0:
         raise UsageError("--prompt is empty: a text is continued from at least one character")
-    if max_new_tokens < 1:
-        raise UsageError(f"--tokens {max_new_tokens}: must be at least 1")
+    require_positive(tokens=max_new_tokens, top_k=top_k)
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature {temperature}: must be 0 (most likely token) or above")
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"--top_k {top_k}: must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise UsageError(f"--top_p {top_p}: must be above 0 and at most 1")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, prefixed
+from nanogpkant.base.errors import UsageError, nearest, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.config import DataConfig, check_seed, nearest, read_yaml
+from nanogpkant.config import DataConfig, check_seed, read_yaml
 
 BUDGETS = ("iterations", "flops", "seconds")
 MARGIN = 0.003
@@ -108,9 +108,7 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
     for key in values:
         if key not in known:
-            hint = nearest(str(key), known)
-            hint = hint if hint.startswith("did") else f"known are {', '.join(known)}"
-            raise UsageError(f"unknown key {prefix}{key}: {hint}")
+            raise UsageError(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
 
 
 def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:

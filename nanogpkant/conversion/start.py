@@ -2,7 +2,7 @@
 
 import torch
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, prefixed
 from nanogpkant.config import ModelConfig, RunConfig, settings_that_differ
 from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
@@ -91,13 +91,10 @@ def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
     Raises:
         UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.
     """
-    init_from = config.train.init_from
-    try:
-        source = open_source(init_from)
+    with prefixed(f"--train.init_from {config.train.init_from}"):
+        source = open_source(config.train.init_from)
         check_vocabulary(source, data)
         initialize(model, source)
-    except UserError as error:
-        raise type(error)(f"--train.init_from {init_from}: {error}") from error
 
 
 def build(source: ModelSource, config: ModelConfig, vocab_size: int) -> GPT:

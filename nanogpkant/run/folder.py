@@ -18,13 +18,12 @@ then checkpoints that nothing points to any more are removed. Killed between any
 run resumes from the checkpoint that the index names.
 """
 
-import difflib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.base.files import fsync_folder, read_json, write_atomic, write_json, writing
 from nanogpkant.config import RunConfig, to_yaml
 from nanogpkant.data import Tokenizer
@@ -142,10 +141,8 @@ def _remedy(name: str, path: Path) -> str:
     if path.exists():
         return "it has no config.yaml; nanogpkant train makes one"
     there = [folder.parent.name for folder in RUNS.glob("*/config.yaml")]
-    near = difflib.get_close_matches(Path(name).name, there, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there is no {path}; nanogpkant runs lists those that there are"
+    none = f"there is no {path}; nanogpkant runs lists those that there are"
+    return nearest(Path(name).name, there, none)
 
 
 def create_run(
