@@ -1,11 +1,10 @@
 """kan_linear: the operation of a KAN layer. It checks shapes and picks a backend.
 
-The backends that save only x for the backward pass are registered with torch as one operator, which
-torch.compile, activation checkpointing and distributed wrappers treat as opaque.
+``reference`` runs under autograd. ``triton`` and ``recompute`` save only x for the backward pass;
+they are one operator of torch, opaque to torch.compile and activation checkpointing.
 """
 
 import logging
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -17,8 +16,7 @@ from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
 
-# Backends behind the operator, in the order in which "auto" tries them.
-FUSED = {"triton": triton, "recompute": recompute}
+FUSED = {"triton": triton, "recompute": recompute}  # the backends behind the operator
 BACKENDS = ("auto", *FUSED, "reference")
 
 
@@ -53,77 +51,67 @@ def kan_linear(
     """
     if not x.is_floating_point():
         raise TypeError(f"x is {x.dtype}; a KAN layer takes floating-point inputs")
-    check_shapes(x, weight, features, coefficients, keep)
-    device = "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    run = runner(backend, x.device, features, dtype)
-    rows = None if keep is None else keep.reshape(-1, x.shape[-1])
-    with torch.autocast(device, enabled=False):  # the backends cast by themselves
-        y = run(x.reshape(-1, x.shape[-1]), weight, features, coefficients, rows, dtype)
-        y = y.view(*x.shape[:-1], weight.shape[0])
-        return y if bias is None else y + bias.to(dtype)
-
-
-def check_shapes(
-    x: Tensor, weight: Tensor, features: Features, coefficients: Tensor | None, keep: Tensor | None
-) -> None:
-    """Refuse shapes that do not fit each other, with ValueError."""
-    expected = (weight.shape[0], features.size, x.shape[-1])
+    n, expected = x.shape[-1], (weight.shape[0], features.size, x.shape[-1])
     if weight.shape != expected:
         raise ValueError(f"weight is {tuple(weight.shape)}; x and the basis need {expected}")
     shape = None if coefficients is None else tuple(coefficients.shape)
     if shape != features.coefficient_shape:
         raise ValueError(f"coefficients are {shape}; the basis needs {features.coefficient_shape}")
-    if x.shape[-1] % features.groups:
-        raise ValueError(f"{x.shape[-1]} inputs do not split into {features.groups} groups")
+    if n % features.groups:
+        raise ValueError(f"{n} inputs do not split into {features.groups} groups")
     if keep is not None and keep.shape != x.shape:
         raise ValueError(f"keep is {tuple(keep.shape)}; it needs x's {tuple(x.shape)}")
+    device = "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    rows, kept = x.reshape(-1, n), None if keep is None else keep.reshape(-1, n)
+    with torch.autocast(device, enabled=False):  # the backends cast by themselves
+        y = run(backend, rows, weight, features, coefficients, kept, dtype)
+        y = y.view(*x.shape[:-1], weight.shape[0])
+        return y if bias is None else y + bias.to(dtype)
 
 
-def runner(
-    backend: str, device: torch.device, features: Features, dtype: torch.dtype
-) -> Callable[..., Tensor]:
-    """The function (rows, n) -> (rows, out) of a backend, called like ``reference.forward``.
+def run(
+    backend: str,
+    x: Tensor,
+    weight: Tensor,
+    features: Features,
+    coefficients: Tensor | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``kan_linear`` of (rows, n) without a bias: (rows, out), multiplied in ``dtype``.
 
     Raises:
         ValueError: see ``pick_backend``.
     """
-    if (name := pick_backend(backend, device, features, dtype)) == "reference":
-        return reference.forward
-
-    def run(x, weight, features, coefficients, keep, dtype):
-        return _kan_linear(x, weight, coefficients, keep, features.spec, name, dtype)
-
-    return run
+    name = pick_backend(backend, x.device, features, dtype)
+    if name == "reference":
+        return reference.forward(x, weight, features, coefficients, keep, dtype)
+    return _kan_linear(x, weight, coefficients, keep, features.spec, name, dtype)
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:
-    """The backend to run: the one asked for, or for "auto" the first that supports the inputs.
+    """The backend to run: the one asked for, or for "auto" the fastest that can run.
 
     Raises:
-        ValueError: an unknown name, or an unsupported backend, with the reason.
+        ValueError: an unknown name, or a backend that cannot run, with the reason.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
-    if backend == "reference":
+    if backend in ("recompute", "reference"):  # they run everywhere
         return backend
-    reasons = {name: b.unsupported(device, features, dtype) for name, b in FUSED.items()}
-    if backend != "auto":
-        if reasons[backend]:
-            raise ValueError(f"backend {backend!r} cannot run here: {reasons[backend]}")
-        return backend
-    chosen = next(name for name, reason in reasons.items() if reason is None)
-    if not torch.compiler.is_compiling():  # its tracer supports neither logs nor caches
-        passed = "".join(f"; not {name}: {reason}" for name, reason in reasons.items() if reason)
-        _log_once(features, device, dtype, chosen, passed)
-    return chosen
+    reason = triton.unsupported(device, features, dtype)
+    if backend == "triton" and reason:
+        raise ValueError(f"backend {backend!r} cannot run here: {reason}")
+    if backend == "auto" and not torch.compiler.is_compiling():  # which traces no logs or caches
+        chosen = f"recompute; not triton: {reason}" if reason else "triton"
+        _log_once(features, device, dtype, chosen)
+    return "recompute" if reason else "triton"
 
 
 @cache
-def _log_once(
-    features: Features, device: torch.device, dtype: torch.dtype, chosen: str, passed: str
-) -> None:
-    log.info("%s on %s in %s: backend %s%s", features.basis, device, dtype, chosen, passed)
+def _log_once(features: Features, device: torch.device, dtype: torch.dtype, chosen: str) -> None:
+    log.info("%s on %s in %s: backend %s", features.basis, device, dtype, chosen)
 
 
 @torch.library.custom_op("nanogpkant::kan_linear", mutates_args=())

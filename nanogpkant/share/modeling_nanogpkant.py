@@ -5,7 +5,6 @@ torch, without the package's compiled kernels, so that torch and transformers ar
 needed; expect them to be slower, and to take more memory in training.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +29,9 @@ UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
 BACKENDS = ("reference",)
 
 
-def runner(
-    backend: str, device: torch.device, features: Features, dtype: torch.dtype
-) -> Callable[..., Tensor]:
-    """The function that computes a KAN layer: always plain torch."""
-    return forward
+def run(backend: str, *arguments: Any) -> Tensor:
+    """What computes a KAN layer: always plain torch."""
+    return forward(*arguments)
 
 
 def load_basis(name: str) -> Any:

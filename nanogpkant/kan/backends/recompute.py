@@ -50,11 +50,6 @@ class Steps(NamedTuple):
     """whether a chunk may hold a part of the inputs"""
 
 
-def unsupported(device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
-    """None: this backend always runs."""
-    return None
-
-
 @torch.no_grad()
 def forward(
     x: Tensor,
