@@ -175,7 +175,7 @@ def test_goes_on_without_a_torch_compile_that_fails(
 def test_the_kinds_of_steps_agree_on_rounded_inputs(problem, chunks_of, dtype) -> None:
     """What C cannot read, such as float16, is left to the others."""
     case = problem(FIXED, (300,), n=40, dtype=dtype)
-    assert case.x.numel() * 9 >= recompute.WORTH_COMPILING["c"]
+    assert case.x.numel() * 9 >= recompute.WORTH_COMPILING_C
     results = case.run("recompute")
     chunks_of(100, "eager")
     assert_close(results, case.run("recompute"), 1e-5 if dtype == torch.float32 else 0.01)
