@@ -5,6 +5,7 @@ they are one operator of torch, opaque to torch.compile and activation checkpoin
 """
 
 import logging
+import math
 from functools import cache
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from nanogpkant.kan.backends import recompute, reference, triton
+from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
@@ -65,28 +67,21 @@ def kan_linear(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     rows, kept = x.reshape(-1, n), None if keep is None else keep.reshape(-1, n)
     with torch.autocast(device, enabled=False):  # the backends cast by themselves
-        y = run(backend, rows, weight, features, coefficients, kept, dtype)
+        y = run(backend, Call(rows, weight, features, coefficients, kept, dtype))
         y = y.view(*x.shape[:-1], weight.shape[0])
         return y if bias is None else y + bias.to(dtype)
 
 
-def run(
-    backend: str,
-    x: Tensor,
-    weight: Tensor,
-    features: Features,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """``kan_linear`` of (rows, n) without a bias: (rows, out), multiplied in ``dtype``.
+def run(backend: str, call: Call) -> Tensor:
+    """``kan_linear`` without a bias.
 
     Raises:
         ValueError: see ``pick_backend``.
     """
+    x, weight, features, coefficients, keep, dtype = call
     name = pick_backend(backend, x.device, features, dtype)
     if name == "reference":
-        return reference.forward(x, weight, features, coefficients, keep, dtype)
+        return reference.forward(call)
     return _kan_linear(x, weight, coefficients, keep, features.spec, name, dtype)
 
 
@@ -114,19 +109,16 @@ def _log_once(features: Features, device: torch.device, dtype: torch.dtype, chos
     log.info("%s on %s in %s: backend %s", features.basis, device, dtype, chosen)
 
 
-@torch.library.custom_op("nanogpkant::kan_linear", mutates_args=())
-def _kan_linear(
-    x: Tensor,
-    weight: Tensor,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    features: str,
-    backend: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(rows, n), (out, M, n) -> (rows, out). ``features`` is a ``Features.spec``."""
-    known = Features.from_spec(features)
-    return FUSED[backend].forward(x, weight, known, coefficients, keep, dtype)
+ARGUMENTS = "Tensor x, Tensor weight, Tensor? coefficients, Tensor? keep, str features, str backend"
+
+
+@torch.library.custom_op(
+    "nanogpkant::kan_linear", mutates_args=(), schema=f"({ARGUMENTS}, ScalarType dtype) -> Tensor"
+)
+def _kan_linear(x, weight, coefficients, keep, features, backend, dtype):
+    """(rows, out). ``features`` is a ``Features.spec``, as operators take no objects."""
+    call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
+    return FUSED[backend].forward(call)
 
 
 @_kan_linear.register_fake
@@ -134,27 +126,20 @@ def _(x, weight, coefficients, keep, features, backend, dtype):
     return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
 
 
-@torch.library.custom_op("nanogpkant::kan_linear_backward", mutates_args=())
-def _kan_linear_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    features: str,
-    backend: str,
-    dtype: torch.dtype,
-    needs_x: bool,
-    needs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "nanogpkant::kan_linear_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_y, {ARGUMENTS}, ScalarType dtype, bool needs_x, bool needs_weight)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _backward(grad_y, x, weight, coefficients, keep, features, backend, dtype, *needs):
     """Gradients of x, weight and coefficients; empty tensors for those that are not needed."""
-    tensors = (x, weight, Features.from_spec(features), coefficients, keep)
-    grads = FUSED[backend].backward(grad_y, *tensors, dtype, needs_x, needs_weight)
-    grad_x, grad_weight, grad_own = (x.new_empty(0) if grad is None else grad for grad in grads)
-    return grad_x, grad_weight, grad_own
+    call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
+    grads = FUSED[backend].backward(grad_y, call, *needs)
+    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
-@_kan_linear_backward.register_fake
+@_backward.register_fake
 def _(grad_y, x, weight, coefficients, keep, features, backend, dtype, needs_x, needs_weight):
     return (
         x.new_empty(x.shape if needs_x else 0),
@@ -164,42 +149,34 @@ def _(grad_y, x, weight, coefficients, keep, features, backend, dtype, needs_x, 
 
 
 def _save(ctx, inputs, output):
-    x, weight, coefficients, keep, *ctx.constants = inputs
-    ctx.save_for_backward(x, weight, coefficients, keep)
+    *tensors, ctx.features, ctx.backend, ctx.dtype = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx, grad_y):
-    x, weight, coefficients, keep = ctx.saved_tensors
-    needs_x, needs_weight, needs_coefficients = ctx.needs_input_grad[:3]
-    # The gradient of the coefficients comes with that of x.
-    needs = (needs_x or needs_coefficients, needs_weight)
-    tensors = (x, weight, coefficients, keep)
-    grads = _kan_linear_backward(grad_y, *tensors, *ctx.constants, *needs)
+    needs_x, needs_weight, needs_coefficients, *_ = ctx.needs_input_grad
+    constants = (ctx.features, ctx.backend, ctx.dtype, needs_x or needs_coefficients, needs_weight)
+    grads = _backward(grad_y, *ctx.saved_tensors, *constants)
     wanted = zip(grads, (needs_x, needs_weight, needs_coefficients), strict=True)
     return *(grad if needed else None for grad, needed in wanted), None, None, None, None
-
-
-_kan_linear.register_autograd(_differentiate, setup_context=_save)
 
 
 def _refuse(ctx, *grads):
     raise RuntimeError('only backend="reference" can be differentiated twice')
 
 
-_kan_linear_backward.register_autograd(_refuse)
+_kan_linear.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(_refuse)
 
 
 # For torch's FlopCounterMode: the matrix products alone, as for other layers.
 
 
 @register_flop_formula(torch.ops.nanogpkant.kan_linear)
-def _flops(x_shape: torch.Size, weight_shape: torch.Size, *args, **kwargs) -> int:
-    return 2 * x_shape[0] * weight_shape.numel()
+def _flops(x_shape, weight_shape, *args, **kwargs) -> int:
+    return 2 * x_shape[0] * math.prod(weight_shape)
 
 
 @register_flop_formula(torch.ops.nanogpkant.kan_linear_backward)
-def _backward_flops(
-    grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *args, **kwargs
-) -> int:
-    needs_x, needs_weight = args[-2:]
-    return 2 * x_shape[0] * weight_shape.numel() * (needs_x + needs_weight)
+def _backward_flops(grad_shape, x_shape, weight_shape, *args, **kwargs) -> int:
+    return _flops(x_shape, weight_shape) * sum(args[-2:])  # needs_x and needs_weight

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.backends.reference import Call, forward
 from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.layer import kan_layers
@@ -29,9 +29,9 @@ UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
 BACKENDS = ("reference",)
 
 
-def run(backend: str, *arguments: Any) -> Tensor:
+def run(backend: str, call: Call) -> Tensor:
     """What computes a KAN layer: always plain torch."""
-    return forward(*arguments)
+    return forward(call)
 
 
 def load_basis(name: str) -> Any:

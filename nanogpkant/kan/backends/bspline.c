@@ -1,6 +1,6 @@
 /* Base function and B-splines of a chunk of rows, and their gradient, in vectorised loops.
 
-   The specification is kan/features.py and kan/bases/bspline.py: the base function, then the splines
+   The specification is kan/features.py and kan/bases/bspline.py: the base function, then splines
    B_k(x) = sum_j FACTOR[j] * max(REACH[j] - r, 0)^ORDER, r the distance of x from the centre of the
    spline in intervals. native.py defines, beside the macros of numbers.h:
 
@@ -36,8 +36,8 @@ static inline float slope(float d) {
     return (d < 0 ? ORDER : -ORDER) * total;
 }
 
-/* Inputs in intervals from the first knot: the points to take values and slopes at, and the distance
-   of the input beyond the grid. */
+/* Inputs in intervals from the first knot: the points to take values and slopes at, and the
+   distance of the input beyond the grid. */
 struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
 
 static inline void locate(struct where *at, const INPUT *x, int count, int intervals,

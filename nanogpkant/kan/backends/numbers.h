@@ -65,8 +65,8 @@ static inline float exponential(float x) {
     return sum * power_of_2.f;
 }
 
-/* Sine and cosine of an angle of at most 1e5, to 1e-7: reduced by quarter turns, then the polynomials
-   of the Cephes library (netlib.org/cephes, sinf and cosf). */
+/* Sine and cosine of an angle of at most 1e5, to 1e-7: reduced by quarter turns, then by the
+   polynomials of the Cephes library (netlib.org/cephes, sinf and cosf). */
 struct wave { float sine, cosine; };
 static inline struct wave wave(float angle) {
     float quarters = (angle * 0.636619772f + 12582912.0f) - 12582912.0f; /* rounds */
@@ -87,7 +87,7 @@ static inline struct wave turned(struct wave a, struct wave b) {
                          a.cosine * b.cosine - a.sine * b.sine};
 }
 
-/* e^(-x^2 / 2), and from it the normal distribution function to 1e-7 (Abramowitz and Stegun 7.1.26). */
+/* e^(-x^2 / 2), and from it the normal distribution to 1e-7 (Abramowitz and Stegun 7.1.26). */
 static inline float bell(float x) { return exponential(-0.5f * x * x); }
 static inline float normal_below(float x, float bell) {
     float t = 1 / (1 + 0.23164189f * (x < 0 ? -x : x));

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.kan.backends import native
+from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
@@ -38,21 +39,14 @@ WORTH_COMPILING_TORCH = 2**19
 
 
 @torch.no_grad()
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    features: Features,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
-    batch = _Batch(x, weight, features, coefficients, keep, dtype)
-    y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+def forward(call: Call) -> Tensor:
+    """(rows, out)."""
+    batch, (rows_of_x, out) = _Batch(call), (len(call.x), len(call.weight))
+    y = call.x.new_empty(rows_of_x, out, dtype=call.dtype)
     total = product = None
     if len(batch.weights) > 1:  # products of several tiles are summed before they are rounded
-        total = y.new_empty(batch.most_rows, y.shape[1], dtype=_wide(dtype))
-        product = None if total.dtype == dtype else y.new_empty(total.numel())
+        total = y.new_empty(batch.most_rows, out, dtype=_wide(call.dtype))
+        product = None if total.dtype == call.dtype else y.new_empty(total.numel())
     for rows in batch.rows:
         if total is None:
             torch.mm(batch.expand(rows, 0), batch.weights[0].T, out=y[rows])
@@ -66,22 +60,11 @@ def forward(
 
 @torch.no_grad()
 def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    features: Features,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    dtype: torch.dtype,
-    needs_x: bool,
-    needs_weight: bool,
+    grad_y: Tensor, call: Call, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, the weight and the coefficients, those that are needed.
-
-    The coefficients' comes with that of x.
-    """
-    batch = _Batch(x, weight, features, coefficients, keep, dtype)
-    grad_y, wide = grad_y.to(dtype), _wide(dtype)
+    """Gradients of x, the weight and the coefficients."""
+    x, weight, _, coefficients, _, dtype = call
+    batch, grad_y, wide = _Batch(call), grad_y.to(dtype), _wide(dtype)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
     grads = [own.new_zeros(own.shape, dtype=wide) for own in batch.weights] if needs_weight else []
     product = grads[0].new_empty(grads[0].numel(), dtype=dtype) if grads and dtype != wide else None
@@ -125,17 +108,9 @@ class _Batch:
     into a tile of such a layer, and few inputs. ``weights`` are those of the parts, (out, M * n').
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        features: Features,
-        coefficients: Tensor | None,
-        keep: Tensor | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.x = x.detach()  # steps are compiled once, with or without gradients
-        self.coefficients, self.keep = coefficients, keep
+    def __init__(self, call: Call) -> None:
+        x, weight, features, self.coefficients, self.keep, dtype = call
+        self.x, self.size = x.detach(), features.size  # steps are compiled without gradients
         self.steps = steps = _steps(self.x, features, dtype)
         (count, n), most_rows, most_inputs = x.shape, steps.rows, x.shape[1]
         if steps.in_parts and weight.numel() > CACHED_WEIGHT and most_rows < ROWS_OF_WIDE:
@@ -146,7 +121,7 @@ class _Batch:
         self.inputs = _slices(n, most_inputs) if n else [slice(0, 0)]
         self.weights = [weight[..., inputs].to(dtype).flatten(1) for inputs in self.inputs]
         most = self.most_rows * features.size * self.inputs[0].stop
-        self.room, self.size = x.new_empty(most, dtype=dtype), features.size
+        self.room = x.new_empty(most, dtype=dtype)
 
     def expand(self, rows: slice, part: int) -> Tensor:
         """(rows, M * n'): features of a tile, in memory that all tiles share."""

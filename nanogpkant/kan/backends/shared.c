@@ -1,8 +1,8 @@
 /* Functions that groups of inputs share, and their gradients, in vectorised loops.
 
-   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus Chebyshev
-   polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the base function is
-   added to the first function. Here the coefficients are repeated for every input of a group, so
+   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
+   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the base
+   function is added to the first function. Here the coefficients are repeated for every input of a group, so
    that loops need not stop where a group ends. native.py defines, beside the macros of numbers.h:
 
    FAMILY   RATIONAL, CHEBYSHEV or FOURIER

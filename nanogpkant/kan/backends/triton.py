@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from nanogpkant.kan.backends.reference import Call
     from nanogpkant.kan.features import Features
 
 try:
@@ -359,14 +360,9 @@ def _grad_weight_kernel(
     _store(grad_weight, tl.trans(total), o, out, i, n, c.size * n)
 
 
-def forward(
-    x: Tensor, weight: Tensor, features: Features, coefficients: None, keep: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``.
-
-    ``keep`` (rows, n) multiplies all features of an input. No features with coefficients can run.
-    """
+def forward(call: Call) -> Tensor:
+    """(rows, out). No features with coefficients can run."""
+    x, weight, features, _, keep, dtype = call
     (rows, n), out = x.shape, weight.shape[0]
     y = x.new_empty(rows, out, dtype=dtype)
     _launch(
@@ -380,10 +376,10 @@ def forward(
 
 
 def backward(
-    grad_y: Tensor, x: Tensor, weight: Tensor, features: Features, coefficients: None,
-    keep: Tensor | None, dtype: torch.dtype, needs_x: bool, needs_weight: bool,
-) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
-    """Gradients of x and of the weight, those that are needed, and none of the coefficients."""
+    grad_y: Tensor, call: Call, needs_x: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None, None]:
+    """Gradients of x and of the weight."""
+    x, weight, features, _, keep, dtype = call
     (rows, n), (out, size, _) = x.shape, weight.shape
     c, grad_y, grad_x, grad_weight = _constants(features, dtype), grad_y.to(dtype), None, None
     if needs_x:
