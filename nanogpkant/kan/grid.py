@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanogpkant.kan.bases.bspline import BSpline
-from nanogpkant.kan.features import Features
 from nanogpkant.kan.knots import cover, grown, refined, transfer
 from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.state import FeatureLayer, coefficients_of, replace_value, spline_of
@@ -129,7 +128,9 @@ def change_basis(
         if isinstance(value, Tensor) and value.shape == shape:
             state[name] = _along(back.square() if "sq" in name else back, value, axis)
     replace_value(parameter, _along(A, parameter.data, axis))
-    layer.features = _features_with(layer.features, new)
+    old = layer.features.basis
+    basis = replace(old, family=new) if isinstance(old, Shared) else new
+    layer.features = replace(layer.features, basis=basis)
 
 
 def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
@@ -164,12 +165,6 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
     }
 
 
-def _features_with(features: Features, splines: BSpline) -> Features:
-    basis = features.basis
-    new = replace(basis, family=splines) if isinstance(basis, Shared) else splines
-    return replace(features, basis=new)
-
-
 def _change(
     layer: FeatureLayer,
     new: BSpline,
@@ -180,7 +175,11 @@ def _change(
 ) -> GridChange:
     """Change a layer's splines if its output on the samples changes by at most the tolerance."""
     old, trial = spline_of(layer), copy.deepcopy(layer)
-    A = _of_rank_0(transfer(old, new, values), layer.weight.device)
+    A = transfer(old, new, values)
+    if _is_distributed():  # rounding may differ between ranks: take that of rank 0
+        A = A.to(layer.weight.device)
+        dist.broadcast(A, src=0)
+        A = A.cpu()
     change_basis(trial, new, A)
     change = largest_change(layer, trial, samples)
     if not change <= tolerance:  # nor if it is NaN
@@ -252,15 +251,6 @@ def _summary(samples: Tensor) -> Tensor:
     if not picked.isfinite().all():
         raise ValueError("there are no samples, or some that are not finite: no grid fits those")
     return picked.sort().values
-
-
-def _of_rank_0(matrix: Tensor, device: torch.device) -> Tensor:
-    """Rank 0's matrix, on all ranks. The collective runs on the given device."""
-    if _is_distributed():
-        there = matrix.to(device)
-        dist.broadcast(there, src=0)
-        matrix = there.to(matrix.device)
-    return matrix
 
 
 def _is_distributed() -> bool:
