@@ -48,10 +48,10 @@ def update_grid(
 ) -> GridChange:
     """Fit a layer's grid to its inputs, unless that would change the output of the layer.
 
-    The grid grows by whole intervals until it covers ``coverage`` of the samples, and loses
+    The grid grows by whole intervals until it covers ``coverage`` of the samples, and drops
     intervals at its ends that are far from every sample. The functions are preserved wherever
-    samples lie, and forgotten in dropped intervals. One case is inexact: a linear continuation has
-    a kink at the end of the grid, which splines of order 3 and above cannot have.
+    samples lie. One case is inexact: a linear continuation has a kink at the end of the grid, which
+    splines of order 3 and above cannot have.
 
     Args:
         samples: (..., in_features), inputs of the functions, after ``prenorm``. With
@@ -107,10 +107,7 @@ def refine(
 
 @torch.no_grad()
 def change_basis(
-    layer: FeatureLayer,
-    new: BSpline,
-    A: Tensor,
-    optimizer: torch.optim.Optimizer | None = None,
+    layer: FeatureLayer, new: BSpline, A: Tensor, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
     """Give a layer other splines and the coefficients ``A @ c``, and transform the moments.
 
@@ -122,10 +119,9 @@ def change_basis(
     kept = parameter.shape[axis] - A.shape[1]  # the base function, or the line of shared functions
     A = torch.block_diag(torch.eye(kept, dtype=A.dtype, device=A.device), A)
     back = torch.linalg.pinv(A).T
-    shape = parameter.shape
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape == shape:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
             state[name] = _along(back.square() if "sq" in name else back, value, axis)
     replace_value(parameter, _along(A, parameter.data, axis))
     old = layer.features.basis
@@ -152,14 +148,12 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
         x = x.clamp(low, math.nextafter(high, low))
     knots = torch.tensor(basis.knots, dtype=x.dtype, device="cpu")
     bins = torch.bucketize(x, knots, right=True)  # 0 and len(knots) are beyond the knots
-    width = len(knots) + 1
-    bins += width * torch.arange(x.shape[1], device="cpu")
-    held = torch.bincount(bins.flatten(), minlength=width * x.shape[1]).view(-1, width) > 0
+    held = torch.zeros(x.shape[1], len(knots) + 1, dtype=torch.bool, device="cpu")
+    held.scatter_(1, bins.T, True)
     seen = held[:, 1:-1].unfold(1, order + 1, 1).any(-1)  # (n, size): by each spline's intervals
-    beyond = ((x < knots[0]) | (x >= knots[-1])).double().mean().item()
     return {
         "out_of_range": out_of_range,
-        "unseen": beyond,
+        "unseen": ((x < knots[0]) | (x >= knots[-1])).double().mean().item(),
         "dead": 1 - seen.double().mean().item(),
         "knot_use": held[:, 1 + order : -1 - order].double().mean().item(),
     }
@@ -193,14 +187,13 @@ def _change(
 def largest_change(layer: FeatureLayer, other: FeatureLayer, samples: Tensor) -> float:
     """Largest difference of two layers' outputs on (rows, n), in units of the std of the first.
 
-    The weights are taken as stored, and the outputs computed in float64. With torch.distributed the
-    maximum over all ranks.
+    Outputs are computed in float64, from the weights as stored. With torch.distributed, the maximum
+    over all ranks.
     """
     samples = _float64(samples)
     with torch.autocast(samples.device.type, enabled=False):
         before, after = (_in_float64(each)(samples) for each in (layer, other))
-    scale = before.std(correction=0)
-    size = before.abs().max()
+    scale, size = before.std(correction=0), before.abs().max()
     if scale <= 1e-12 * size:  # constant output: compare with its size
         scale = size.clamp(min=torch.finfo(size.dtype).tiny)
     change = (after - before).abs().max() / scale
@@ -212,12 +205,9 @@ def largest_change(layer: FeatureLayer, other: FeatureLayer, samples: Tensor) ->
 
 def _in_float64(layer: FeatureLayer) -> FeatureLayer:
     """A copy of a layer in float64 that takes inputs after ``prenorm``."""
-    twin = copy.deepcopy(layer)
-    twin.eval()
+    twin = copy.deepcopy(layer).eval()
     twin.prenorm, twin.backend = "none", "recompute"
-    if layer.weight.device.type == "mps":
-        twin = twin.cpu()
-    return twin.double()
+    return (twin.cpu() if layer.weight.device.type == "mps" else twin).double()
 
 
 def _float64(value: Tensor) -> Tensor:

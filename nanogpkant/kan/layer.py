@@ -160,7 +160,7 @@ class KANLinear(FeatureLayer):
     def _reset_original(self) -> None:
         """As efficient-kan: curves near zero, scaled by a factor of about 1/sqrt(n)."""
         basis, bound = spline_of(self), 1 / math.sqrt(self.in_features)
-        grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
+        grid = torch.tensor(basis.points, dtype=torch.float64)
         values = basis.expand(grid)  # (K, grid_size + 1): every function at every grid point
         # Small random values at the grid points, and the smallest coefficients that give them.
         noise = torch.rand(self.out_features, basis.grid_size + 1, self.in_features) - 0.5
