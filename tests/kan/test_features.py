@@ -1,4 +1,4 @@
-"""What a layer makes of an input: base and basis together, gradients, texts and moments."""
+"""Features: base function and basis, gradients, specs and moments."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def test_features_are_the_base_function_and_then_the_basis(features: Features, p
         base = torch.zeros(7, 0, 3)
     else:
         base = BASE_FUNCTIONS[features.base][0](x)[:, None]
-    if features.is_learned:  # it is added to the first
+    if features.is_learned:  # the base function is added to the first
         expected = basis.expand(x, case.coefficients)
         expected[:, : base.shape[1]] += base
     else:
@@ -201,7 +201,7 @@ def test_what_is_no_basis_is_refused(basis: object) -> None:
 
 
 def expanded(features: Features, x: np.ndarray) -> np.ndarray:
-    """(points,) -> (M, points), learned ones as they start."""
+    """(points,) -> (M, points), learned ones at their initial coefficients."""
     inputs = torch.from_numpy(np.asarray(x, dtype=float))
     if features.is_learned:
         inputs = inputs[:, None].expand(-1, features.basis.groups)
@@ -215,7 +215,7 @@ def test_moments_are_those_of_gauss_hermite_quadrature(features: Features) -> No
     weights /= weights.sum()
     values = expanded(features, x)
     mean, second = features.gaussian_moments()
-    # Enough nodes for all but functions of tanh(x), which has poles close to the line.
+    # Enough nodes except for functions of tanh(x), which has poles close to the real line.
     tolerance = 1e-7 if isinstance(features.basis, Chebyshev) else 1e-11
     np.testing.assert_allclose(mean, values @ weights, rtol=0, atol=tolerance)
     np.testing.assert_allclose(second, (values * weights) @ values.T, rtol=0, atol=tolerance)
@@ -245,7 +245,7 @@ def test_moments_do_not_depend_on_torchs_defaults(features: Features) -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            results = Features.gaussian_moments.__wrapped__(features)  # not those remembered
+            results = Features.gaussian_moments.__wrapped__(features)  # not the cached ones
     finally:
         torch.set_default_dtype(before)
     for result, wanted in zip(results, expected, strict=True):

@@ -36,12 +36,9 @@ static inline float load_bf16(const bf16 *from) {
 }
 static inline float load_float(const float *from) { return *from; }
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define STORE_FEATURES JOIN(store_, FEATURE)
-#define LOAD_FEATURE JOIN(load_, FEATURE)
-#define STORE_INPUTS JOIN(store_, INPUT)
-#define LOAD_INPUT JOIN(load_, INPUT)
+#define load(from) _Generic(*(from), float: load_float, bf16: load_bf16)(from)
+#define store(to, from, count) \
+    _Generic(*(to), float: store_float, bf16: store_bf16)(to, from, count)
 
 /* A NaN passes through both: every comparison with it is false. */
 static inline float at_least_0(float x) { return x < 0 ? 0 : x; }
