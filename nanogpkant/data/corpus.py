@@ -32,6 +32,7 @@ from nanogpkant.data.tokens import FORMAT, TokenData, fingerprint_of
 TOKENIZERS = ("char", "byte", "gpt2", "bpe")
 VOCAB_SIZE = 8192  # of a vocabulary trained here
 TRAINING_CHARACTERS = 100_000_000  # at most, to train a vocabulary on
+LARGEST_BPE = 1 << 20  # tokens
 WORKER_BYTES = 4 << 20  # of text, below which another process does not pay
 
 
@@ -126,6 +127,9 @@ def _settings(
         vocab_size = vocab_size or VOCAB_SIZE
         if vocab_size < SMALLEST_BPE:
             remedy = f"must be at least {SMALLEST_BPE}: every byte and the end of text"
+            raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
+        if vocab_size > LARGEST_BPE:
+            remedy = f"must be at most {LARGEST_BPE:,}: no text has so many words"
             raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
     if val_fraction is None:
         val_fraction = None if dataset.lengths else dataset.val_fraction
@@ -277,7 +281,8 @@ def scan(corpus: Corpus, collect_alphabet: bool, checksum: str | None, advance: 
         if collect_alphabet:
             characters.update(text)
     if length < 2:  # one character a split
-        raise UserError(f"{corpus.label} is empty: a dataset needs text to train and validate on")
+        found = "is empty" if not length else "has one character"
+        raise UserError(f"{corpus.label} {found}: a dataset needs text to train and validate on")
     found = checksum and f"{kind}:{digests[kind].hexdigest()}"
     return Scan(digests["sha256"].hexdigest(), found, length, tuple(sorted(characters)))
 
@@ -374,5 +379,8 @@ def _division(
     lengths = dataset.lengths
     if lengths is None:
         train = int((1 - val_fraction) * found.length)
+        if not 0 < train < found.length:
+            problem = f"leaves no character of {found.length:,} to one split"
+            raise UsageError(f"--val_fraction {val_fraction}: {problem}")
         lengths = {"train": train, "val": found.length - train}
     return list(lengths), partial(encode.by_position, lengths=lengths, label=corpus.label)

@@ -12,13 +12,12 @@ white paper of the Ada architecture (bfloat16 with float32 sums).
 import re
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig
-from nanogpkant.machine.device import processor, resolve_device, resolve_dtype
+from nanogpkant.machine.device import memory_of, processor, resolve_device, resolve_dtype
 from nanogpkant.measure.step import job_of, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
@@ -116,9 +115,7 @@ def bytes_of(text: str) -> int:
 
 def _memory_of(device: torch.device, processes: int) -> int:
     """Bytes per process; processes of a machine share its main memory."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total // processes
+    return memory_of(device) // (1 if device.type == "cuda" else processes)
 
 
 def rate_of(
