@@ -18,14 +18,12 @@ then checkpoints that nothing points to any more are removed. Killed between any
 run resumes from the checkpoint that the index names.
 """
 
-import difflib
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, nearest, prefixed
 from nanogpkant.base.files import (
     new_folder,
     read_json,
@@ -34,7 +32,7 @@ from nanogpkant.base.files import (
     write_json,
     writing,
 )
-from nanogpkant.config import RunConfig, load_config, to_yaml
+from nanogpkant.config import RunConfig, config_from, load_config, settings_that_differ, to_yaml
 from nanogpkant.data import Tokenizer, load_tokenizer
 from nanogpkant.pretrained import PREFIX, pretrained_folder
 from nanogpkant.run.manifest import MANIFEST
@@ -42,7 +40,9 @@ from nanogpkant.run.manifest import MANIFEST
 WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
 EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
 EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
-NOT_COMPUTED = ("dropout", "init", "kan.dropout", "kan.init", "kan.backend")  # at inference
+# Settings of a model that do not change what it computes once it is trained.
+NOT_COMPUTED = {"model.dropout", "model.init", "model.residual"}
+NOT_COMPUTED |= {"model.kan.dropout", "model.kan.init", "model.kan.backend"}
 RUNS = Path("runs")  # where a bare name is looked for
 
 
@@ -134,12 +134,13 @@ class RunFolder:
             UserError: it cannot be read, or describes another model.
         """
         config, made = load_config(self.config_file), self._made_of().get("model")
-        now = model_values(config)
-        if isinstance(made, dict):  # a later version may have further settings
-            for name in sorted(made.keys() & now):
-                if made[name] != now[name]:
-                    problem = f"{self.config_file} has model.{name} {now[name]}, but the run was"
-                    raise UserError(f"{problem} made with {made[name]!s:.80}: restore it")
+        if made is not None:
+            with prefixed(str(self.environment_file)):
+                model = config_from({"model": made}).model
+            for name, value in settings_that_differ(config.model, model, "model.").items():
+                if name not in NOT_COMPUTED:
+                    problem = f"{self.config_file} has {name} {value!s:.80}"
+                    raise UserError(f"{problem}, but the run was made with another: restore it")
         return config
 
     def tokenizer(self) -> Tokenizer:
@@ -167,15 +168,6 @@ class RunFolder:
         return self.environment()["data_fingerprint"]
 
 
-def model_values(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what a model computes, by name, in types of JSON."""
-    values = asdict(config.model)
-    kan = {f"kan.{name}": value for name, value in values.pop("kan").items()}
-    kept = (values | kan).items()
-    plain = {name: value for name, value in kept if name not in NOT_COMPUTED}
-    return json.loads(json.dumps(plain))
-
-
 def open_run(name: str | Path) -> RunFolder:
     """The run of a name: a folder, trained or exported; NAME for runs/NAME; or pretrained:NAME.
 
@@ -197,10 +189,8 @@ def _remedy(name: str, path: Path) -> str:
     if path.exists():
         return "it has no config.yaml; nanogpkant train makes one"
     there = [folder.parent.name for folder in RUNS.glob("*/config.yaml")]
-    near = difflib.get_close_matches(Path(name).name, there, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there is no {path}; nanogpkant runs lists those that there are"
+    none = f"there is no {path}; nanogpkant runs lists those that there are"
+    return nearest(Path(name).name, there, none)
 
 
 def create_run(
@@ -219,7 +209,7 @@ def create_run(
         draft.checkpoints.mkdir()
         write_atomic(draft.config_file, to_yaml(config))
         tokenizer.save(draft.tokenizer_file)
-        made_of = {"tokenizer": sha256_of(draft.tokenizer_file), "model": model_values(config)}
+        made_of = {"tokenizer": sha256_of(draft.tokenizer_file), "model": asdict(config.model)}
         write_json(draft.environment_file, environment | {"made_of": made_of})
         draft.metrics_file.touch()
     return RunFolder(path)

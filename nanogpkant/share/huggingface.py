@@ -47,7 +47,7 @@ authors.
 '''
 # The modelling file has one backend, all bases in itself, and grids that do not change.
 OVERRIDDEN = {
-    "nanogpkant.kan.functional": {"BACKENDS", "runner"},
+    "nanogpkant.kan.functional": {"BACKENDS", "run"},
     "nanogpkant.kan.bases": {"load_basis"},
 }
 WITHOUT = {
@@ -105,5 +105,5 @@ def config_json(model: GPT, weights: dict[str, Tensor]) -> dict[str, Any]:
         "gpt": asdict(config),
         "kan_features": features_of(model),
         "pruned": pruned,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": model.config.tied,
     }

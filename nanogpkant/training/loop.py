@@ -33,6 +33,7 @@ from nanogpkant.machine.distributed import World, gradient_sync, parallelize, st
 from nanogpkant.model.counting import check_fits
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
 from nanogpkant.run.load import load_model, load_weights
@@ -333,7 +334,7 @@ def validate(s: Session, progress: StepProgress) -> bool:
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
     (memory,) = s.world.largest(peak_memory(s.device))
-    log(s, "val", result.as_dict() | result.halves() | {"memory_bytes": int(memory)})
+    log(s, "val", result.as_dict() | result.parts() | {"memory_bytes": int(memory)})
     look_at_grids(s)
     progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
     return is_best
@@ -388,8 +389,8 @@ def make_model(
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
     check_fits(config.model, data.vocab_size)
-    torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
+    draw_parameters(model, config.train.seed)
     if resumed is not None:  # before there is an optimiser of its parameters
         load_weights(model, resumed)
     elif start is not None:

@@ -64,7 +64,9 @@ def pruned_layers(
     values = 2 * model.config.n_embd  # first output of the values, behind queries and keys
     for block in (f"blocks.{number}" for number in range(model.config.n_layer)):
         _drop_units(made, f"{block}.attention.qkv", f"{block}.attention.out", values)
-        if model.config.mlp != "swiglu":  # a gate and its value are two outputs for one input
+        if (
+            model.config.activation != "swiglu"
+        ):  # a gate and its value are two outputs for one input
             _drop_units(made, f"{block}.mlp.into", f"{block}.mlp.out", 0)
     return made
 
