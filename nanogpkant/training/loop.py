@@ -22,7 +22,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from nanogpkant.base.console import Interrupt, StepProgress, note
-from nanogpkant.base.files import write_atomic, writing
+from nanogpkant.base.files import fsync_file, write_atomic, writing
 from nanogpkant.base.lock import BusyError, only_writer
 from nanogpkant.config import RunConfig, TrainConfig
 from nanogpkant.data import Batches, TokenData, blocks
@@ -30,6 +30,7 @@ from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.generation import generate
 from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, synchronize
 from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
+from nanogpkant.model.counting import check_fits
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
@@ -162,6 +163,12 @@ def open_session(
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
+    with world.together():
+        shards = world.size if options.parallel == "fsdp" else 1
+        tokens = math.ceil(options.batch_size / world.size) * block_size
+        others = tokens * (8 + 2 * data.vocab_size)  # indices, and logits in 16 bits
+        # Weights, gradients and one moment, all in 32 bits.
+        check_fits(config.model, data.vocab_size, 12 // shards, others, device)
     # Weights and moments are of one checkpoint.
     last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
     with world.together():
@@ -348,6 +355,9 @@ def save(s: Session, is_best: bool) -> None:
     is_bad = not all(torch.isfinite(tensor).all() for tensor in weights.values())
     if any(s.world.largest(is_bad)):
         raise not_finite(s, "a weight is not finite", *s.batches.batch(0, s.device))
+    if s.world.is_main:  # the rows are there if the checkpoint is
+        with writing(s.run.metrics_file):
+            fsync_file(s.run.metrics_file)
     keep_every = s.config.train.keep_every
     save_training(s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world)
 
@@ -378,6 +388,7 @@ def make_model(
     start: Start | None = None,
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
+    check_fits(config.model, data.vocab_size)
     model = GPT(config.model, data.vocab_size)
     draw_parameters(model, config.train.seed)
     if resumed is not None:  # before there is an optimiser of its parameters

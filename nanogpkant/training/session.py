@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError, one_line
-from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
@@ -140,10 +140,12 @@ def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
     for left in (*run.path.glob(".*.tmp-*"), *run.checkpoints.glob(".*.tmp-*")):  # by a kill
         left.unlink(missing_ok=True)
     if not run.metrics_file.exists():
-        warn(f"{run.metrics_file} is gone: going on with an empty one")
         write_metrics(run.metrics_file, [])
     rows = read_metrics(run.metrics_file)
     kept = [row for row in rows if row["step"] <= state.step] if state.step else []
+    due = state.step - state.step % load_config(run.config_file).train.log_interval
+    if (last := max((row["step"] for row in kept), default=0)) < due:
+        warn(f"{run.metrics_file} ends at step {last}: the rows from there to step {due} are lost")
     write_metrics(run.metrics_file, kept)
     save_config(config, run.config_file)
 
