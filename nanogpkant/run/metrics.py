@@ -36,7 +36,8 @@ def _is_row(row: Any) -> bool:
     needed = {"train": {"loss"}, "val": {"loss"}, "grid_change": {"parameters"}}
     if not (isinstance(split := row.get("split"), str) and needed.get(split, set()) <= row.keys()):
         return False
-    values = (v for k, v in row.items() if k not in ("step", "split", "layers"))
+    values = [v for k, v in row.items() if k not in ("step", "split", "layers", "loss_parts")]
+    values += row["loss_parts"] if isinstance(row.get("loss_parts"), list) else []
     return all(isinstance(value, int | float) for value in values)
 
 
