@@ -231,6 +231,7 @@ def test_splits_fill_the_processors_and_stay_small() -> None:
         ({"basis": SimpleNamespace()}, "SimpleNamespace"),
         ({"basis": BSpline(grid=(0.0, 1.0, 3.0))}, "uniform"),
         ({"dtype": torch.float64}, "float64"),
+        ({"base": "even"}, "base function even"),
         ({"device": torch.device("meta")}, "meta"),
         ({"triton": None}, "not installed"),
     ],
@@ -241,7 +242,9 @@ def test_says_what_is_unsupported(
 ) -> None:
     monkeypatch.setattr(backend, "INTERPRETED", SimpleNamespace(value="device" not in changes))
     monkeypatch.setattr(backend, "triton", changes.get("triton", backend.triton))
-    features = SimpleNamespace(basis=changes.get("basis", BSpline()), base="silu")
+    features = SimpleNamespace(
+        basis=changes.get("basis", BSpline()), base=changes.get("base", "silu")
+    )
     device, dtype = changes.get("device", torch.device(DEVICE)), changes.get("dtype", torch.float32)
     assert reason in backend.unsupported(device, features, dtype)
 

@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from nanogpkant.kan.backends import COMPILED_BASES
 from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.bases.bspline import TERMS, BSpline
 from nanogpkant.kan.bases.chebyshev import Chebyshev
@@ -39,6 +40,8 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
     """The reason why there is no compiled code for these features and dtypes, or None."""
     if inputs not in NUMBERS or dtype not in NUMBERS:
         return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
+    if features.base not in COMPILED_BASES:
+        return f"the base function {features.base} is not compiled"
     if _macros(features.basis) is None:
         return "only B-splines on uniform grids and shared polynomials and waves are compiled"
     if _library(features, inputs, dtype) is None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nanogpkant.kan.backends import COMPILED_BASES
 from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
@@ -63,6 +64,8 @@ def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) 
         return f"the basis is {type(basis).__name__}, not BSpline"
     if basis.grid is not None:
         return "the grid is not uniform"
+    if features.base not in COMPILED_BASES:
+        return f"the base function {features.base} has no kernel"
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the dtype is {str(dtype).removeprefix('torch.')}, not float32 or half of it"
     return None
