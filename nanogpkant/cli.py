@@ -1,6 +1,7 @@
 """The command line: a table of verbs. ``nanogpkant --help`` lists them."""
 
 import argparse
+import functools
 import importlib
 import inspect
 import io
@@ -94,7 +95,7 @@ def run_verb(name: str, arguments: list[str]) -> int:
         return 0
     values = flags.parse(parser, name, verb, arguments)
     if "stream" in inspect.signature(verb).parameters:
-        values["stream"] = None if is_json else write_now
+        values["stream"] = None if is_json else functools.partial(print, end="", flush=True)
     print_answer(verb(**values), is_json)
     return 0
 
@@ -119,10 +120,6 @@ def function_of(name: str) -> Any:
     """The function of a verb; importing it does not load torch."""
     module, function = VERBS[name].split(":")
     return getattr(importlib.import_module(f"nanogpkant.verbs.{module}"), function)
-
-
-def write_now(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def print_answer(answer: Answer, is_json: bool) -> None:

@@ -162,9 +162,6 @@ def _own_store(rank: int, size: int, timeout: timedelta) -> Store:
     sometimes connect to (torch 2.13). Hosts count restarts differently, so the processes agree on a
     prefix: each publishes a fresh id; rank 0 publishes a key prefix and the ids seen so far, anew
     for every new id, and opens the prefix when all ranks have joined it.
-
-    Raises:
-        RuntimeError: the other ranks did not join in time.
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
@@ -197,11 +194,7 @@ def _end_group() -> None:
 
 
 def check_launch(options: TrainConfig, size: int) -> None:
-    """Refuse settings that cannot work in several processes.
-
-    Raises:
-        UsageError: names the setting and a remedy.
-    """
+    """Refuse settings that cannot work in several processes."""
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             remedy = "start several processes with torchrun"
@@ -292,11 +285,7 @@ def _from_environment(name: str, default: int) -> int:
 
 @contextmanager
 def _naming_losses(rank: int, timeout: float) -> Iterator[None]:
-    """Turn the error of a lost process, from whichever library, into one line.
-
-    Raises:
-        UserError: a process was lost.
-    """
+    """Turn the error of a lost process, from whichever library, into one line."""
     try:
         yield
     except RuntimeError as error:
