@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from nanogpkant.base.files import read_text
 from nanogpkant.config import DataConfig, check_seed, read_yaml
 
 BUDGETS = ("iterations", "flops", "seconds")
+MARGIN = 0.003
+JUDGED = ("all", "first_half", "second_half")
 # Settings that the experiment decides for all variants, and the key of its file that does.
 DECIDED = {"train.seed": "seeds", "train.max_iters": "budget", "train.max_seconds": "budget"}
 
@@ -46,6 +48,12 @@ class Experiment:
     """settings of all variants, with dotted keys"""
     text: str
     """the file itself"""
+    comparisons: list[tuple[str, str]] = field(default_factory=list)
+    """pairs of variants that the experiment was made to compare"""
+    margin: float = MARGIN
+    """difference of losses that does not matter, nats per token"""
+    judged_on: str = JUDGED[0]
+    """part of the validation split that the comparisons are judged on"""
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -86,6 +94,9 @@ def _experiment(path: Path, values: Any) -> Experiment:
         budget=_budget(values["budget"]),
         data=data,
         overrides=overrides_in(values, ""),
+        comparisons=_comparisons(values.get("comparisons") or [], names),
+        margin=_margin(values.get("margin", MARGIN)),
+        judged_on=_judged_on(values.get("judged_on", JUDGED[0])),
         text=read_text(path),
     )
 
@@ -133,6 +144,33 @@ def _variant(number: int, values: Any, folder: Path) -> Variant:
     preset = preset_in(values, prefix, folder)
     name = name_in(values, prefix, Path(preset).stem)
     return Variant(name, preset, overrides_in(values, prefix))
+
+
+def _comparisons(pairs: Any, names: list[str]) -> list[tuple[str, str]]:
+    if not isinstance(pairs, list):
+        raise UsageError(f"comparisons {pairs!r}: must be a list of pairs of variants")
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            raise UsageError(
+                f"comparisons: {pair!r} must be two variants, such as [{names[0]}, ...]"
+            )
+        if unknown := [name for name in pair if name not in names]:
+            raise UsageError(
+                f"comparisons: {unknown[0]!r} is no variant; known are {', '.join(names)}"
+            )
+    return [(first, second) for first, second in pairs]
+
+
+def _margin(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise UsageError(f"margin {value!r}: must be a number of nats above 0 and below 1")
+    return float(value)
+
+
+def _judged_on(value: Any) -> str:
+    if value not in JUDGED:
+        raise UsageError(f"judged_on {value!r}: must be one of {', '.join(JUDGED)}")
+    return value
 
 
 def _check_seeds(seeds: list[Any]) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,9 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock
-
 from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.base.files import fsync_folder, sha256_of, write_json, writing
+from nanogpkant.base.lock import only_writer
 from nanogpkant.data import encode, read
 from nanogpkant.data.catalog import Dataset, check_name, find
 from nanogpkant.data.network import Progress, download
@@ -172,12 +170,10 @@ def _prepare(
         found = scan(corpus, dataset, not has_alphabet, advance)
         if folder.exists():
             return _reuse(folder, found.sha256, asked)
-        with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_name(f".{folder.name}.lock")):
-                if folder.exists():  # made by another process meanwhile
-                    return _reuse(folder, found.sha256, asked)
-                _write(folder, corpus, dataset, found, settings, given, workers, advance)
+        with only_writer(folder, wait=True), writing(folder):
+            if folder.exists():  # made by another process meanwhile
+                return _reuse(folder, found.sha256, asked)
+            _write(folder, corpus, dataset, found, settings, given, workers, advance)
     return folder
 
 
@@ -239,17 +235,6 @@ def _reuse(folder: Path, sha256: str | None, asked: dict[str, Any]) -> Path:
             )
     data.verify()
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait."""
-    with FileLock(path):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # on Windows filelock removes it
-                path.unlink()
 
 
 @dataclass(frozen=True)

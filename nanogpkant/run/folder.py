@@ -87,7 +87,9 @@ class RunFolder:
         names = index.values() if isinstance(index, dict) else [None]
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError(f"{self.index_file} does not name checkpoints: it was edited")
-        return index
+        if index and "last" not in index:  # else a resumed run would start again, and remove them
+            raise UserError(f"{self.index_file} names no checkpoint as the last: it was edited")
+        return index or self._index_of_first_checkpoint()
 
     def _index_of_first_checkpoint(self) -> dict[str, str]:
         """Killed between its first checkpoint and the index, a run has only the former."""
@@ -95,7 +97,7 @@ class RunFolder:
         if len(folders) > 1:
             remedy = 'put it back, or write {"last": "' + folders[-1] + '"} into it'
             raise UserError(
-                f"{self.index_file} is missing beside {len(folders)} checkpoints: {remedy}"
+                f"{self.index_file} is missing or empty beside {len(folders)} checkpoints: {remedy}"
             )
         return {"last": folders[0]} if folders else {}
 

@@ -101,12 +101,11 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def use(rows: int, kind: str = "eager") -> None:
         def steps(x: Tensor, features: Features, dtype: torch.dtype) -> recompute.Steps:
+            n = x.shape[1]
             if kind == "compiled":
-                return recompute._compiled_steps(
-                    features, n := x.shape[1], rows * features.size * n
-                )
+                return recompute._compiled_steps(features, n, rows * features.size * n)
             make = {"eager": recompute._eager_steps, "native": recompute._native_steps}[kind]
-            return make(features, x.shape[1])._replace(rows=rows)
+            return make(features, n)._replace(rows=rows)
 
         monkeypatch.setattr(recompute, "_steps", steps)
 

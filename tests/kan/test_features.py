@@ -44,14 +44,23 @@ FIXED = [features for features in SMOOTH + KINKED if not features.is_learned]
 base_functions = pytest.mark.parametrize("base", [b for b in BASE_FUNCTIONS if b != "none"])
 
 
+# Slopes at -1e30 and 1e30, where they are not 0 and 1.
+LIMITS = {
+    "identity": (1.0, 1.0),
+    "even": (-0.5, 0.5),
+    "relu2": (0.0, 2e30),
+    "leaky_relu2": (-0.5e30, 2e30),
+}
+
+
 @base_functions
 def test_derivative_of_a_base_function_is_that_of_autograd(base: str) -> None:
     function, derivative = BASE_FUNCTIONS[base]
     x = torch.linspace(-30, 30, 601, dtype=torch.float64).requires_grad_()
     (expected,) = torch.autograd.grad(function(x), x, torch.ones_like(x))
     torch.testing.assert_close(derivative(x), expected, rtol=1e-12, atol=1e-12)
-    limits = torch.ones(2) if base == "identity" else torch.tensor([0.0, 1.0])
-    assert torch.equal(derivative(torch.tensor([-1e30, 1e30])), limits)
+    limits = LIMITS.get(base, (0.0, 1.0))
+    assert torch.equal(derivative(torch.tensor([-1e30, 1e30])), torch.tensor(limits))
 
 
 def test_the_tanh_form_of_gelu_is_torchs() -> None:

@@ -52,9 +52,9 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Features of x, and what their gradient becomes, in buffers that held NaN."""
     out = torch.full_like(grad, torch.nan)
-    native.expand(features, x, numbers, out)
+    native.expand(features, out, x, numbers, None)
     grad_x = torch.full_like(x, torch.nan)
-    return out, grad_x, native.pull_back(features, x, numbers, grad, grad_x)
+    return out, grad_x, native.pull_back(features, grad, x, numbers, None, grad_x)
 
 
 def expected(
@@ -128,7 +128,7 @@ def test_bfloat16_is_rounded_to_nearest_and_ties_to_even(n: int) -> None:
     x = 1 + torch.arange(n)[None] / 256  # every second one a tie
     x[0, -1:] = torch.tensor([2**31 - 1], dtype=torch.int32).view(torch.float32)
     out = torch.empty(1, features.size, n, dtype=torch.bfloat16)
-    native.expand(features, x, None, out)
+    native.expand(features, out, x, None, None)
     torch.testing.assert_close(out[:, 0], x.bfloat16(), rtol=0, atol=0, equal_nan=True)
     assert out[0, 0, -1].isnan()  # whichever of its bits are set
 
@@ -214,7 +214,7 @@ def test_goes_on_without_a_compiler(
         monkeypatch.setenv("PATH", "")
     features = Features(BSpline())
     case = problem(features, (300,), n=40, dtype=torch.float32, keep=True)
-    assert case.x.numel() * features.size >= recompute.WORTH_COMPILING["c"]
+    assert case.x.numel() * features.size >= recompute.WORTH_COMPILING_C
     results = case.run("recompute")
     chunks_of(1000, "eager")
     for result, wanted in zip(results, case.run("recompute"), strict=True):

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpkant.kan import BSpline, Chebyshev, Features, Shared
 from nanogpkant.kan.backends import recompute
+from nanogpkant.kan.backends.reference import Call
 
 IN_C = [
     FIXED,
@@ -97,11 +98,11 @@ def test_memory_does_not_grow_with_the_batch(features, problem, chunks_of, kind:
 
     def sizes(rows: int) -> set[int]:
         case = problem(features, (rows,), dtype=torch.float32, keep=True)
-        tensors = (case.x.detach(), case.weight.detach(), features)
-        rest = (case.coefficients, case.keep, torch.float32)
+        x, weight = case.x.detach(), case.weight.detach()
+        call = Call(x, weight, features, case.coefficients, case.keep, torch.float32)
         with torch.no_grad(), Sizes() as made:
-            recompute.forward(*tensors, *rest)
-            recompute.backward(case.upstream, *tensors, *rest, True, True)
+            recompute.forward(call)
+            recompute.backward(case.upstream, call, True, True)
         return made.sizes - {rows * 3, rows * 4}  # but for x, y and their gradients
 
     assert sizes(300) == sizes(50)
@@ -175,7 +176,7 @@ def test_goes_on_without_a_torch_compile_that_fails(
 def test_the_kinds_of_steps_agree_on_rounded_inputs(problem, chunks_of, dtype) -> None:
     """What C cannot read, such as float16, is left to the others."""
     case = problem(FIXED, (300,), n=40, dtype=dtype)
-    assert case.x.numel() * 9 >= recompute.WORTH_COMPILING["c"]
+    assert case.x.numel() * 9 >= recompute.WORTH_COMPILING_C
     results = case.run("recompute")
     chunks_of(100, "eager")
     assert_close(results, case.run("recompute"), 1e-5 if dtype == torch.float32 else 0.01)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogpkant.kan import BSpline, Features
 from nanogpkant.kan.backends import triton as backend
+from nanogpkant.kan.backends.reference import Call
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -51,9 +52,9 @@ class Problem:
 
     def run(self, needs_x: bool = True, needs_weight: bool = True) -> list[Tensor | None]:
         """y and the gradients of x and weight."""
-        shared = (self.x, self.weight, self.features, None, self.keep, self.dtype)
-        y = backend.forward(*shared)
-        gradients = backend.backward(self.upstream, *shared, needs_x, needs_weight)
+        call = Call(self.x, self.weight, self.features, None, self.keep, self.dtype)
+        y = backend.forward(call)
+        gradients = backend.backward(self.upstream, call, needs_x, needs_weight)
         assert gradients[2] is None
         return [y, *gradients[:2]]
 

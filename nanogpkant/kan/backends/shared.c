@@ -1,21 +1,20 @@
-/* Functions that groups of inputs share, and their gradients, as loops that a compiler vectorises.
+/* Functions that groups of inputs share, and their gradients, in vectorised loops.
 
-   The specification is kan/shared.py: psi(x) = P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
-   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the first
-   function has the base function added. Here every input has coefficients of its own, those of its
-   group repeated: then the loops need not care where a group ends. native.py defines, beside the
-   macros of numbers.h:
+   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
+   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the base
+   function is added to the first function. Here the coefficients are repeated for every input of a group, so
+   that loops need not stop where a group ends. native.py defines, beside the macros of numbers.h:
 
    FAMILY   RATIONAL, CHEBYSHEV or FOURIER
-   DEGREE   of the polynomials, or the highest multiple of x
-   LIMIT    the largest |x| that a rational function is taken at
+   DEGREE   of the polynomials, or the largest multiple of x
+   LIMIT    bound on |x| in rational functions and waves
 */
 #include "numbers.h"
 
 enum { RATIONAL, CHEBYSHEV, FOURIER };
 #define COEFFICIENTS (FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
 
-/* What the polynomials are taken of, or the angle of the waves. */
+/* Argument of the polynomials, or angle of the waves. */
 static inline float inner(float x) {
     if (FAMILY != CHEBYSHEV) return clamp(x, -LIMIT, LIMIT);
     float e = exponential(-2 * (x < 0 ? -x : x)), tanh = (1 - e) / (1 + e);
@@ -26,7 +25,7 @@ static inline float inner_slope(float x, float u) {
     return 1 - u * u;
 }
 
-/* psi at x, u = inner(x); its coefficients c lie n apart. */
+/* A function at x, with u = inner(x); the stride of its coefficients c is n. */
 static inline float value(float x, float u, const float *c, long n) {
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
@@ -52,7 +51,7 @@ static inline float value(float x, float u, const float *c, long n) {
     return above / (1 + (below < 0 ? -below : below));
 }
 
-/* Its slope; adds ``grad`` times the derivative by each coefficient to ``sums``, n apart as well. */
+/* Its derivative; adds grad times the derivatives by the coefficients to sums, of stride n too. */
 static inline float slope(float x, float u, const float *c, long n, float grad, float *sums) {
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
@@ -119,11 +118,11 @@ void expand(const INPUT *x, const float *coefficients, FEATURE *features, long r
     }
 }
 
-/* The gradient of the features, shaped as above -> that of x, and that of the coefficients in
-   ``parts`` sums (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
+/* The gradient of the features -> the gradient of x, and partial sums of that of the coefficients
+   (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
 void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE *restrict grad,
-               INPUT *restrict grad_x, float *restrict sums, long parts, long rows, long n,
-               long functions) {
+               INPUT *restrict grad_x, long rows, long n, long functions, float *restrict sums,
+               long parts) {
     #pragma omp parallel for
     for (long part = 0; part < parts; part++) {
         float *own = sums + part * functions * COEFFICIENTS * n;
