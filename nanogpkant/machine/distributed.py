@@ -143,7 +143,13 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
-    check_launch(options, size)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            remedy = "start several processes with torchrun"
+            raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
+    if size > options.batch_size:
+        remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
+        refuse("train.batch_size", options.batch_size, remedy)
     has_gpu = resolve_device(options.device).type == "cuda"
     timeout = timedelta(seconds=options.timeout)
     with _naming_losses(rank, options.timeout):
@@ -191,17 +197,6 @@ def _end_group() -> None:
     the model alive, so a failed run leaves its group to the next one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def check_launch(options: TrainConfig, size: int) -> None:
-    """Refuse settings that cannot work in several processes."""
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            remedy = "start several processes with torchrun"
-            raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
-    if size > options.batch_size:
-        remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
-        refuse("train.batch_size", options.batch_size, remedy)
 
 
 def own_device(device: torch.device, world: World) -> torch.device:
