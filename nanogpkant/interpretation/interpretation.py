@@ -7,7 +7,7 @@ pictures, tables and the page from it.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from nanogpkant.base.files import read_json
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
-from nanogpkant.interpretation.fit.families import select_families
-from nanogpkant.interpretation.fit.formulas import Fits, fit
+from nanogpkant.interpretation.fit.families import OPTIONS, select_families
+from nanogpkant.interpretation.fit.fits import Fits
+from nanogpkant.interpretation.fit.formulas import fit
 from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, Trial, score_trials
 from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
@@ -44,8 +45,8 @@ from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
-from nanogpkant.interpretation.store import Stage, load_records, save_records
-from nanogpkant.kan import kan_layers
+from nanogpkant.interpretation.store import Stage
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -130,19 +131,13 @@ class Interpretation:
     @cached_property
     def observed(self) -> dict[str, Observed]:
         """Histograms of the inputs of every KAN layer, and gradients at its outputs."""
-        with self._stage("observed", tokens=OBSERVED_TOKENS) as stage:
-            file = stage.folder / "observed.safetensors"
-            if not file.exists():
-                with bar("watching activations", "tokens") as progress:
-                    found = collect(
-                        self.model,
-                        self.data.train,
-                        max_tokens=OBSERVED_TOKENS,
-                        seed=self.seed,
-                        progress=progress,
-                    )
-                save_records(found, file)
-            return load_records(Observed, file)
+        with (
+            self._stage("observed", tokens=OBSERVED_TOKENS) as stage,
+            bar("watching activations", "tokens") as progress,
+        ):
+            text, most = self.data.train, OBSERVED_TOKENS
+            find = partial(collect, self.model, text, most, self.seed, progress)
+            return stage.records(Observed, "observed", find)
 
     @cached_property
     def importance(self) -> dict[str, dict[str, Tensor]]:
@@ -173,22 +168,21 @@ class Interpretation:
         observed, fitted = self.observed, {}
         sizes = {n: layer.in_features * layer.out_features for n, layer in self.layers.items()}
         with (
-            self._stage("formulas", families=self.families) as stage,
+            self._stage("formulas", families=self.families, options=OPTIONS) as stage,
             bar("fitting formulas", "edges") as progress,
         ):
             done, total = 0, sum(sizes.values())
             for name, layer in self.layers.items():
                 progress(done, total)
-                file = stage.folder / f"{name}.safetensors"
-                if not file.exists():
+
+                def find(name: str = name, layer: KANLinear = layer, start: int = done) -> dict:
                     at = points(observed[name])
                     density, curves = weights(observed[name], at), tabulate(layer, at)
+                    size = sizes[name]
+                    advance = lambda share: progress(start + int(share * size), total)  # noqa: E731
+                    return {name: fit(at, density, curves, self.families, advance)}
 
-                    def advance(share: float, start: int = done, size: int = sizes[name]) -> None:
-                        progress(start + int(share * size), total)
-
-                    fit(at, density, curves, self.families, advance).save(file)
-                fitted[name] = Fits.load(file)
+                fitted |= stage.records(Fits, name, find)
                 done += sizes[name]
         return fitted
 

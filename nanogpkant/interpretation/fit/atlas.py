@@ -17,7 +17,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from nanogpkant.interpretation.fit.formulas import Fits, fit
+from nanogpkant.interpretation.fit.fits import Fits
+from nanogpkant.interpretation.fit.formulas import fit
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, tabulate, weights
 from nanogpkant.kan import KANLinear

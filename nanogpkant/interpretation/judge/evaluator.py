@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.data import Batches, blocks
-from nanogpkant.interpretation.store import Remember
 from nanogpkant.model.gpt import GPT
 
 TOKENS = 16384  # of one forward pass; lookup tables are computed anew for each
@@ -104,7 +103,7 @@ class Trial:
 def score_trials(
     evaluator: SwapEvaluator,
     trials: list[Trial],
-    remember: Remember,
+    remember: Callable[[str, Callable[[], Any]], Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Measure every trial whose result is not on disk yet.

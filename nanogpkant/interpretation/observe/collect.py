@@ -18,6 +18,7 @@ from nanogpkant.data import Batches, blocks
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
 
+BATCH_SIZE = 16  # windows read at a time
 BINS = 512  # of a histogram: a power of two
 GRADIENT_SHARE = 8  # one batch in this many also goes backward
 RANGE = (0.001, 0.999)  # quantiles of an input: the range on which its functions are described
@@ -65,7 +66,6 @@ class Observed:
 def collect(
     model: GPT,
     tokens: np.ndarray,
-    batch_size: int = 16,
     max_tokens: int = 65536,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -76,7 +76,6 @@ def collect(
         model: on the caller's device, under the caller's autocast; put into evaluation mode.
         tokens: (length,) token ids, more than the model's ``block_size``. A text longer than
             ``max_tokens`` is read in random windows.
-        batch_size: windows read at a time.
         max_tokens: tokens to read, rounded up to whole batches.
         seed: decides the windows.
         progress: called with (tokens read, tokens in all).
@@ -93,7 +92,7 @@ def collect(
     total = min(max_tokens, len(tokens) - 1)
     done = 0
     with _watching(model, watched):
-        for number, (x, y) in enumerate(_batches(model, tokens, batch_size, max_tokens, seed)):
+        for number, (x, y) in enumerate(_batches(model, tokens, max_tokens, seed)):
             backward = number % GRADIENT_SHARE == 0
             with torch.set_grad_enabled(backward):
                 logits = model(x.to(device)).float().flatten(0, 1)
@@ -106,13 +105,13 @@ def collect(
 
 
 def _batches(
-    model: GPT, tokens: np.ndarray, batch_size: int, max_tokens: int, seed: int
+    model: GPT, tokens: np.ndarray, max_tokens: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     size = model.config.block_size
     if len(tokens) - 1 <= max_tokens:
-        return blocks(tokens, size, batch_size)
-    drawn = Batches(tokens, size, batch_size, seed)
-    return map(drawn.batch, range(-(-max_tokens // (batch_size * size))))
+        return blocks(tokens, size, BATCH_SIZE)
+    drawn = Batches(tokens, size, BATCH_SIZE, seed)
+    return map(drawn.batch, range(-(-max_tokens // (BATCH_SIZE * size))))
 
 
 def _backward(loss: Tensor, watched: list["_Watched"]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from nanogpkant.interpretation.fit.atlas import Atlas
-from nanogpkant.interpretation.fit.formulas import Fits
+from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import points, weights
 from nanogpkant.kan import KANLinear
