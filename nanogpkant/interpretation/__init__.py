@@ -19,13 +19,11 @@ from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.judge.pruned_run import check_pruning
     from nanogpkant.interpretation.show.export import write_export
     from nanogpkant.interpretation.show.report import check_top, figures, summary, words, write
 
 __all__ = [
     "Interpretation",
-    "check_pruning",
     "check_top",
     "figures",
     "summary",
@@ -36,7 +34,6 @@ __all__ = [
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
-    "check_pruning": "judge.pruned_run",
     "write_export": "show.export",
 }
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")

@@ -24,22 +24,17 @@ from nanogpkant.interpretation.fit.atlas import Atlas, atlas
 from nanogpkant.interpretation.fit.families import OPTIONS, select_families
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
-from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, Trial, score_trials
-from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
-from nanogpkant.interpretation.judge.pruning import (
-    ABLATIONS,
-    by_input,
-    kept_edges,
-    pruned_layers,
-    pruning_trials,
-)
+from nanogpkant.interpretation.judge.ablations import edge_ablations, rank_correlations
+from nanogpkant.interpretation.judge.evaluator import Intervention, SwapEvaluator, measure
+from nanogpkant.interpretation.judge.pruned_run import write_pruned_run
+from nanogpkant.interpretation.judge.pruning import ABLATIONS, by_input, pruned_layers, prunings
 from nanogpkant.interpretation.judge.replacements import (
     Replaceable,
-    faithfulness_trials,
+    first_share,
+    partial_replacements,
     random_ranks,
     replaced,
-    total_trials,
+    total_replacements,
 )
 from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
@@ -60,6 +55,12 @@ TOTAL = 32  # times the budget: most tokens that totals are measured on
 SHAPES = 32  # of the atlas
 ROW_BYTES = 1000  # an edge in the table of edges, while it is built and sorted
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
+SITES = {  # projection of a block, by a part of the module's name
+    "attention.qkv": "qkv",
+    "attention.out": "attn_out",
+    "mlp.into": "mlp_in",
+    "mlp.out": "mlp_out",
+}
 
 
 class Interpretation:
@@ -142,13 +143,13 @@ class Interpretation:
     @cached_property
     def importance(self) -> dict[str, dict[str, Tensor]]:
         """Scores (m, n) of the edges of every layer: {score: {layer: ...}}."""
-        observed, each = self.observed, {}
+        observed, scores = self.observed, {}
         with self._timed("importance"), bar("scoring edges", "layers") as progress:
             for done, (name, layer) in enumerate(self.layers.items()):
                 progress(done, len(self.layers))
-                each[name] = importance(layer, observed[name])
-        scores = next(iter(each.values()))
-        return {score: {layer: each[layer][score] for layer in each} for score in scores}
+                for score, values in importance(layer, observed[name]).items():
+                    scores.setdefault(score, {})[name] = values
+        return scores
 
     @cached_property
     def inputs(self) -> pd.DataFrame:
@@ -165,25 +166,26 @@ class Interpretation:
     @cached_property
     def fits(self) -> dict[str, Fits]:
         """The formulas of every layer."""
-        observed, fitted = self.observed, {}
-        sizes = {n: layer.in_features * layer.out_features for n, layer in self.layers.items()}
+        observed, fitted, done = self.observed, {}, 0
+        total = sum(layer.in_features * layer.out_features for layer in self.layers.values())
         with (
             self._stage("formulas", families=self.families, options=OPTIONS) as stage,
             bar("fitting formulas", "edges") as progress,
         ):
-            done, total = 0, sum(sizes.values())
             for name, layer in self.layers.items():
-                progress(done, total)
+                size = layer.in_features * layer.out_features
 
-                def find(name: str = name, layer: KANLinear = layer, start: int = done) -> dict:
+                def advance(share: float, start: int = done, size: int = size) -> None:
+                    progress(start + int(share * size), total)
+
+                def find(name: str = name, layer: KANLinear = layer, advance=advance) -> dict:
                     at = points(observed[name])
                     density, curves = weights(observed[name], at), tabulate(layer, at)
-                    size = sizes[name]
-                    advance = lambda share: progress(start + int(share * size), total)  # noqa: E731
                     return {name: fit(at, density, curves, self.families, advance)}
 
+                advance(0)
                 fitted |= stage.records(Fits, name, find)
-                done += sizes[name]
+                done += size
         return fitted
 
     @cached_property
@@ -193,17 +195,15 @@ class Interpretation:
         Raises:
             UserError: they do not fit into memory.
         """
-        fitted = self.fits.items()
-        edges = sum(fits.r2.numel() for _, fits in fitted)
+        fits, scores = self.fits, self.importance
+        edges = sum(each.r2.numel() for each in fits.values())
         check_memory(ROW_BYTES * edges, f"the formulas of {edges:,} edges as a table")
         with self._timed("table"):
             tables = []
-            for name, fits in fitted:
-                table = fits.table()
-                at = table["output"], table["input"]
-                scores = {s: each[name].numpy()[at] for s, each in self.importance.items()}
-                scores["importance"] = scores.pop("std_grad")
-                tables.append(table.assign(layer=name, **scores))
+            for name, of_layer in fits.items():
+                own = {score: each[name].numpy().ravel() for score, each in scores.items()}
+                own["importance"] = own.pop("std_grad")
+                tables.append(of_layer.table().assign(layer=name, **own))
             table = pd.concat(tables, ignore_index=True)
             return table.sort_values("importance", ascending=False, ignore_index=True)
 
@@ -216,9 +216,10 @@ class Interpretation:
         """
         edges = self.edges.groupby("layer", sort=False)
         power = edges["importance"].agg(lambda values: values.astype("float64").pow(2).sum())
+        sites = {name: [s for part, s in SITES.items() if part in name] for name in self.layers}
         rows = pd.DataFrame(
             {
-                "site": {name: self.observed[name].site for name in self.layers},
+                "site": {name: (found or [name])[0] for name, found in sites.items()},
                 "edges": edges.size(),
                 "importance": power / max(power.sum(), 1e-300),
                 "outside": self.inputs.groupby("layer")["outside"].mean(),
@@ -238,11 +239,11 @@ class Interpretation:
 
     @cached_property
     def ablations(self) -> pd.DataFrame:
-        """The effect of removing single edges: see ``ablations.ablation_trials``."""
+        """The effect of removing single edges: see ``ablations.edge_ablations``."""
         # One edge changes little, but all predictions: its KL needs less text than a loss.
         evaluator = self._evaluator_of(self.budget // ABLATION_SHARE)
-        trials = ablation_trials(self.layers, self.importance, self._means)
-        return self._scored("ablations", "removing single edges", trials, evaluator)
+        found = edge_ablations(self.layers, self.importance, self._means)
+        return self._measured("ablations", "removing single edges", found, evaluator)
 
     @property
     def rank_correlations(self) -> pd.DataFrame:
@@ -251,45 +252,44 @@ class Interpretation:
 
     @cached_property
     def faithfulness(self) -> pd.DataFrame:
-        """The loss with edges replaced: see ``replacements.faithfulness_trials``."""
+        """The loss with edges replaced: see ``replacements.partial_replacements``."""
         importance = self.importance["std_grad"]
         orders = {
             "best fit first": {name: fits.r2 for name, fits in self.fits.items()},
             "most important first": importance,
             "random": random_ranks(importance, self.seed),
         }
-        trials = faithfulness_trials(self._with_formulas, orders)
-        return self._scored("faithfulness", "replacing edges", trials, families=self.families)
+        found = partial_replacements(self._with_formulas, orders)
+        return self._measured("faithfulness", "replacing edges", found, families=self.families)
 
     @cached_property
     def totals(self) -> pd.DataFrame:
         """The loss with all edges replaced, on the whole validation split unless it is long."""
         accepted = {name: fits.accepted for name, fits in self.fits.items()}
-        trials = total_trials(self._with_formulas, accepted)
-        evaluator = self._evaluator_of(TOTAL * self.budget)
-        doing = "replacing all edges"
-        return self._scored("totals", doing, trials, evaluator, families=self.families)
+        found = total_replacements(self._with_formulas, accepted)
+        evaluator, doing = self._evaluator_of(TOTAL * self.budget), "replacing all edges"
+        return self._measured("totals", doing, found, evaluator, families=self.families)
 
     @cached_property
     def pruning(self) -> pd.DataFrame:
-        """The loss without a share of the edges: see ``pruning.pruning_trials``."""
+        """The loss without a share of the edges: see ``pruning.prunings``."""
         importance = self.importance["std_grad"]
         scores = self.importance | {
             "random": random_ranks(importance, self.seed),
             "std_grad of inputs": by_input(importance),
         }
-        return self._scored("pruning", "pruning", pruning_trials(self.model, scores, self._means))
+        return self._measured("pruning", "pruning", prunings(self.model, scores, self._means))
 
     @cached_property
     def atlas_score(self) -> dict[str, float]:
         """The loss when every edge is a shape of the atlas with its own gain and offset."""
-        curves = {name: self.atlas.curves(name, self.observed[name]) for name in self.layers}
-        layers = {n: r.with_curves(shape=curves[n]) for n, r in self._replaceable.items()}
-        trials = [Trial("score", lambda: replaced(layers, "shape"))]
-        (row,) = self._scored("atlas", "replacing by shapes", trials, shapes=SHAPES).to_dict(
-            "records"
-        )
-        return row
+        layers = {
+            name: each.with_curves(shape=self.atlas.curves(name, self.observed[name]))
+            for name, each in self._replaceable.items()
+        }
+        found = [Intervention({}, lambda: replaced(layers, "shape"), "score")]
+        table = self._measured("atlas", "replacing by shapes", found, shapes=SHAPES)
+        return table.to_dict("records")[0]
 
     def prune(
         self,
@@ -306,7 +306,7 @@ class Interpretation:
         Args:
             share: of the edges of the selected layers together, 0 to 1.
             out: the new run folder.
-            finetune: optimiser steps of fine-tuning.
+            finetune: optimizer steps of fine-tuning.
             score: "std_grad", "std", "norm" or "random": the lowest go first.
             ablation: a removed edge becomes its "mean" or "zero".
             unit: "edges" one by one, or all edges of "inputs" together.
@@ -314,14 +314,19 @@ class Interpretation:
         Raises:
             UsageError: a setting out of its range, or a folder that exists.
         """
-        check_pruning(share, out, finetune)
-        choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}
-        for (flag, known), value in zip(choices.items(), (score, ablation, unit), strict=True):
+        if Path(out).exists():
+            raise UsageError(f"--out {out} exists: name a new folder")
+        if not 0 < share < 1:
+            raise UsageError(f"--share {share}: must be above 0 and below 1")
+        if finetune < 0:
+            raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
+        choices = ("score", score, SCORES), ("ablation", ablation, ABLATIONS), ("unit", unit, UNITS)
+        for flag, value, known in choices:
             if value not in known:
                 raise UsageError(f"--{flag} {value}: must be one of {', '.join(known)}")
         random = {"random": random_ranks(self.importance["std_grad"], self.seed)}
         ranks = (self.importance | random)[score]
-        keep = kept_edges(by_input(ranks) if unit == "inputs" else ranks, share)
+        keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
         means = dict(self._means)
         for name, layer in kan_layers(self.model).items():
             if name not in keep:
@@ -330,13 +335,11 @@ class Interpretation:
         about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}
         about |= {"score": score, "ablation": ablation}
         modules = pruned_layers(self.model, keep, means if ablation == "mean" else None)
-        return write_pruned_run(
-            self.run, self.trained, self.data, modules, Path(out), finetune, about
-        )
+        out = Path(out)
+        return write_pruned_run(self.run, self.trained, self.data, modules, out, finetune, about)
 
     @cached_property
     def _replaceable(self) -> dict[str, Replaceable]:
-        """The layers, each with its controls."""
         layers = self.layers.items()
         return {name: Replaceable.of(layer, self.observed[name]) for name, layer in layers}
 
@@ -358,19 +361,19 @@ class Interpretation:
         """On the budget of the points of curves."""
         return self._evaluator_of(self.budget)
 
-    def _scored(
+    def _measured(
         self,
         name: str,
         doing: str,
-        trials: list[Trial],
+        interventions: list[Intervention],
         evaluator: SwapEvaluator | None = None,
         **settings: Any,
     ) -> pd.DataFrame:
-        """A row for each trial, from the stage's folder or measured now."""
+        """A row for each intervention, from the stage's folder or measured now."""
         settings = {"budget": self.budget, "layers": list(self.layers), **settings}
         with self._stage(name, **settings) as stage, bar(doing, "batches") as progress:
-            rows = score_trials(evaluator or self._evaluator, trials, stage.result, progress)
-        return pd.DataFrame(rows)
+            used = evaluator or self._evaluator
+            return pd.DataFrame(measure(used, interventions, stage.result, progress))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -75,6 +75,8 @@ def _save_records(records: dict[str, Any], file: Path) -> None:
 
 
 def _load_records(kind: type[Record], file: Path) -> dict[str, Record]:
+    """Fields that ``kind`` has no more are skipped: earlier versions wrote them."""
+    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
     records: dict[str, dict[str, Any]] = {}
     try:
         with safetensors.safe_open(file, "pt") as saved:
@@ -82,7 +84,8 @@ def _load_records(kind: type[Record], file: Path) -> dict[str, Record]:
             values |= {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
         for key, value in values.items():
             name, _, field = key.rpartition("/")
-            records.setdefault(name, {})[field] = value
+            if field in known:
+                records.setdefault(name, {})[field] = value
         return {name: kind(**record) for name, record in records.items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged: remove it and run the command again") from error

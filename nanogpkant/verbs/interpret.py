@@ -168,9 +168,8 @@ def prune(
         'runs/half'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_pruning
+        from nanogpkant.interpretation import Interpretation
 
-        check_pruning(share, out, finetune)
         interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
         found = interpretation.prune(
             share, out, finetune=finetune, score=score, ablation=ablation, unit=unit

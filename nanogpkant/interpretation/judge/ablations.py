@@ -5,13 +5,14 @@ m outputs, n inputs.
 
 import copy
 import math
+from functools import partial
 
 import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from nanogpkant.interpretation.judge.evaluator import Trial
+from nanogpkant.interpretation.judge.evaluator import Intervention
 from nanogpkant.kan import KANLinear
 
 ABLATED = 200  # edges ablated, one at a time
@@ -33,12 +34,12 @@ class WithoutEdge(nn.Module):
         return y
 
 
-def ablation_trials(
+def edge_ablations(
     layers: dict[str, KANLinear],
     scores: dict[str, dict[str, Tensor]],
     means: dict[str, Tensor],
-) -> list[Trial]:
-    """Single edges, evenly spaced in the order of ``std_grad`` over all layers.
+) -> list[Intervention]:
+    """Removal of single edges, evenly spaced in the order of ``std_grad`` over all layers.
 
     Labels: ``layer``, ``output``, ``input`` and every score of the edge.
 
@@ -46,32 +47,32 @@ def ablation_trials(
         scores: {score: {layer: (m, n)}}, from ``importance``.
         means: (m, n) mean of each edge of each layer.
     """
-    ranked = torch.cat([scores["std_grad"][name].flatten() for name in layers])
-    order = ranked.argsort(descending=True, stable=True)
+
+    def ablated(name: str, output: int, input: int) -> dict[str, nn.Module]:
+        mean = means[name][output, input].item()
+        return {name: WithoutEdge(layers[name], output, input, mean)}
+
+    ranked = [scores["std_grad"][name].flatten() for name in layers]
+    order = torch.cat(ranked).argsort(descending=True, stable=True)
     count = min(ABLATED, len(order))
-    chosen = order[torch.linspace(0, len(order) - 1, count).round().long()].tolist()
-    starts = torch.tensor([0, *(scores["std_grad"][name].numel() for name in layers)]).cumsum(0)
-    trials = []
-    for place in chosen:
-        number = int((starts[1:] <= place).sum())
+    places = order[torch.linspace(0, len(order) - 1, count).round().long()]
+    ends = torch.tensor([len(each) for each in ranked]).cumsum(0)
+    found = []
+    for place, number in zip(places, torch.bucketize(places, ends, right=True), strict=True):
         name = list(layers)[number]
-        output, input = divmod(place - int(starts[number]), layers[name].in_features)
-
-        def modules(name: str = name, output: int = output, input: int = input):
-            mean = means[name][output, input].item()
-            return {name: WithoutEdge(layers[name], output, input, mean)}
-
-        labels = {"layer": name, "output": output, "input": input}
-        labels |= {score: scores[score][name][output, input].item() for score in scores}
-        trials.append(Trial(f"{name} {output} {input}", modules, labels))
-    return trials
+        in_layer = int(place - ends[number]) + len(ranked[number])
+        edge = (name, *divmod(in_layer, layers[name].in_features))
+        labels = dict(zip(("layer", "output", "input"), edge, strict=True))
+        labels |= {score: each[name][edge[1:]].item() for score, each in scores.items()}
+        found.append(Intervention(labels, partial(ablated, *edge), " ".join(map(str, edge))))
+    return found
 
 
 def rank_correlations(table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
     """Spearman's rank correlation of every score with the effect of ablating the edge.
 
     Args:
-        table: rows of ``ablation_trials``.
+        table: rows of ``edge_ablations``.
 
     Returns:
         columns ``score``; ``with_kl``, the divergence of the predictions; ``with_loss``, the size
@@ -79,12 +80,11 @@ def rank_correlations(table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
         all values are equal, as after text of one character.
     """
 
-    def rank(score: str, effect: pd.Series) -> float:
-        if table[score].nunique() == 1 or effect.nunique() == 1:
+    def correlation(score: pd.Series, effect: pd.Series) -> float:
+        if score.nunique() == 1 or effect.nunique() == 1:
             return math.nan
-        return float(stats.spearmanr(table[score], effect).statistic)
+        return float(stats.spearmanr(score, effect).statistic)
 
     effects = {"with_kl": table["kl"], "with_loss": table["added"].abs()}
-    return pd.DataFrame(
-        [{"score": s} | {name: rank(s, effect) for name, effect in effects.items()} for s in scores]
-    )
+    rows = [{name: correlation(table[s], e) for name, e in effects.items()} for s in scores]
+    return pd.DataFrame(rows).assign(score=scores)[["score", *effects]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -89,44 +89,46 @@ class SwapEvaluator:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A change to the model whose loss is to be measured."""
+class Intervention:
+    """A change to the model whose effect is measured."""
 
-    name: str
-    """key of its result on disk"""
+    labels: dict[str, Any]
+    """first columns of its row"""
     modules: Callable[[], dict[str, nn.Module]]
     """makes the modules to swap in"""
-    labels: dict[str, Any] = field(default_factory=dict)
-    """first columns of its row"""
+    name: str = ""
+    """key of its result on disk; the values of the labels unless given"""
 
 
-def score_trials(
+def measure(
     evaluator: SwapEvaluator,
-    trials: list[Trial],
+    interventions: list[Intervention],
     remember: Callable[[str, Callable[[], Any]], Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Measure every trial whose result is not on disk yet.
+    """Measure every intervention whose result is not on disk yet.
 
     Args:
-        remember: ``Stage.result``.
+        remember: ``Stage.result``: takes a name, and a function that computes its result.
         progress: called with (batches done, batches in all).
 
     Returns:
-        a row for each trial: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the loss
-        above the original's.
+        a row for each intervention: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the
+        loss above the original's.
     """
-    rows, each = [], len(evaluator.batches)
-    for done, trial in enumerate(trials):
+    rows, batches = [], len(evaluator.batches)
+    for number, each in enumerate(interventions):
 
-        def measure(trial: Trial = trial, done: int = done) -> dict[str, float]:
-            score = evaluator.score(
-                trial.modules(), lambda batches: progress(done * each + batches, len(trials) * each)
-            )
-            return asdict(score) | {"added": score.loss - evaluator.original.loss}
+        def advance(done: int, number: int = number) -> None:
+            progress(number * batches + done, len(interventions) * batches)
 
-        progress(done * each, len(trials) * each)
-        rows.append(trial.labels | remember(trial.name, measure))
+        def score(each: Intervention = each, advance: Callable = advance) -> dict[str, float]:
+            found = evaluator.score(each.modules(), advance)
+            return asdict(found) | {"added": found.loss - evaluator.original.loss}
+
+        advance(0)
+        name = each.name or " ".join(map(str, each.labels.values()))
+        rows.append(each.labels | remember(name, score))
     return rows
 
 

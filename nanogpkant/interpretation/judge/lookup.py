@@ -75,34 +75,3 @@ class Lookup(nn.Module):
         index = torch.stack([index, index + 1], dim=-1).flatten(1)
         share = torch.stack([1 - part, part], dim=-1).flatten(1)
         return F.embedding_bag(index, tables, mode="sum", per_sample_weights=share.to(tables.dtype))
-
-
-def controls(layer: KANLinear, points: Tensor, weights: Tensor) -> dict[str, EdgeFunctions]:
-    """The replacements that formulas are compared with.
-
-    Args:
-        points: (G, n) over the range of the inputs.
-        weights: (G, n) how often inputs lie near each point.
-
-    Returns:
-        ``spline``, the edges themselves, ``line``, their weighted least-squares lines, ``mean``,
-        their weighted means, and ``zero``.
-    """
-    share = weights / weights.sum(0)  # (G, n)
-    values = layer.edges(points).detach()  # (G, m, n)
-    mean = torch.einsum("gn,gmn->mn", share, values)
-    centre = (share * points).sum(0)  # (n,)
-    away = share * (points - centre)
-    spread = (away * (points - centre)).sum(0)  # (n,)
-    slope = torch.einsum("gn,gmn->mn", away, values) / spread.clamp(min=1e-30)
-    return {
-        "spline": lambda x: layer.edges(x),
-        "line": lambda x: mean + slope * (x - centre)[:, None],
-        "mean": lambda x: mean.expand(len(x), -1, -1),
-        "zero": lambda x: torch.zeros_like(mean).expand(len(x), -1, -1),
-    }
-
-
-def mixed(old: EdgeFunctions, new: EdgeFunctions, replaced: Tensor) -> EdgeFunctions:
-    """``new`` for the edges of the mask ``replaced`` (m, n), ``old`` for the others."""
-    return lambda points: torch.where(replaced, new(points), old(points))

@@ -1,4 +1,4 @@
-"""Pruning: layers without their least important edges, and trials of the loss without them.
+"""Pruning: layers without their least important edges, and the loss without them.
 
 A pruned edge becomes its mean, added to a constant of its output, or nothing. Three things then
 leave the matrices, with the same outputs:
@@ -15,11 +15,12 @@ Source: the loss under mean and zero ablation by score is common in circuit anal
 """
 
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.interpretation.judge.evaluator import Trial
+from nanogpkant.interpretation.judge.evaluator import Intervention
 from nanogpkant.interpretation.judge.replacements import first_share
 from nanogpkant.kan.pruned import PrunedLinear, narrowed, prune
 from nanogpkant.model.gpt import GPT
@@ -34,11 +35,6 @@ def by_input(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     The root mean square, so that layers with many outputs do not rank higher by their size.
     """
     return {name: s.square().mean(0).sqrt().expand_as(s) for name, s in scores.items()}
-
-
-def kept_edges(scores: dict[str, Tensor], removed: float) -> dict[str, Tensor]:
-    """Masks (m, n) of the edges that stay when a share of all is removed, the lowest first."""
-    return first_share(scores, 1 - removed)
 
 
 def pruned_layers(
@@ -69,9 +65,9 @@ def pruned_layers(
     return made
 
 
-def pruning_trials(
+def prunings(
     model: GPT, scores: dict[str, dict[str, Tensor]], means: dict[str, Tensor]
-) -> list[Trial]:
+) -> list[Intervention]:
     """Shares of the edges removed, by every score and ablation.
 
     Labels: ``score``, ``ablation`` ("mean" or "zero") and ``share`` of edges removed.
@@ -81,15 +77,18 @@ def pruning_trials(
         means: (m, n) mean of each edge of each layer.
     """
 
-    def trial(score: str, ablation: str, share: float) -> Trial:
-        constants = means if ablation == "mean" else None
-        return Trial(
-            f"{share:g} by {score}, {ablation}",
-            lambda: pruned_layers(model, kept_edges(scores[score], share), constants),
-            {"score": score, "ablation": ablation, "share": share},
-        )
+    def pruned(score: str, ablation: str, share: float) -> dict[str, PrunedLinear]:
+        keep = first_share(scores[score], 1 - share)
+        return pruned_layers(model, keep, means if ablation == "mean" else None)
 
-    return [trial(*each) for each in itertools.product(scores, ABLATIONS, SHARES)]
+    return [
+        Intervention(
+            {"score": score, "ablation": ablation, "share": share},
+            partial(pruned, score, ablation, share),
+            f"{share:g} by {score}, {ablation}",
+        )
+        for score, ablation, share in itertools.product(scores, ABLATIONS, SHARES)
+    ]
 
 
 def _drop_units(made: dict[str, PrunedLinear], before: str, after: str, start: int) -> None:

@@ -1,25 +1,29 @@
-"""Trials of faithfulness: edges replaced by their formulas, and by lines, means or nothing.
+"""Edges replaced by their formulas, and by lines, means or nothing.
 
 Every single fit can be close and the model still be lost, because errors add up over a thousand
 inputs and over layers. So formulas are judged by the loss of the whole model on unseen text.
 
 Source: explanations judged by the loss under replacement, after EAP-IG (Hanna et al., arXiv
 2403.17806); formulas judged in context rather than alone, arXiv 2603.15250.
+
+m outputs, n inputs, G points.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.interpretation.judge.evaluator import Trial
-from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed
+from nanogpkant.interpretation.judge.evaluator import Intervention
+from nanogpkant.interpretation.judge.lookup import Lookup
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, points, weights
 from nanogpkant.kan import KANLinear
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of all edges
-REPLACEMENTS = ("spline", "formula", "line", "mean", "zero")
+CONTROLS = ("line", "mean", "zero")  # weighted least-squares line, weighted mean, nothing
+REPLACEMENTS = ("spline", "formula", *CONTROLS)  # a spline is the edge itself
 FITTING = "formula where it fits"
 
 
@@ -33,14 +37,27 @@ class Replaceable:
     high: Tensor
     """(n,) last point"""
     curves: dict[str, EdgeFunctions]
-    """replacements by name; "spline" is the edges themselves"""
+    """replacements by name"""
 
     @classmethod
     def of(cls, layer: KANLinear, observed: Observed) -> "Replaceable":
-        """A layer with its controls."""
+        """A layer with its edges themselves and the controls."""
         like, at = layer.weight, points(observed)
-        known = controls(layer, at.to(like), weights(observed, at).to(like))
-        return cls(layer, observed.low.to(like), observed.high.to(like), known)
+        at, share = at.to(like), weights(observed, at).to(like)
+        share = share / share.sum(0)  # (G, n)
+        values = layer.edges(at).detach()  # (G, m, n)
+        mean = torch.einsum("gn,gmn->mn", share, values)
+        centre = (share * at).sum(0)  # (n,)
+        away = share * (at - centre)
+        spread = (away * (at - centre)).sum(0)  # (n,)
+        slope = torch.einsum("gn,gmn->mn", away, values) / spread.clamp(min=1e-30)
+        curves: dict[str, EdgeFunctions] = {
+            "spline": layer.edges,
+            "line": lambda x: mean + slope * (x - centre)[:, None],
+            "mean": lambda x: mean.expand(len(x), -1, -1),
+            "zero": lambda x: torch.zeros_like(mean).expand(len(x), -1, -1),
+        }
+        return cls(layer, observed.low.to(like), observed.high.to(like), curves)
 
     def with_curves(self, **curves: EdgeFunctions) -> "Replaceable":
         """The same with more replacements."""
@@ -52,12 +69,20 @@ class Replaceable:
 
     def replaced(self, by: str, edges: Tensor | None = None) -> Lookup:
         """The layer with the edges of a mask (m, n), or all of them, replaced."""
-        new = self.curves[by]
-        # Between two points a table is a line already.
-        count = 2 if edges is None and by in ("line", "mean", "zero") else None
-        if edges is not None:
-            new = mixed(self.curves["spline"], new, edges.to(self.low.device))
-        return Lookup(self.layer, self.low, self.high, new, count)
+        old, new = self.curves["spline"], self.curves[by]
+        if edges is None:
+            # Between two points a table is a line already.
+            return Lookup(self.layer, self.low, self.high, new, 2 if by in CONTROLS else None)
+        chosen = edges.to(self.low.device)
+        curves = lambda x: torch.where(chosen, new(x), old(x))  # noqa: E731
+        return Lookup(self.layer, self.low, self.high, curves)
+
+
+def replaced(
+    layers: dict[str, Replaceable], by: str, edges: dict[str, Tensor] | None = None
+) -> dict[str, nn.Module]:
+    """The layers by name, with all their edges or those of a mask (m, n) replaced."""
+    return {name: each.replaced(by, (edges or {}).get(name)) for name, each in layers.items()}
 
 
 def first_share(ranks: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -80,9 +105,9 @@ def random_ranks(like: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     return {name: torch.rand(t.shape, generator=generator) for name, t in like.items()}
 
 
-def faithfulness_trials(
+def partial_replacements(
     layers: dict[str, Replaceable], orders: dict[str, dict[str, Tensor]]
-) -> list[Trial]:
+) -> list[Intervention]:
     """Every replacement of all edges, of shares of them in each order, and of single layers.
 
     Labels: ``layers`` ("all" or a name), ``replacement``, ``order`` ("" where all edges of these
@@ -91,35 +116,26 @@ def faithfulness_trials(
     Args:
         orders: by name, ranks (m, n) for each layer, the largest first.
     """
-    trials = [_trial(layers, "all", by) for by in REPLACEMENTS]
-    trials += [
-        _trial(layers, "all", by, order, share, orders[order])
-        for order in orders
-        for share in SHARES
-        for by in REPLACEMENTS
-        if by != "spline"
+
+    def replacing(of: str, by: str, order: str = "", share: float = 1.0) -> Intervention:
+        def modules() -> dict[str, nn.Module]:
+            edges = first_share(orders[order], share) if order else None
+            return replaced(layers if of == "all" else {of: layers[of]}, by, edges)
+
+        labels = {"layers": of, "replacement": by, "order": order, "share": share}
+        return Intervention(labels, modules)
+
+    names = ("formula", *CONTROLS)
+    return [
+        *(replacing("all", by) for by in REPLACEMENTS),
+        *(replacing("all", by, o, s) for o, s, by in itertools.product(orders, SHARES, names)),
+        *(replacing(name, by) for name, by in itertools.product(layers, REPLACEMENTS)),
     ]
-    return trials + [_trial(layers, name, by) for name in layers for by in REPLACEMENTS]
 
 
-def _trial(
-    layers: dict[str, Replaceable],
-    of: str,
-    by: str,
-    order: str = "",
-    share: float = 1.0,
-    ranks: dict[str, Tensor] | None = None,
-) -> Trial:
-    chosen = layers if of == "all" else {of: layers[of]}
-
-    def modules() -> dict[str, nn.Module]:
-        return replaced(chosen, by, first_share(ranks, share) if ranks else {})
-
-    labels = {"layers": of, "replacement": by, "order": order, "share": share}
-    return Trial(" ".join(map(str, labels.values())), modules, labels)
-
-
-def total_trials(layers: dict[str, Replaceable], accepted: dict[str, Tensor]) -> list[Trial]:
+def total_replacements(
+    layers: dict[str, Replaceable], accepted: dict[str, Tensor]
+) -> list[Intervention]:
     """All edges by each replacement, beside "original" and "formula where it fits".
 
     Args:
@@ -129,11 +145,4 @@ def total_trials(layers: dict[str, Replaceable], accepted: dict[str, Tensor]) ->
     modules = {"original": dict}
     modules |= {by: lambda by=by: replaced(layers, by) for by in REPLACEMENTS}
     modules[FITTING] = lambda: replaced(layers, "formula", accepted)
-    return [Trial(name, make, {"replacement": name}) for name, make in modules.items()]
-
-
-def replaced(
-    layers: dict[str, Replaceable], by: str, edges: dict[str, Tensor] | None = None
-) -> dict[str, nn.Module]:
-    """The layers by name, with all their edges or those of a mask (m, n) replaced."""
-    return {name: each.replaced(by, (edges or {}).get(name)) for name, each in layers.items()}
+    return [Intervention({"replacement": name}, make) for name, make in modules.items()]
