@@ -173,19 +173,16 @@ class Interpretation:
             bar("fitting formulas", "edges") as progress,
         ):
             for name, layer in self.layers.items():
-                size = layer.in_features * layer.out_features
 
-                def advance(share: float, start: int = done, size: int = size) -> None:
-                    progress(start + int(share * size), total)
-
-                def find(name: str = name, layer: KANLinear = layer, advance=advance) -> dict:
-                    at = points(observed[name])
+                def find(name: str = name, layer: KANLinear = layer, start: int = done) -> dict:
+                    at, m = points(observed[name]), layer.out_features
                     density, curves = weights(observed[name], at), tabulate(layer, at)
+                    advance = lambda inputs: progress(start + m * inputs, total)  # noqa: E731
                     return {name: fit(at, density, curves, self.families, advance)}
 
-                advance(0)
+                progress(done, total)
                 fitted |= stage.records(Fits, name, find)
-                done += size
+                done += layer.in_features * layer.out_features
         return fitted
 
     @cached_property
@@ -240,10 +237,9 @@ class Interpretation:
     @cached_property
     def ablations(self) -> pd.DataFrame:
         """The effect of removing single edges: see ``ablations.edge_ablations``."""
-        # One edge changes little, but all predictions: its KL needs less text than a loss.
-        evaluator = self._evaluator_of(self.budget // ABLATION_SHARE)
         found = edge_ablations(self.layers, self.importance, self._means)
-        return self._measured("ablations", "removing single edges", found, evaluator)
+        # One edge changes little, but all predictions: its KL needs less text than a loss.
+        return self._measured("ablations", "removing single edges", found, 1 / ABLATION_SHARE)
 
     @property
     def rank_correlations(self) -> pd.DataFrame:
@@ -267,8 +263,8 @@ class Interpretation:
         """The loss with all edges replaced, on the whole validation split unless it is long."""
         accepted = {name: fits.accepted for name, fits in self.fits.items()}
         found = total_replacements(self._with_formulas, accepted)
-        evaluator, doing = self._evaluator_of(TOTAL * self.budget), "replacing all edges"
-        return self._measured("totals", doing, found, evaluator, families=self.families)
+        doing = "replacing all edges"
+        return self._measured("totals", doing, found, TOTAL, families=self.families)
 
     @cached_property
     def pruning(self) -> pd.DataFrame:
@@ -353,27 +349,20 @@ class Interpretation:
         """(m, n) mean of every edge of each layer."""
         return {name: each.means() for name, each in self._replaceable.items()}
 
-    def _evaluator_of(self, budget: int) -> SwapEvaluator:
-        return SwapEvaluator(self.model, self.data.val, budget, self.seed)
-
-    @cached_property
-    def _evaluator(self) -> SwapEvaluator:
-        """On the budget of the points of curves."""
-        return self._evaluator_of(self.budget)
-
     def _measured(
         self,
         name: str,
         doing: str,
         interventions: list[Intervention],
-        evaluator: SwapEvaluator | None = None,
+        budgets: float = 1,
         **settings: Any,
     ) -> pd.DataFrame:
-        """A row for each intervention, from the stage's folder or measured now."""
+        """A row for each intervention, from the stage's folder or measured on so many budgets."""
         settings = {"budget": self.budget, "layers": list(self.layers), **settings}
         with self._stage(name, **settings) as stage, bar(doing, "batches") as progress:
-            used = evaluator or self._evaluator
-            return pd.DataFrame(measure(used, interventions, stage.result, progress))
+            budget = int(budgets * self.budget)
+            evaluator = SwapEvaluator(self.model, self.data.val, budget, self.seed)
+            return pd.DataFrame(measure(evaluator, interventions, stage.result, progress))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -27,12 +27,9 @@ class Unary:
     """A family of functions a * f(rate * u + offset), with search ranges of rate and offset."""
 
     name: str
-    value: Callable[[Tensor], Tensor]
-    """f(z)"""
-    slope: Callable[[Tensor, Tensor], Tensor]
-    """f'(z), given z and f(z)"""
-    expression: str
-    """f(z) as sympy reads it"""
+    value: Callable[[Tensor], Tensor]  # f(z)
+    slope: Callable[[Tensor, Tensor], Tensor]  # f'(z), given z and f(z)
+    expression: str  # f(z) as sympy reads it
     rates: tuple[float, float, int]
     """least, greatest, number of candidates in equal ratios; 1, 1, 1 where the rate is fixed"""
     offsets: tuple[float, float, int]
@@ -40,8 +37,7 @@ class Unary:
     offset_of: str = "place"
     """meaning of ``offsets``: "place" is u at z = 0, "phase" is z at u = 0, "distance" is the least
     z on [-1, 1], in equal ratios"""
-    mirrored: bool = False
-    """f(-z) is not in the span of f: negative rates are candidates too"""
+    mirrored: bool = False  # f(-z) is not in the span of f: negative rates are candidates too
     with_line: str = "both"
     """candidates with a free line: "both" mirror images, "one" if they differ by a line, or "none"
     if another family is the same up to a line"""

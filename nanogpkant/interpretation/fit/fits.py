@@ -26,18 +26,12 @@ class Formulas:
     terms amplitude * f(rate * u + offset). It holds for u in [-1, 1] and is constant beyond.
     """
 
-    middle: Tensor
-    """(n,)"""
-    half: Tensor
-    """(n,)"""
-    coefficients: Tensor
-    """(m, n, 6) of 1, u, ..., u^5"""
-    families: Tensor
-    """(m, n, 2) uint8: 0 for no term, else 1 + index in FAMILIES"""
-    amplitudes: Tensor
-    """(m, n, 2)"""
-    shapes: Tensor
-    """(m, n, 2, 2) rates and offsets"""
+    middle: Tensor  # (n,)
+    half: Tensor  # (n,)
+    coefficients: Tensor  # (m, n, 6) of 1, u, ..., u^5
+    families: Tensor  # (m, n, 2) uint8: 0 for no term, else 1 + index in FAMILIES
+    amplitudes: Tensor  # (m, n, 2)
+    shapes: Tensor  # (m, n, 2, 2) rates and offsets
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
@@ -64,26 +58,19 @@ class Formulas:
 class Fits(Formulas):
     """The formulas of a layer, and how good they are."""
 
-    option: Tensor
-    """(m, n) uint8: index in OPTIONS"""
-    r2: Tensor
-    """(m, n) explained share of the edge's variance; 1 for a flat edge"""
-    max_error: Tensor
-    """(m, n) largest error at a point, in standard deviations of the edge"""
-    complexity: Tensor
-    """(m, n) uint8: numbers and functions in the formula"""
-    aicc: Tensor
-    """(m, n) corrected Akaike information criterion over the points"""
+    option: Tensor  # (m, n) uint8: index in OPTIONS
+    r2: Tensor  # (m, n) explained share of the edge's variance; 1 for a flat edge
+    max_error: Tensor  # (m, n) largest at a point, in standard deviations of the edge
+    complexity: Tensor  # (m, n) uint8: numbers and functions in the formula
+    aicc: Tensor  # (m, n) corrected Akaike information criterion over the points
     accepted: Tensor
     """(m, n) bool: the formula may replace the edge, which otherwise stays a spline"""
     runner_up: Tensor
     """(m, n) uint8: best other option of no greater complexity; the option itself if none"""
     margin: Tensor
     """(m, n) R² of the formula minus that of the runner-up; infinite if none"""
-    front: Tensor
-    """(m, n, COMPLEXITIES) float16: least 1 - R² at each complexity, from 1"""
-    front_options: Tensor
-    """(m, n, COMPLEXITIES) uint8: the option with that error"""
+    front: Tensor  # (m, n, COMPLEXITIES) float16: least 1 - R² at each complexity, from 1
+    front_options: Tensor  # (m, n, COMPLEXITIES) uint8: the option with that error
 
     def pareto(self, output: int, input: int) -> list[tuple[int, str, float]]:
         """Pareto front of an edge: (complexity, option, R²), each better than all simpler ones."""
@@ -118,23 +105,13 @@ class Fits(Formulas):
         best = options[self.option.numpy().ravel()]
         two = columns["term2"] != ""
         best[two] = columns["term"][two] + " + " + columns["term2"][two] + LINE
-        runner_up = options[self.runner_up.numpy().ravel()]
-        accepted, margin = self.accepted.numpy().ravel(), self.margin.numpy().ravel()
-        about = {
-            "output": output,
-            "input": input,
-            "family": np.where(accepted, best, "spline"),
-            "formula": _texts(columns),
-            "r2": self.r2.numpy().ravel(),
-            "max_error": self.max_error.numpy().ravel(),
-            "complexity": self.complexity.numpy().ravel(),
-            "aicc": self.aicc.numpy().ravel(),
-            "runner_up": np.where(np.isfinite(margin), runner_up, ""),
-            "margin": margin,
-            "accepted": accepted,
-            "best": best,
-        }
-        return pd.DataFrame(about | columns)
+        kept = ("r2", "max_error", "complexity", "aicc", "runner_up", "margin", "accepted")
+        measured = {name: getattr(self, name).numpy().ravel() for name in kept}
+        family = np.where(measured["accepted"], best, "spline")
+        runner_up = options[measured["runner_up"]]
+        measured["runner_up"] = np.where(np.isfinite(measured["margin"]), runner_up, "")
+        edges = {"output": output, "input": input, "family": family, "formula": _texts(columns)}
+        return pd.DataFrame(edges | measured | {"best": best} | columns)
 
 
 def _texts(columns: dict[str, np.ndarray]) -> list[str]:

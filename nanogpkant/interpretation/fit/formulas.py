@@ -44,7 +44,7 @@ def fit(
     weights: Tensor,
     curves: Tensor,
     families: Sequence[str] | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Fits:
     """Find a formula for every edge.
 
@@ -54,7 +54,7 @@ def fit(
         curves: (G, m, n), values of the edges.
         families: names to try (see ``families``); None is all. A family alone has no free line;
             "line" among the names adds it. Constants and lines are always candidates.
-        progress: called with the share of the work done, 0 to 1.
+        progress: called with the inputs done.
 
     Raises:
         UserError: curves, points or weights that are not finite, or fewer than 8 points.
@@ -67,17 +67,13 @@ def fit(
     if len(points) < 8:
         raise UserError(f"{len(points)} points are too few to fit formulas to: take 8 or more")
     m, n = curves.shape[1:]
-    parts, done = [], 0
+    parts = []
     for some in torch.arange(n).split(max(1, AT_ONCE // m)):
-
-        def advance(share: float, done: int = done, count: int = len(some)) -> None:
-            progress((done + share * count) / n)
-
         x, y = points[:, some], curves[:, :, some]
         fitter = _Fitter(scaled(x, weights[:, some], y), dictionary)
-        fitter.run(advance)
+        fitter.run()
         parts.append(fitter.fits(x, y))
-        done += len(some)
+        progress(int(some[-1]) + 1)
     fields = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Fits)}
     return Fits(**{name: torch.cat(of, dim=int(of[0].dim() > 1)) for name, of in fields.items()})
 
@@ -96,10 +92,9 @@ class _Fitter:
         self.pair = torch.zeros(n * m, 2, dtype=torch.long)
         self.pair_shapes = curves.y.new_zeros(n * m, 2, 2)
 
-    def run(self, progress: Callable[[float], None]) -> None:
+    def run(self) -> None:
         """Try all options, polish the promising ones, and add a second term where needed."""
-        found = self.dictionary.best(self.curves, lambda share: progress(0.4 * share))
-        self.errors, self.shapes = (each.flatten(0, 1) for each in found)
+        self.errors, self.shapes = (a.flatten(0, 1) for a in self.dictionary.best(self.curves))
         degree = self.dictionary.degree
         self.polynomials, self.errors[:, : degree + 1] = _polynomials(self.curves, degree)
         flat = self.curves.flat.flatten()
@@ -111,17 +106,13 @@ class _Fitter:
         if len(hard) and self.errors[hard, plain].isfinite().any():
             for pick in self.errors[hard, plain].topk(2, dim=1, largest=False).indices.unbind(1):
                 self.polish(hard, pick + TERMS)
-        progress(0.55)
         everything = torch.arange(len(self.errors))
         self.polish(everything, self.choice())
-        progress(0.65)
         left = (self.errors.amin(1) > GOOD).nonzero().flatten()
         self.polish(left, self.errors[left].argmin(1))
-        progress(0.75)
         left = left[self.errors[left].amin(1) > GOOD]
         if len(left) and self.dictionary.has_line and len(self.dictionary.options):
             self.add_second(left)
-        progress(0.95)
         self.polish(everything, self.choice())
 
     def choice(self) -> Tensor:

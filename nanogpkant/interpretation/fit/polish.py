@@ -61,16 +61,11 @@ def polish(
 class _Problem:
     """Some edges and their families; see ``polish``."""
 
-    u: Tensor
-    """(E, G)"""
-    free: Tensor
-    """(E, G, L) constant and line as unit vectors; the line is 0 where none is added"""
-    y: Tensor
-    """(E, 1, G) the curves, orthogonal to these"""
-    families: Tensor
-    """(E, T)"""
-    sought: Tensor
-    """(E, 2T) 1 where a parameter is free: all rates, then all offsets"""
+    u: Tensor  # (E, G)
+    free: Tensor  # (E, G, L) constant and line as unit vectors; the line is 0 where none is added
+    y: Tensor  # (E, 1, G) the curves, orthogonal to these
+    families: Tensor  # (E, T)
+    sought: Tensor  # (E, 2T) 1 where a parameter is free: all rates, then all offsets
 
     def __getitem__(self, edges: Tensor) -> "_Problem":
         return _Problem(*(part[edges] for part in vars(self).values()))

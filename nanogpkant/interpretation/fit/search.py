@@ -8,7 +8,7 @@ product per input, and the maximum over each family.
 n inputs, m outputs, G points, C candidates, E edges.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,24 +25,15 @@ NOISE = 1e-6  # rounding errors of a constant, relative to the greatest value
 class ScaledCurves:
     """The edges of n inputs, scaled: u in [-1, 1], curves of mean 0 and length 1."""
 
-    u: Tensor
-    """(n, G)"""
-    root: Tensor
-    """(n, G) square roots of the weights: the constant as a unit vector"""
-    slant: Tensor
-    """(n, G) the line as a unit vector, orthogonal to the constant"""
-    y: Tensor
-    """(n, m, G) the curves times ``root``; 0 where an edge is flat"""
-    mean: Tensor
-    """(n, m)"""
-    std: Tensor
-    """(n, m); 1 where an edge is flat"""
-    flat: Tensor
-    """(n, m) edges that are constant but for rounding"""
-    middle: Tensor
-    """(n,) x at u = 0"""
-    half: Tensor
-    """(n,) x at u = 1 minus x at u = 0; 1 where an input is constant"""
+    u: Tensor  # (n, G)
+    root: Tensor  # (n, G) square roots of the weights: the constant as a unit vector
+    slant: Tensor  # (n, G) the line as a unit vector, orthogonal to the constant
+    y: Tensor  # (n, m, G) the curves times ``root``; 0 where an edge is flat
+    mean: Tensor  # (n, m)
+    std: Tensor  # (n, m); 1 where an edge is flat
+    flat: Tensor  # (n, m) edges that are constant but for rounding
+    middle: Tensor  # (n,) x at u = 0
+    half: Tensor  # (n,) x at u = 1 minus x at u = 0; 1 where an input is constant
 
 
 def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
@@ -120,15 +111,10 @@ class Dictionary:
         straight = torch.where(is_bent, straight / left.sqrt().clamp(min=1e-12), 0.0)
         return torch.cat([plain, straight])[self._chosen]
 
-    def best(
-        self, curves: ScaledCurves, progress: Callable[[float], None]
-    ) -> tuple[Tensor, Tensor]:
+    def best(self, curves: ScaledCurves) -> tuple[Tensor, Tensor]:
         """The best candidate of every option: (n, m, OPTIONS) 1 - R², and shapes (..., 2).
 
         Options that are not in the dictionary have infinite errors.
-
-        Args:
-            progress: called with the share of the inputs done.
         """
         n, m, _ = curves.y.shape
         errors = curves.y.new_full((n, m, len(OPTIONS)), torch.inf)
@@ -146,7 +132,6 @@ class Dictionary:
                 errors[i, :, option] = left - score
                 shapes[i, :, option] = self.shapes[begin + index]
                 begin += column.shape[1]
-            progress((i + 1) / n)
         return errors, shapes
 
     def second(

@@ -23,12 +23,9 @@ KEPT_PROBABILITIES = 1 << 26  # of the original; above, they are computed again 
 class Score:
     """Loss and divergence of a changed model."""
 
-    loss: float
-    """mean cross-entropy of the changed model, nats per token"""
-    kl: float
-    """mean Kullback-Leibler divergence from the original's predictions, nats per token"""
-    tokens: int
-    """predictions made"""
+    loss: float  # mean cross-entropy, nats per token
+    kl: float  # mean Kullback-Leibler divergence from the original's predictions, nats per token
+    tokens: int  # predictions made
 
 
 class SwapEvaluator:
@@ -92,12 +89,9 @@ class SwapEvaluator:
 class Intervention:
     """A change to the model whose effect is measured."""
 
-    labels: dict[str, Any]
-    """first columns of its row"""
-    modules: Callable[[], dict[str, nn.Module]]
-    """makes the modules to swap in"""
-    name: str = ""
-    """key of its result on disk; the values of the labels unless given"""
+    labels: dict[str, Any]  # first columns of its row
+    modules: Callable[[], dict[str, nn.Module]]  # makes the modules to swap in
+    name: str = ""  # key of its result on disk; the values of the labels unless given
 
 
 def measure(
@@ -116,17 +110,15 @@ def measure(
         a row for each intervention: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the
         loss above the original's.
     """
-    rows, batches = [], len(evaluator.batches)
-    for number, each in enumerate(interventions):
+    rows, total, start = [], len(interventions) * len(evaluator.batches), 0
+    for each in interventions:
 
-        def advance(done: int, number: int = number) -> None:
-            progress(number * batches + done, len(interventions) * batches)
-
-        def score(each: Intervention = each, advance: Callable = advance) -> dict[str, float]:
-            found = evaluator.score(each.modules(), advance)
+        def score(each: Intervention = each, start: int = start) -> dict[str, float]:
+            found = evaluator.score(each.modules(), lambda done: progress(start + done, total))
             return asdict(found) | {"added": found.loss - evaluator.original.loss}
 
-        advance(0)
+        progress(start, total)
+        start += len(evaluator.batches)
         name = each.name or " ".join(map(str, each.labels.values()))
         rows.append(each.labels | remember(name, score))
     return rows

@@ -32,12 +32,9 @@ class Replaceable:
     """A layer, and the possible replacements of its edges."""
 
     layer: KANLinear
-    low: Tensor
-    """(n,) first point of each input's tables"""
-    high: Tensor
-    """(n,) last point"""
-    curves: dict[str, EdgeFunctions]
-    """replacements by name"""
+    low: Tensor  # (n,) first point of each input's tables
+    high: Tensor  # (n,) last point
+    curves: dict[str, EdgeFunctions]  # replacements by name
 
     @classmethod
     def of(cls, layer: KANLinear, observed: Observed) -> "Replaceable":

@@ -30,24 +30,16 @@ class Observed:
     Inputs are those of the functions: after ``prenorm`` where there is one.
     """
 
-    edges: Tensor
-    """(n, B + 1) borders of the bins of each input's histogram"""
-    counts: Tensor
-    """(n, B) inputs in each bin, float64"""
-    mean: Tensor
-    """(n,)"""
-    std: Tensor
-    """(n,)"""
-    low: Tensor
-    """(n,) the 0.1% quantile"""
-    high: Tensor
-    """(n,) the 99.9% quantile; ``low`` where the input is constant"""
-    outside: Tensor
-    """(n,) share of inputs outside the grid; 0 where the basis has none"""
+    edges: Tensor  # (n, B + 1) borders of the bins of each input's histogram
+    counts: Tensor  # (n, B) inputs in each bin, float64
+    mean: Tensor  # (n,)
+    std: Tensor  # (n,)
+    low: Tensor  # (n,) the 0.1% quantile
+    high: Tensor  # (n,) the 99.9% quantile; ``low`` where the input is constant
+    outside: Tensor  # (n,) share of inputs outside the grid; 0 where the basis has none
     grad_rms: Tensor
     """(m,) root mean square, over tokens, of the gradient of the summed loss at each output"""
-    tokens: int
-    """input vectors seen"""
+    tokens: int  # input vectors seen
 
 
 def collect(

@@ -16,15 +16,12 @@ from nanogpkant.interpretation.observe.curves import points, weights
 class EdgeCard:
     """One curve, its formula and the density of its input; all arrays are (G,)."""
 
-    title: str
-    """short lines, the first the most important"""
-    about: str
-    """one line with all details"""
+    title: str  # short lines, the first the most important
+    about: str  # one line with all details
     x: np.ndarray
     curve: np.ndarray
     formula: np.ndarray
-    density: np.ndarray
-    """per unit of x; the largest is 1"""
+    density: np.ndarray  # per unit of x; the largest is 1
 
     @property
     def across(self) -> np.ndarray:
