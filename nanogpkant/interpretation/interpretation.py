@@ -24,10 +24,16 @@ from nanogpkant.interpretation.fit.atlas import Atlas, atlas
 from nanogpkant.interpretation.fit.families import OPTIONS, select_families
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
-from nanogpkant.interpretation.judge.ablations import edge_ablations, rank_correlations
 from nanogpkant.interpretation.judge.evaluator import Intervention, SwapEvaluator, measure
 from nanogpkant.interpretation.judge.pruned_run import write_pruned_run
-from nanogpkant.interpretation.judge.pruning import ABLATIONS, by_input, pruned_layers, prunings
+from nanogpkant.interpretation.judge.removal import (
+    ABLATIONS,
+    by_input,
+    edge_ablations,
+    pruned_layers,
+    prunings,
+    rank_correlations,
+)
 from nanogpkant.interpretation.judge.replacements import (
     Replaceable,
     first_share,
@@ -236,7 +242,7 @@ class Interpretation:
 
     @cached_property
     def ablations(self) -> pd.DataFrame:
-        """The effect of removing single edges: see ``ablations.edge_ablations``."""
+        """The effect of removing single edges: see ``removal.edge_ablations``."""
         found = edge_ablations(self.layers, self.importance, self._means)
         # One edge changes little, but all predictions: its KL needs less text than a loss.
         return self._measured("ablations", "removing single edges", found, 1 / ABLATION_SHARE)
@@ -268,7 +274,7 @@ class Interpretation:
 
     @cached_property
     def pruning(self) -> pd.DataFrame:
-        """The loss without a share of the edges: see ``pruning.prunings``."""
+        """The loss without a share of the edges: see ``removal.prunings``."""
         importance = self.importance["std_grad"]
         scores = self.importance | {
             "random": random_ranks(importance, self.seed),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.interpretation.judge.ablations import edge_ablations, rank_correlations
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, measure
+from nanogpkant.interpretation.judge.removal import edge_ablations, rank_correlations
 from nanogpkant.interpretation.judge.replacements import Replaceable
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.interpretation.observe.curves import points, weights

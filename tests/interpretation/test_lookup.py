@@ -6,8 +6,7 @@ import torch
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.interpretation.judge.evaluator import swapped
-from nanogpkant.interpretation.judge.lookup import Lookup, table_points
-from nanogpkant.interpretation.judge.replacements import Replaceable
+from nanogpkant.interpretation.judge.replacements import Lookup, Replaceable, table_points
 from nanogpkant.interpretation.observe import curves as curves_module
 from nanogpkant.interpretation.observe.curves import even_points, points, tabulate, weights
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, measure, swapped
-from nanogpkant.interpretation.judge.pruning import (
+from nanogpkant.interpretation.judge.removal import (
     ABLATIONS,
     SHARES,
     by_input,

@@ -1,30 +1,92 @@
 """Edges replaced by their formulas, and by lines, means or nothing.
 
 Every single fit can be close and the model still be lost, because errors add up over a thousand
-inputs and over layers. So formulas are judged by the loss of the whole model on unseen text.
+inputs and over layers. So formulas are judged by the loss of the whole model on unseen text. Every
+replacement runs through the same lookup table with linear interpolation, so that differences in
+loss are differences between the functions.
 
 Source: explanations judged by the loss under replacement, after EAP-IG (Hanna et al., arXiv
-2403.17806); formulas judged in context rather than alone, arXiv 2603.15250.
+2403.17806); formulas judged in context rather than alone, arXiv 2603.15250. That tables need a
+stated policy beyond their ends is from LUT-KAN (arXiv 2601.03332): here inputs are clamped to them.
 
-m outputs, n inputs, G points.
+m outputs, n inputs, G points of a table.
 """
 
 import itertools
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.interpretation.judge.evaluator import Intervention
-from nanogpkant.interpretation.judge.lookup import Lookup
 from nanogpkant.interpretation.observe.collect import Observed
-from nanogpkant.interpretation.observe.curves import EdgeFunctions, points, weights
+from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, points, weights
 from nanogpkant.kan import KANLinear
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of all edges
 CONTROLS = ("line", "mean", "zero")  # weighted least-squares line, weighted mean, nothing
 REPLACEMENTS = ("spline", "formula", *CONTROLS)  # a spline is the edge itself
 FITTING = "formula where it fits"
+POINTS = 64  # of a table, evenly spaced; more where an edge has more than 8 basis functions
+POINTS_A_FUNCTION = 8
+ROWS = 4096  # input vectors looked up at a time: their indices take 2 * 8 bytes an input
+
+
+def table_points(layer: KANLinear) -> int:
+    """Points of a table of a layer's edges; 4 times as many change no loss by 1e-5."""
+    shape = layer.features.coefficient_shape
+    return max(POINTS, POINTS_A_FUNCTION * (shape[2] if shape else layer.features.size))
+
+
+class Lookup(nn.Module):
+    """A KAN layer whose edges are tables with linear interpolation.
+
+    The tables, G * m * n numbers, are computed at every call and freed after it: with all layers of
+    a model replaced, one layer's tables exist at a time.
+
+    Args:
+        layer: the layer to replace; its bias and its ``prenorm`` stay.
+        low, high: (n,) first and last point of each input's tables; beyond them the functions are
+            constant. Where both are equal they are constant everywhere.
+        curves: the functions to tabulate.
+        count: G, points of a table, at least 2; None is ``table_points``.
+    """
+
+    def __init__(
+        self,
+        layer: KANLinear,
+        low: Tensor,
+        high: Tensor,
+        curves: EdgeFunctions,
+        count: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalise, self.bias = layer.normalise, layer.bias
+        self.low, self.high = low, high
+        self.curves, self.count = curves, count or table_points(layer)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n) -> (..., m)."""
+        tables = self.curves(even_points(self.low, self.high, self.count))  # (G, m, n)
+        tables = tables.permute(2, 0, 1).flatten(0, 1).to(x.dtype)
+        tables = tables.contiguous()  # (nG, m), of which rows are read
+        rows = self.normalise(x).flatten(0, -2)
+        y = torch.cat([self._look_up(part, tables) for part in rows.split(ROWS)])
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+    def _look_up(self, x: Tensor, tables: Tensor) -> Tensor:
+        """(rows, n) and (n * G, m) -> (rows, m): two rows of the tables for every input."""
+        position = (x - self.low) / (self.high - self.low) * (self.count - 1)
+        position = position.nan_to_num(0.0).clamp(0, self.count - 1)  # width 0: the first point
+        first = position.floor().clamp(max=self.count - 2)
+        part = position - first
+        index = first.long() + torch.arange(0, len(tables), self.count, device=x.device)
+        index = torch.stack([index, index + 1], dim=-1).flatten(1)
+        share = torch.stack([1 - part, part], dim=-1).flatten(1)
+        return F.embedding_bag(index, tables, mode="sum", per_sample_weights=share.to(tables.dtype))
 
 
 @dataclass(frozen=True)
@@ -83,12 +145,7 @@ def replaced(
 
 
 def first_share(ranks: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks (m, n) of the highest-ranked edges of all layers together.
-
-    Args:
-        ranks: (m, n) for each layer; edges with the largest come first.
-        share: of all edges, 0 to 1.
-    """
+    """Masks (m, n) of the share of all layers' edges with the highest ranks (m, n)."""
     flat = torch.cat([rank.flatten() for rank in ranks.values()])
     first = torch.zeros_like(flat, dtype=torch.bool)
     first[flat.argsort(descending=True, stable=True)[: round(share * len(flat))]] = True
@@ -108,10 +165,7 @@ def partial_replacements(
     """Every replacement of all edges, of shares of them in each order, and of single layers.
 
     Labels: ``layers`` ("all" or a name), ``replacement``, ``order`` ("" where all edges of these
-    layers are replaced) and ``share`` of their edges.
-
-    Args:
-        orders: by name, ranks (m, n) for each layer, the largest first.
+    layers are replaced) and ``share`` of their edges. Orders are ranks, the largest first.
     """
 
     def replacing(of: str, by: str, order: str = "", share: float = 1.0) -> Intervention:
@@ -135,9 +189,7 @@ def total_replacements(
 ) -> list[Intervention]:
     """All edges by each replacement, beside "original" and "formula where it fits".
 
-    Args:
-        accepted: (m, n) for each layer, edges with an accepted formula; in "formula where it fits"
-            the others stay splines.
+    In the latter, edges without an ``accepted`` formula stay splines. Label: ``replacement``.
     """
     modules = {"original": dict}
     modules |= {by: lambda by=by: replaced(layers, by) for by in REPLACEMENTS}
