@@ -22,30 +22,24 @@ class Variant:
     """A model of the experiment, as its file has it."""
 
     name: str
-    preset: str
-    """name of a preset, or path to a .yaml file"""
-    overrides: dict[str, Any]
-    """settings that differ from the preset's, with dotted keys"""
+    preset: str  # name of a preset, or path to a .yaml file
+    overrides: dict[str, Any]  # settings that differ from the preset's, with dotted keys
 
 
 @dataclass(frozen=True)
 class Experiment:
     """The content of an experiment's file."""
 
-    name: str
-    """of its folder"""
+    name: str  # of its folder
     about: str
     variants: list[Variant]
     seeds: list[int]
     budget: dict[str, float]
     """one of ``BUDGETS``; with iterations or flops optionally "evaluations", the number of
     evenly spaced evaluations of a run, which replaces train.eval_interval"""
-    data: dict[str, Any]
-    """settings of the data section, for all variants"""
-    overrides: dict[str, Any]
-    """settings of all variants, with dotted keys"""
-    text: str
-    """the file itself"""
+    data: dict[str, Any]  # settings of the data section, for all variants
+    overrides: dict[str, Any]  # settings of all variants, with dotted keys
+    text: str  # the file itself
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -71,18 +65,21 @@ def _experiment(path: Path, values: Any) -> Experiment:
     ):
         if not isinstance(values.get(key), kind) or not values[key]:
             raise UsageError(f"{key} {values.get(key)!r}: must be {what}, and not empty")
-    data = values.get("data") or {}
+    data, seeds = values.get("data") or {}, values["seeds"]
     check_keys(data, [f.name for f in fields(DataConfig)], "data.")
     variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
-    names = [variant.name for variant in variants]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"variants: {twice[0]} is the name of two of them; give each its own name")
-    _check_seeds(values["seeds"])
+    check_names("variants", [variant.name for variant in variants])
+    for seed in seeds:
+        if type(seed) is not int:
+            raise UsageError(f"seeds {seeds}: must be whole numbers")
+        check_seed(seed, "seeds")
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds {seeds}: names one twice; name each once")
     return Experiment(
         name=name_in(values, "", path.stem),
         about=str(values.get("about", "")),
         variants=variants,
-        seeds=values["seeds"],
+        seeds=seeds,
         budget=_budget(values["budget"]),
         data=data,
         overrides=overrides_in(values, ""),
@@ -100,6 +97,12 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
             hint = nearest(str(key), known)
             hint = hint if hint.startswith("did") else f"known are {', '.join(known)}"
             raise UsageError(f"unknown key {prefix}{key}: {hint}")
+
+
+def check_names(key: str, names: list[str]) -> None:
+    """Check that no two parts of a list in a file have the same name."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{key}: {twice[0]} is the name of two of them; give each its own name")
 
 
 def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:
@@ -137,19 +140,9 @@ def _variant(number: int, values: Any, folder: Path) -> Variant:
     return Variant(name, preset, overrides_in(values, prefix))
 
 
-def _check_seeds(seeds: list[Any]) -> None:
-    for seed in seeds:
-        if type(seed) is not int:
-            raise UsageError(f"seeds {seeds}: must be whole numbers")
-        check_seed(seed, "seeds")
-    if len(set(seeds)) != len(seeds):
-        raise UsageError(f"seeds {seeds}: names one twice; name each once")
-
-
 def _budget(values: dict[str, Any]) -> dict[str, float]:
     check_keys(values, [*BUDGETS, "evaluations"], "budget.")
-    named = [key for key in BUDGETS if key in values]
-    if len(named) != 1:
+    if sum(key in values for key in BUDGETS) != 1:
         raise UsageError(f"budget: must name just one of {', '.join(BUDGETS)}")
     budget = {}
     for key, value in values.items():

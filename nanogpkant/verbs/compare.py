@@ -149,7 +149,7 @@ def experiment(
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
     from nanogpkant.base.console import note
-    from nanogpkant.comparison.plots import plot_curves
+    from nanogpkant.comparison.charts import plot_curves
 
     if file is not None:
         plot_curves(runs, Path(file))
@@ -176,7 +176,7 @@ def _report(
     from nanogpkant.base.console import note
     from nanogpkant.comparison.findings import find
     from nanogpkant.comparison.references import original_curves, wandb_curves
-    from nanogpkant.comparison.report import ComparisonReport
+    from nanogpkant.comparison.report import write_report
     from nanogpkant.comparison.table import table
 
     references = [curve for file in csv for curve in wandb_curves(Path(file))]
@@ -185,10 +185,8 @@ def _report(
         references = original_curves(datasets) + references
     findings = find(variants, target, failures or [])
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
-    report = ComparisonReport(title, about, findings, references, command, experiment)
-    report.save(folder)
+    found = write_report(folder, findings, references, title, about, command, experiment)
     note(f"the report is in {folder / 'report.html'}")
-    found = report.as_dict()
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     text = "\n".join([table(rows), "", *found["answer"], *found["notes"]])
     return Compared(found, text, failure)
