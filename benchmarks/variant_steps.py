@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.speed.equal import loss_and_gradients, require_equal
 from benchmarks.speed.report import Report, Table
 from nanogpkant.base.errors import UserError
 from nanogpkant.comparison.experiment import load_experiment
 from nanogpkant.comparison.planning import job_of, plan
 from nanogpkant.config import with_changes
 from nanogpkant.machine.device import measured_on
-from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.step import Job, step_rows
 from nanogpkant.report.table import Row
 
 COLUMNS = {

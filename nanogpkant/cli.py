@@ -1,8 +1,8 @@
 """The command line: a table of verbs. ``nanogpkant --help`` lists them."""
 
 import argparse
-import difflib
 import importlib
+import inspect
 import io
 import json
 import os
@@ -16,6 +16,7 @@ from nanogpkant.base.errors import (
     UsageError,
     UserError,
     is_out_of_memory,
+    nearest,
     one_line,
 )
 
@@ -73,9 +74,7 @@ def dispatch(arguments: list[str]) -> int:
     if name is None or any(a.startswith("--print_completion") for a in arguments):
         return describe_all(arguments)
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(VERBS)}"
-        raise UsageError(f"unknown command {name}: {hint}")
+        raise UsageError(f"unknown command {name}: {nearest(name, VERBS)}")
     arguments.remove(name)
     return run_verb(name, arguments)
 
@@ -91,13 +90,29 @@ def run_verb(name: str, arguments: list[str]) -> int:
         return 0
     if flags.takes_settings(verb) and "--print_config" in arguments:
         arguments = [argument for argument in arguments if argument != "--print_config"]
-        print(flags.settings_as_yaml(flags.parse(parser, name, verb, arguments)), end="")
+        print(settings_as_yaml(flags.parse(parser, name, verb, arguments)), end="")
         return 0
     values = flags.parse(parser, name, verb, arguments)
-    if flags.takes_stream(verb):
+    if "stream" in inspect.signature(verb).parameters:
         values["stream"] = None if is_json else write_now
     print_answer(verb(**values), is_json)
     return 0
+
+
+def settings_as_yaml(values: dict[str, Any]) -> str:
+    """The settings of a run that a verb's arguments stand for, for ``--print_config``.
+
+    Raises:
+        UsageError: an unknown preset, or a setting that cannot work.
+    """
+    from nanogpkant.config import load_preset, to_yaml, with_settings
+    from nanogpkant.verbs.flags import SECTIONS, section_of
+
+    if "preset" not in values:
+        raise UsageError("--print_config: this command has no preset to print")
+    _, base = load_preset(values["preset"])
+    settings = {key: value for key, value in values.items() if section_of(key) in SECTIONS}
+    return to_yaml(with_settings(base, settings))
 
 
 def function_of(name: str) -> Any:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.config import check_seed
-from nanogpkant.data import Batches, Blocks, Tokenizer, Tokens, check_length
+from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
@@ -21,6 +22,7 @@ from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, open_run_data
 
 COUNTED = 1 << 20  # tokens at a time
+PARTS = 16  # of a text, an even number, whose losses are told apart
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Evaluation:
     """share of tokens that were the most likely one"""
     tokens: int
     """predictions made"""
-    loss_of_halves: tuple[float, float]
-    """the same loss over the first half of the predictions, and over the rest"""
+    loss_of_parts: tuple[float, ...]
+    """the same loss over each of ``PARTS`` consecutive parts of the text; 0 for an empty one"""
     bytes: int | None = None
     """UTF-8 bytes of the text that was predicted, where they were counted"""
 
@@ -72,15 +74,26 @@ class Evaluation:
             f"accuracy {self.accuracy:.1%} over {self.tokens:,} tokens"
         )
 
-    def halves(self) -> dict[str, float]:
-        """For choosing a checkpoint on one half of the text and reporting it on the other."""
-        first, second = self.loss_of_halves
-        return {"loss_first_half": first, "loss_second_half": second}
+    def parts(self) -> dict[str, Any]:
+        """For choosing on one half of the text and reporting on the other, and for a bootstrap."""
+        sizes = np.diff(part_ends(self.tokens), prepend=0)
+        halves = np.split(np.array(self.loss_of_parts) * sizes, 2)
+        first, second = (
+            float(half.sum() / max(1, size.sum()))
+            for half, size in zip(halves, np.split(sizes, 2), strict=True)
+        )
+        parts = list(self.loss_of_parts)
+        return {"loss_first_half": first, "loss_second_half": second, "loss_parts": parts}
+
+
+def part_ends(total: int) -> list[int]:
+    """The end of each part of ``total`` predictions."""
+    return [-(-total * part // PARTS) for part in range(1, PARTS + 1)]
 
 
 def evaluate(
     model: GPT,
-    tokens: np.ndarray,
+    tokens: Ids,
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
     world: World = ALONE,
@@ -103,7 +116,7 @@ def evaluate(
     return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
-def estimate(model: GPT, tokens: np.ndarray, batch_size: int, iters: int, seed: int) -> Evaluation:
+def estimate(model: GPT, tokens: Ids, batch_size: int, iters: int, seed: int) -> Evaluation:
     """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
     drawn = Batches(tokens, model.config.block_size, batch_size, seed)
     each = batch_size * model.config.block_size
@@ -135,8 +148,7 @@ def evaluate_run(
         UserError: no such run, checkpoint or data, or data other than the run's.
         UsageError: a setting out of its range.
     """
-    if batch_size < 1:
-        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    require_positive(batch_size=batch_size)
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     check_seed(seed)
@@ -157,7 +169,7 @@ def evaluate_run(
     return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
 
 
-def count_bytes(tokenizer: Tokenizer, tokens: Tokens) -> int:
+def count_bytes(tokenizer: Tokenizer, tokens: Ids) -> int:
     """Number of UTF-8 bytes of the decoded tokens; ``<|endoftext|>`` has none."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), COUNTED):
@@ -179,7 +191,7 @@ def _score(
     device = model.tokens.weight.device
     was_training = model.training
     model.eval()
-    half = (total + 1) // 2
+    ends = part_ends(total)
     sums = []
     for first in range(0, len(starts), world.size):
         # Every rank makes the same number of passes, since gathering sharded weights is collective:
@@ -189,16 +201,17 @@ def _score(
         x, y = x.to(device), y.to(device).flatten()
         logits = model(x).float().flatten(0, 1)
         losses = F.cross_entropy(logits, y, reduction="none")  # (rows * T,), in the text's order
-        before = max(0, half - starts[number])
-        early, late = losses[:before], losses[before:]
-        sums.append(torch.stack([early.sum(), late.sum(), (logits.argmax(-1) == y).sum()]))
+        cuts = [min(max(0, end - starts[number]), len(losses)) for end in ends[:-1]]
+        parts = [part.sum() for part in losses.tensor_split(cuts)]
+        sums.append(torch.stack([*parts, (logits.argmax(-1) == y).sum()]))
         if progress is not None:
             progress(starts[number] + y.numel(), total)
     model.train(was_training)
     # Batches are summed in float64 on the CPU: some devices have none.
-    table = torch.zeros(len(starts), 3, dtype=torch.float64, device="cpu")
+    table = torch.zeros(len(starts), PARTS + 1, dtype=torch.float64, device="cpu")
     own = range(world.rank, len(starts), world.size)
     table[world.rank :: world.size] = torch.stack(sums)[: len(own)].cpu().double()
-    early, late, correct = world.sum(table).sum(0).tolist()
-    halves = early / half, late / max(1, total - half)  # a single prediction has no second half
-    return Evaluation((early + late) / total, correct / total, total, halves)
+    *parts, correct = world.sum(table).sum(0).tolist()
+    sizes = np.diff(ends, prepend=0).clip(min=1)
+    means = tuple((np.array(parts) / sizes).tolist())
+    return Evaluation(sum(parts) / total, correct / total, total, means)

@@ -1,8 +1,9 @@
 """Sampling from a model, one token after another, with a cache of keys and values.
 
-A model has learned positions for ``block_size`` tokens. When a text outgrows them, the window moves
-to the last half block and the cache is filled again, once every half block of tokens. The window
-of a token depends only on the length of the text, so logits are the same with and without a cache.
+When a text outgrows ``block_size``, the window moves to the last half block and the cache is filled
+again, once every half block of tokens. The window of a token depends only on the length of the
+text, so logits are the same with and without a cache. A model that knows positions by distance
+alone sees the whole text instead.
 """
 
 import time
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, require_positive
 from nanogpkant.config import check_seed
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype, synchronize
-from nanogpkant.model.gpt import GPT, Cache
+from nanogpkant.model.cache import Cache
+from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_model
 
 
@@ -58,8 +60,7 @@ def sample_run(
         UserError: no such run or checkpoint, or a character that the model has never seen.
         UsageError: a setting out of its range.
     """
-    if samples < 1:
-        raise UsageError(f"--samples {samples}: must be at least 1")
+    require_positive(samples=samples)
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")
     trained = load_model(run, which, device)
@@ -102,11 +103,13 @@ def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
     ``cache`` holds a beginning of the same text's window and is brought up to its end; None does
     without.
     """
-    start = window_start(text.shape[1], model.config.block_size)
+    start = 0
+    if not model.config.extrapolates:
+        start = window_start(text.shape[1], model.config.block_size)
     if cache is None:
         return model(text[:, start:])[:, -1].float()
     if start != cache.start:
-        cache.start, cache.length = start, 0
+        cache.restart(start)
     return model(text[:, start + cache.length :], cache=cache)[:, -1].float()
 
 
@@ -186,11 +189,8 @@ def _check(
 ) -> None:
     if prompt.shape[1] == 0:
         raise UsageError("--prompt is empty: a text is continued from at least one character")
-    if max_new_tokens < 1:
-        raise UsageError(f"--tokens {max_new_tokens}: must be at least 1")
+    require_positive(tokens=max_new_tokens, top_k=top_k)
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature {temperature}: must be 0 (most likely token) or above")
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"--top_k {top_k}: must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise UsageError(f"--top_p {top_p}: must be above 0 and at most 1")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -211,8 +212,13 @@ def test_help_fits_the_reader(verb, capsys, monkeypatch):
     for parameter in flags.own_parameters(function_of(verb)):
         assert own[parameter.name].help, f"{verb} does not say what {parameter.name} is"
         default = parameter.default
+        if isinstance(default, list):
+            default = " ".join(default)
         if isinstance(default, int | float | str) and not isinstance(default, bool):
             assert f"(default: {default})" in " ".join(text.split())
+        for choices in (parameter.annotation, *get_args(parameter.annotation)):
+            if get_origin(choices) is Literal:
+                assert f"{{{','.join(get_args(choices))}}}" in text
 
 
 def test_help_of_training_shows_the_first_settings_and_how_to_see_all(capsys):
@@ -276,6 +282,21 @@ def test_a_config_file_gives_flags(tiny_run, tmp_path, capsys):
     assert main([*command, "--tokens", "9"]) == 0
     assert len(json.loads(capsys.readouterr().out)["samples"][0]) == 9
     assert "tokens: 500" in help_of(capsys, "sample", str(tiny_run), "--print_config")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("vary: [n_embd, {a: 1}]", "--vary {a: 1}: must be str"),
+        ("vary: n_embd", "--config: a flag that takes several values needs a list, [a, b]"),
+        ("repeats: [3]", "--repeats [3]: must be int"),
+        ("nix: 3", "unknown flag --nix"),
+    ],
+)
+def test_a_config_file_that_will_not_do(text, words, tmp_path, capsys):
+    (tmp_path / "how.yaml").write_text(text, encoding="utf-8")
+    command = ["match", "quickstart_kan", "--config", str(tmp_path / "how.yaml")]
+    assert words.replace("'", "") in error_line(capsys, *command, status=2).replace("'", "")
 
 
 def test_presets_are_listed_and_print_their_configuration(capsys):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from nanogpkant.config import SITES
 from nanogpkant.data import Batches
-from nanogpkant.evaluation import Evaluation, estimate, evaluate
+from nanogpkant.evaluation import PARTS, Evaluation, estimate, evaluate
 from nanogpkant.model.gpt import GPT
 
 BLOCK = 8
@@ -49,7 +49,10 @@ def test_evaluation_is_that_of_a_slow_loop(
     losses, accuracy = one_token_at_a_time(model, tokens[:length])
     assert result.loss == pytest.approx(losses.mean(), rel=1e-6)
     first, second = np.array_split(losses, 2)  # the first has the odd one
-    assert result.halves() == {
+    number = np.arange(len(losses)) * PARTS // len(losses)
+    parts = [losses[number == part].mean() if part in number else 0.0 for part in range(PARTS)]
+    assert result.parts() == {
+        "loss_parts": pytest.approx(parts, rel=1e-6),
         "loss_first_half": pytest.approx(first.mean(), rel=1e-6),
         "loss_second_half": pytest.approx(second.mean() if len(second) else 0.0, rel=1e-6),
     }
@@ -92,7 +95,7 @@ def test_estimate_is_the_mean_over_the_seeds_batches(model: GPT, tokens: np.ndar
 
 def test_units() -> None:
     loss = math.log(8)  # eight equal choices
-    uniform = Evaluation(loss, accuracy=0.125, tokens=10, loss_of_halves=(loss, loss))
+    uniform = Evaluation(loss, accuracy=0.125, tokens=10, loss_of_parts=(loss,) * PARTS)
     assert uniform.perplexity == pytest.approx(8)
     assert uniform.bits_per_char == pytest.approx(3)
     assert uniform.as_dict() == {

@@ -12,7 +12,8 @@ from scipy import stats
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import SITES
 from nanogpkant.generation import draw, generate, next_logits, window_start
-from nanogpkant.model.gpt import GPT, Cache
+from nanogpkant.model.cache import Cache
+from nanogpkant.model.gpt import GPT
 
 ENDS = [(), SITES]  # plain, and KAN everywhere
 

@@ -43,7 +43,7 @@ def test_a_name_that_there_is_not(capsys):
     assert pretrained_names() == ["shakespeare-mini-kan"]
     for name, words in (
         ("nope", "there is shakespeare-mini-kan"),
-        ("shakespear-mini-kan", "did you mean pretrained:shakespeare-mini-kan?"),
+        ("shakespear-mini-kan", "did you mean shakespeare-mini-kan?"),
         ("../presets", "no such model"),
         ("", "no such model"),
     ):

@@ -24,11 +24,11 @@ from benchmarks.speed.names import BOOSTED, KAN, PLAIN
 from benchmarks.speed.problem import BASES, Problem, basis_named
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.base.console import note
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, one_line
 from nanogpkant.config import load_config
 from nanogpkant.kan import BSpline
 from nanogpkant.machine.device import measured_on, resolve_device
-from nanogpkant.measure.peak import ChildError, in_a_child, in_one_line
+from nanogpkant.measure.peak import ChildError, in_a_child
 from nanogpkant.report.table import Row
 
 # Share of the time by which each part must be done; time left over goes to the next.
@@ -180,7 +180,7 @@ def _check(contender: Contender, problem: Problem) -> Row:
     except gate.GateError as wrong:
         error, equal = str(wrong), False
     except Exception as failure:  # a kernel that does not compile is a result, too
-        error, equal = in_one_line(failure), False
+        error, equal = one_line(failure), False
     return {
         "backend": contender.name,
         "layer": str(problem),

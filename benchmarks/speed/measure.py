@@ -19,8 +19,9 @@ from benchmarks.speed.contenders import BARE, Contender, contenders
 from benchmarks.speed.names import BARE_PRODUCTS, OURS, is_rival
 from benchmarks.speed.problem import DTYPES, Problem, Trial
 from nanogpkant.base.console import bar
-from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child, in_one_line
-from nanogpkant.measure.timing import Task, Timing, bandwidth, interleaved, matmul_rate
+from nanogpkant.base.errors import one_line
+from nanogpkant.measure.peak import extra_peak, in_a_child
+from nanogpkant.measure.timing import Task, Timing, interleaved, matmul_rate, seconds
 from nanogpkant.report.table import Row
 
 
@@ -124,7 +125,7 @@ def _try_out(who: Contender | str, problem: Problem) -> Tryout:
 def _reason(error: Exception) -> str:
     if isinstance(error, gate.GateError):
         return f"refused: {error}"
-    return f"failed: {error if isinstance(error, ChildError) else in_one_line(error)}"
+    return f"failed: {one_line(error)[:160]}".replace("|", "/")
 
 
 def _without_losers(
@@ -194,6 +195,15 @@ def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
     if products := timings.get(BARE_PRODUCTS):
         rate = max(rate, problem.flops / (products.fastest / 1000))
     return 1000 * max(problem.flops / rate, problem.least_bytes / speed)
+
+
+def bandwidth(device: torch.device, megabytes: int = 256) -> float:
+    """Bytes/s of reading and writing main memory, the best of ten copies."""
+    source = torch.zeros(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best = min(seconds(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * megabytes * 2**20 / best
 
 
 @functools.cache

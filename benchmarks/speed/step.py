@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.speed.charts import step_bars
+from benchmarks.speed.equal import loss_and_gradients, require_equal
 from benchmarks.speed.goals import step_goals
 from benchmarks.speed.names import BOOSTED, KAN, MATCHED, ORIGINAL_MODEL, PLAIN
 from benchmarks.speed.original import original_gpt
 from benchmarks.speed.report import Report, Table, require_above_zero
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.step import Job, loss_and_gradients, require_equal, step_rows
+from nanogpkant.measure.step import Job, step_rows
 from nanogpkant.model.gpt import GPT
 from nanogpkant.report.table import Row
 

@@ -1,10 +1,11 @@
 """The result of a verb: an object in Python, text or JSON on the command line."""
 
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 
 class Answer:
-    """Base of every verb's result."""
+    """Base of every verb's result, a dataclass."""
 
     on_stdout: ClassVar[bool] = True
     """whether ``words`` are the product, for standard output; otherwise they only report what was
@@ -14,7 +15,7 @@ class Answer:
 
     def as_dict(self) -> Any:
         """The result in JSON types, for ``--json``."""
-        raise NotImplementedError
+        return asdict(self)  # pyright: ignore[reportArgumentType]
 
     def words(self) -> str:
         """The result as text, of one or more lines."""

@@ -1,7 +1,8 @@
 """Errors for the user: one line that names the problem and the remedy."""
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # In messages of torch about a tensor that does not fit.
@@ -20,6 +21,17 @@ class UsageError(UserError):
     exit_status = 2
 
 
+def require_positive(**values: int | None) -> None:
+    """Refuse a flag that is given and below 1.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be at least 1")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out."""
     if isinstance(error, RuntimeError):
@@ -30,6 +42,35 @@ def is_out_of_memory(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The message of a library's error as one line; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint for an unknown name: the most similar known one, else ``otherwise`` or all of them.
+
+    The last parts of dotted names are compared too.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:
+        last_parts = {each.rpartition(".")[2].lstrip("-"): each for each in known}
+        last = name.rpartition(".")[2].lstrip("-")
+        near = [last_parts[part] for part in difflib.get_close_matches(last, last_parts, n=1)]
+    return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(known)}"
+
+
+@contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Import packages of an optional dependency inside.
+
+    Raises:
+        UserError: one is missing; the message begins with ``what`` and says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        remedy = f"pip install 'nanogpkant[{extra}]'"
+        raise UserError(f"{what} needs the {package} package: {remedy}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.lock import only_writer
 
 
 @contextmanager
@@ -124,20 +125,21 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder to fill, renamed to ``out`` at the end; removed if anything fails.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or another process is writing it.
         UsageError: ``out`` is not empty.
     """
-    check_is_new(out)
     draft = out.with_name(f".{out.name}.tmp")
-    with writing(out):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    try:
-        yield draft
+    with only_writer(out):
+        check_is_new(out)
         with writing(out):
-            if out.exists():
-                out.rmdir()
-            draft.rename(out)
-            fsync_folder(out.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        try:
+            yield draft
+            with writing(out):
+                if out.exists():
+                    out.rmdir()
+                draft.rename(out)
+                fsync_folder(out.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)

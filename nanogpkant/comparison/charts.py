@@ -86,7 +86,10 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
 def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
     for number, variant in enumerate(findings.variants):
         rows = [run.grid_rows for run in variant.runs if run.grid_rows]
-        curves = [tuple(np.array([row[k] for row in of]) for k in ("step", key)) for of in rows]
+        curves = [
+            (np.array([row["step"] for row in of]), np.array([row[key] for row in of]))
+            for of in rows
+        ]
         if curves:
             x, mean, _ = mean_and_spread(curves)
             axes.plot(x, mean, color=colour_of(number), lw=1.8, gid=f"{key}-v{number}-line")

@@ -4,15 +4,17 @@
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, prefixed
+from nanogpkant.base.errors import UsageError, nearest, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.config import DataConfig, check_seed, nearest, read_yaml
+from nanogpkant.config import DataConfig, check_seed, read_yaml
 
 BUDGETS = ("iterations", "flops", "seconds")
+MARGIN = 0.003
+JUDGED = ("all", "first_half", "second_half")
 # Settings that the experiment decides for all variants, and the key of its file that does.
 DECIDED = {"train.seed": "seeds", "train.max_iters": "budget", "train.max_seconds": "budget"}
 
@@ -40,6 +42,11 @@ class Experiment:
     data: dict[str, Any]  # settings of the data section, for all variants
     overrides: dict[str, Any]  # settings of all variants, with dotted keys
     text: str  # the file itself
+    comparisons: list[tuple[str, str]] = field(default_factory=list)
+    """pairs of variants that the experiment was made to compare"""
+    margin: float = MARGIN  # difference of losses that does not matter, nats per token
+    judged_on: str = JUDGED[0]
+    """part of the validation split that the comparisons are judged on"""
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -68,7 +75,8 @@ def _experiment(path: Path, values: Any) -> Experiment:
     data, seeds = values.get("data") or {}, values["seeds"]
     check_keys(data, [f.name for f in fields(DataConfig)], "data.")
     variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
-    check_names("variants", [variant.name for variant in variants])
+    names = [variant.name for variant in variants]
+    check_names("variants", names)
     for seed in seeds:
         if type(seed) is not int:
             raise UsageError(f"seeds {seeds}: must be whole numbers")
@@ -83,6 +91,9 @@ def _experiment(path: Path, values: Any) -> Experiment:
         budget=_budget(values["budget"]),
         data=data,
         overrides=overrides_in(values, ""),
+        comparisons=_comparisons(values.get("comparisons") or [], names),
+        margin=_margin(values.get("margin", MARGIN)),
+        judged_on=_judged_on(values.get("judged_on", JUDGED[0])),
         text=read_text(path),
     )
 
@@ -94,9 +105,7 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
         raise UsageError(f"{where} must hold keys and values, not {values!r}")
     for key in values:
         if key not in known:
-            hint = nearest(str(key), known)
-            hint = hint if hint.startswith("did") else f"known are {', '.join(known)}"
-            raise UsageError(f"unknown key {prefix}{key}: {hint}")
+            raise UsageError(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
 
 
 def check_names(key: str, names: list[str]) -> None:
@@ -138,6 +147,31 @@ def _variant(number: int, values: Any, folder: Path) -> Variant:
     preset = preset_in(values, prefix, folder)
     name = name_in(values, prefix, Path(preset).stem)
     return Variant(name, preset, overrides_in(values, prefix))
+
+
+def _comparisons(pairs: Any, names: list[str]) -> list[tuple[str, str]]:
+    if not isinstance(pairs, list):
+        raise UsageError(f"comparisons {pairs!r}: must be a list of pairs of variants")
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            example = f"such as [{names[0]}, ...]"
+            raise UsageError(f"comparisons: {pair!r} must be two variants, {example}")
+        if unknown := [name for name in pair if name not in names]:
+            known = ", ".join(names)
+            raise UsageError(f"comparisons: {unknown[0]!r} is no variant; known are {known}")
+    return [(first, second) for first, second in pairs]
+
+
+def _margin(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise UsageError(f"margin {value!r}: must be a number of nats above 0 and below 1")
+    return float(value)
+
+
+def _judged_on(value: Any) -> str:
+    if value not in JUDGED:
+        raise UsageError(f"judged_on {value!r}: must be one of {', '.join(JUDGED)}")
+    return value
 
 
 def _budget(values: dict[str, Any]) -> dict[str, float]:

@@ -5,20 +5,18 @@ They are never ranked with runs, because each was evaluated in its own way.
 
 import csv
 import io
-import json
 import math
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import read_text
+from nanogpkant.base.files import read_json, read_text
 from nanogpkant.config import load_preset
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 
-ORIGINAL = files("nanogpkant.comparison") / "original_runs.json"
+ORIGINAL = Path(__file__).with_name("original_runs.json")
 ORIGINAL_DATASET = "tinyshakespeare_char"
 
 
@@ -51,7 +49,7 @@ def original_curves(datasets: set[str]) -> list[Reference]:
     if others := datasets - {ORIGINAL_DATASET}:
         problem = f"its curves are of {ORIGINAL_DATASET}, but a run here is of {min(others)}"
         raise UsageError(f"--reference original: {problem}")
-    record = json.loads(ORIGINAL.read_text(encoding="utf-8"))
+    record = read_json(ORIGINAL)
     source = f"{record['about']}; {record['source']}"
     return [_original_curve(run, source, record["tokens_per_iteration"]) for run in record["runs"]]
 

@@ -130,3 +130,35 @@ def mean_and_spread(
     heights = np.array([np.interp(at, x, y) for x, y in curves])  # (curves, points)
     spread = heights.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(at))
     return at, heights.mean(axis=0), spread
+
+
+def p_not_above(first: list[float], second: list[float], margin: float) -> float | None:
+    """p of the one-sided paired t-test that the first is not above the second by the margin.
+
+    A small p says "no worse than". Both ways round, the larger p is that of equivalence: the two
+    one-sided tests of D. Schuirmann (1987). One pair, or equal differences, are not tested.
+    """
+    differences = np.subtract(first, second)
+    if len(differences) < 2 or not differences.std():
+        return None
+    return float(stats.ttest_rel(first, np.add(second, margin), alternative="less").pvalue)
+
+
+def bootstrap_interval(differences: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95% interval of the mean under new seeds and new text, both drawn with replacement.
+
+    Args:
+        differences: (seeds, parts): of two models' losses on each part of the text.
+        draws: resamples; the same ones each time.
+
+    Source: the two-way bootstrap of A. Owen, The pigeonhole bootstrap (2007).
+    """
+    random = np.random.default_rng(0)
+    seeds, parts = (
+        random.multinomial(count, np.full(count, 1 / count), draws) / count
+        for count in differences.shape
+    )
+    means = np.einsum("ds,sp,dp->d", seeds, differences, parts)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)

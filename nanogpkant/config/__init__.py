@@ -1,8 +1,10 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
 from nanogpkant.config.settings import (
+    FORMER_KEYS,
     SITES,
     TRACKERS,
+    CurveConfig,
     DataConfig,
     GridConfig,
     KANConfig,
@@ -22,7 +24,6 @@ from nanogpkant.config.yaml import (
     field_names,
     load_config,
     load_preset,
-    nearest,
     preset_names,
     read_yaml,
     save_config,
@@ -32,8 +33,10 @@ from nanogpkant.config.yaml import (
 )
 
 __all__ = [
+    "FORMER_KEYS",
     "SITES",
     "TRACKERS",
+    "CurveConfig",
     "DataConfig",
     "GridConfig",
     "KANConfig",
@@ -49,7 +52,6 @@ __all__ = [
     "field_names",
     "load_config",
     "load_preset",
-    "nearest",
     "preset_names",
     "read_yaml",
     "refuse",

@@ -22,7 +22,10 @@ else:
     BasisName = Literal[tuple(BASES)]
 Tracker = Literal["wandb", "tensorboard", "trackio"]
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
-FORMER_VALUES = {("model.mlp", "gated"): "swiglu"}  # of earlier versions, by key and value
+# Of earlier versions: keys, and values by key.
+FORMER_KEYS = {"model.mlp": "model.activation"}
+FORMER_VALUES = {("model.activation", "gated"): "swiglu"}
+POSITIONS = ("learned", "rope", "alibi", "slopes", "curve", "none")
 
 
 def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
@@ -73,9 +76,9 @@ class KANConfig:
     """first and last grid point, in units of the layer's input"""
     outside: Literal["zero", "linear"] = "zero"
     """bspline and hat beyond the grid: zero, or linear extrapolation"""
-    base: Literal["silu", "gelu", "gelu_tanh", "identity", "none", "gpt"] = "silu"
+    base: Literal["silu", "gelu", "gelu_tanh", "even", "identity", "none", "gpt"] = "silu"
     """base function added to the splines of every edge, with a learned weight, or to the first
-    shared function; gpt: as in the plain GPT: before mlp_out the gelu of model.mlp, identity
+    shared function; gpt: as in the plain GPT: before mlp_out model.activation, identity
     elsewhere and with swiglu"""
     prenorm: Literal["none", "rms"] = "none"
     """normalisation of the layer's input: none, or rms: divide by its root mean square"""
@@ -115,8 +118,38 @@ class KANConfig:
 
 
 @dataclass(frozen=True)
+class CurveConfig:
+    """Learned curves of distance: those of model.position curve, and of model.conv curve."""
+
+    basis: Literal["hat", "bspline", "fourier"] = "hat"
+    """functions of a curve: hat is piecewise linear, bspline cubic, fourier cosines and sines"""
+    knots: int = 12
+    """grid points of hat and bspline, frequencies of fourier; at most as many as distances"""
+    scale: Literal["log", "linear", "buckets"] = "log"
+    """what is equally spaced: log: log2(1 + distance); linear: distance; buckets: T5's buckets,
+    a number each"""
+    start: Literal["alibi", "zero"] = "alibi"
+    """initial curves: ALiBi's lines, or zero"""
+    beyond: Literal["clamp", "linear"] = "clamp"
+    """distances beyond block_size: clamp: the last value; linear: along the last slope"""
+
+    def __post_init__(self) -> None:
+        least = 1 if self.basis == "fourier" else 2
+        _at_least("model.curve", self, knots=least)
+        if self.scale == "buckets" and self.basis != "hat":
+            refuse("model.curve.basis", self.basis, "--model.curve.scale buckets takes hat")
+        if self.beyond == "linear" and (self.basis == "fourier" or self.scale == "buckets"):
+            remedy = "fourier and buckets have no last slope; use clamp"
+            refuse("model.curve.beyond", self.beyond, remedy)
+
+    def at_most(self, distances: int) -> int:
+        """Knots of a curve of so many distances."""
+        return min(self.knots, distances)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the GPT. With no KAN sites it is nanoGPT's plain model."""
+    """Shape of the GPT. With no KAN sites it is a plain one, by default nanoGPT's."""
 
     n_layer: int = 6
     """transformer blocks"""
@@ -126,24 +159,54 @@ class ModelConfig:
     """width of the residual stream; a multiple of n_head"""
     block_size: int = 256
     """context length, in tokens"""
-    mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
-    """activation of the MLP: gelu; gelu_tanh: its tanh approximation, as in GPT-2; swiglu:
-    SiLU(gate) * value, with twice as many outputs of mlp_in"""
+    position: str = "learned"
+    """how tokens know their place: learned: an embedding each; rope: rotated queries and keys;
+    alibi: fixed slopes of distance in every head; slopes: learned ones; curve: learned curves of
+    distance, see model.curve; none; or two with +, such as rope+curve"""
+    curve: CurveConfig = field(default_factory=CurveConfig)
+    norm: Literal["layer", "rms"] = "layer"
+    """normalisation: layer: LayerNorm; rms: RMSNorm"""
+    norm_weight: bool = True
+    """learn a factor for every channel in norms"""
+    qk_norm: bool = False
+    """normalise queries and keys in every head, by RMSNorm"""
+    activation: Literal[
+        "gelu", "gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "xielu", "swiglu"
+    ] = "gelu"
+    """activation of the MLP: gelu; gelu_tanh: its tanh approximation, as in GPT-2; silu; even:
+    x (Phi(x) - 1/2), GELU without its linear part; relu2, leaky_relu2: squares; xielu: with two
+    learned numbers; swiglu: SiLU(gate) * value, with twice as many outputs of mlp_in"""
     mlp_ratio: float = 4.0
     """hidden width of each MLP, in units of n_embd"""
+    conv: Literal["none", "taps", "curve"] = "none"
+    """causal convolution before queries, keys and values: taps: a number for every lag and channel;
+    curve: a learned curve of the lag for every head's channels, see model.curve"""
+    conv_length: int = 4
+    """tokens that the convolution sees"""
+    value_residual: bool = False
+    """add the first block's values to those of every block, with learned factors"""
+    tied: bool = True
+    """one matrix for the embedding and the output projection"""
+    logit_softcap: float = 0.0
+    """soft limit of logits, cap * tanh(logits / cap); 0 is none"""
     dropout: float = 0.2
     """dropout probability in training, 0 to below 1"""
     bias: bool = False
     """biases in norms and projections, as in GPT-2"""
-    init: Literal["gpt2", "fan_in"] = "gpt2"
+    init: Literal["gpt2", "fan_in", "variance_preserving"] = "gpt2"
     """initial weights of plain projections: gpt2: N(0, 0.02); fan_in: N(0, 1/sqrt(inputs))
-    (standard deviations)"""
+    (standard deviations); variance_preserving: the same, after an activation divided by its root
+    mean square"""
+    residual: Literal["scaled", "zero"] = "scaled"
+    """initial projections into the residual stream: scaled: 1/sqrt(2 n_layer) times
+    smaller; zero"""
     kan: KANConfig = field(default_factory=KANConfig)
 
     def __post_init__(self) -> None:
-        mlp = FORMER_VALUES.get(("model.mlp", self.mlp), self.mlp)
-        object.__setattr__(self, "mlp", mlp)
+        former = FORMER_VALUES.get(("model.activation", self.activation), self.activation)
+        object.__setattr__(self, "activation", former)
         _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
+        _at_least("model", self, conv_length=1, logit_softcap=0)
         _fraction("model", self, "dropout")
         if self.n_embd % self.n_head:
             fits = self.n_head * max(1, round(self.n_embd / self.n_head))
@@ -151,6 +214,40 @@ class ModelConfig:
             refuse("model.n_embd", self.n_embd, remedy)
         if self.mlp_width < 1:
             refuse("model.mlp_ratio", self.mlp_ratio, "leaves the MLP no width at all")
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        named = self.position.split("+")
+        biases = [name for name in named if name in ("alibi", "slopes", "curve")]
+        if unknown := [name for name in named if name not in POSITIONS]:
+            remedy = f"{unknown[0]!r} is none of {', '.join(POSITIONS)}"
+            refuse("model.position", self.position, remedy)
+        if len(set(named)) < len(named) or len(biases) > 1 or ("none" in named and len(named) > 1):
+            remedy = "these exclude each other; give one, or two such as rope+curve"
+            refuse("model.position", self.position, remedy)
+        head = self.n_embd // self.n_head
+        if "rope" in named and head % 2:
+            remedy = (
+                f"rotates pairs, and a head of {self.n_embd} / {self.n_head} has {head} numbers"
+            )
+            refuse("model.position", self.position, f"{remedy}; make that even")
+        for name, has_curve, flag in (
+            ("position", "curve" in named, "block_size"),
+            ("conv", self.conv == "curve", "conv_length"),
+        ):
+            if has_curve and getattr(self, flag) < 2:
+                remedy = f"--model.{name} {getattr(self, name)} needs at least 2"
+                refuse(f"model.{flag}", getattr(self, flag), remedy)
+
+    @property
+    def positions(self) -> list[str]:
+        """The kinds of ``position``."""
+        return self.position.split("+")
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether texts may outgrow block_size: distance alone says where tokens stand."""
+        return set(self.positions) <= {"alibi", "slopes", "curve"}
 
     @property
     def mlp_width(self) -> int:
@@ -185,7 +282,12 @@ class OptimConfig:
     warmup_iters: int = 100
     """optimiser steps of linear warm-up"""
     decay_lr: bool = True
-    """cosine decay of the learning rate after the warm-up; otherwise constant"""
+    """decay of the learning rate; otherwise constant after the warm-up"""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """shape of the decay"""
+    decay_iters: int | None = None
+    """last optimiser steps, in which the rate decays after a constant one (warmup-stable-decay);
+    null is all after the warm-up"""
     lr_decay_iters: int | None = None
     """optimiser step at which min_lr is reached; null is train.max_iters"""
     beta1: float = 0.9
@@ -199,9 +301,9 @@ class OptimConfig:
     kan_weight_decay: float | None = None
     """weight decay of KAN weights; null is weight_decay"""
     function_learning_rate: float | None = None
-    """peak learning rate of shared functions; null is learning_rate"""
+    """peak learning rate of shared functions and curves of distance; null is learning_rate"""
     function_weight_decay: float = 0.0
-    """weight decay of shared functions, towards the base function"""
+    """weight decay of shared functions, towards the base function, and of curves, towards zero"""
     grad_clip: float = 1.0
     """maximum norm of the gradient; 0 disables clipping"""
 
@@ -220,6 +322,8 @@ class OptimConfig:
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
+        if self.decay_iters is not None:
+            _at_least("optim", self, decay_iters=1)
         if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
             remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
             refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)

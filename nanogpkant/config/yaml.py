@@ -1,7 +1,6 @@
 """Settings as YAML, checked key by key; presets by name."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from typing import Any, Literal
 
 import yaml
 
-from nanogpkant.base.errors import UsageError, one_line, prefixed
+from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
-from nanogpkant.config.settings import FORMER_VALUES, RunConfig
+from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
+ALL = "--help lists those that exist"
 
 
 def preset_names() -> list[str]:
@@ -35,8 +35,7 @@ def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
         return path.stem, load_config(path)
     names = preset_names()
     if name_or_path not in names:
-        near = difflib.get_close_matches(name_or_path, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+        hint = nearest(name_or_path, names)
         raise UsageError(f"unknown preset {name_or_path}: {hint} A file ends in .yaml.")
     return name_or_path, load_config(PRESETS / f"{name_or_path}.yaml")
 
@@ -49,16 +48,6 @@ def field_names(config_class: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(f.type):
             names += field_names(f.type, f"{prefix}{f.name}.")
     return names
-
-
-def nearest(key: str, known: list[str]) -> str:
-    """A hint for an unknown key: the most similar known one."""
-    short = {name.rpartition(".")[2].lstrip("-"): name for name in known}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not near:
-        last_part = key.rpartition(".")[2].lstrip("-")
-        near = [short[n] for n in difflib.get_close_matches(last_part, short, n=1, cutoff=0.6)]
-    return f"did you mean {near[0]}?" if near else "--help lists those that exist"
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -125,8 +114,9 @@ def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """
     values, known = asdict(base), field_names(RunConfig)
     for key, value in _flat(settings):
+        key = FORMER_KEYS.get(key, key)
         if key not in known:
-            raise UsageError(f"unknown key {key}: {nearest(key, known)}")
+            raise UsageError(f"unknown key {key}: {nearest(key, known, ALL)}")
         *above, last = key.split(".")
         section = values
         for name in above:
@@ -161,8 +151,9 @@ def _build(config_class: Any, values: Any, prefix: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     arguments = {}
     for key, value in values.items():
+        key = FORMER_KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
         if key not in fields:
-            hint = nearest(f"{prefix}{key}", field_names(RunConfig))
+            hint = nearest(f"{prefix}{key}", field_names(RunConfig), ALL)
             raise UsageError(f"unknown key {prefix}{key}: {hint}")
         expected = fields[key].type
         if dataclasses.is_dataclass(expected):

@@ -99,7 +99,7 @@ def read_shape(folder: Path) -> ModelConfig:
             n_head=theirs.n_head,
             n_embd=theirs.n_embd,
             block_size=theirs.n_positions,
-            mlp=ACTIVATIONS[theirs.activation_function],
+            activation=ACTIVATIONS[theirs.activation_function],
             mlp_ratio=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
             dropout=0.0,
             bias=True,

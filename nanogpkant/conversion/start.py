@@ -2,8 +2,8 @@
 
 import torch
 
-from nanogpkant.base.errors import UserError
-from nanogpkant.config import ModelConfig, RunConfig
+from nanogpkant.base.errors import UserError, prefixed
+from nanogpkant.config import ModelConfig, RunConfig, settings_that_differ
 from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
@@ -11,7 +11,7 @@ from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_weights
 
-SHAPE = ("n_layer", "n_head", "n_embd", "mlp", "mlp_ratio", "bias")  # must equal the source's
+FREE_SHAPE = ("block_size", "dropout", "init", "residual", "kan")  # may differ from the source's
 REMEDY = "prepare the text with its tokenizer (nanogpkant prepare --tokenizer), or another text"
 FREE = ("sites", "backend", "init", "dropout")  # settings of KAN layers that may differ
 
@@ -33,7 +33,8 @@ def initialize(model: GPT, source: ModelSource) -> None:
         raise UserError(
             f"it has {have} tokens, and the text of --data.dataset {model.vocab_size}: {REMEDY}"
         )
-    weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
+    if model.positions is not None:
+        weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
     for name, layer in kan_layers(model).items():
         plain = weights.get(f"{name}.weight")
         if plain is not None and plain.dim() == 2:
@@ -49,11 +50,13 @@ def check_fits(ours: ModelConfig, theirs: ModelConfig) -> None:
         UserError: another shape, or other settings of the source's KAN layers.
         UsageError: KAN settings that would change the function of a plain projection.
     """
-    differing = [name for name in SHAPE if getattr(ours, name) != getattr(theirs, name)]
-    if differing:
-        flags = [f"--model.{name} {str(getattr(theirs, name)).lower()}" for name in differing]
+    free = FREE_SHAPE if "curve" not in theirs.positions else FREE_SHAPE[1:]
+    differing = settings_that_differ(theirs, ours, "model.").items()
+    shape = [(name, value) for name, value in differing if name.split(".")[1] not in free]
+    if shape:
+        flags = [f"--{name} {str(value).lower()}" for name, value in shape]
         raise UserError(f"it has {' '.join(flags)}: give that too")
-    if ours.block_size > theirs.block_size:
+    if "learned" in theirs.positions and ours.block_size > theirs.block_size:
         longest = f"it has {theirs.block_size} positions; that is its longest context"
         raise UserError(f"--model.block_size {ours.block_size}: {longest}")
     for name in vars(theirs.kan) if theirs.kan.sites else ():
@@ -88,13 +91,10 @@ def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
     Raises:
         UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.
     """
-    init_from = config.train.init_from
-    try:
-        source = open_source(init_from)
+    with prefixed(f"--train.init_from {config.train.init_from}"):
+        source = open_source(config.train.init_from)
         check_vocabulary(source, data)
         initialize(model, source)
-    except UserError as error:
-        raise type(error)(f"--train.init_from {init_from}: {error}") from error
 
 
 def build(source: ModelSource, config: ModelConfig, vocab_size: int) -> GPT:

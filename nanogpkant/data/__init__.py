@@ -10,7 +10,7 @@ from nanogpkant.data.tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
-from nanogpkant.data.tokens import SPLITS, TokenData, Tokens
+from nanogpkant.data.tokens import SPLITS, Ids, TokenData, Tokens
 
 __all__ = [
     "DATASETS",
@@ -23,6 +23,7 @@ __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "Dataset",
+    "Ids",
     "TokenData",
     "Tokenizer",
     "Tokens",

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nanogpkant.base.errors import UserError
+from nanogpkant.data.tokens import Ids
 
 if TYPE_CHECKING:
     import torch
 
 
-def check_length(tokens: np.ndarray, block_size: int, split: str) -> None:
+def check_length(tokens: Ids, block_size: int, split: str) -> None:
     """Check that a split holds at least one window of ``block_size`` inputs and a target.
 
     Raises:
@@ -47,7 +48,7 @@ class Batches:
         world: number of processes.
     """
 
-    tokens: np.ndarray
+    tokens: Ids
     block_size: int
     batch_size: int
     seed: int
@@ -84,7 +85,7 @@ class Blocks:
         batch_size: rows a batch.
     """
 
-    tokens: np.ndarray
+    tokens: Ids
     block_size: int
     batch_size: int
 
@@ -115,14 +116,14 @@ class Blocks:
 
 
 def blocks(
-    tokens: np.ndarray, block_size: int, batch_size: int, device: torch.device | str = "cpu"
+    tokens: Ids, block_size: int, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The batches of ``Blocks``, in order."""
     text = Blocks(tokens, block_size, batch_size)
     return (text.batch(index, device) for index in range(len(text)))
 
 
-def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+def _windows(tokens: Ids, starts: np.ndarray, length: int) -> np.ndarray:
     """Windows of ``length`` inputs and a target: (rows, length + 1), int64."""
     return tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
 

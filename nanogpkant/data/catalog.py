@@ -1,13 +1,12 @@
 """The datasets known by name."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, nearest
 from nanogpkant.data import shakespeare
 
 
@@ -34,10 +33,10 @@ class Dataset:
     @property
     def needs_network(self) -> bool:
         """Whether it, or its tokenizer, must be downloaded unless a file is given."""
-        is_downloaded = self.url is not None or self.hub is not None
-        return is_downloaded or self.tokenizer == "gpt2"
+        return bool(self.url or self.hub) or self.tokenizer == "gpt2"
 
 
+STREAMED = {"tokenizer": "gpt2", "val_fraction": 0.0005}
 DATASETS = {
     dataset.name: dataset
     for dataset in (
@@ -47,15 +46,8 @@ DATASETS = {
             # Canonical: the 3 occurs only in a running head, "3 KING HENRY VI".
             characters="\n !$&',-.3:;?" + ascii_letters,
         ),
-        Dataset(
-            "shakespeare",
-            embedded=shakespeare.tinyshakespeare,
-            tokenizer="gpt2",
-        ),
-        Dataset(
-            "shakespeare_all_char",
-            embedded=shakespeare.all_plays,
-        ),
+        Dataset("shakespeare", embedded=shakespeare.tinyshakespeare, tokenizer="gpt2"),
+        Dataset("shakespeare_all_char", embedded=shakespeare.all_plays),
         Dataset(
             "tinyshakespeare_char",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -77,23 +69,10 @@ DATASETS = {
             lengths={"train": 90_000_000, "val": 5_000_000, "test": 5_000_000},
         ),
         Dataset(
-            "tinystories",
-            hub=("roneneldan/TinyStories", None),
-            tokenizer="gpt2",
-            val_fraction=0.01,
+            "tinystories", hub=("roneneldan/TinyStories", None), tokenizer="gpt2", val_fraction=0.01
         ),
-        Dataset(
-            "openwebtext",
-            hub=("Skylion007/openwebtext", None),
-            tokenizer="gpt2",
-            val_fraction=0.0005,
-        ),
-        Dataset(
-            "fineweb_edu",
-            hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
-            tokenizer="gpt2",
-            val_fraction=0.0005,
-        ),
+        Dataset("openwebtext", hub=("Skylion007/openwebtext", None), **STREAMED),
+        Dataset("fineweb_edu", hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"), **STREAMED),
     )
 }
 
@@ -103,13 +82,11 @@ def find(name: str, file: Path | None) -> Dataset:
     check_name(name)
     dataset = DATASETS.get(name)
     if dataset is None and file is None:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]}" if near else f"the known ones are {', '.join(DATASETS)}"
-        raise UsageError(f"unknown dataset {name!r}: {hint}; a text of your own needs --file PATH")
+        hint = nearest(name, DATASETS)
+        raise UsageError(f"unknown dataset {name!r}: {hint} A text of your own needs --file PATH.")
     if dataset is not None and dataset.embedded and file is not None:
-        raise UsageError(
-            f"--file {file}: {name} is embedded and takes no file; give the dataset another name"
-        )
+        problem = f"{name} is embedded and takes no file; give the dataset another name"
+        raise UsageError(f"--file {file}: {problem}")
     return dataset or Dataset(name)
 
 

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
-from filelock import FileLock
-
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.base.files import fsync_folder, sha256_of, write_json, writing
+from nanogpkant.base.lock import only_writer
 from nanogpkant.data import encode, read
 from nanogpkant.data.catalog import Dataset, check_name, find
 from nanogpkant.data.network import Progress, download
@@ -34,7 +32,6 @@ from nanogpkant.data.tokens import FORMAT, TokenData, fingerprint_of
 TOKENIZERS = ("char", "byte", "gpt2", "bpe")
 VOCAB_SIZE = 8192  # of a vocabulary trained here
 TRAINING_CHARACTERS = 100_000_000  # at most, to train a vocabulary on
-WORKER_BYTES = 4 << 20  # of text, below which another process does not pay
 
 
 def prepare(
@@ -43,12 +40,8 @@ def prepare(
     file: Path | None = None,
     progress: Progress | None = None,
     *,
-    tokenizer: str | None = None,
-    vocab_size: int | None = None,
-    val_fraction: float | None = None,
-    field: str = "text",
-    separator: str | None = None,
     workers: int = 1,
+    **settings: Any,
 ) -> Path:
     """Turn a corpus into token files in ``data_dir/name``, unless they are there already.
 
@@ -62,12 +55,8 @@ def prepare(
         data_dir: folder of all prepared datasets; made if missing.
         file: read instead of the dataset's own source: see ``file_corpus``.
         progress: called with the bytes done and the bytes in all, over all passes.
-        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one.
-        vocab_size: tokens, for bpe alone; None is ``VOCAB_SIZE``.
-        val_fraction: share of the characters, or of the documents.
-        field: see ``TextFormat``, as for ``separator``.
-        separator: None: each file is one document.
-        workers: processes that encode, at most; the result does not depend on it.
+        workers: threads that encode; the result does not depend on it.
+        **settings: see ``settings_of``.
 
     Returns:
         The dataset's folder, for ``TokenData.open``.
@@ -77,11 +66,10 @@ def prepare(
         UserError: the corpus cannot be read or downloaded, fails its checksum, or cannot be
             written; or another dataset has that name.
     """
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
+    require_positive(workers=workers)
     dataset = find(name, file)
-    settings = _settings(dataset, tokenizer, vocab_size, val_fraction, field, separator)
-    return _prepare(dataset, data_dir / name, file, settings, settings, workers, progress)
+    asked = settings_of(dataset, **settings)
+    return _prepare(dataset, data_dir / name, file, asked, asked, workers, progress)
 
 
 def ensure(
@@ -97,8 +85,9 @@ def ensure(
             error of ``prepare``.
     """
     check_name(name)
-    if file is None and (data_dir / name).exists():
-        return data_dir / name
+    folder = data_dir / name
+    if file is None and folder.exists():
+        return folder
     dataset = find(name, file)
     if dataset.needs_network and file is None:
         here = "--tokenizer PATH if you have the vocabulary"  # an embedded text needs no more
@@ -107,28 +96,38 @@ def ensure(
             f"{name} is not in {data_dir} and has to be downloaded: run nanogpkant prepare {name}, "
             f"or nanogpkant prepare {name} {here}"
         )
-    settings = _settings(dataset, None, None, None, "text", None)
-    return _prepare(dataset, data_dir / name, file, settings, {}, 1, progress)
+    return _prepare(dataset, folder, file, settings_of(dataset), {}, 1, progress)
 
 
-def _settings(
+def settings_of(
     dataset: Dataset,
-    tokenizer: str | None,
-    vocab_size: int | None,
-    val_fraction: float | None,
-    field: str,
-    separator: str | None,
+    *,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    val_fraction: float | None = None,
+    field: str = "text",
+    separator: str | None = None,
 ) -> dict[str, Any]:
-    """All that the result depends on besides the text, with the dataset's own values filled in."""
+    """All that the result depends on besides the text, with the dataset's own values filled in.
+
+    Args:
+        tokenizer: one of ``TOKENIZERS``, or a tokenizer.json or a folder with one.
+        vocab_size: tokens, for bpe alone; None is ``VOCAB_SIZE``.
+        val_fraction: share of the characters, or of the documents.
+        field, separator: see ``TextFormat``.
+
+    Raises:
+        UsageError: a setting that cannot work.
+    """
     tokenizer = tokenizer or dataset.tokenizer
-    if vocab_size is not None and tokenizer != "bpe":
-        remedy = "goes with --tokenizer bpe alone, which trains a vocabulary of that size"
-        raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
     if tokenizer == "bpe":
-        vocab_size = vocab_size or VOCAB_SIZE
+        vocab_size = VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < SMALLEST_BPE:
             remedy = f"must be at least {SMALLEST_BPE}: every byte and the end of text"
             raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
+    elif vocab_size is not None:
+        remedy = "goes with --tokenizer bpe alone, which trains a vocabulary of that size"
+        raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
     if val_fraction is None:
         val_fraction = None if dataset.lengths else dataset.val_fraction
     elif dataset.lengths:
@@ -160,27 +159,21 @@ def _prepare(
     if dataset.needs_network and file is None and folder.exists():
         return _reuse(folder, None, asked)
     given = _given_tokenizer(settings["tokenizer"])
+    is_raw = settings["tokenizer"] == "byte" or isinstance(given, ByteTokenizer)
+    text_format = TextFormat(settings["field"], settings["separator"], is_raw)
     progress = progress or (lambda done, total: None)
     with TemporaryDirectory(prefix="nanogpkant-") as downloads:
-        corpus = _open_corpus(dataset, file, settings, given, Path(downloads), progress)
-        collect_alphabet = settings["tokenizer"] == "char" and dataset.characters is None
-        passes = 1 + (corpus.sha256 is None) + (collect_alphabet and not corpus.one_text)
+        corpus = _open_corpus(dataset, file, text_format, Path(downloads), progress)
+        has_alphabet = settings["tokenizer"] != "char" or dataset.characters is not None
+        passes = 1 + (corpus.sha256 is None) + (not has_alphabet and not corpus.one_text)
         advance = _counter(progress, passes * corpus.size)
-        found = scan(corpus, collect_alphabet, dataset.checksum, advance)
-        if found.checksum != dataset.checksum:
-            raise UserError(
-                f"{corpus.label} is not the text of {dataset.name}: it has {found.checksum} "
-                f"instead of {dataset.checksum}; take the original, or prepare yours under "
-                "another name"
-            )
+        found = scan(corpus, dataset, not has_alphabet, advance)
         if folder.exists():
             return _reuse(folder, found.sha256, asked)
-        with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_name(f".{folder.name}.lock")):
-                if folder.exists():  # made by another process meanwhile
-                    return _reuse(folder, found.sha256, asked)
-                _write(folder, corpus, dataset, found, settings, given, workers, advance)
+        with only_writer(folder, wait=True), writing(folder):
+            if folder.exists():  # made by another process meanwhile
+                return _reuse(folder, found.sha256, asked)
+            _write(folder, corpus, dataset, found, settings, given, workers, advance)
     return folder
 
 
@@ -198,13 +191,10 @@ def _given_tokenizer(choice: str) -> Tokenizer | None:
 def _open_corpus(
     dataset: Dataset,
     file: Path | None,
-    settings: dict[str, Any],
-    given: Tokenizer | None,
+    text_format: TextFormat,
     downloads: Path,
     progress: Progress,
 ) -> Corpus:
-    raw = settings["tokenizer"] == "byte" or isinstance(given, ByteTokenizer)
-    text_format = TextFormat(settings["field"], settings["separator"], raw)
     if file is not None:
         return read.file_corpus(file, text_format)
     if dataset.embedded:
@@ -213,8 +203,9 @@ def _open_corpus(
     if dataset.hub:
         return read.hub_corpus(*dataset.hub, f"try again, or {remedy}")
     url = dataset.url or ""
-    download(url, downloads / Path(url).name, progress, remedy)
-    return replace(read.file_corpus(downloads / Path(url).name, text_format), label=url)
+    file = downloads / Path(url).name
+    download(url, file, progress, remedy)
+    return replace(read.file_corpus(file, text_format), label=url)
 
 
 def _counter(progress: Progress, size: int) -> Advance:
@@ -246,65 +237,55 @@ def _reuse(folder: Path, sha256: str | None, asked: dict[str, Any]) -> Path:
     return folder
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait."""
-    with FileLock(path):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # on Windows filelock removes it
-                path.unlink()
-
-
-class Scan(NamedTuple):
-    """What a first pass over a corpus finds; length and checksum only of one text."""
+@dataclass(frozen=True)
+class Scan:
+    """What a first pass over a corpus finds."""
 
     sha256: str
-    checksum: str | None
-    length: int
-    characters: tuple[str, ...]
+    """of one text, or of the files of documents"""
+    characters: set[str]
+    length: int = 0
+    """of one text"""
 
 
-def scan(corpus: Corpus, collect_alphabet: bool, checksum: str | None, advance: Advance) -> Scan:
+def scan(corpus: Corpus, dataset: Dataset, collect_alphabet: bool, advance: Advance) -> Scan:
     """Read a corpus once; documents only as far as needed.
 
-    One text is identified by its SHA-256, documents by that of their files. ``checksum`` is the
-    expected one, "md5:..." say; one of the same kind is computed.
+    Raises:
+        UserError: one text is empty, or does not have the checksum of the dataset.
     """
     characters: set[str] = set()
+    whole = hashlib.sha256()
     if not corpus.one_text:
-        sha256 = corpus.sha256 or _sha256_of_files(corpus, advance)
+        for part in corpus.parts if corpus.sha256 is None else ():
+            assert part.file is not None
+            with read.reading(part.file):
+                whole.update(bytes.fromhex(sha256_of(part.file)))
+            advance(part.size)
         if collect_alphabet:
             for part in corpus.parts:
                 for text, _ in part.pieces(advance):
                     characters.update(text)
             characters.add(END)
-        return Scan(sha256, checksum, 0, tuple(sorted(characters)))
-    kind = (checksum or "sha256").partition(":")[0]
-    digests = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", kind)}
-    length = 0
+        return Scan(corpus.sha256 or whole.hexdigest(), characters)
+    kind = (dataset.checksum or "sha256").partition(":")[0]
+    check, length = hashlib.new(kind, usedforsecurity=False), 0
     for text, _ in corpus.parts[0].pieces(advance):
         length += len(text)
         content = text.encode("utf-8", "surrogateescape")
-        for digest in digests.values():
-            digest.update(content)
+        whole.update(content)
+        check.update(content)
         if collect_alphabet:
             characters.update(text)
     if length < 2:  # one character a split
         raise UserError(f"{corpus.label} is empty: a dataset needs text to train and validate on")
-    found = checksum and f"{kind}:{digests[kind].hexdigest()}"
-    return Scan(digests["sha256"].hexdigest(), found, length, tuple(sorted(characters)))
-
-
-def _sha256_of_files(corpus: Corpus, advance: Advance) -> str:
-    whole = hashlib.sha256()
-    for part in corpus.parts:
-        assert part.file is not None
-        with read.reading(part.file):
-            whole.update(bytes.fromhex(sha256_of(part.file)))
-        advance(part.size)
-    return whole.hexdigest()
+    found = f"{kind}:{check.hexdigest()}"
+    if dataset.checksum not in (None, found):
+        raise UserError(
+            f"{corpus.label} is not the text of {dataset.name}: it has {found} instead of "
+            f"{dataset.checksum}; take the original, or prepare yours under another name"
+        )
+    return Scan(whole.hexdigest(), characters, length)
 
 
 def _write(
@@ -318,26 +299,28 @@ def _write(
     advance: Advance,
 ) -> None:
     """Build the dataset in a hidden folder beside its own, then rename it."""
-    splits, divide = _division(corpus, dataset, found, settings["val_fraction"])
-
-    def training_texts() -> Iterator[str]:
-        left = TRAINING_CHARACTERS
-        for batch in encode.batches(corpus, divide, (0, 0), lambda count: None):
-            for split, text, _ in batch.texts:
-                if split == "train" and left > 0:
-                    yield text
-                    left -= len(text)
-            if left <= 0:
-                return
+    if corpus.one_text:
+        train = int((1 - (settings["val_fraction"] or 0)) * found.length)
+        lengths = dataset.lengths or {"train": train, "val": found.length - train}
+        splits = list(lengths)
+        divide = partial(encode.by_position, lengths=lengths, label=corpus.label)
+    else:
+        splits = ["train", "val"]
+        divide = partial(encode.by_content, val_fraction=settings["val_fraction"])
 
     def make_tokenizer() -> Tokenizer:
-        makers: dict[str, Callable[[], Tokenizer]] = {
-            "char": lambda: CharTokenizer(dataset.characters or found.characters),
-            "byte": ByteTokenizer,
-            "gpt2": gpt2,
-            "bpe": lambda: train_bpe(training_texts(), settings["vocab_size"]),
-        }
-        tokenizer = given or makers[settings["tokenizer"]]()
+        match settings["tokenizer"]:
+            case "char":
+                tokenizer = CharTokenizer(dataset.characters or sorted(found.characters))
+            case "byte":
+                tokenizer = ByteTokenizer()
+            case "gpt2":
+                tokenizer = gpt2()
+            case "bpe":
+                tokenizer = train_bpe(_training_texts(corpus, divide), settings["vocab_size"])
+            case _:
+                assert given is not None
+                tokenizer = given
         if tokenizer.eot is None and not corpus.one_text:
             raise UserError(
                 f"--tokenizer {settings['tokenizer']} has no token to end a document with: "
@@ -348,10 +331,9 @@ def _write(
     work = folder.with_name(f".{folder.name}.preparing")
     pieces = [read.CHUNK_BYTES, read.PIECE, read.WINDOW, read.LONGEST]
     key = json.dumps([found.sha256, settings, pieces, [FORMAT, encode.SHARD_TOKENS]])
-    worth = 1 + (corpus.size or workers * WORKER_BYTES) // WORKER_BYTES
     try:
         tokenizer, shards = encode.build(
-            work, key, corpus, divide, splits, make_tokenizer, min(workers, worth), advance
+            work, key, corpus, divide, splits, make_tokenizer, workers, advance
         )
         if empty := [split for split in splits if not shards[split]]:
             raise UserError(
@@ -380,14 +362,13 @@ def _write(
             rmtree(work, ignore_errors=True)
 
 
-def _division(
-    corpus: Corpus, dataset: Dataset, found: Scan, val_fraction: float
-) -> tuple[Sequence[str], encode.Divide]:
-    """The names of the splits, and the function that puts pieces into them."""
-    if not corpus.one_text:
-        return ("train", "val"), partial(encode.by_content, val_fraction=val_fraction)
-    lengths = dataset.lengths
-    if lengths is None:
-        train = int((1 - val_fraction) * found.length)
-        lengths = {"train": train, "val": found.length - train}
-    return list(lengths), partial(encode.by_position, lengths=lengths, label=corpus.label)
+def _training_texts(corpus: Corpus, divide: encode.Divide) -> Iterator[str]:
+    """The beginning of the training split, to train a vocabulary on."""
+    left = TRAINING_CHARACTERS
+    for batch in encode.batches(corpus, divide, (0, 0), lambda count: None):
+        for split, text, _ in batch.texts:
+            if split == "train" and left > 0:
+                yield text
+                left -= len(text)
+        if left <= 0:
+            return

@@ -1,23 +1,18 @@
-"""Encode a corpus into token files, in several processes, so that a killed run resumes.
+"""Encode a corpus into token files, in several threads, so that a killed run resumes.
 
 The work folder holds the shards so far and ``progress.json``, replaced every ``FLUSH`` characters:
 what the shards hold, and the next piece of the corpus. A resumed run ends with the same bytes, and
-so does any number of workers.
+so does any number of threads.
 """
 
 import hashlib
-import multiprocessing
 import os
-import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from threading import Thread
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,7 +32,7 @@ SHARD_TOKENS = 100_000_000  # at most, in one file
 Cursor = tuple[int, int]  # a piece of a corpus: number of its part, number in that part
 SplitText = tuple[str, str, bool]  # split, text, whether an end-of-text token follows
 Divide = Callable[[Iterable[Piece]], Iterator[list[SplitText]]]  # the pieces of a part into splits
-Shards = dict[str, list[dict[str, Any]]]  # {"file", "tokens", "sha256"} of each shard, by split
+Shards = list[dict[str, Any]]  # {"file", "tokens", "sha256"} of each shard of a split
 
 
 def by_position(
@@ -113,58 +108,55 @@ def build(
     make_tokenizer: Callable[[], Tokenizer],
     workers: int,
     advance: Advance,
-) -> tuple[Tokenizer, Shards]:
+) -> tuple[Tokenizer, dict[str, Shards]]:
     """Write the token files of a corpus into the folder ``work``, resuming what is there.
 
     ``key`` identifies corpus and settings: work with another key is deleted.
     """
-    state = _resume(work, key, splits)
-    if state is None:
+    resumed = _resume(work, key)
+    if resumed is None:
         rmtree(work, ignore_errors=True)
-        tokenizer = make_tokenizer()
+        tokenizer, start = make_tokenizer(), (0, 0)
         work.mkdir(parents=True)
         tokenizer.save(work / "tokenizer.json")
         writers = {split: ShardWriter(work, split, tokenizer.dtype, []) for split in splits}
-        state = tokenizer, (0, 0), writers
-    tokenizer, start, writers = state
+    else:
+        tokenizer, start, writers = resumed
 
-    def flush(cursor: Cursor) -> Shards:
+    def flush(cursor: Cursor) -> dict[str, Shards]:
         shards = {split: writer.flush() for split, writer in writers.items()}
         write_json(work / PROGRESS, {"key": key, "next": cursor, "splits": shards})
         return shards
 
     since_flush = 0
     try:
-        texts = batches(corpus, divide, start, advance)
-        with closing(encode_all(tokenizer, texts, workers)) as results:
-            for batch, encoded in results:
-                for split, ids in encoded.items():
-                    writers[split].write(ids)
-                since_flush += batch.size
-                if since_flush >= FLUSH:
-                    flush(batch.next)
-                    since_flush = 0
+        for batch, encoded in encode_all(
+            tokenizer, batches(corpus, divide, start, advance), workers
+        ):
+            for split, ids in encoded.items():
+                writers[split].write(ids)
+            since_flush += batch.size
+            if since_flush >= FLUSH:
+                flush(batch.next)
+                since_flush = 0
         return tokenizer, flush((len(corpus.parts), 0))
     finally:
         for writer in writers.values():
             writer.close()
 
 
-def _resume(
-    work: Path, key: str, splits: Iterable[str]
-) -> tuple[Tokenizer, Cursor, dict[str, "ShardWriter"]] | None:
+def _resume(work: Path, key: str) -> tuple[Tokenizer, Cursor, dict[str, "ShardWriter"]] | None:
     """The state of an earlier run with the same key, if its files are intact."""
     try:
         progress = read_json(work / PROGRESS)
-        shards: Shards = progress["splits"]
-        if progress["key"] != key or list(shards) != list(splits):
+        if progress["key"] != key:
             return None
-        tokenizer = load_tokenizer(work / "tokenizer.json")
-        writers = {s: ShardWriter(work, s, tokenizer.dtype, shards[s]) for s in shards}
+        tokenizer, splits = load_tokenizer(work / "tokenizer.json"), progress["splits"].items()
+        writers = {s: ShardWriter(work, s, tokenizer.dtype, shards) for s, shards in splits}
         part, piece = progress["next"]
     except (UserError, OSError, ValueError, LookupError, TypeError):  # missing or damaged
         return None
-    tokens = sum(shard["tokens"] for split in shards.values() for shard in split)
+    tokens = sum(shard["tokens"] for _, shards in splits for shard in shards)
     note(f"resuming after the {tokens:,} tokens in {work}")
     return tokenizer, (part, piece), writers
 
@@ -175,15 +167,19 @@ class ShardWriter:
     To resume, ``shards`` is the last result of ``flush``; anything written after it is cut off.
     """
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype, shards: list[dict[str, Any]]):
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shards: Shards):
         self._folder, self._split, self._dtype = folder, split, dtype
-        self._full, self._file = shards[:-1], None
-        digests = [self._digest_of(shard) for shard in shards]
-        if shards:
-            path, self._tokens = folder / shards[-1]["file"], shards[-1]["tokens"]
-            self._digest = digests[-1]
+        self._full = shards[:-1]
+        self._file: BinaryIO | None = None
+        for shard in shards:
+            path, self._tokens = folder / shard["file"], shard["tokens"]
             os.truncate(path, self._tokens * dtype.itemsize)
-            self._file: BinaryIO | None = open(path, "ab")  # noqa: SIM115
+            with open(path, "rb") as file:
+                self._digest = hashlib.file_digest(file, "sha256")
+            if self._digest.hexdigest() != shard["sha256"]:
+                raise ValueError(f"{path} has changed")
+        if shards:
+            self._file = open(folder / shards[-1]["file"], "ab")  # noqa: SIM115
 
     def write(self, ids: np.ndarray) -> None:
         """Append ids, shape (tokens,); full shards are closed and new ones begun."""
@@ -200,7 +196,7 @@ class ShardWriter:
             self._tokens += len(fitting)
             ids = ids[len(fitting) :]
 
-    def flush(self) -> list[dict[str, Any]]:
+    def flush(self) -> Shards:
         """Flush to disk; returns the shards as meta.json lists them."""
         if self._file is None:
             return []
@@ -212,17 +208,6 @@ class ShardWriter:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def _digest_of(self, shard: dict[str, Any]) -> "hashlib._Hash":
-        """The digest of the tokens of a shard, without anything after them."""
-        digest, left = hashlib.sha256(), shard["tokens"] * self._dtype.itemsize
-        with open(self._folder / shard["file"], "rb") as file:
-            while block := file.read(min(left, 1 << 20)):
-                digest.update(block)
-                left -= len(block)
-        if digest.hexdigest() != shard["sha256"]:
-            raise ValueError(f"{shard['file']} has changed")
-        return digest
 
 
 def encode(tokenizer: Tokenizer, batch: TextBatch) -> dict[str, np.ndarray]:
@@ -238,49 +223,17 @@ def encode(tokenizer: Tokenizer, batch: TextBatch) -> dict[str, np.ndarray]:
 
 def encode_all(
     tokenizer: Tokenizer, batches: Iterable[TextBatch], workers: int
-) -> Generator[tuple[TextBatch, dict[str, np.ndarray]]]:
-    """Every batch with its token ids, in order; at most two batches a worker are in memory.
+) -> Iterator[tuple[TextBatch, dict[str, np.ndarray]]]:
+    """Every batch with its token ids, in order; at most two batches a thread are in memory.
 
-    The tokenizer is sent to each worker once; one worker is this process.
+    Threads are enough: tiktoken and numpy release the interpreter's lock while they encode.
     """
-    if workers == 1:
-        yield from ((batch, encode(tokenizer, batch)) for batch in batches)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork may copy a lock held by a thread
-    waiting: deque = deque()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (tokenizer,))
-    try:
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
         for batch in batches:
-            waiting.append((batch, pool.submit(_encode_in_worker, batch)))
+            waiting.append((batch, pool.submit(encode, tokenizer, batch)))
             if len(waiting) == 2 * workers:
                 first, ids = waiting.popleft()
                 yield first, ids.result()
         for batch, ids in waiting:
             yield batch, ids.result()
-    except BrokenProcessPool as error:
-        remedy = "if memory ran out, give fewer --workers"
-        raise UserError(f"a worker process was killed: run the same again; {remedy}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_tokenizer: Tokenizer  # of a worker process
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    """Leave Ctrl-C to the parent process, and exit when it does."""
-    global _tokenizer
-    _tokenizer = tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _encode_in_worker(batch: TextBatch) -> dict[str, np.ndarray]:
-    return encode(_tokenizer, batch)

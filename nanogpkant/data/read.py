@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from nanogpkant.base.errors import UserError, one_line
+from nanogpkant.base.errors import UserError, from_extra, one_line
 from nanogpkant.data.network import answer, check_reachable
 
 if TYPE_CHECKING:
@@ -107,26 +107,21 @@ def file_corpus(path: Path, text_format: TextFormat) -> Corpus:
     else:
         wrong = "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"--file {path} {wrong}: name a text, or a folder of texts")
-    parts = [Part(f.stat().st_size, partial(_reader(f), f, text_format), f) for f in files]
-    one_text = path.is_file() and text_format.separator is None and _reader(path) is read_text
-    return Corpus(str(path), tuple(parts), one_text)
-
-
-def _reader(file: Path) -> Callable[[Path, TextFormat, Advance], Iterator[Piece]]:
-    suffix = Path(file.name.lower().removesuffix(".gz")).suffix
     readers = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
-    return readers.get(suffix, read_text)
+    parts, one_text = [], path.is_file() and text_format.separator is None
+    for file in files:
+        suffix = Path(file.name.lower().removesuffix(".gz")).suffix
+        reader = readers.get(suffix, read_text)
+        one_text = one_text and reader is read_text
+        parts.append(Part(file.stat().st_size, partial(reader, file, text_format), file))
+    return Corpus(str(path), tuple(parts), one_text)
 
 
 def hub_corpus(path: str, config: str | None, remedy: str) -> Corpus:
     """The training split of a dataset of the Hub, streamed: a file is a part, a row a document."""
-    try:
+    with from_extra("data", f"reading {path}"):
         from datasets import load_dataset
         from datasets.config import HF_ENDPOINT
-    except ImportError as error:
-        raise UserError(
-            f"{path} is read with the datasets package: pip install 'nanogpkant[data]'"
-        ) from error
     what = f"{path} from the Hugging Face Hub"
     check_reachable(HF_ENDPOINT, what, remedy)
     load = partial(load_dataset, path, config, split="train", streaming=True)
@@ -162,12 +157,12 @@ def _read_shard(
 
 def read_text(file: Path, text_format: TextFormat, advance: Advance) -> Iterator[Piece]:
     """Read a plain text."""
-    errors = "surrogateescape" if text_format.raw else "strict"
-    return pieces(_chunks(file, errors, advance), text_format.separator)
+    return pieces(_chunks(file, text_format.raw, advance), text_format.separator)
 
 
-def _chunks(file: Path, errors: str, advance: Advance) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors)  # chunks may end within a character
+def _chunks(file: Path, raw: bool, advance: Advance) -> Iterator[str]:
+    # chunks may end within a character
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if raw else "strict")
     offset = 0  # of the first byte not yet decoded
     with unpacked(file, advance) as stream:
         try:
@@ -203,12 +198,9 @@ def read_jsonl(file: Path, text_format: TextFormat, advance: Advance) -> Iterato
 
 def read_parquet(file: Path, text_format: TextFormat, advance: Advance) -> Iterator[Piece]:
     """Read a table, one document a row."""
-    try:
+    with from_extra("data", f"reading {file}"):
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        remedy = "pip install 'nanogpkant[data]'"
-        raise UserError(f"{file} is read with the pyarrow package: {remedy}") from error
     with unpacked(file, advance) as stream:
         try:
             table = ParquetFile(stream)

@@ -42,11 +42,10 @@ class Tokens:
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Any:
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                return self._range(start, stop)
-            reach = len(self) + 1  # a longer step also takes only the first token
-            return self[np.arange(start, stop, max(-reach, min(step, reach)), dtype=np.int64)]
+            picked = range(len(self))[index]
+            if picked.step == 1:
+                return self._range(picked.start, picked.stop)
+            return self[np.array(picked, dtype=np.int64)]
         index = np.asarray(index)
         if index.dtype.kind not in "iu":
             raise IndexError(f"tokens are picked by integers, not by {index.dtype}")
@@ -73,6 +72,10 @@ class Tokens:
             for shard, begin in zip(self._shards, begins, strict=True)
         )
         return Tokens(cut, self.dtype)
+
+
+# Token ids, shape (tokens,): anything that an array of indices picks from.
+Ids = Tokens | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -116,22 +119,18 @@ class TokenData:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
         return self.tokenizer.vocab_size
 
     @property
     def train(self) -> Tokens:
-        """The training tokens."""
         return self.split("train")
 
     @property
     def val(self) -> Tokens:
-        """The validation tokens."""
         return self.split("val")
 
     @property
     def test(self) -> Tokens:
-        """The test tokens, if the dataset has them."""
         return self.split("test")
 
     def split(self, name: str) -> Tokens:

@@ -20,10 +20,10 @@ from nanogpkant.base.errors import UserError
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
     from nanogpkant.interpretation.show.export import write_export
-    from nanogpkant.interpretation.show.report import check_top, figures, write
+    from nanogpkant.interpretation.show.report import figures, write
     from nanogpkant.interpretation.show.summary import summary, words
 
-__all__ = ["Interpretation", "check_top", "figures", "summary", "words", "write", "write_export"]
+__all__ = ["Interpretation", "figures", "summary", "words", "write", "write_export"]
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",

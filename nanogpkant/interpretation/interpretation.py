@@ -18,6 +18,7 @@ from torch import Tensor
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.files import read_json
+from nanogpkant.base.lock import only_writer
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
@@ -337,8 +338,9 @@ class Interpretation:
         about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}
         about |= {"score": score, "ablation": ablation}
         modules = pruned_layers(self.model, keep, means if ablation == "mean" else None)
-        out = Path(out)
-        return write_pruned_run(self.run, self.trained, self.data, modules, out, finetune, about)
+        run, data, out = self.run, self.data, Path(out)
+        with only_writer(out):
+            return write_pruned_run(run, self.trained, data, modules, out, finetune, about)
 
     @cached_property
     def _replaceable(self) -> dict[str, Replaceable]:

@@ -43,11 +43,33 @@ def _gelu_tanh_derivative(x: Tensor) -> Tensor:
     return gate * (1 + x * (1 - gate) * scale * (1 + 3 * cubic * x * x))
 
 
+def even(x: Tensor) -> Tensor:
+    """x (Phi(x) - 1/2): GELU without its linear part."""
+    return torch.add(F.gelu(x), x, alpha=-0.5)
+
+
+def _even_derivative(x: Tensor) -> Tensor:
+    return _gelu_derivative(x) - 0.5
+
+
+def relu2(x: Tensor) -> Tensor:
+    """The square of ReLU (So et al., arXiv 2109.08668)."""
+    return F.relu(x).square()
+
+
+def leaky_relu2(x: Tensor) -> Tensor:
+    """The square of a leaky ReLU of slope 0.5."""
+    return F.leaky_relu(x, 0.5).square()
+
+
 # The base function of an edge: name -> (function, derivative). "none" leaves the basis alone.
 BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None] = {
     "silu": (F.silu, _silu_derivative),
     "gelu": (F.gelu, _gelu_derivative),
     "gelu_tanh": (_gelu_tanh, _gelu_tanh_derivative),
+    "even": (even, _even_derivative),
+    "relu2": (relu2, lambda x: 2 * F.relu(x)),
+    "leaky_relu2": (leaky_relu2, lambda x: torch.where(x > 0, 2 * x, 0.5 * x)),
     "identity": (lambda x: x, torch.ones_like),
     "none": None,
 }

@@ -41,6 +41,7 @@ class KANLinear(FeatureLayer):
         init: "variance_preserving" (unit-variance inputs give unit-variance outputs), "whitened"
             (the same, with all shapes of curve of the basis equally likely) or "original" (as
             efficient-kan, which the original nanoGPKANT trained with; B-splines only).
+        gain: factor of the initial weights.
         dropout: probability, 0 to below 1, to drop an input in training: all its features are then
             zero, unlike those of an input of zero.
         backend: see ``kan_linear``.
@@ -78,6 +79,7 @@ class KANLinear(FeatureLayer):
         prenorm: str = "none",
         spline_scale: bool = False,
         init: str = "variance_preserving",
+        gain: float = 1.0,
         dropout: float = 0.0,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -101,7 +103,7 @@ class KANLinear(FeatureLayer):
         )
         self.in_features, self.out_features = in_features, out_features
         self.prenorm, self.init, self.backend = prenorm, init, backend
-        self.dropout = dropout
+        self.gain, self.dropout = gain, dropout
         if in_features % (groups := self.features.groups):
             raise ValueError(f"{in_features} inputs do not split into {groups} groups")
         if self.features.is_learned and spline_scale:
@@ -128,9 +130,10 @@ class KANLinear(FeatureLayer):
             self.coefficients.copy_(start)
         if self.init == "original":
             self._reset_original()
+            self.weight.mul_(self.gain)
             return
         mix, variance = self._mixing()
-        self.weight.normal_(std=1 / math.sqrt(self.in_features * variance))
+        self.weight.normal_(std=self.gain / math.sqrt(self.in_features * variance))
         self.weight.copy_(torch.einsum("lm,oli->omi", mix.to(self.weight), self.weight))
         if self.spline_scale is not None:
             self.spline_scale.fill_(1.0)

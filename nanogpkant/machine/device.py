@@ -1,7 +1,6 @@
 """The device of a run: its fast dtype, peak memory, and a description for environment.json."""
 
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -75,7 +74,7 @@ def _matmul_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> fl
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        a @ a
+        torch.mm(a, a)
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -99,7 +98,7 @@ def peak_memory(device: torch.device) -> int:
         return psutil.Process().memory_info().peak_wset
     if sys.platform == "linux":  # getrusage would count what the parent process held, too
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) * 1024
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # POSIX only
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
@@ -111,9 +110,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
         "device": str(device),
-        "device_name": (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-        ),
+        "device_name": name_of(device),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "command": shlex.join(["nanogpkant", *sys.argv[1:]]),
@@ -121,8 +118,10 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The processor's name, which Python leaves empty on Linux."""
+def name_of(device: torch.device) -> str:
+    """The name of a GPU, else of the processor, which Python leaves empty on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -150,8 +149,6 @@ def _git_revision() -> str | None:
 
 def measured_on(device: torch.device, words: str = "") -> str:
     """One line on the device, torch and the method of a measurement."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{processor()}, {torch.get_num_threads()} threads"
-    return ", ".join(part for part in (name, f"torch {torch.__version__}", words) if part)
+    threads = "" if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    parts = (name_of(device), threads, f"torch {torch.__version__}", words)
+    return ", ".join(filter(None, parts))

@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpkant.base.errors import ToldElsewhereError, UsageError, UserError, one_line
@@ -118,8 +121,10 @@ class World:
         Raises:
             UserError: as ``together`` does.
         """
+        result: Any = None
         with self.together():
-            result = do() if self.is_main else None
+            if self.is_main:
+                result = do()
         return self.gather(result)[0]
 
 
@@ -150,7 +155,7 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     _end_group()
 
 
-def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
+def _own_store(rank: int, size: int, timeout: timedelta) -> Store:
     """The launcher's store under a key prefix that only the processes of this start share.
 
     torchrun's store survives a restart and keeps the addresses of dead processes, which new ones
@@ -161,7 +166,7 @@ def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
     Raises:
         RuntimeError: the other ranks did not join in time.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
     own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     store.set(f"hello/{rank}", own)
     heard, room = [], ""
@@ -173,13 +178,13 @@ def _own_store(rank: int, size: int, timeout: timedelta) -> dist.Store:
                 store.set("room", " ".join([room, *names]))
             if store.check([f"{room}/{other}" for other in range(1, size)]):
                 store.set(f"{room}/open", "")
-                return dist.PrefixStore(room, store)
+                return PrefixStore(room, store)
         else:
             room, *names = store.get("room").decode().split()
             if own in names:
                 store.set(f"{room}/{rank}", "")
                 if store.check([f"{room}/open"]):
-                    return dist.PrefixStore(room, store)
+                    return PrefixStore(room, store)
         time.sleep(0.02)
     raise RuntimeError("timed out: not all processes came to the store, for gloo to begin")
 
@@ -248,13 +253,14 @@ def parallelize(model: nn.Module, parallel: str, world: World, device: torch.dev
         refuse("train.parallel", parallel, "does not keep pruned edges away; use ddp")
     from torch.distributed.fsdp import fully_shard  # half a second, for those alone who need it
 
-    mesh = dist.init_device_mesh(device.type, (world.size,))
-    for block in model.blocks:
+    mesh = init_device_mesh(device.type, (world.size,))
+    for block in model.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
-def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager:
+def gradient_sync(model: Any, wanted: bool) -> AbstractContextManager:
     """Whether the backward pass inside averages gradients over ranks or accumulates them locally.
 
     Args:
@@ -272,7 +278,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def whole(value: Tensor) -> Tensor:
+def whole(value: Any) -> Tensor:
     """The full tensor of a DTensor, such as the norm of sharded gradients; others as they are."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 

@@ -5,36 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpkant.base.answer import Answer
+from nanogpkant.base.errors import require_positive
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.config import load_preset, with_changes
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.plan import require_positive, vocab_size_of
+from nanogpkant.measure.plan import vocab_size_of
 from nanogpkant.measure.sampling import sampling_rows, untrained
-from nanogpkant.measure.step import Job, job_of, step_rows
-from nanogpkant.model.gpt import GPT
+from nanogpkant.measure.step import job_of, step_rows
 from nanogpkant.report.table import Row, aligned, markdown
 
-STEP_COLUMNS = {
-    "model": "model",
-    "batch": "batch",
-    "ms": "ms",
-    "min": "min",
-    "max": "max",
-    "GFLOP/s": "GFLOP/s",
-    "over first": "/ first",
-    "over limit": "/ limit",
-    "peak MB": "peak MB",
-}
-SAMPLE_COLUMNS = {
-    "model": "model",
-    "sampling": "sampling",
-    "tokens/s": "tokens/s",
-    "ms/token": "ms/token",
-    "min": "min",
-    "max": "max",
-    "speed-up": "speed-up",
-    "over first": "/ first",
-}
+RATIOS = {"over first": "/ first", "over limit": "/ limit"}
+STEP_COLUMNS = ("model", "batch", "ms", "min", "max", "GFLOP/s", *RATIOS, "peak MB")
+SAMPLE_COLUMNS = (
+    "model", "sampling", "tokens/s", "ms/token", "min", "max", "speed-up", "over first"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,15 +58,11 @@ def bench_steps(
     dtype: str,
     repeats: int,
 ) -> Bench:
-    """Time training steps; see ``nanogpkant bench``.
-
-    Raises:
-        UsageError: flags that cannot work.
-    """
+    """Time training steps; see ``verbs.measure.bench``."""
     require_positive(batch_size=batch_size, vocab_size=vocab_size, repeats=repeats)
     where = resolve_device(device, "--device")
     dtype = resolve_dtype(dtype, where, "--dtype")
-    jobs: list[Job] = []
+    jobs = []
     for preset in presets:
         name, config = load_preset(preset)
         config = with_changes(config, **{"train.compile": compile or config.train.compile})
@@ -91,24 +71,20 @@ def bench_steps(
     rows = step_rows(jobs, repeats)
     for row, job in zip(rows, jobs, strict=True):
         row["batch"] = f"{job.batch_size} x {job.config.block_size}"
-    return Bench(measured_on(where, f"{dtype}, {repeats} rounds"), rows, STEP_COLUMNS)
+    columns = {name: RATIOS.get(name, name) for name in STEP_COLUMNS}
+    return Bench(measured_on(where, f"{dtype}, {repeats} rounds"), rows, columns)
 
 
 def bench_sampling(
     presets: Sequence[str], *, tokens: int, vocab_size: int | None, device: str, repeats: int
 ) -> Bench:
-    """Time sampling in float32; see ``nanogpkant bench``.
-
-    Raises:
-        UsageError: flags that cannot work.
-        UserError: a model draws another text with the cache than without.
-    """
+    """Time sampling in float32; see ``verbs.measure.bench``."""
     require_positive(tokens=tokens, vocab_size=vocab_size, repeats=repeats)
     where = resolve_device(device, "--device")
-    models: list[tuple[str, GPT]] = []
+    models = []
     for preset in presets:
         name, config = load_preset(preset)
-        size = vocab_size or vocab_size_of(config)
-        models.append((name, untrained(config.model, size, where)))
+        models.append((name, untrained(config.model, vocab_size or vocab_size_of(config), where)))
     rows = sampling_rows(models, tokens, repeats, where)
-    return Bench(measured_on(where, f"{repeats} rounds"), rows, SAMPLE_COLUMNS)
+    columns = {name: RATIOS.get(name, name) for name in SAMPLE_COLUMNS}
+    return Bench(measured_on(where, f"{repeats} rounds"), rows, columns)

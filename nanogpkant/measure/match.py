@@ -13,10 +13,9 @@ import torch
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.config import ModelConfig, RunConfig, load_preset, to_yaml, with_changes
+from nanogpkant.base.errors import UsageError, UserError, require_positive
+from nanogpkant.config import ModelConfig, RunConfig, load_preset, to_yaml
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
-from nanogpkant.measure.plan import require_positive
 from nanogpkant.measure.step import Job, job_of, step, step_memory
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
@@ -119,7 +118,7 @@ def find_match(
     batch_size: int | None,
     repeats: int,
 ) -> Match:
-    """Find the model of another kind that costs as much as a preset; see ``nanogpkant match``.
+    """Find the model of another kind that costs as much as a preset; see ``verbs.measure.match``.
 
     Raises:
         UsageError: flags that cannot work.
@@ -133,23 +132,22 @@ def find_match(
     if len(set(vary)) != len(vary):
         raise UsageError(f"--vary {' '.join(vary)}: names a number twice; name each once")
     name, base = load_preset(preset)
-    config = of_kind(base, kind, load_preset(kan)[1])
-    where = ""
+    config, where = of_kind(base, kind, load_preset(kan)[1]), ""
     if by in COUNTED:
         cost = counted(by, base.model, vocab_size)
         model = closest(config.model, vary, cost)
     else:
         on = resolve_device(device, "--device")
         job = job_of("", base, vocab_size, on, resolve_dtype(dtype, on, "--dtype"), batch_size)
-        where = f"batch {job.batch_size} x {base.model.block_size}, {measured_on(on, job.dtype)}"
+        where = f"; batch {job.batch_size} x {base.model.block_size}, {measured_on(on, job.dtype)}"
         near = closest(config.model, vary, counted("flops", base.model, vocab_size))
         cost = timed(job, repeats) if by == "step_time" else weighed(job)
         model = closest(near, vary, cost, good=TOLERANCE / 2)
     with torch.device("meta"):  # a width that the groups of a KAN do not divide is refused here
         GPT(model, vocab_size)
     # Measured afresh for the report: the search ended at a value because it was close.
-    found = Match(name, by, list(vary), with_changes(config, model=model), cost(model))
-    return replace(found, config=with_changes(found.config, about=describe(found, where)))
+    found = Match(name, by, list(vary), replace(config, model=model), cost(model))
+    return replace(found, config=replace(found.config, about=describe(found) + where))
 
 
 def of_kind(config: RunConfig, kind: str | None, kan: RunConfig) -> RunConfig:
@@ -170,10 +168,9 @@ def of_kind(config: RunConfig, kind: str | None, kan: RunConfig) -> RunConfig:
 
 def counted(by: str, reference: ModelConfig, vocab_size: int) -> Coster:
     """Parameters, or FLOPs per token, by arithmetic."""
-    attribute = COUNTED[by]
 
     def of(model: ModelConfig) -> int:
-        return getattr(count(model, vocab_size), attribute)
+        return getattr(count(model, vocab_size), COUNTED[by])
 
     return lambda model: Cost(of(model), of(reference))
 
@@ -193,23 +190,22 @@ def timed(job: Job, repeats: int) -> Coster:
 
 
 def weighed(job: Job) -> Coster:
-    """Peak bytes of a step."""
-    own = _memory(job)
-    return lambda model: Cost(_memory(replace(job, config=model)), own)
-
-
-def _memory(job: Job) -> int:
-    """Peak bytes of a training step.
+    """Peak bytes of a step.
 
     Raises:
         UserError: it takes more than there is, or too little to measure.
     """
-    peak = step_memory(job)
-    if peak is None:
-        raise UserError("--by memory: a training step did not fit here; lower --batch_size")
-    if peak == 0:
-        raise UserError("--by memory: a training step is too small to see; raise --batch_size")
-    return peak
+
+    def of(model: ModelConfig) -> int:
+        peak = step_memory(replace(job, config=model))
+        if peak is None:
+            raise UserError("--by memory: a training step did not fit here; lower --batch_size")
+        if peak == 0:
+            raise UserError("--by memory: a training step is too small to see; raise --batch_size")
+        return peak
+
+    own = of(job.config)
+    return lambda model: Cost(of(model), own)
 
 
 def closest(
@@ -221,15 +217,27 @@ def closest(
         good: distance of the ratio from 1 that ends the search early.
     """
     for name in vary:
+        resize = RESIZED[name]
+        start = {
+            "n_layer": model.n_layer,
+            "n_embd": model.n_embd // model.n_head,
+            "mlp_ratio": model.mlp_width,
+        }[name]
         size, ratio = nearest_size(
-            lambda size, model=model, name=name: cost(resized(model, name, size)).ratio,
-            size_of(model, name),
-            good,
+            lambda size, model=model, resize=resize: cost(resize(model, size)).ratio, start, good
         )
-        model = resized(model, name, size)
+        model = resize(model, size)
         if abs(ratio - 1) <= TOLERANCE:
             break
     return model
+
+
+# The model with one number at so many of its smallest steps.
+RESIZED: dict[str, Callable[[ModelConfig, int], ModelConfig]] = {
+    "n_layer": lambda model, size: replace(model, n_layer=size),
+    "n_embd": lambda model, size: replace(model, n_embd=size * model.n_head),
+    "mlp_ratio": lambda model, size: replace(model, mlp_ratio=round(size / model.n_embd, 6)),
+}
 
 
 def nearest_size(ratio: Callable[[int], float], start: int, good: float) -> tuple[int, float]:
@@ -258,37 +266,14 @@ def nearest_size(ratio: Callable[[int], float], start: int, good: float) -> tupl
     return best, tried[best]
 
 
-def size_of(model: ModelConfig, name: str) -> int:
-    """The varied number, in units of its smallest step."""
-    sizes = {
-        "n_layer": model.n_layer,
-        "n_embd": model.n_embd // model.n_head,
-        "mlp_ratio": model.mlp_width,
-    }
-    return sizes[name]
-
-
-def resized(model: ModelConfig, name: str, size: int) -> ModelConfig:
-    """The model with one number at ``size`` of those units."""
-    values = {
-        "n_layer": size,
-        "n_embd": size * model.n_head,
-        "mlp_ratio": round(size / model.n_embd, 6),
-    }
-    return with_changes(model, **{name: values[name]})
-
-
-def describe(found: Match, where: str) -> str:
+def describe(found: Match) -> str:
     """One line on what was matched and how well."""
     model, cost = found.config.model, found.cost
     alike, scale, unit = UNITS[found.by]
     kind = "a KAN" if model.kan.sites else "the plain GPT"
     value, reference = (f"{scale * each:,.2f}{unit}" for each in (cost.value, cost.reference))
-    more = "more" if found.mismatch > 0 else "less"
-    shape = f"n_layer {model.n_layer}, n_embd {model.n_embd}, mlp_ratio {model.mlp_ratio:g}"
-    words = f"{kind} {alike} {found.reference}: {value} against {reference}"
-    missed = f"{abs(found.mismatch):.2%} {more}"
+    missed = f"{abs(found.mismatch):.2%} {'more' if found.mismatch > 0 else 'less'}"
     if cost.check is not None:
         missed += f" by the fastest rounds, {cost.check - 1:+.2%} by the medians"
-    words = f"{words} ({missed}), {shape}"
-    return f"{words}; {where}" if where else words
+    shape = f"n_layer {model.n_layer}, n_embd {model.n_embd}, mlp_ratio {model.mlp_ratio:g}"
+    return f"{kind} {alike} {found.reference}: {value} against {reference} ({missed}), {shape}"

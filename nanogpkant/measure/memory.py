@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpkant.config import SITES, ModelConfig, Site, with_changes
 from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
-from nanogpkant.model.gpt import GPT, Attention
+from nanogpkant.model.attention import Attention
+from nanogpkant.model.gpt import GPT
 from nanogpkant.model.projection import features_at, site_shape
 from nanogpkant.training.muon import matrices_in
 

@@ -37,19 +37,14 @@ def extra_peak(task: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        _give_back_freed_memory()
+        with suppress(OSError, AttributeError):  # glibc alone gives freed memory back when asked
+            ctypes.CDLL(None).malloc_trim(0)
+        with suppress(OSError):  # Linux: 5 sets the recorded peak to what is held now
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = psutil.Process().memory_info().rss
     task()
     synchronize(device)
     return max(0, peak_memory(device) - before)
-
-
-def _give_back_freed_memory() -> None:
-    """Return freed memory to the system, and reset the recorded peak."""
-    with suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):  # Linux: 5 sets the peak back to what is held now
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0) -> Any:
@@ -66,7 +61,7 @@ def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0)
     try:
         if not receiver.poll(limit):
             raise ChildError(f"not done after {limit:.0f} s")
-        done, answer = receiver.recv()
+        answer = receiver.recv()
         child.join(SECONDS_TO_END)
     except EOFError:
         raise ChildError("its process died: too little memory?") from None
@@ -74,8 +69,8 @@ def in_a_child(function: Callable[..., Any], *values: Any, limit: float = 600.0)
         child.kill()
         child.join()
         receiver.close()
-    if not done:
-        raise ChildError(answer)
+    if isinstance(answer, ChildError):
+        raise answer
     return answer
 
 
@@ -98,11 +93,6 @@ def _answer(sender: Connection, function: Callable[..., Any], values: tuple[Any,
     with suppress(OSError):  # if memory runs out, the kernel ends this process, not its parent
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     try:
-        sender.send((True, function(*values)))
+        sender.send(function(*values))
     except Exception as error:
-        sender.send((False, in_one_line(error)))
-
-
-def in_one_line(error: BaseException) -> str:
-    """Kind and message of an error, short enough for a table."""
-    return f"{type(error).__name__}: {one_line(error)}".replace("|", "/")[:160]
+        sender.send(ChildError(one_line(error)))

@@ -18,7 +18,7 @@ import torch
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig
-from nanogpkant.machine.device import processor, resolve_device, resolve_dtype
+from nanogpkant.machine.device import name_of, resolve_device, resolve_dtype
 from nanogpkant.measure.step import job_of, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
@@ -90,10 +90,12 @@ def find_place(config: RunConfig, gpu: str, gpus: int, nodes: int, memory: str |
         gpu = ASSUMED if elsewhere else "here"
     if gpu == "here":
         device = resolve_device(config.train.device)
-        on_cuda = device.type == "cuda"
-        name = torch.cuda.get_device_name(device) if on_cuda else processor()
         dtype = resolve_dtype(config.train.dtype, device)
-        return Place(name, device.type, dtype, given or _memory_of(device, gpus), is_here=True)
+        if device.type == "cuda":
+            has = torch.cuda.get_device_properties(device).total_memory
+        else:  # processes of a machine share its main memory
+            has = psutil.virtual_memory().total // gpus
+        return Place(name_of(device), device.type, dtype, given or has, is_here=True)
     if gpu not in CARDS:
         raise UsageError(f"--gpu {gpu}: must be auto, here, {', '.join(CARDS)}")
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
@@ -114,13 +116,6 @@ def bytes_of(text: str) -> int:
     return int(amount)
 
 
-def _memory_of(device: torch.device, processes: int) -> int:
-    """Bytes per process; processes of a machine share its main memory."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total // processes
-
-
 def rate_of(
     place: Place, config: RunConfig, vocab_size: int, sequences: int, given: float | None
 ) -> Rate:
@@ -132,16 +127,12 @@ def rate_of(
     """
     if given is not None:
         return Rate(given * 1e12, "given")
-    if place.is_here:
-        return _measured(place, config, vocab_size, sequences)
-    card = CARDS[place.name]
-    peak = card.full if place.dtype == "float32" else card.half
-    source = f"{SHARE_OF_PEAK:.0%} of the {place.name}'s peak, assumed"
-    return Rate(SHARE_OF_PEAK * peak * 1e12, source)
-
-
-def _measured(place: Place, config: RunConfig, vocab_size: int, sequences: int) -> Rate:
-    """The median of a few steps of the same model, after one to warm up."""
+    if not place.is_here:
+        card = CARDS[place.name]
+        peak = card.full if place.dtype == "float32" else card.half
+        source = f"{SHARE_OF_PEAK:.0%} of the {place.name}'s peak, assumed"
+        return Rate(SHARE_OF_PEAK * peak * 1e12, source)
+    # The median of a few steps of the same model, after one to warm up.
     device = resolve_device(config.train.device)
     if device.type == "cpu":
         of_one = count(config.model, vocab_size).flops_per_token * config.model.block_size

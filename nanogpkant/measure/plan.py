@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError
-from nanogpkant.config import RunConfig, with_changes
+from nanogpkant.base.errors import UsageError, require_positive
+from nanogpkant.config import RunConfig, refuse, with_changes
 from nanogpkant.data import TokenData
 from nanogpkant.measure.memory import Memory, Sketch, estimate
 from nanogpkant.measure.place import Place, Rate, find_place, rate_of
@@ -143,7 +142,7 @@ def make_plan(
     flops_rate: float | None,
     vocab_size: int | None,
 ) -> Plan:
-    """Plan a run; see ``nanogpkant plan``. A model is built only to time its steps here.
+    """Plan a run; see ``verbs.measure.plan``. A model is built only to time its steps here.
 
     Raises:
         UsageError: flags or settings that cannot work.
@@ -155,33 +154,29 @@ def make_plan(
     train, kan = config.train, config.model.kan
     if gpus * nodes > train.batch_size:
         problem = f"has fewer sequences than there are GPUs, {gpus * nodes}; raise it"
-        raise UsageError(f"--train.batch_size {train.batch_size}: {problem}, or use fewer GPUs")
+        refuse("train.batch_size", train.batch_size, f"{problem}, or use fewer GPUs")
     if kan.sites and kan.backend == "reference":
         problem = "saves every feature, which plan does not count; use auto"
-        raise UsageError(f"--model.kan.backend reference: {problem}")
+        refuse("model.kan.backend", kan.backend, problem)
     data = prepared_data(config)
     vocab_size = vocab_size or vocab_size_of(config)
     place = find_place(config, gpu, gpus, nodes, memory)
     setup = Setup(train.batch_size, train.grad_accum_steps, gpus, nodes, train.parallel)
-    memory_of = partial(_memory, Sketch(config.model, vocab_size), place, config.optim.name)
+    sketch = Sketch(config.model, vocab_size)
+
+    def memory_of(setup: Setup) -> Memory:
+        where = (place.dtype, place.device)
+        return estimate(
+            sketch, setup.sequences, *where, setup.shards, setup.passes, config.optim.name
+        )
+
     refusal = _refusal(name, config, setup, place, memory_of)
     rate = None
     if refusal is None or flops_rate or not place.is_here:
         rate = rate_of(place, config, vocab_size, setup.sequences, flops_rate)
-    counted, tokens = count(config.model, vocab_size), None if data is None else len(data.train)
-    needed = memory_of(setup)
+    tokens = None if data is None else len(data.train)
+    counted, needed = count(config.model, vocab_size), memory_of(setup)
     return Plan(name, config, vocab_size, tokens, counted, setup, place, needed, rate, refusal)
-
-
-def require_positive(**values: int | None) -> None:
-    """Refuse a flag that is given and below 1.
-
-    Raises:
-        UsageError: naming the flag.
-    """
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
 
 
 def prepared_data(config: RunConfig) -> TokenData | None:
@@ -202,13 +197,8 @@ def vocab_size_of(config: RunConfig) -> int:
         return data.vocab_size
     if name not in VOCABULARIES:
         remedy = "prepare it first, or say how many different tokens it has with --vocab_size"
-        raise UsageError(f"--data.dataset {name}: is not prepared in {config.data.dir}; {remedy}")
+        refuse("data.dataset", name, f"is not prepared in {config.data.dir}; {remedy}")
     return VOCABULARIES[name]
-
-
-def _memory(model: Sketch, place: Place, optimizer: str, setup: Setup) -> Memory:
-    where = (place.dtype, place.device)
-    return estimate(model, setup.sequences, *where, setup.shards, setup.passes, optimizer)
 
 
 def _refusal(

@@ -6,6 +6,13 @@ from dataclasses import dataclass, replace
 
 GPUS_OF_A_NODE = 8  # more GPUs than this take more nodes
 MOST_GPUS = 1024
+FLAGS = {
+    "batch_size": "--train.batch_size",
+    "passes": "--train.grad_accum_steps",
+    "parallel": "--train.parallel",
+    "gpus": "--gpus",
+    "nodes": "--nodes",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,7 @@ class Setup:
     passes: int
     """``train.grad_accum_steps``"""
     gpus: int
-    """GPUs of a node"""
+    """of a node"""
     nodes: int
     parallel: str
 
@@ -37,15 +44,8 @@ class Setup:
 
     def flags(self, other: "Setup") -> str:
         """The flags that turn the other setup into this one."""
-        names = {
-            "batch_size": "train.batch_size",
-            "passes": "train.grad_accum_steps",
-            "parallel": "train.parallel",
-            "gpus": "gpus",
-            "nodes": "nodes",
-        }
-        changed = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(other, n)}
-        return " ".join(f"--{names[name]} {value}" for name, value in changed.items())
+        changed = {n: getattr(self, n) for n in FLAGS if getattr(self, n) != getattr(other, n)}
+        return " ".join(f"{FLAGS[name]} {value}" for name, value in changed.items())
 
 
 def remedy(setup: Setup, fits: Callable[[Setup], bool], most_gpus: int = MOST_GPUS) -> Setup | None:
@@ -54,21 +54,14 @@ def remedy(setup: Setup, fits: Callable[[Setup], bool], most_gpus: int = MOST_GP
 
 
 def _changes(setup: Setup, most_gpus: int) -> Iterator[Setup]:
+    total = setup.batch_size * setup.passes
     while setup.world <= most_gpus:
+        # Smaller passes of the same step, then larger ones, which help where gradients of a sharded
+        # model stay whole between passes.
+        sizes = [size for size in range(setup.world, total + 1) if total % size == 0]
+        sizes.sort(key=lambda s: (s > setup.batch_size, abs(s - setup.batch_size)))
         for parallel in dict.fromkeys((setup.parallel, "fsdp" if setup.world > 1 else "ddp")):
-            yield from _passes(replace(setup, parallel=parallel))
+            for size in sizes:
+                yield replace(setup, parallel=parallel, batch_size=size, passes=total // size)
         more = "gpus" if setup.gpus < GPUS_OF_A_NODE else "nodes"
         setup = replace(setup, **{more: 2 * getattr(setup, more)})
-
-
-def _passes(setup: Setup) -> Iterator[Setup]:
-    """The setup, then smaller passes of the same step, then larger ones.
-
-    Larger ones help where gradients of a sharded model stay whole between passes.
-    """
-    total = setup.batch_size * setup.passes
-    sizes = [size for size in range(setup.world, total + 1) if total % size == 0]
-    for size in sorted(
-        sizes, key=lambda size: (size > setup.batch_size, abs(size - setup.batch_size))
-    ):
-        yield replace(setup, batch_size=size, passes=total // size)

@@ -1,17 +1,15 @@
-"""A training step of a model: its time, its memory, and whether two models compute the same."""
+"""A training step of a model: its time and its memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import torch
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
 from nanogpkant.machine.device import DTYPES, autocast
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
-from nanogpkant.measure.timing import Timing, interleaved, matmul_rate
+from nanogpkant.measure.timing import interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
 from nanogpkant.model.gpt import GPT
 from nanogpkant.report.table import Row
@@ -56,46 +54,32 @@ def step_rows(jobs: list[Job], repeats: int, with_memory: bool = True) -> list[R
     """Time a training step of every job, in turn, and measure its peak memory.
 
     Returns:
-        A row per job: milliseconds, GFLOP/s, ratios to the limit and to the first job's step, and
-        bytes, None where they did not fit.
+        A row per job: milliseconds, GFLOP/s, ratios to the limit (the job's FLOPs at this machine's
+        rate) and to the first job's step, and bytes, None where they did not fit.
     """
-    peaks: list[int | None] = []
+    rows: list[Row] = [{"model": job.name, "dtype": job.dtype} for job in jobs]
     if with_memory:
         with bar("measuring memory", "models") as progress:
-            for number, job in enumerate(jobs):
-                peaks.append(step_memory(job))
-                progress(number + 1, len(jobs))
+            for number, (row, job) in enumerate(zip(rows, jobs, strict=True), start=1):
+                peak = step_memory(job)
+                row["peak MB"] = None if peak is None else peak / 1e6
+                progress(number, len(jobs))
+    device = torch.device(jobs[0].device)
     tasks = {number: step(job) for number, job in enumerate(jobs)}
     with bar("timing steps", "steps") as progress:
-        timings = interleaved(tasks, repeats, torch.device(jobs[0].device), progress)
-    rows = []
-    for number, job in enumerate(jobs):
-        row = {"model": job.name, "dtype": job.dtype} | _timed(job, timings[number])
-        row["over first"] = timings[number].median / timings[0].median
-        if with_memory:
-            peak = peaks[number]
-            row["peak MB"] = None if peak is None else peak / 1e6
-        rows.append(row)
+        timings = interleaved(tasks, repeats, device, progress)
+    for row, job, timing in zip(rows, jobs, timings.values(), strict=True):
+        limit = 1000 * job.flops / matmul_rate(DTYPES[job.dtype], device)
+        row |= {
+            "ms": timing.median,
+            "min": timing.fastest,
+            "max": timing.slowest,
+            "rounds": timing.rounds,
+            "GFLOP/s": job.flops / timing.median / 1e6,
+            "over limit": timing.median / limit,
+            "over first": timing.median / timings[0].median,
+        }
     return rows
-
-
-def _timed(job: Job, timing: Timing) -> Row:
-    """Milliseconds of a step, and their ratio to the limit: the FLOPs at this machine's rate."""
-    rate = rate_of_products(DTYPES[job.dtype], job.device)
-    return {
-        "ms": timing.median,
-        "min": timing.fastest,
-        "max": timing.slowest,
-        "rounds": timing.rounds,
-        "over limit": timing.median / (1000 * job.flops / rate),
-        "GFLOP/s": job.flops / timing.median / 1e6,
-    }
-
-
-@cache
-def rate_of_products(dtype: torch.dtype, device: str) -> float:
-    """FLOP/s of a large matrix product, measured once a process."""
-    return matmul_rate(dtype, torch.device(device))
 
 
 def build(job: Job) -> GPT:
@@ -117,10 +101,9 @@ def step(job: Job) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, as training does them."""
     model, tokens = build(job), batch(job)
     optimizer = make_optimizer(model, job.optim, DTYPES[job.dtype])
-    device = torch.device(job.device)
 
     def task() -> None:
-        with autocast(device, job.dtype):
+        with autocast(torch.device(job.device), job.dtype):
             loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,29 +111,6 @@ def step(job: Job) -> Callable[[], None]:
         optimizer.zero_grad(set_to_none=True)
 
     return task
-
-
-def loss_and_gradients(job: Job) -> dict[str, torch.Tensor]:
-    """The loss of a job's model on its batch, and the gradient of every parameter, by name."""
-    model, tokens = build(job), batch(job)
-    loss = model(tokens[:, :-1], tokens[:, 1:])
-    loss.backward()
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach()} | gradients
-
-
-def require_equal(
-    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float, problem: str
-) -> None:
-    """Compare tensors of the same names, relative to the largest value of ours.
-
-    Raises:
-        UserError: they differ; the message begins with ``problem``.
-    """
-    for name, value in ours.items():
-        error = ((theirs[name] - value).abs().max() / value.abs().max()).item()
-        if not error <= tolerance:
-            raise UserError(f"{problem} by {error:.0e}: no times")
 
 
 def step_memory(job: Job) -> int | None:

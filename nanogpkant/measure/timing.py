@@ -1,10 +1,11 @@
-"""Interleaved timing of several tasks, and the rates of this machine."""
+"""Interleaved timing of several tasks, and the rate of this machine's matrix products."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,32 +58,22 @@ def interleaved(
     samples: dict[Any, list[float]] = {name: [] for name in tasks}
     for round_ in range(repeats):
         for number, (name, task) in enumerate(tasks.items()):
-            taken = samples[name]
-            if len(taken) < 3 or sum(taken) * calls[name] < TASK_SECONDS:
-                taken.append(seconds(task, device, calls[name]))
+            taken = samples[name]  # milliseconds
+            if len(taken) < 3 or sum(taken) * calls[name] < 1000 * TASK_SECONDS:
+                taken.append(1000 * seconds(task, device, calls[name]))
             progress(round_ * len(tasks) + number + 1, repeats * len(tasks))
-    return {name: _timing(taken) for name, taken in samples.items()}
+    return {
+        name: Timing(statistics.median(ms), min(ms), max(ms), len(ms))
+        for name, ms in samples.items()
+    }
 
 
-def _timing(samples: list[float]) -> Timing:
-    ms = [1000 * sample for sample in samples]
-    return Timing(statistics.median(ms), min(ms), max(ms), len(ms))
-
-
+@cache
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
-    """FLOP/s of a large square matrix product, the best of ten."""
+    """FLOP/s of a large square matrix product, the best of ten, measured once a process."""
     size = size or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(size, size, device=device).to(dtype)
     product = torch.empty_like(a)
     torch.mm(a, a, out=product)
     best = min(seconds(lambda: torch.mm(a, a, out=product), device) for _ in range(10))
     return 2 * size**3 / best
-
-
-def bandwidth(device: torch.device, megabytes: int = 256) -> float:
-    """Bytes/s of reading and writing main memory, the best of ten copies."""
-    source = torch.zeros(megabytes * 2**18, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    best = min(seconds(lambda: target.copy_(source), device) for _ in range(10))
-    return 2 * megabytes * 2**20 / best

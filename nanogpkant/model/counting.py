@@ -48,14 +48,41 @@ def count(config: ModelConfig, vocab_size: int) -> Count:
     """Count a model by arithmetic."""
     width, layers = config.n_embd, config.n_layer
     sites = [_count_site(site, config) for site in SITES]
-    norm = width * (1 + config.bias)
-    block = 2 * norm + sum(parameters for parameters, _ in sites)
-    positions = config.block_size * width
-    parameters = vocab_size * width + positions + layers * block + norm
+    norm = width * config.norm_weight * (1 + (config.bias and config.norm == "layer"))
+    extras, extra_flops = _count_extras(config)
+    block = 2 * norm + sum(parameters for parameters, _ in sites) + extras
+    positions = config.block_size * width if "learned" in config.positions else 0
+    mixed = 2 * (layers - 1) if config.value_residual else 0
+    embeddings = vocab_size * width * (1 if config.tied else 2)
+    parameters = embeddings + positions + layers * block + norm + mixed
     attention = 2 * 2 * config.block_size * width  # queries with keys, then weights with values
-    products = sum(flops for _, flops in sites)
+    products = sum(flops for _, flops in sites) + extra_flops
     forward = layers * (products + attention) + 2 * vocab_size * width
     return Count(parameters, parameters - positions, forward)
+
+
+def _count_extras(config: ModelConfig) -> tuple[int, int]:
+    """Parameters, and forward FLOPs a token, of a block's parts that are neither norm nor product.
+
+    Curves of distance are computed once a batch, which is nothing a token.
+    """
+    heads, head = config.n_head, config.n_embd // config.n_head
+    biases = {"slopes": heads, "alibi": heads, "curve": _curve_size(config, config.block_size)}
+    count = sum(biases.get(name, 0) for name in config.positions)
+    count += 2 * head * (config.qk_norm and config.norm_weight)
+    count += 2 * (config.activation == "xielu" and "mlp_out" not in config.kan.sites)
+    if config.conv == "taps":
+        count += config.n_embd * config.conv_length
+    elif config.conv == "curve":
+        count += _curve_size(config, config.conv_length)
+    flops = 2 * config.n_embd * config.conv_length if config.conv != "none" else 0
+    return count, flops
+
+
+def _curve_size(config: ModelConfig, distances: int) -> int:
+    knots = config.curve.at_most(distances)
+    sizes = {"hat": knots, "bspline": knots + 2, "fourier": 2 * knots}
+    return config.n_head * sizes[config.curve.basis]
 
 
 def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:

@@ -7,10 +7,9 @@ Their cards report quality and training. shakespeare-mini-kan was written by
         --out nanogpkant/pretrained/shakespeare-mini-kan
 """
 
-import difflib
 from pathlib import Path
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, nearest
 
 PREFIX = "pretrained:"
 FOLDER = Path(__file__).parent
@@ -28,7 +27,6 @@ def pretrained_folder(name: str) -> Path:
     """
     names = pretrained_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there is {', '.join(names)}"
+        hint = nearest(name, names, f"there is {', '.join(names)}")
         raise UsageError(f"{PREFIX}{name}: no such model; {hint}")
     return FOLDER / name

@@ -96,7 +96,8 @@ def to_svg(title: str, draw: Draw) -> str:
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}
     style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     buffer = io.StringIO()
-    with matplotlib.rc_context(style | {"axes.edgecolor": FAINT}):
+    style["axes.edgecolor"] = FAINT
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         draw(axes)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,21 @@ class Checkpoint:
     folder: Path
     step: int
 
+    @cached_property
+    def _file(self) -> Any:
+        """The weights' file, held open: it can be read even if a trainer removes it."""
+        try:
+            return safetensors.safe_open(self.folder / WEIGHTS, "pt")
+        except safetensors.SafetensorError as error:
+            raise _unreadable(self.folder / WEIGHTS, error) from error
+
     def weights(self) -> dict[str, Tensor]:
-        return safetensors.torch.load_file(self.folder / WEIGHTS)
+        """Every tensor by name.
+
+        Raises:
+            UserError: the file holds no tensors.
+        """
+        return {name: self._file.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118
 
     def features(self) -> dict[str, Features]:
         """The features of every KAN layer; {} in a file that does not say.
@@ -138,11 +152,10 @@ class Checkpoint:
         Raises:
             UserError: they are no features.
         """
-        with safetensors.safe_open(self.folder / WEIGHTS, "pt") as file:
-            specs = (file.metadata() or {}).get(FEATURES, "{}")
+        specs = (self._file.metadata() or {}).get(FEATURES, "{}")
         try:
             return {name: Features.from_spec(spec) for name, spec in json.loads(specs).items()}
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             problem = f"{FEATURES} in {self.folder / WEIGHTS} describes no KAN layers"
             raise UserError(f"{problem}: {error}") from error
 
@@ -152,11 +165,27 @@ class Checkpoint:
         return folder if (folder := self.folder / SHARDS).is_dir() else None
 
     def training(self) -> dict[str, Any]:
-        return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
+        """All else that was saved to continue.
+
+        Raises:
+            UserError: the file is none of ours.
+        """
+        file = self.folder / TRAINING
+        try:
+            values = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the bytes lead it to
+            raise _unreadable(file, error) from error
+        if not (isinstance(values, dict) and isinstance(values.get("optimizer"), dict)):
+            raise UserError(f"{file} is not what training saved: use another checkpoint")
+        return values
+
+
+def _unreadable(file: Path, error: BaseException) -> UserError:
+    return UserError(f"{file} cannot be read ({type(error).__name__}): use another checkpoint")
 
 
 def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
-    """Find and verify a checkpoint.
+    """Find and verify a checkpoint, also while the run trains and removes older ones.
 
     Args:
         which: "best", "last", or the name of a checkpoint's folder, such as step-000250. A run that
@@ -169,8 +198,17 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
         step = verify(run.path, EXPORTED, EXPORTED_IF_THERE)
         if which not in ("best", "last", only := f"step-{step:06d}"):
             raise UserError(f"{run.path} has no checkpoint {which}; it is {only} alone")
-        return Checkpoint(run.path, step)
-    index = run.index()
+        return _opened(run.path, step)
+    while True:
+        index = run.index()
+        try:
+            return _named(run, which, index)
+        except (UserError, OSError):
+            if run.index() == index:
+                raise
+
+
+def _named(run: RunFolder, which: str, index: dict[str, str]) -> Checkpoint:
     if not index:
         raise UserError(f"{run.path} has no checkpoint yet: it was stopped before the first one")
     name = index["last"] if which == "best" and "best" not in index else index.get(which, which)
@@ -178,4 +216,10 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
     if Path(name).name != name or not folder.is_dir():
         have = ", ".join([*index, *sorted(p.name for p in run.checkpoints.glob("step-*"))])
         raise UserError(f"{run.path} has no checkpoint {which}; it has {have}")
-    return Checkpoint(folder, verify(folder, (WEIGHTS, TRAINING), (f"{SHARDS}/",)))
+    return _opened(folder, verify(folder, (WEIGHTS, TRAINING), (f"{SHARDS}/",)))
+
+
+def _opened(folder: Path, step: int) -> Checkpoint:
+    checkpoint = Checkpoint(folder, step)
+    checkpoint._file  # noqa: B018 (opens it)
+    return checkpoint

@@ -18,13 +18,12 @@ then checkpoints that nothing points to any more are removed. Killed between any
 run resumes from the checkpoint that the index names.
 """
 
-import difflib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.base.files import fsync_folder, read_json, write_atomic, write_json, writing
 from nanogpkant.config import RunConfig, to_yaml
 from nanogpkant.data import Tokenizer
@@ -88,7 +87,9 @@ class RunFolder:
         names = index.values() if isinstance(index, dict) else [None]
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise UserError(f"{self.index_file} does not name checkpoints: it was edited")
-        return index
+        if index and "last" not in index:  # else a resumed run would start again, and remove them
+            raise UserError(f"{self.index_file} names no checkpoint as the last: it was edited")
+        return index or self._index_of_first_checkpoint()
 
     def _index_of_first_checkpoint(self) -> dict[str, str]:
         """Killed between its first checkpoint and the index, a run has only the former."""
@@ -96,7 +97,7 @@ class RunFolder:
         if len(folders) > 1:
             remedy = 'put it back, or write {"last": "' + folders[-1] + '"} into it'
             raise UserError(
-                f"{self.index_file} is missing beside {len(folders)} checkpoints: {remedy}"
+                f"{self.index_file} is missing or empty beside {len(folders)} checkpoints: {remedy}"
             )
         return {"last": folders[0]} if folders else {}
 
@@ -142,10 +143,8 @@ def _remedy(name: str, path: Path) -> str:
     if path.exists():
         return "it has no config.yaml; nanogpkant train makes one"
     there = [folder.parent.name for folder in RUNS.glob("*/config.yaml")]
-    near = difflib.get_close_matches(Path(name).name, there, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there is no {path}; nanogpkant runs lists those that there are"
+    none = f"there is no {path}; nanogpkant runs lists those that there are"
+    return nearest(Path(name).name, there, none)
 
 
 def create_run(

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.errors import UsageError, UserError, one_line, require_positive
 from nanogpkant.machine.device import resolve_device, resolve_dtype
 from nanogpkant.run.load import load_model
 from nanogpkant.share.huggingface import write_huggingface
@@ -65,10 +65,7 @@ def run_harness(
     """
     if not tasks:
         raise UsageError(f"--harness_limit {limit}: is for --harness TASKS, which is missing")
-    if limit is not None and limit < 1:
-        raise UsageError(f"--harness_limit {limit}: must be at least 1")
-    if batch_size < 1:
-        raise UsageError(f"--batch_size {batch_size}: must be at least 1")
+    require_positive(harness_limit=limit, batch_size=batch_size)
     if find_spec("lm_eval") is None:
         remedy = "pip install 'nanogpkant[harness]' brings it"
         raise UserError(f"--harness: the lm-evaluation-harness is not installed; {remedy}")

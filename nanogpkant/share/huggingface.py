@@ -105,5 +105,5 @@ def config_json(model: GPT, weights: dict[str, Tensor]) -> dict[str, Any]:
         "gpt": asdict(config),
         "kan_features": features_of(model),
         "pruned": pruned,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": model.config.tied,
     }

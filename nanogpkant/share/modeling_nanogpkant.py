@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from nanogpkant.config import KANConfig, ModelConfig
+from nanogpkant.config import CurveConfig, KANConfig, ModelConfig
 from nanogpkant.kan.backends.reference import forward
 from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
@@ -72,19 +72,36 @@ class NanoGPKANTConfig(PretrainedConfig):
 
     def model_config(self) -> ModelConfig:
         kan: dict[str, Any] = {**self.gpt.get("kan", {}), "backend": "reference"}
-        model: dict[str, Any] = {**self.gpt, "kan": KANConfig(**kan)}
+        curve = CurveConfig(**self.gpt.get("curve", {}))
+        model: dict[str, Any] = {**self.gpt, "kan": KANConfig(**kan), "curve": curve}
         return ModelConfig(**model)
 
 
 class PastTokens:
-    """The cache of transformers with the methods that GPT calls."""
+    """The cache of transformers with the methods that GPT calls.
 
-    def __init__(self, cache: TransformersCache) -> None:
-        self.cache, self.length = cache, cache.get_seq_length()
+    Inputs of a convolution, (B, H, T, D) as keys are, are kept beside the keys.
+    """
+
+    def __init__(self, cache: TransformersCache, heads: int) -> None:
+        self.cache, self.heads, self.length = cache, heads, cache.get_seq_length()
+        self.inputs: Tensor | None = None
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens."""
-        return self.cache.update(k, v, layer)
+        if self.inputs is None:
+            return self.cache.update(k, v, layer)
+        both, v = self.cache.update(torch.cat([k, self.inputs], dim=-1), v, layer)
+        return both.chunk(2, dim=-1)[0], v
+
+    def recall(self, layer: int, x: Tensor, count: int) -> Tensor:
+        """(B, T, C) new inputs of a convolution -> (B, count + T, C), with the ``count`` before."""
+        self.inputs = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if self.length:
+            past = self.cache.layers[layer].keys.chunk(2, dim=-1)[1]
+            x = torch.cat([past.transpose(1, 2).flatten(-2)[:, -count:], x], dim=1)
+        missing = max(0, count - self.length)
+        return nn.functional.pad(x, (0, 0, missing, 0))
 
 
 class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
@@ -166,7 +183,9 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache = not self.training if use_cache is None else use_cache
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()
-        past = None if past_key_values is None else PastTokens(past_key_values)
+        past = None
+        if past_key_values is not None:
+            past = PastTokens(past_key_values, self.config.num_attention_heads)
         logits = self.model(input_ids, cache=past, attention_mask=attention_mask)
         loss = None
         if labels is not None:

@@ -12,7 +12,8 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from nanogpkant.base.console import Interrupt, StepProgress, note
 from nanogpkant.base.files import write_atomic, writing
+from nanogpkant.base.lock import BusyError, only_writer
 from nanogpkant.config import RunConfig, TrainConfig
 from nanogpkant.data import Batches, TokenData, blocks
 from nanogpkant.evaluation import Evaluation, evaluate
@@ -30,7 +32,8 @@ from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, s
 from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
-from nanogpkant.run.checkpoint import load_checkpoint
+from nanogpkant.model.initialization import draw_parameters
+from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
 from nanogpkant.run.load import load_model, load_weights
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
@@ -48,6 +51,7 @@ from nanogpkant.training.state import State, save_training, whole_weights
 from nanogpkant.training.tracking import OpenTracker, log_row, start_trackers, stop_trackers
 
 Start = Callable[[GPT, RunConfig, TokenData], None]
+WAIT_SECONDS = 1  # between looks at a folder that another process writes
 
 
 def train(
@@ -56,8 +60,10 @@ def train(
     resume: bool | str = False,
     overwrite: bool = False,
     start: Start | None = None,
+    wait: bool = False,
+    settle: Callable[[], RunConfig] | None = None,
 ) -> dict[str, Any]:
-    """Train a model as configured, into a run folder.
+    """Train a model as configured, into a run folder that no other process writes meanwhile.
 
     Args:
         config: the experiment; with ``resume``, the run's own, with any changes made to it.
@@ -66,18 +72,50 @@ def train(
             resumes a run that exists and else starts one.
         overwrite: replace the run folder if there is one.
         start: gives a fresh model other weights than those drawn from the seed.
+        wait: for another process that writes the folder, instead of an error.
+        settle: gives the configuration anew once the folder is ours.
 
     Returns:
         {"run", "step", "best_val_loss", "val_loss", "seconds", "peak_memory_bytes", "finished"}.
 
     Raises:
         UserError: bad data, a damaged checkpoint, a full disk, a loss that is not finite, another
-            process that was lost.
+            process that was lost, or one that writes the same folder.
         UsageError: settings that cannot work, or a run folder that exists.
     """
     with start_world(config.train) as world:
-        resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-        return train_in(world, config, out, resume, overwrite, start)
+        world.from_main(lambda: is_to_resume(out, resume, overwrite))  # before anything is written
+        with only_trainer(world, out, wait):
+            resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
+            config = world.from_main(settle or (lambda: config))
+            return train_in(world, config, out, resume, overwrite, start)
+
+
+@contextmanager
+def only_trainer(world: World, out: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock of a run folder, on rank 0 for all.
+
+    Raises:
+        UserError: another process holds it, unless all ranks are to wait.
+    """
+    with ExitStack() as held:
+
+        def take() -> str | None:
+            try:
+                held.enter_context(only_writer(out))
+            except BusyError as error:
+                if not wait:
+                    raise
+                return str(error)
+            return None
+
+        told = None
+        while (busy := world.from_main(take)) is not None:  # the ranks ask together: none times out
+            if busy != told:
+                note(busy)
+            told = busy
+            time.sleep(WAIT_SECONDS)
+        yield
 
 
 def train_in(
@@ -124,8 +162,12 @@ def open_session(
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
+    # Weights and moments are of one checkpoint.
+    last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
+    with world.together():
+        checkpoint = load_checkpoint(open_run(out), last) if last else None
     # Rank 0 first: it may have to download starting weights, which the others then find.
-    model = world.main_first(lambda: make_model(config, data, out if resume else None, start))
+    model = world.main_first(lambda: make_model(config, data, checkpoint, start))
     with world.together():
         if options.compile:
             compile_or_explain(model.to(device), batches, device, options.dtype)
@@ -133,7 +175,7 @@ def open_session(
     model.forward = autocast(device, options.dtype)(model.forward)
     optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
     if resume:
-        run, state = continue_run(config, out, model, optimizer, world)
+        run, state = continue_run(config, out, checkpoint, model, optimizer, world)
     else:
         state = State()
         run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
@@ -285,7 +327,7 @@ def validate(s: Session, progress: StepProgress) -> bool:
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
     (memory,) = s.world.largest(peak_memory(s.device))
-    log(s, "val", result.as_dict() | result.halves() | {"memory_bytes": int(memory)})
+    log(s, "val", result.as_dict() | result.parts() | {"memory_bytes": int(memory)})
     look_at_grids(s)
     progress.show_validation(state.step, result.loss, result.perplexity, state.seconds)
     return is_best
@@ -321,22 +363,26 @@ def evaluate_start(
         resume = world.from_main(lambda: out.exists() if resume == "auto" else resume)
         config, device, data = open_all(config, out, resume, world)
         with world.together():
-            model = make_model(config, data, out if resume else None, start)
+            has_own = resume and open_run(out).index()
+            checkpoint = load_checkpoint(open_run(out), "last") if has_own else None
+            model = make_model(config, data, checkpoint, start)
         model = model.to(device)
         with autocast(device, config.train.dtype):
             return evaluate(model, data.val, config.train.batch_size, None, world)
 
 
 def make_model(
-    config: RunConfig, data: TokenData, resumed: Path | None = None, start: Start | None = None
+    config: RunConfig,
+    data: TokenData,
+    resumed: Checkpoint | None = None,
+    start: Start | None = None,
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
-    torch.manual_seed(config.train.seed)
     model = GPT(config.model, data.vocab_size)
-    has_own_weights = resumed is not None and open_run(resumed).index()
-    if has_own_weights:  # before there is an optimiser of its parameters
-        load_weights(model, load_checkpoint(open_run(resumed), "last"))
-    if start is not None and not has_own_weights:
+    draw_parameters(model, config.train.seed)
+    if resumed is not None:  # before there is an optimiser of its parameters
+        load_weights(model, resumed)
+    elif start is not None:
         start(model, config, data)
     return model
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpkant.kan import KANLinear
-from nanogpkant.model.gpt import MLP, Attention
+from nanogpkant.model.attention import Attention
+from nanogpkant.model.mlp import MLP
 
 MOMENTUM = 0.95
 ITERATIONS = 5  # of Newton and Schulz: singular values above 1/670 of the norm end at 0.7 to 1.2

@@ -7,13 +7,15 @@ from torch import nn
 
 from nanogpkant.config import OptimConfig
 from nanogpkant.kan import kan_layers
+from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.training.muon import Muon, matrices_in
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Split the parameters by weight decay and learning rate.
 
-    Four kinds: plain matrices, KAN weights, functions that KAN edges share, and everything else.
+    Four kinds: plain matrices, KAN weights, functions that KAN edges share or that a head has, and
+    everything else.
     Norms, biases and embeddings are not decayed. Nor is ``spline_scale``: it multiplies a KAN
     weight that is, and decaying both would decay their product twice. ``lr_factor`` multiplies the
     scheduled learning rate. For Muon each kind is split by ``n_stacked``, the number of matrices
@@ -21,8 +23,10 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """
     layers = kan_layers(model).values()
     plain = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    kan = [layer.weight for layer in layers]
+    curves = [layer for layer in layers if isinstance(layer, DistanceCurve)]
+    kan = [layer.weight for layer in layers if layer not in curves]
     functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
+    functions += [curve.weight for curve in curves]
     grouped = {id(p) for p in plain + kan + functions}
     others = [p for p in model.parameters() if id(p) not in grouped]
     kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay
@@ -77,9 +81,11 @@ def learning_rate_at(
 ) -> float:
     """The rate of the optimiser step that follows ``step`` finished ones.
 
-    Linear warm-up that starts above zero, so that the first step counts, then a cosine from
-    ``learning_rate`` to ``min_lr``. Its progress is the larger of the fraction of steps done and
-    ``time_used``, the fraction of ``train.max_seconds``.
+    Linear warm-up that starts above zero, so that the first step counts, then ``learning_rate``,
+    and over the last ``decay_iters`` steps, or over all, a decay to ``min_lr``. Its progress is the
+    larger of that in steps and that in ``time_used``, the fraction of ``train.max_seconds``.
+
+    Source: a constant rate with a late decay is from Hu et al., MiniCPM (arXiv 2404.06395).
     """
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
@@ -88,7 +94,10 @@ def learning_rate_at(
     end = max_iters if config.lr_decay_iters is None else config.lr_decay_iters
     if step >= end:
         return config.min_lr
-    progress = (step - config.warmup_iters) / (end - config.warmup_iters)
-    progress = min(max(progress, time_used), 1.0)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.min_lr + cosine * (config.learning_rate - config.min_lr)
+    start = config.warmup_iters
+    if config.decay_iters is not None:
+        start = max(start, end - config.decay_iters)
+        time_used = (time_used * end - start) / (end - start)
+    progress = min(max((step - start) / (end - start), time_used, 0.0), 1.0)
+    share = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr + share * (config.learning_rate - config.min_lr)

@@ -18,7 +18,7 @@ from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
 from nanogpkant.model.gpt import GPT
-from nanogpkant.run.checkpoint import load_checkpoint, remove_stray_checkpoints
+from nanogpkant.run.checkpoint import Checkpoint, remove_stray_checkpoints
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import open_run_data, prepare_data
 from nanogpkant.run.metrics import read_metrics, write_metrics
@@ -109,7 +109,12 @@ def open_data(config: RunConfig, out: Path, resume: bool) -> TokenData:
 
 
 def continue_run(
-    config: RunConfig, out: Path, model: GPT, optimizer: torch.optim.Optimizer, world: World
+    config: RunConfig,
+    out: Path,
+    checkpoint: Checkpoint | None,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    world: World,
 ) -> tuple[RunFolder, State]:
     """Resume from a run's last checkpoint, whose weights the model has; without one, from step 0.
 
@@ -119,8 +124,6 @@ def continue_run(
         UserError: no such run, or a damaged checkpoint.
     """
     run, state = open_run(out), State()
-    with world.together():
-        checkpoint = load_checkpoint(run, "last") if run.index() else None
     with world.together():
         if checkpoint is not None:
             state = load_training(checkpoint, model, optimizer)
@@ -134,6 +137,8 @@ def continue_run(
 def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
     """Remove everything written after a run's last checkpoint, and save its settings."""
     remove_stray_checkpoints(run, config.train.keep_every)
+    for left in (*run.path.glob(".*.tmp-*"), *run.checkpoints.glob(".*.tmp-*")):  # by a kill
+        left.unlink(missing_ok=True)
     if not run.metrics_file.exists():
         warn(f"{run.metrics_file} is gone: going on with an empty one")
         write_metrics(run.metrics_file, [])

@@ -204,7 +204,7 @@ def numbers_in(values: dict[str, Any], prefix: str) -> dict[str, float]:
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= numbers_in(value, f"{prefix}/{key}")
-        elif not isinstance(value, str):
+        elif isinstance(value, int | float):
             flat[f"{prefix}/{key}"] = value
     return flat
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
 
 if TYPE_CHECKING:
     from nanogpkant.comparison.runs import Run
@@ -108,8 +108,7 @@ def experiment(
         >>> import nanogpkant as ng
         >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
     """
-    if jobs < 1:
-        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    require_positive(jobs=jobs)
     from nanogpkant.comparison.experiment import load_experiment
     from nanogpkant.comparison.planning import costs, costs_table, plan
 
@@ -208,8 +207,7 @@ def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
         >>> import nanogpkant as ng
         >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
     """
-    if jobs < 1:
-        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    require_positive(jobs=jobs)
     from nanogpkant.comparison.search import search as run_search
 
     found = run_search(Path(file), Path(out), jobs)

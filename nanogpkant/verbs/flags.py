@@ -12,8 +12,8 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError
-from nanogpkant.config import RunConfig, load_preset, nearest, to_yaml, with_settings
+from nanogpkant.base.errors import UsageError, nearest
+from nanogpkant.config import FORMER_KEYS, RunConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -42,6 +42,7 @@ RENAMED = {
     "pull": {"--to": "--out"},
     "track": {"--to": "--tracker"},
 }
+FORMER_FLAGS = {f"--{old}": f"--{new}" for old, new in FORMER_KEYS.items()}
 
 
 class Help(DefaultHelpFormatter):
@@ -50,11 +51,15 @@ class Help(DefaultHelpFormatter):
     without_default = SECTIONS
 
     def _expand_help(self, action: argparse.Action) -> str:
-        default, section = action.default, action.dest.split(".")[0]
+        default = action.default
+        if isinstance(default, list | tuple):
+            default = " ".join(map(str, default))
         has_default = isinstance(default, int | float | str) and default is not False
-        if default in (argparse.SUPPRESS, "") or section in self.without_default:
+        if default in ("", argparse.SUPPRESS) or section_of(action.dest) in self.without_default:
             has_default = False
-        return f"{action.help} (default: {default})" if has_default else action.help or ""
+        if not has_default:
+            return action.help or ""
+        return f"{action.help} (default: {default})"
 
     def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: Any) -> str:
         """Arguments and flags that have to be given: the others are listed below."""
@@ -64,8 +69,7 @@ class Help(DefaultHelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """Without jsonargparse's second form of flags for lists, --flag+."""
-        text = super()._format_action_invocation(action)
-        return re.sub(r", --\S+\+ \S+", "", text)
+        return re.sub(r", --\S+\+ \S+", "", super()._format_action_invocation(action))
 
 
 class HelpAll(Help):
@@ -80,54 +84,56 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
     Args:
         with_all_settings: list every setting of a run in ``--help``, not only the first ones.
     """
-    documented = parse_docstring(verb.__doc__ or "")
     parser = ArgumentParser(
         prog=f"nanogpkant {name}",
         description=summary_of(verb),
         formatter_class=HelpAll if with_all_settings else Help,
         exit_on_error=False,
     )
-    about = {p.arg_name: " ".join((p.description or "").split()) for p in documented.params}
+    documented = parse_docstring(verb.__doc__ or "").params
+    about = {p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in documented}
     for parameter in own_parameters(verb):
-        _add(parser, parameter, about.get(parameter.name, "").rstrip("."))
+        _add(parser, parameter, about.get(parameter.name, ""))
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
-    _describe_print_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if takes_settings(verb):
         parser.add_argument("--help_all", action="store_true", help="show every setting of a run")
         parser.add_class_arguments(RunConfig)
-        if not with_all_settings:
-            _hide_settings(parser)
+    for action in parser._actions:
+        if action.dest == "print_config":
+            action.help = "print these values as YAML for --config, and stop"
+        is_first = with_all_settings or action.dest in FIRST_SETTINGS
+        if section_of(action.dest) in SECTIONS and not is_first:
+            action.help = argparse.SUPPRESS
     return parser
 
 
 def _add(parser: ArgumentParser, parameter: inspect.Parameter, about: str) -> None:
-    kind, default = parameter.annotation, parameter.default
-    several = [item for item in (kind, *typing.get_args(kind)) if typing.get_origin(item) is list]
+    name, kind, default = parameter.name, parameter.annotation, parameter.default
+    if kind is bool:
+        parser.add_argument(f"--{name}", action="store_true", help=about)
+        return
     options: dict[str, Any] = {"type": kind, "help": about}
-    if several:
-        options |= {"type": typing.get_args(several[0])[0], "nargs": "+"}
-    if default is inspect.Parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
-        parser.add_argument(parameter.name, **options)
-    elif default is inspect.Parameter.empty:
-        parser.add_argument(f"--{parameter.name}", required=True, **options)
-    elif kind is bool:
-        parser.add_argument(f"--{parameter.name}", action="store_true", help=about)
+    inner = typing.get_args(kind)
+    if type(None) in inner:  # of X | None, X
+        kind = inner[0]
+        inner = typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        options |= {"type": inner[0], "nargs": "+"}
+    if typing.get_origin(kind) is typing.Literal:
+        options["metavar"] = f"{{{','.join(inner)}}}"
+    if default is not parameter.empty:
+        parser.add_argument(f"--{name}", default=default, **options)
+    elif parameter.kind is parameter.KEYWORD_ONLY:
+        parser.add_argument(f"--{name}", required=True, **options)
     else:
-        parser.add_argument(f"--{parameter.name}", default=default, **options)
+        parser.add_argument(name, **options)
 
 
-def _describe_print_config(parser: ArgumentParser) -> None:
-    for action in parser._actions:
-        if action.dest == "print_config":
-            action.help = "print these values as YAML for --config, and stop"
-
-
-def _hide_settings(parser: ArgumentParser) -> None:
-    for action in parser._actions:
-        if action.dest.split(".")[0] in SECTIONS and action.dest not in FIRST_SETTINGS:
-            action.help = argparse.SUPPRESS
+def section_of(key: str) -> str:
+    """The part of a dotted key before the first dot."""
+    return key.partition(".")[0]
 
 
 def own_parameters(verb: Verb) -> list[inspect.Parameter]:
@@ -139,11 +145,6 @@ def own_parameters(verb: Verb) -> list[inspect.Parameter]:
 def takes_settings(verb: Verb) -> bool:
     """Whether a verb takes the settings of a run, as dotted keywords."""
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(verb).parameters.values())
-
-
-def takes_stream(verb: Verb) -> bool:
-    """Whether a verb hands out its text as it is written."""
-    return "stream" in inspect.signature(verb).parameters
 
 
 def summary_of(verb: Verb) -> str:
@@ -160,10 +161,11 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
     known = [flag for action in parser._actions for flag in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if flag in RENAMED.get(name, {}):
-            raise UsageError(f"{flag} is now {RENAMED[name][flag]}")
+        if flag in (renamed := RENAMED.get(name, {}) | FORMER_FLAGS):
+            raise UsageError(f"{flag} is now {renamed[flag]}")
         if flag.startswith("--") and flag not in known:
-            raise UsageError(f"unknown flag {flag}: {nearest(flag, known)}")
+            hint = nearest(flag, known, "--help lists those that exist")
+            raise UsageError(f"unknown flag {flag}: {hint}")
     try:
         options = parser.parse_args(arguments).as_dict()
         given = parser.parse_args(arguments, defaults=False)
@@ -171,27 +173,33 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
         raise UsageError(in_plain_words(str(error))) from error
     values = {parameter.name: options[parameter.name] for parameter in own_parameters(verb)}
     if takes_settings(verb):
-        values |= {key: value for key, value in given.items() if key.split(".")[0] in SECTIONS}
+        values |= {key: value for key, value in given.items() if section_of(key) in SECTIONS}
     return values
-
-
-def settings_as_yaml(values: dict[str, Any]) -> str:
-    """The settings that these keyword arguments of a verb stand for, for ``--print_config``.
-
-    Raises:
-        UsageError: an unknown preset, or a setting that cannot work.
-    """
-    if "preset" not in values:
-        raise UsageError("--print_config: this command has no preset to print")
-    _, base = load_preset(values["preset"])
-    settings = {key: value for key, value in values.items() if key.split(".")[0] in SECTIONS}
-    return to_yaml(with_settings(base, settings))
 
 
 # jsonargparse's message for a value of the wrong type: key, expected types, value.
 TYPE_ERRORS = (
-    r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)',
-    r'Parser key "(.+?)": Does not validate .+? Subtypes: \[(.+?)\] .+ Given value: (.*)',
+    r'Parser key "(.+?)"(?: element \d+)?: Expected an? (.+)\. Got value: (.*)',
+    r'Parser key "(.+?)"(?: element \d+)?: Does not validate .+? Subtypes: \[(.+?)\] .+ '
+    r"Given value: (.*)",
+)
+# Its other messages, and ours.
+OTHER_ERRORS = (
+    (
+        r'Parser key "(.+?)": unsupported operand .*',
+        r"--\1: must be keys and values, with a blank after each colon: {1000: 10}",
+    ),
+    (
+        r"'str' object does not support item assignment",
+        "--config: a flag that takes several values needs a list, [a, b]",
+    ),
+    (r"Option '(.+?)' is not accepted", r"unknown flag --\1: --help lists those that exist"),
+    (r"Group '(.+?)' does not accept option '(.+?)'", r"unknown key \1.\2"),
+    (
+        r'Parser key "(.+?)": Unable to load config [\'"]?(.+?)[\'"]?( - .*)?',
+        r"--\1 \2: must be keys and values, or a YAML file of them",
+    ),
+    (r'Parser key "(.+?)"(?: element \d+)?: (.*)', r"--\1: \2"),
 )
 
 
@@ -204,6 +212,7 @@ def in_plain_words(message: str) -> str:
             expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
             expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
             return f"--{key} {value}: must be {expected}"
-    if found := re.fullmatch(r'Parser key "(.+?)": unsupported operand .*', message):
-        return f"--{found[1]}: must be keys and values, with a blank after each colon: {{1000: 10}}"
-    return re.sub(r'^Parser key "(.+?)": ', r"--\1: ", message)
+    for pattern, words in OTHER_ERRORS:
+        if re.fullmatch(pattern, message):
+            return re.sub(pattern, words, message)
+    return message

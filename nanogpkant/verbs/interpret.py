@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UserError, is_out_of_memory
+from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation import Interpretation
@@ -114,9 +114,9 @@ def interpret(
         'runs/quickstart_kan/interpret/index.html'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_top, write, write_export
+        from nanogpkant.interpretation import Interpretation, write, write_export
 
-        check_top(top)
+        require_positive(top=top)
         interpretation = Interpretation(
             run, checkpoint, layers, families, budget, seed, device, folder=out
         )

@@ -68,7 +68,7 @@ def prepare(
             file is one document.
         val_fraction: share of the characters, or of the documents, to validate on; left out: the
             dataset's own, 0.1 for a text of yours.
-        workers: processes that encode, at most.
+        workers: threads that encode.
 
     Returns:
         The folder of the dataset and its meta.json.

@@ -1,6 +1,7 @@
 """train, and track: a run from a preset, and its metrics for a tracker."""
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -85,6 +86,7 @@ def train(
     resume: bool = False,
     auto_resume: bool = False,
     overwrite: bool = False,
+    wait: bool = False,
     **settings: Any,
 ) -> Answer:
     """Train a preset, or an experiment described in a YAML file.
@@ -95,6 +97,7 @@ def train(
         resume: continue the run from its last checkpoint.
         auto_resume: continue the run if there is one, else start it; for torchrun and queues.
         overwrite: replace the run folder if there is one.
+        wait: for another process that writes the run folder, instead of an error.
         **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
 
     Returns:
@@ -117,7 +120,8 @@ def train(
     name, base = load_preset(preset)
     folder = Path(out or Path("runs") / name)
     how = "auto" if auto_resume else resume
-    config = _settled(base, folder, bool(how), settings)
+    settle = partial(_settled, base, folder, bool(how), settings)
+    config = settle()
 
     from nanogpkant.training.loop import evaluate_start
     from nanogpkant.training.loop import train as train_run
@@ -127,7 +131,7 @@ def train(
         from nanogpkant.conversion import start_from as start
     if config.train.eval_only:
         return Evaluated("val", evaluate_start(config, folder, how, start))
-    return Trained(**train_run(config, folder, how, overwrite, start))
+    return Trained(**train_run(config, folder, how, overwrite, start, wait, settle))
 
 
 def _settled(
@@ -146,7 +150,8 @@ def _settled(
     config = with_settings(base, settings)
     if (config.model, config.data) != (base.model, base.data):
         raise UsageError(
-            "--resume: the model and data of a run cannot change; leave those flags out"
+            f"{folder} is a run of another model or data, which cannot change: leave those flags "
+            "out, or name another --out"
         )
     if config.optim.name != base.optim.name:
         raise UsageError("--resume: the optimiser of a run cannot change; leave --optim.name out")

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.speed import gate, layer, measure
 from benchmarks.speed.names import BARE_PRODUCTS, OURS
@@ -98,3 +99,7 @@ def test_rivals_are_what_is_left_out_when_time_is_over():
     assert {row["gate"] for row in rows.values()} == {"left out: time was over"}
     assert list(rows)[:2] == [OURS, f"{OURS}, reference"]
     assert "Cox-de Boor, eager" in list(rows)[-7:]
+
+
+def test_the_bandwidth_of_this_machine():
+    assert measure.bandwidth(torch.device("cpu"), megabytes=4) > 1e6

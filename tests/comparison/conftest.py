@@ -41,7 +41,9 @@ def make_run(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
             row |= {"bits_per_char": loss, "accuracy": 0.5, "tokens": tokens}
             if second_halves is not None:
                 second = second_halves[number]
-                row |= {"loss_first_half": 2 * loss - second, "loss_second_half": second}
+                first = 2 * loss - second
+                row |= {"loss_first_half": first, "loss_second_half": second}
+                row |= {"loss_parts": [first] * 8 + [second] * 8}
             rows.append(row | {"seconds": 4 * number * seconds_per_step, "memory_bytes": 10**6})
         if config.model.kan.sites:
             earlier = read_metrics(tiny_run / "metrics.jsonl")

@@ -29,7 +29,7 @@ def content(tiny_experiment: Path) -> dict:
                 "name": "gpt",
                 "preset": preset,
                 "overrides": {"model.kan.sites": []},
-                "space": rates | {"model.mlp": ["gelu", "swiglu"]},
+                "space": rates | {"model.activation": ["gelu", "swiglu"]},
             },
         ],
     }
@@ -61,8 +61,8 @@ def test_every_family_gets_as_many_trials(found: Path) -> None:
         counted[key] = counted.get(key, 0) + 1
     assert counted == {("kan", 4): 3, ("gpt", 4): 3, ("kan", 8): 2, ("gpt", 8): 2}
     first = [row for row in rows if row["iterations"] == "4"]
-    settings = {(r["family"], r["optim.learning_rate"], r["optim.weight_decay"], r["model.mlp"])
-                for r in first}  # fmt: skip
+    keys = ("family", "optim.learning_rate", "optim.weight_decay", "model.activation")
+    settings = {tuple(row[key] for key in keys) for row in first}
     assert len(settings) == len(first)
     assert all(1 < float(row["loss"]) < 6 and int(row["parameters"]) > 0 for row in rows)
 

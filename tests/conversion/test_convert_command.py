@@ -74,13 +74,13 @@ def test_training_starts_as_the_plain_run_and_goes_on(
 
 
 def test_a_gated_run(tiny_experiment, tmp_path, capsys) -> None:
-    gated = ["--model.mlp", "swiglu", "--train.max_iters", 1, "--out", tmp_path / "gated"]
+    gated = ["--model.activation", "swiglu", "--train.max_iters", 1, "--out", tmp_path / "gated"]
     assert main([*map(str, ["train", tiny_experiment, *PLAIN, *gated])]) == 0
     capsys.readouterr()
     found = result_of(capsys, "convert", tmp_path / "gated", "--out", tmp_path / "kan", *KAN)
     assert found["largest_change_of_logits"] < 1e-5
     config = load_model(tmp_path / "kan").config
-    assert (config.model.mlp, config.model.kan.base) == ("swiglu", "gpt")
+    assert (config.model.activation, config.model.kan.base) == ("swiglu", "gpt")
 
 
 def test_a_kan_may_get_more_sites(converted, tiny_run, tmp_path, capsys) -> None:

@@ -41,7 +41,7 @@ def kan_changes(basis: str, share: str, sites: tuple[str, ...] = SITES) -> dict[
     ],
 )
 def test_the_function_is_kept(plain, idx, basis: str, share: str, mlp: str) -> None:
-    source, model = plain(mlp=mlp, bias=mlp != "swiglu")
+    source, model = plain(activation=mlp, bias=mlp != "swiglu")
     kan = build(source, with_changes(model.config, **kan_changes(basis, share)), 11).eval()
     assert sum(isinstance(module, KANLinear) for module in kan.modules()) == 2 * len(SITES)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_what_cannot_be_exact_is_refused(plain, changes: dict, flag: str) -> Non
     ("changes", "line"),
     [
         ({"n_layer": 3, "bias": True}, "it has --model.n_layer 2 --model.bias false: give that"),
-        ({"mlp": "gelu_tanh"}, "it has --model.mlp gelu: give that too"),
+        ({"activation": "gelu_tanh"}, "it has --model.activation gelu: give that too"),
         ({"block_size": 9}, "--model.block_size 9: it has 8 positions"),
     ],
 )

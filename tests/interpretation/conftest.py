@@ -32,7 +32,7 @@ def make_model():
             n_embd=8,
             block_size=16,
             dropout=0.0,
-            mlp=mlp,
+            activation=mlp,
             kan=KANConfig(sites=list(sites), **(options | kan)),
         )
         return GPT(config, 11).eval()

@@ -39,7 +39,7 @@ def test_a_run(tiny_experiment, tmp_path, kind):
 
 
 def test_a_gated_run(tiny_experiment, tmp_path):
-    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.mlp", "swiglu"))
+    looked_into(trained(tiny_experiment, tmp_path / "run", "--model.activation", "swiglu"))
 
 
 def test_a_pruned_run(tiny_run, tmp_path):

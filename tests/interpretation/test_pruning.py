@@ -20,7 +20,7 @@ from nanogpkant.kan.pruned import PrunedLinear, prune
 
 CASES = {
     "splines": {},
-    "gated": {"mlp": "swiglu", "base": "gpt"},
+    "gated": {"activation": "swiglu", "base": "gpt"},
     "norms": {"prenorm": "rms"},
     "groups": {"share": "group:2", "basis": "chebyshev"},
     "atoms": {"share": "atoms:2", "basis": "rational"},

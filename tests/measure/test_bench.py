@@ -15,7 +15,7 @@ from nanogpkant.verbs.measure import bench
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(step, "in_a_child", lambda function, *values: function(*values))
     monkeypatch.setattr(step, "extra_peak", lambda task, device: task() or 1)
-    monkeypatch.setattr(step, "rate_of_products", lambda dtype, device: 1e9)
+    monkeypatch.setattr(step, "matmul_rate", lambda dtype, device: 1e9)
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
 
 

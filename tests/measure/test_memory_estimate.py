@@ -27,10 +27,13 @@ SHARED = {"kan.basis": "chebyshev", "kan.share": "group:8", "kan.base": "gpt"}
 MODELS = {
     "gelu": {},
     "biased": {"bias": True},
-    "gated": {"mlp": "swiglu", "mlp_ratio": 2.625},
+    "gated": {"activation": "swiglu", "mlp_ratio": 2.625},
     "wide": {"n_embd": 256, "n_layer": 1},
     "narrow": {"n_embd": 16, "n_layer": 3, "mlp_ratio": 1.0},
     "dropout": {"dropout": 0.2},
+    "curve": {"position": "curve", "activation": "even"},
+    "rope": {"position": "rope", "norm": "rms", "qk_norm": True},
+    "convolution": {"conv": "taps", "value_residual": True, "activation": "xielu"},
     "kan": {"kan.sites": list(SITES)},
     "kan mlp_out": {"kan.sites": ["mlp_out"]},
     "kan mlp_in": {"kan.sites": ["mlp_in"], "kan.basis": "fourier"},
@@ -38,7 +41,7 @@ MODELS = {
     "kan scaled": {"kan.sites": ["mlp_in", "mlp_out"], "kan.spline_scale": True},
     "kan rms": {"kan.sites": list(SITES), "kan.prenorm": "rms"},
     "kan dropout": {"kan.sites": list(SITES), "kan.dropout": 0.1, "dropout": 0.1},
-    "kan gated": {"kan.sites": ["mlp_out"], "mlp": "swiglu", "kan.prenorm": "rms"},
+    "kan gated": {"kan.sites": ["mlp_out"], "activation": "swiglu", "kan.prenorm": "rms"},
 }
 VOCAB, SEQUENCES = 101, 3
 

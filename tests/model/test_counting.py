@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanogpkant.config import SITES, KANConfig, ModelConfig, load_preset, preset_names, with_changes
+from nanogpkant.config import (
+    SITES,
+    CurveConfig,
+    KANConfig,
+    ModelConfig,
+    load_preset,
+    preset_names,
+    with_changes,
+)
+from nanogpkant.kan import kan_layers
+from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, VOCABULARIES, count
 from nanogpkant.model.gpt import GPT
 
@@ -25,13 +35,25 @@ def counted_flops(model: GPT, batch_size: int) -> int:
     return counter.get_total_flops()
 
 
+def curve_flops(model: GPT) -> int:
+    """Of the curves of distance, once a batch; ``count`` leaves them out."""
+    config, flops = model.config, 0
+    for name, layer in kan_layers(model).items():
+        if isinstance(layer, DistanceCurve):
+            points = config.conv_length if "convolution" in name else config.block_size
+            flops += 2 * points * layer.weight.numel()
+    return flops
+
+
 def check_counts(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
     model, expected = built(config, vocab_size), count(config, vocab_size)
     parameters = sum(p.numel() for p in model.parameters())
     assert expected.parameters == parameters
-    assert expected.parameters_without_positions == parameters - model.positions.weight.numel()
+    positions = 0 if model.positions is None else model.positions.weight.numel()
+    assert expected.parameters_without_positions == parameters - positions
     tokens = batch_size * config.block_size
-    assert expected.forward_flops_per_token * tokens == counted_flops(model, batch_size)
+    counted = counted_flops(model, batch_size) - curve_flops(model)
+    assert expected.forward_flops_per_token * tokens == counted
     assert expected.flops_per_token == 3 * expected.forward_flops_per_token
 
 
@@ -46,18 +68,31 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         spline_scale=draw(flags),
         prenorm=draw(st.sampled_from(["none", "rms"])),
     )
+    curve = CurveConfig(draw(st.sampled_from(["hat", "bspline", "fourier"])), knots=2)
     return ModelConfig(
         n_layer=draw(st.integers(1, 3)),
         n_head=heads,
-        n_embd=heads * draw(sizes),
+        n_embd=2 * heads * draw(sizes),
         mlp_ratio=draw(st.floats(1, 6)),
-        block_size=draw(sizes),
+        block_size=1 + draw(sizes),
+        position=draw(st.sampled_from(POSITIONS)),
+        curve=curve,
+        norm=draw(st.sampled_from(["layer", "rms"])),
+        norm_weight=draw(flags),
+        qk_norm=draw(flags),
+        activation=draw(st.sampled_from(["gelu", "even", "xielu", "swiglu"])),
+        conv=draw(st.sampled_from(["none", "taps", "curve"])),
+        value_residual=draw(flags),
+        tied=draw(flags),
         bias=draw(flags),
         kan=kan,
     )
 
 
-@settings(max_examples=25, deadline=None)
+POSITIONS = ["learned", "rope", "alibi", "slopes", "curve", "none", "rope+curve", "learned+slopes"]
+
+
+@settings(max_examples=40, deadline=None)
 @given(config=configs(), vocab_size=st.integers(1, 30), batch_size=st.integers(1, 3))
 def test_any_model(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
     check_counts(config, vocab_size, batch_size)

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from nanogpkant.config import SITES, KANConfig, ModelConfig
 from nanogpkant.kan import KANLinear
-from nanogpkant.model.gpt import GPT, MLP, Attention, Cache
+from nanogpkant.model.attention import Attention
+from nanogpkant.model.cache import Cache
+from nanogpkant.model.gpt import GPT
+from nanogpkant.model.mlp import MLP
+from nanogpkant.model.positions import Places
 from nanogpkant.model.projection import make_linear, site_shape
 from nanogpkant.training.nonfinite import first_nonfinite
 
@@ -26,7 +30,7 @@ def site_modules(block: nn.Module) -> dict[str, nn.Module]:
 @pytest.mark.parametrize(("mlp", "theirs"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
 def test_plain_gpt_is_hugging_faces_gpt2(tiny_gpt, mlp: str, theirs: str) -> None:
     transformers = pytest.importorskip("transformers")
-    model = tiny_gpt(bias=True, n_embd=12, n_head=3, n_layer=3, mlp=mlp).float().eval()
+    model = tiny_gpt(bias=True, n_embd=12, n_head=3, n_layer=3, activation=mlp).float().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     config = transformers.GPT2Config(
@@ -91,8 +95,8 @@ def test_every_mix_of_sites_trains(tiny_gpt, sites: tuple[str, ...], init: str) 
     changes = {"bias": True, "kan.init": init, "kan.spline_scale": True}
     model, idx = tiny_gpt(sites, **changes), torch.randint(11, (4, 8))
     for block in model.blocks:
-        made_of = {site: type(module) for site, module in site_modules(block).items()}
-        assert made_of == {site: KANLinear if site in sites else nn.Linear for site in SITES}
+        is_kan = {site: isinstance(m, KANLinear) for site, m in site_modules(block).items()}
+        assert is_kan == {site: site in sites for site in SITES}
 
     def loss() -> Tensor:  # in float64; the model's own is in float32
         return F.cross_entropy(model(idx).transpose(1, 2), idx.roll(-1, 1))
@@ -187,6 +191,10 @@ def test_padding_changes_nothing(tiny_gpt, sites: tuple[str, ...], is_left: bool
         torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
 
 
+def places(tokens: int) -> Places:
+    return Places.of(tokens, tokens, torch.device("cpu"), None)
+
+
 @pytest.fixture
 def attention(tiny_config) -> Attention:
     return Attention(tiny_config(dropout=0.3), layer=0).double()
@@ -196,15 +204,15 @@ def test_attention_drops_nothing_in_evaluation(attention: Attention, tiny_config
     without = Attention(tiny_config(), layer=0).double()
     without.load_state_dict(attention.state_dict())
     x = torch.randn(2, 8, 8, dtype=torch.float64)
-    assert torch.equal(attention.eval()(x), without.train()(x))
-    assert not torch.allclose(attention.train()(x), without(x))
+    assert torch.equal(attention.eval()(x, places(8)), without.train()(x, places(8)))
+    assert not torch.allclose(attention.train()(x, places(8)), without(x, places(8)))
 
 
 def test_dropped_attention_is_right_on_average(attention: Attention) -> None:
     q, k, v = torch.randn(3, 1, 2, 5, 4, dtype=torch.float64)
-    exact = attention.eval().attend(q, k, v)
+    exact = attention.eval().attend(q, k, v, places(5))
     many = (t.expand(20_000, -1, -1, -1) for t in (q, k, v))
-    draws = attention.train().attend(*many)
+    draws = attention.train().attend(*many, places(5))
     standard_error = draws.std(0) / math.sqrt(len(draws))
     assert ((draws.mean(0) - exact[0]).abs() < 5 * standard_error).all()
 
@@ -212,7 +220,9 @@ def test_dropped_attention_is_right_on_average(attention: Attention) -> None:
 def test_each_attention_weight_is_dropped_with_the_same_probability(attention: Attention) -> None:
     q = k = torch.zeros(20_000, 2, 5, 4, dtype=torch.float64)  # every weight of a row is alike
     identity = torch.eye(5, dtype=torch.float64).expand(20_000, 2, -1, -1)
-    weights = attention.train().attend(q, k, identity)  # (draws, heads, looking, looked at)
+    weights = attention.train().attend(
+        q, k, identity, places(5)
+    )  # (draws, heads, looking, looked at)
     seen = torch.ones(5, 5).tril().bool()
     kept = (weights[..., seen] > 0).double().mean(0)
     assert (kept - 0.7).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
@@ -233,7 +243,7 @@ def test_a_cpu_kernel_is_never_asked_for_dropout(
         return original(*args, dropout_p=dropout_p, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    attention.train()(torch.randn(2, 8, 8, dtype=torch.float64))
+    attention.train()(torch.randn(2, 8, 8, dtype=torch.float64), places(8))
     assert asked == [0.0]
 
 
@@ -275,7 +285,7 @@ def test_a_bad_gradient_is_named_from_the_end(model: GPT) -> None:
 
 
 def test_a_gated_mlp_is_swiglu(tiny_config):
-    config = tiny_config(mlp="swiglu", mlp_ratio=3.0)
+    config = tiny_config(activation="swiglu", mlp_ratio=3.0)
     mlp = MLP(config)
     assert (mlp.into.out_features, mlp.out.in_features) == (48, 24)
     x = torch.randn(5, 8)
@@ -288,9 +298,9 @@ def test_a_gated_mlp_is_swiglu(tiny_config):
 @pytest.mark.parametrize("basis", ["chebyshev", "rational", "line"])
 def test_shared_functions_start_as_the_plain_gpt(tiny_config, mlp, basis):
     sites = ["qkv", "attn_out", "mlp_in", "mlp_out"]
-    settings = {"kan.share": "group:2", "kan.basis": basis, "kan.base": "gpt", "mlp": mlp}
+    settings = {"kan.share": "group:2", "kan.basis": basis, "kan.base": "gpt", "activation": mlp}
     settings |= {"kan.init": "variance_preserving", "kan.spline_scale": False}
-    plain, kan = GPT(tiny_config(mlp=mlp), 11), GPT(tiny_config(sites, **settings), 11)
+    plain, kan = GPT(tiny_config(activation=mlp), 11), GPT(tiny_config(sites, **settings), 11)
     weights = {name: value.view_as(kan.state_dict()[name]) if name in kan.state_dict() else value
                for name, value in plain.state_dict().items()}  # fmt: skip
     kan.load_state_dict(weights, strict=False)

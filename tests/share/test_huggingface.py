@@ -40,8 +40,18 @@ SHARED = {"kan.share": "group:4"}
 MODELS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "plain": ([], {}),
     "plain_bias": ([], {"bias": True, "dropout": 0.1}),
-    "gated": ([], {"mlp": "swiglu", "mlp_ratio": 1.5}),
-    "gated_kan": (MLP, {"mlp": "swiglu"}),
+    "gated": ([], {"activation": "swiglu", "mlp_ratio": 1.5}),
+    "gated_kan": (MLP, {"activation": "swiglu"}),
+    "modern": (
+        [],
+        {"position": "rope+curve", "norm": "rms", "qk_norm": True, "activation": "xielu"}
+        | {"value_residual": True, "tied": False, "logit_softcap": 9.0, "conv": "taps"},
+    ),
+    "curves": (
+        MLP,
+        {"position": "learned+curve", "curve.basis": "fourier", "curve.knots": 3, "conv": "curve"},
+    ),
+    "slopes": ([], {"position": "slopes", "activation": "even", "norm_weight": False}),
     "everywhere": (ALL, {"bias": True, "kan.base": "gpt"}),
     "hat": (MLP, {"kan.basis": "hat", "kan.outside": "linear"}),
     "linear": (MLP, {"kan.outside": "linear", "kan.base": "none", "kan.spline_order": 2}),
@@ -106,7 +116,9 @@ def clean(
         config = tiny_config(sites, **changes)
         model = GPT(config, TOKENIZER.vocab_size).eval()
         nn.init.normal_(model.tokens.weight)  # logits of a size that errors show in
-        nn.init.normal_(model.positions.weight)
+        for part in (model.positions, model.head):
+            if part is not None:
+                nn.init.normal_(part.weight)
         change(name, model)
         for layer in model.modules():
             if isinstance(layer, KANLinear):

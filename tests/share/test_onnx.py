@@ -12,13 +12,20 @@ from torch.export import Dim
 from nanogpkant.cli import main
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational
 from nanogpkant.kan.pruned import PrunedLinear, prune
-from nanogpkant.model.gpt import Block
+from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_model
 from nanogpkant.share import onnx_format
 from nanogpkant.share.onnx_format import onnx_bytes
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(find_spec("onnxscript") is None, reason="no onnxscript")
+
+MODELS = {
+    "kan": {"sites": ("qkv", "attn_out", "mlp_in", "mlp_out"), "bias": True},
+    "curve": {"position": "curve", "activation": "even", "conv": "curve"},
+    "modern": {"position": "rope+slopes", "norm": "rms", "qk_norm": True, "activation": "xielu"}
+    | {"conv": "taps", "value_residual": True, "tied": False, "logit_softcap": 5.0},
+}
 
 
 def largest_difference(module: nn.Module, x: Tensor, content: bytes | str) -> Tensor:
@@ -64,13 +71,15 @@ def test_every_kind_of_layer():
     assert difference.amax(1).max() < 1e-5, dict(zip(layers, difference.amax(1), strict=True))
 
 
-def test_a_block_of_any_batch_and_length(tiny_config):
-    block = Block(tiny_config(["qkv", "attn_out", "mlp_in", "mlp_out"], bias=True), 0).eval()
-    dynamic = {0: Dim("batch"), 1: Dim("tokens")}
-    made = onnx_bytes(block, torch.randn(2, 4, 8), dynamic, ["x"], ["y"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_any_batch_and_length(tiny_config, name: str):
+    model = GPT(tiny_config(**MODELS[name], block_size=40), 11).eval()
+    nn.init.normal_(model.tokens.weight)
+    dynamic = {0: Dim("batch"), 1: Dim("tokens", max=40)}
+    made = onnx_bytes(model, torch.zeros(2, 4, dtype=torch.int64), dynamic, ["x"], ["y"])
     for batch, tokens in ((1, 1), (3, 7), (2, 40)):
-        x = torch.randn(batch, tokens, 8)
-        assert largest_difference(block, x, made).max() < 1e-5
+        x = torch.randint(11, (batch, tokens))
+        assert largest_difference(model, x, made).max() < 1e-4
 
 
 def test_a_whole_model(tiny_run: Path, tmp_path: Path, capsys):

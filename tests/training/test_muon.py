@@ -15,9 +15,10 @@ PER_EDGE = {"kan.basis": "hat", "kan.grid_size": 3}
 SHARED = {"kan.basis": "fourier", "kan.share": "group:2", "kan.base": "gpt"}
 MODELS = {
     "gelu": ([], {}),
-    "gated": ([], {"mlp": "swiglu"}),
+    "gated": ([], {"activation": "swiglu"}),
+    "curve": ([], {"position": "curve", "conv": "taps", "qk_norm": True}),
     "per edge": (SITES, PER_EDGE),
-    "shared, gated": (SITES, {"mlp": "swiglu", **SHARED}),
+    "shared, gated": (SITES, {"activation": "swiglu", **SHARED}),
     "biased": (["mlp_out"], {"bias": True, "kan.spline_scale": True, **PER_EDGE}),
 }
 
@@ -26,6 +27,9 @@ MODELS = {
 def model(request, tiny_gpt) -> nn.Module:
     sites, changes = request.param
     return tiny_gpt(sites, **changes)
+
+
+SITES_OF_MUON = [[part, "weight"] for part in ("qkv", "out", "into")]
 
 
 def set_gradients(parameters, seed: int) -> None:
@@ -96,11 +100,11 @@ def test_every_matrix_of_a_weight_is_stepped_by_itself(
 def test_it_knows_what_the_weights_of_a_model_hold(model: nn.Module) -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[key]: n for key, n in matrices_in(model).items()}
-    heights = {"qkv": 3, "out": 1, "into": 2 if model.config.mlp == "swiglu" else 1}
+    heights = {"qkv": 3, "out": 1, "into": 2 if model.config.activation == "swiglu" else 1}
     expected = {
         name: heights[name.split(".")[-2]]
         for name in names.values()
-        if name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
+        if name.startswith("blocks.") and name.split(".")[-2:] in SITES_OF_MUON
     }
     assert found == expected
     assert len(found) == 4 * model.config.n_layer
@@ -112,7 +116,7 @@ def test_all_else_takes_adamws_steps(model: nn.Module) -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     others = [p for p in model.parameters() if id(p) not in matrices]
     twins = [nn.Parameter(p.detach().clone()) for p in others]
-    functions = [names[id(p)].endswith("coefficients") for p in others]
+    functions = [names[id(p)].endswith(("coefficients", "attention.bias.weight")) for p in others]
     oracle = torch.optim.AdamW(
         [
             {"params": [twin], "lr": 0.03 if is_function else 0.01}

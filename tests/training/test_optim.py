@@ -185,3 +185,27 @@ def test_where_time_runs_out_first_the_rate_comes_down_with_it() -> None:
     assert learning_rate_at(20, config, 10**9, time_used=1.1) == pytest.approx(1e-4)
     assert learning_rate_at(900, config, 1000, 0.1) == learning_rate_at(900, config, 1000)
     assert learning_rate_at(4, config, 1000, 0.9) == learning_rate_at(4, config, 1000)
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_a_late_decay_is_transformers_warmup_stable_decay(shape: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    settings = {"decay": shape, "decay_iters": 30, "warmup_iters": 0}
+    config = OptimConfig(learning_rate=1e-2, min_lr=1e-3, **settings)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-2)
+    schedule = transformers.get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=0,
+        num_decay_steps=30,
+        num_training_steps=100,
+        decay_type=shape,
+        min_lr_ratio=0.1,
+    )
+    for step in range(110):
+        assert learning_rate_at(step, config, 100) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert learning_rate_at(50, config, 10**9, time_used=1.0) == pytest.approx(1e-3)
+    longer = OptimConfig(learning_rate=1e-2, min_lr=1e-3, decay_iters=10**6, warmup_iters=0)
+    whole = OptimConfig(learning_rate=1e-2, min_lr=1e-3, warmup_iters=0)
+    assert learning_rate_at(40, longer, 100) == learning_rate_at(40, whole, 100)

@@ -59,7 +59,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny_run: Path):
     assert [r["step"] for r in rows if r["split"] == "val"] == [0, 4, 8, 12]
     assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 13))
     losses = [r["loss"] for r in rows if "loss" in r]
-    assert losses[-1] < losses[0] - 0.3  # it learned
+    assert losses[-1] < losses[0] - 0.2  # it learned
     assert (tiny_run / "checkpoints/step-000012/manifest.json").is_file()
 
 

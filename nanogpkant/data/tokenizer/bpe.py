@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, from_extra
 from nanogpkant.data.network import answer
 from nanogpkant.data.tokenizer.base import Tokenizer
 
@@ -38,20 +38,16 @@ class BPETokenizer(Tokenizer):
         super().__init__([*map(len, self.tokens), 0], (self.tokens, pattern))
         if len(set(self.tokens)) < self.eot or not {bytes([b]) for b in range(256)} <= set(tokens):
             raise UserError("a byte-level vocabulary: its tokens must differ and have every byte")
-        try:
+        with from_extra("data", "byte-pair encoding"):
             import tiktoken
-        except ImportError as error:
-            remedy = "pip install 'nanogpkant[data]'"
-            raise UserError(f"byte-pair encoding needs the tiktoken package: {remedy}") from error
         ranks = {token: id_ for id_, token in enumerate(self.tokens)}
         try:
             self._encoding = tiktoken.Encoding(
                 "bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END: self.eot}
             )
         except ValueError as error:
-            raise UserError(
-                "a byte-level vocabulary: its pattern is no regular expression"
-            ) from error
+            problem = "a byte-level vocabulary: its pattern is no regular expression"
+            raise UserError(problem) from error
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "BPETokenizer":
@@ -92,11 +88,8 @@ def gpt2() -> BPETokenizer:
     Raises:
         UserError: tiktoken is not installed, or cannot get it.
     """
-    try:
+    with from_extra("data", "--tokenizer gpt2"):
         import tiktoken
-    except ImportError as error:
-        install = "pip install 'nanogpkant[data]'"
-        raise UserError(f"--tokenizer gpt2 needs the tiktoken package: {install}") from error
     remedy = "prepare where there is a network, or give --tokenizer a tokenizer.json made there"
     encoding = answer(lambda: tiktoken.get_encoding("gpt2"), "GPT-2's vocabulary", remedy)
     return BPETokenizer(
@@ -110,14 +103,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     Raises:
         UserError: the tokenizers package is not installed.
     """
-    try:
+    with from_extra("data", "--tokenizer bpe"):
         from tokenizers import Tokenizer as Trained
         from tokenizers.models import BPE
         from tokenizers.pre_tokenizers import ByteLevel
         from tokenizers.trainers import BpeTrainer
-    except ImportError as error:
-        remedy = "pip install 'nanogpkant[data]'"
-        raise UserError(f"--tokenizer bpe needs the tokenizers package: {remedy}") from error
     trained = Trained(BPE())
     trained.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts by the same pattern
     trainer = BpeTrainer(

@@ -9,6 +9,7 @@ Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is s
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def atlas(
     u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
     # The mean over all inputs; some of it uniform, so that every point has some weight.
     found = [weights(each, _places(each)) for each in observed.values()]
-    total = sum((each / each.sum(0)).sum(1) for each in found)
+    total = torch.stack([(each / each.sum(0)).sum(1) for each in found]).sum(0)
     density = 0.99 * total / total.sum() + 0.01 / POINTS
     learned = _sample(layers, observed, density, np.random.default_rng(seed))  # (sample, G)
     if len(learned) < 2:  # all edges are flat: any shapes, with no edges
@@ -122,7 +123,8 @@ def atlas(
         learned = torch.cat([learned, some])
     scale = density.sqrt()  # weights distances by the density
     pca = PCA(min(COMPONENTS, *learned.shape)).fit(learned * scale)
-    clusters = MiniBatchKMeans(min(k, len(learned)), batch_size=4096, n_init=5, random_state=seed)
+    options: dict[str, Any] = {"batch_size": 4096, "n_init": 5, "random_state": seed}
+    clusters = MiniBatchKMeans(min(k, len(learned)), **options)
     label = clusters.fit_predict(pca.transform(learned * scale))
     # Means of the members in full, rather than in a few components.
     shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError
-from nanogpkant.config import nearest
+from nanogpkant.base.errors import UsageError, nearest
 
 POLYNOMIALS = ("constant", "line", "square", "cubic", "quartic", "quintic")
 """by degree"""

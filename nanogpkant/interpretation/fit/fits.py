@@ -4,6 +4,7 @@ m outputs, n inputs, G points.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def _texts(columns: dict[str, np.ndarray]) -> list[str]:
     return [_text(*row) for row in rows]
 
 
-def _text(powers: list[float], middle: float, *terms: str | float) -> str:
+def _text(powers: list[float], middle: float, *terms: Any) -> str:
     t = f"(x{_signed(-middle)})" if middle else "x"
     text = ""
     for k, p in enumerate(powers):

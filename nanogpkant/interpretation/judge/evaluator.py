@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.data import Batches, blocks
+from nanogpkant.data import Batches, Ids, blocks
 from nanogpkant.model.gpt import GPT
 
 TOKENS = 16384  # of one forward pass; lookup tables are computed anew for each
@@ -38,7 +37,7 @@ class SwapEvaluator:
         seed: decides the windows.
     """
 
-    def __init__(self, model: GPT, text: np.ndarray, budget: int = 0, seed: int = 0) -> None:
+    def __init__(self, model: GPT, text: Ids, budget: int = 0, seed: int = 0) -> None:
         self.model = model
         size, device = model.config.block_size, model.tokens.weight.device
         at_once = max(1, min(TOKENS, PROBABILITIES // model.vocab_size) // size)

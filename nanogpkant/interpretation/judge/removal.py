@@ -20,6 +20,7 @@ import copy
 import itertools
 import math
 from functools import partial
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -96,9 +97,11 @@ def rank_correlations(table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
         all values are equal, as after text of one character.
     """
 
-    def correlation(score: pd.Series, effect: pd.Series) -> float:
-        is_constant = score.nunique() == 1 or effect.nunique() == 1
-        return math.nan if is_constant else float(stats.spearmanr(score, effect).statistic)
+    def correlation(score: Any, effect: Any) -> float:
+        if score.nunique() == 1 or effect.nunique() == 1:
+            return math.nan
+        found: Any = stats.spearmanr(score, effect)
+        return float(found.statistic)
 
     effects = {"with_kl": table["kl"], "with_loss": table["added"].abs()}
     rows = [[s, *(correlation(table[s], effect) for effect in effects.values())] for s in scores]
@@ -149,13 +152,14 @@ def pruned_layers(
         parent = name.rpartition(".")[0]
         layer = model.get_submodule(parent)  # of a layer that was pruned before
         if not isinstance(layer, PrunedLinear):
-            parent, layer = name, model.get_submodule(name)
+            parent, layer = name, cast(KANLinear, model.get_submodule(name))
         constant = torch.zeros(len(kept)) if means is None else (means[name] * ~kept).sum(1)
         made[parent] = prune(layer, kept, constant)
     values = 2 * model.config.n_embd  # first output of the values, behind queries and keys
     for block in (f"blocks.{number}" for number in range(model.config.n_layer)):
         _drop_units(made, f"{block}.attention.qkv", f"{block}.attention.out", values)
-        if model.config.mlp != "swiglu":  # a gate and its value are two outputs for one input
+        # A gate and its value are two outputs for one input.
+        if model.config.activation != "swiglu":
             _drop_units(made, f"{block}.mlp.into", f"{block}.mlp.out", 0)
     return dict(made)
 

@@ -13,6 +13,7 @@ m outputs, n inputs, G points of a table.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -191,7 +192,7 @@ def total_replacements(
 
     In the latter, edges without an ``accepted`` formula stay splines. Label: ``replacement``.
     """
-    modules = {"original": dict}
+    modules: dict[str, Callable[[], dict[str, nn.Module]]] = {"original": dict}
     modules |= {by: lambda by=by: replaced(layers, by) for by in REPLACEMENTS}
     modules[FITTING] = lambda: replaced(layers, "formula", accepted)
     return [Intervention({"replacement": name}, make) for name, make in modules.items()]

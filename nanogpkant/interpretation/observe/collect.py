@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import Batches, blocks
+from nanogpkant.data import Batches, Ids, blocks
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
 
@@ -44,7 +43,7 @@ class Observed:
 
 def collect(
     model: GPT,
-    tokens: np.ndarray,
+    tokens: Ids,
     max_tokens: int = 65536,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.config import nearest
+from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.kan import KANLinear, kan_layers
 
 

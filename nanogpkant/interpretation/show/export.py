@@ -65,7 +65,7 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
 def _function(name: str) -> tuple[sympy.Symbol, sympy.Expr]:
     z = sympy.Symbol("z", real=True)
     family = next(f for f in FAMILIES if f.name == name)
-    return z, sympy.sympify(family.expression, locals={"z": z})
+    return z, sympy.sympify(family.expression, locals={"z": z})  # pyright: ignore[reportCallIssue]
 
 
 def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Expr:
@@ -75,7 +75,7 @@ def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Exp
     Edges without an accepted formula are included with their best formula.
     """
     edges, bias = interpretation.edges, interpretation.layers[layer].bias
-    rows = edges[(edges["layer"] == layer) & (edges["output"] == output)].to_dict("records")
+    rows = edges.query("layer == @layer and output == @output").to_dict("records")
     constant = 0 if bias is None else bias[output].item()
     return sympy.Add(constant, *map(expression, rows))
 

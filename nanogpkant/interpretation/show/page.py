@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
@@ -137,7 +136,7 @@ def _sections(
     ]
 
 
-def _table(frame: pd.DataFrame) -> dict[str, Any]:
+def _table(frame: Any) -> dict[str, Any]:
     """A section's table."""
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     return {"head": list(frame.columns), "rows": rows}

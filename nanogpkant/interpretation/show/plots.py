@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
             2, 2, width_ratios=[6, 1], height_ratios=[1, 6], wspace=0.02, hspace=0.02
         )
         above, axes, right = (figure.add_subplot(inner[at]) for at in ((0, 0), (1, 0), (1, 1)))
-        image = axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
+        axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
         power = np.square(values, dtype=np.float64)
         by_input, by_output = (np.sort(np.sqrt(power.sum(axis)))[::-1] for axis in (0, 1))
         above.stairs(by_input, fill=True, color=CURVE)
@@ -100,6 +101,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         for each in (above, axes, right):
             each.set(xticks=[], yticks=[])
             each.spines[:].set_visible(False)
+    image = ScalarMappable(norm, "viridis")
     figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance, nats")
     return figure
 
@@ -113,14 +115,14 @@ def colour_scale(highest: float) -> LogNorm:
 def faithfulness_charts(table: pd.DataFrame) -> dict[str, Draw]:
     """KL from the original's predictions: one chart per order, and one by layers."""
     table = table.assign(kl=table["kl"].clip(lower=LEAST_KL))
-    whole, layers = table[table["layers"] == "all"], table[table["layers"] != "all"]
-    ends = whole[whole["order"] == ""].set_index("replacement")["kl"]
+    whole, layers = table.query("layers == 'all'"), table.query("layers != 'all'")
+    ends = whole.query("order == ''").set_index("replacement")["kl"].to_dict()
     widths = [2.2 if name == "formula" else 1.4 for name in REPLACEMENT_COLOURS]
     colours = list(REPLACEMENT_COLOURS.values())
 
     def chart(rows: pd.DataFrame) -> Draw:
         kl = rows.pivot(index="share", columns="replacement", values="kl")
-        kl.loc[1.0] = ends
+        kl.loc[1.0] = pd.Series(ends)
 
         def draw(axes: Axes) -> None:
             axes.set_prop_cycle(color=colours, lw=widths)
@@ -134,17 +136,17 @@ def faithfulness_charts(table: pd.DataFrame) -> dict[str, Draw]:
 
     def by_layer(axes: Axes) -> None:
         kl = layers.pivot(index="layers", columns="replacement", values="kl")
+        kl = kl.loc[list(dict.fromkeys(layers["layers"]))]
         axes.set_prop_cycle(color=colours)
         for name in REPLACEMENT_COLOURS:
-            of_layer = kl[name].loc[layers["layers"].unique()]
             label = "splines as tables" if name == "spline" else name
-            axes.plot(of_layer, of_layer.index, "o", ms=5, label=label)
+            axes.plot(kl[name], kl.index, "o", ms=5, label=label)
         axes.set(xlabel="KL to the original, nats per token", xscale="log")
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=7)
         axes.legend(frameon=False, fontsize=7)
 
-    orders = whole[whole["order"] != ""].groupby("order", sort=False)
+    orders = whole.query("order != ''").groupby("order", sort=False)
     charts = {f"edges replaced, {order}": chart(rows) for order, rows in orders}
     return charts | {"one layer at a time, all its edges": by_layer}
 
@@ -152,7 +154,7 @@ def faithfulness_charts(table: pd.DataFrame) -> dict[str, Draw]:
 def pruning_charts(table: pd.DataFrame) -> dict[str, Draw]:
     """Added loss against the share of edges removed, one chart per ablation."""
     table = table.assign(added=table["added"].clip(lower=LEAST_LOSS))
-    highest = max(float(table["added"].max()), 10 * LEAST_LOSS)
+    highest = max(table["added"].to_numpy().max(), 10 * LEAST_LOSS)
 
     def chart(rows: pd.DataFrame) -> Draw:
         added = rows.pivot(index="share", columns="score", values="added")
@@ -182,7 +184,7 @@ def family_charts(edges: pd.DataFrame, layers: Sequence[str]) -> dict[str, Draw]
     """Share of each family of formulas in the edges of each layer, as one chart."""
     # A pair of families is "a + b + line": there are too many to tell apart.
     family = edges["family"].mask(edges["family"].str.count(r" \+ ") == 2, "two terms")
-    common = family.value_counts().index[:FAMILIES_SHOWN]
+    common = list(family.value_counts().index[:FAMILIES_SHOWN])
     family = family.where(family.isin(common), "others")
     shares = pd.crosstab(edges["layer"], family, normalize="index").loc[list(layers)]
     shares = shares[shares.sum().sort_values(ascending=False).index]

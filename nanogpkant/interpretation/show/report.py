@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import require_positive
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
@@ -28,7 +28,7 @@ def figures(
     Raises:
         UsageError: fewer than one edge.
     """
-    check_top(top)
+    require_positive(top=top)
     cards = cards or all_cards(interpretation, top)
     layers = list(interpretation.layers)
 
@@ -64,7 +64,7 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
         UserError: a file cannot be written.
         UsageError: ``top`` is below 1.
     """
-    check_top(top)
+    require_positive(top=top)
     folder = interpretation.folder
     tables = {
         "faithfulness": interpretation.faithfulness,
@@ -91,12 +91,3 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
     found["page"] = str(folder / "index.html")
     write_json(folder / "summary.json", found)
     return found
-
-
-def check_top(top: int) -> None:
-    """
-    Raises:
-        UsageError: fewer edges than one.
-    """
-    if top < 1:
-        raise UsageError(f"--top {top}: must be at least 1")

@@ -17,7 +17,8 @@ def summary(interpretation: Interpretation) -> dict[str, Any]:
     ``of_importance`` are of the sum of squared importances.
     """
     edges, totals = interpretation.edges, interpretation.totals.set_index("replacement")
-    loss, power = totals["loss"], np.square(edges["importance"].to_numpy(dtype=np.float64))
+    loss: dict[str, float] = totals["loss"].to_dict()
+    power = np.square(edges["importance"].to_numpy(dtype=np.float64))
     power = power / max(power.sum(), 1e-300)
     gained, kept = loss["mean"] - loss["spline"], loss["mean"] - loss["formula"]
     ranks = interpretation.rank_correlations.set_index("score").astype(object)
@@ -32,7 +33,7 @@ def summary(interpretation: Interpretation) -> dict[str, Any]:
         "families": edges["family"].value_counts(normalize=True).round(6).to_dict(),
         "totals": totals.drop(columns="tokens").to_dict("index"),
         "total_tokens": int(totals["tokens"].iloc[0]),
-        "explained": float(kept / gained) if gained > 0 else None,
+        "explained": kept / gained if gained > 0 else None,
         "rank_correlations": ranks.where(ranks.notna(), None).to_dict("index"),
         "layer_importance": interpretation.by_layer.set_index("layer")["importance"].to_dict(),
         "atlas": {
