@@ -45,8 +45,7 @@ class Experiment:
     comparisons: list[tuple[str, str]] = field(default_factory=list)
     """pairs of variants that the experiment was made to compare"""
     margin: float = MARGIN  # difference of losses that does not matter, nats per token
-    judged_on: str = JUDGED[0]
-    """part of the validation split that the comparisons are judged on"""
+    judged_on: str = JUDGED[0]  # part of the validation split that the comparisons are judged on
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -76,8 +76,7 @@ class Pair:
     at: str
     seeds: list[int]
     difference: Difference
-    p_corrected: float | None
-    """corrected for all comparisons at this checkpoint, by Holm's method"""
+    p_corrected: float | None  # corrected for all comparisons at this checkpoint, by Holm's method
 
     @property
     def is_significant(self) -> bool:

@@ -31,8 +31,7 @@ class Unary:
     expression: str  # f(z) as sympy reads it
     rates: tuple[float, float, int]
     """least, greatest, number of candidates in equal ratios; 1, 1, 1 where the rate is fixed"""
-    offsets: tuple[float, float, int]
-    """least, greatest, number of candidates"""
+    offsets: tuple[float, float, int]  # least, greatest, number of candidates
     offset_of: str = "place"
     """meaning of ``offsets``: "place" is u at z = 0, "phase" is z at u = 0, "distance" is the least
     z on [-1, 1], in equal ratios"""

@@ -39,8 +39,7 @@ METHOD = [
 class EdgeSection(Section):
     """A section that may also show edges."""
 
-    map: np.ndarray | None = None
-    """importance (m, n) of a layer"""
+    map: np.ndarray | None = None  # importance (m, n) of a layer
     cards: list[EdgeCard] = field(default_factory=list)
 
 
