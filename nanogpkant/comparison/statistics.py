@@ -23,8 +23,8 @@ class Summary:
     n: int
     mean: float
     sd: float | None  # standard deviation of the sample, with n - 1 degrees of freedom
-    low: float | None
-    high: float | None  # 95% confidence interval of the mean, by Student's t
+    low: float | None  # end of the 95% confidence interval of the mean, by Student's t
+    high: float | None  # the other end
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -141,7 +141,7 @@ class Interpretation:
         """Histograms of the inputs of every KAN layer, and gradients at its outputs."""
         with (
             self._stage("observed", tokens=OBSERVED_TOKENS) as stage,
-            bar("watching activations", "tokens") as progress,
+            bar("recording activations", "tokens") as progress,
         ):
             text, most = self.data.train, OBSERVED_TOKENS
             find = partial(collect, self.model, text, most, self.seed, progress)

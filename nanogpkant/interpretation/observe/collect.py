@@ -64,7 +64,7 @@ def collect(
     Raises:
         UserError: a layer's inputs or gradients are not finite, or it was never called.
     """
-    watched = {name: _Watched(name, layer) for name, layer in kan_layers(model).items()}
+    recorders = {name: _Recorder(name, layer) for name, layer in kan_layers(model).items()}
     device = model.tokens.weight.device
     total, done, size = min(max_tokens, len(tokens) - 1), 0, model.config.block_size
     if len(tokens) - 1 <= max_tokens:
@@ -72,12 +72,12 @@ def collect(
     else:
         drawn = Batches(tokens, size, BATCH_SIZE, seed)
         batches = map(drawn.batch, range(-(-max_tokens // (BATCH_SIZE * size))))
-    with _watching(model, watched):
+    with _recording(model, recorders):
         for number, (x, y) in enumerate(batches):
             backward = number % GRADIENT_SHARE == 0
             with torch.set_grad_enabled(backward):
                 logits = model(x.to(device)).float().flatten(0, 1)
-                seen = {w: w.output for w in watched.values() if w.output is not None}
+                seen = {w: w.output for w in recorders.values() if w.output is not None}
                 if backward and seen:
                     loss = F.cross_entropy(logits, y.to(device).flatten(), reduction="sum")
                     gradients = torch.autograd.grad(loss, list(seen.values()))
@@ -85,16 +85,16 @@ def collect(
                         each.add_gradient(gradient)
             done += x.numel()
             progress(min(done, total), total)
-    return {name: each.observed() for name, each in watched.items()}
+    return {name: each.observed() for name, each in recorders.items()}
 
 
 @contextmanager
-def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
+def _recording(model: GPT, recorders: dict[str, "_Recorder"]) -> Iterator[None]:
     """Freeze the model, in evaluation mode and with hooks on its layers, within the context."""
     was_training = model.training
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval()
-    handles = [w.layer.register_forward_hook(w.hook) for w in watched.values()]
+    handles = [w.layer.register_forward_hook(w.hook) for w in recorders.values()]
     try:
         for parameter in learned:
             parameter.requires_grad_(False)
@@ -107,7 +107,7 @@ def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
         model.train(was_training)
 
 
-class _Watched:
+class _Recorder:
     """Running sums of one layer."""
 
     def __init__(self, name: str, layer: KANLinear) -> None:
