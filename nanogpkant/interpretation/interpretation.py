@@ -5,7 +5,7 @@ pictures, tables and the page from it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from nanogpkant.interpretation.observe.curves import check_memory, points, tabul
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.store import Stage
-from nanogpkant.kan import KANLinear, kan_layers
+from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -173,24 +173,27 @@ class Interpretation:
     @cached_property
     def fits(self) -> dict[str, Fits]:
         """The formulas of every layer."""
-        observed, fitted, done = self.observed, {}, 0
+        fitted, done = {}, 0
         total = sum(layer.in_features * layer.out_features for layer in self.layers.values())
+        _ = self.observed  # before the clock starts
         with (
             self._stage("formulas", families=self.families, options=OPTIONS) as stage,
             bar("fitting formulas", "edges") as progress,
         ):
             for name, layer in self.layers.items():
 
-                def find(name: str = name, layer: KANLinear = layer, start: int = done) -> dict:
-                    at, m = points(observed[name]), layer.out_features
-                    density, curves = weights(observed[name], at), tabulate(layer, at)
-                    advance = lambda inputs: progress(start + m * inputs, total)  # noqa: E731
-                    return {name: fit(at, density, curves, self.families, advance)}
+                def advance(inputs: int, start: int = done, m: int = layer.out_features) -> None:
+                    progress(start + m * inputs, total)
 
-                progress(done, total)
-                fitted |= stage.records(Fits, name, find)
+                advance(0)
+                fitted |= stage.records(Fits, name, partial(self._fit, name, advance))
                 done += layer.in_features * layer.out_features
         return fitted
+
+    def _fit(self, name: str, progress: Callable[[int], None]) -> dict[str, Fits]:
+        observed, at = self.observed[name], points(self.observed[name])
+        density, curves = weights(observed, at), tabulate(self.layers[name], at)
+        return {name: fit(at, density, curves, self.families, progress)}
 
     @cached_property
     def edges(self) -> pd.DataFrame:

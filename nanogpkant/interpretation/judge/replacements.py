@@ -134,7 +134,10 @@ class Replaceable:
             # Between two points a table is a line already.
             return Lookup(self.layer, self.low, self.high, new, 2 if by in CONTROLS else None)
         chosen = edges.to(self.low.device)
-        curves = lambda x: torch.where(chosen, new(x), old(x))  # noqa: E731
+
+        def curves(x: Tensor) -> Tensor:
+            return torch.where(chosen, new(x), old(x))
+
         return Lookup(self.layer, self.low, self.high, curves)
 
 
