@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import read_json, read_text
+from nanogpkant.base.files import read_text
 from nanogpkant.config import (
     DataConfig,
     RunConfig,
@@ -212,7 +212,7 @@ def load_run(path: Path) -> Run:
     """
     run = open_run(path)
     config, metrics = load_config(run.config_file), read_metrics(run.metrics_file)
-    run.data_fingerprint()  # refuses an environment.json without one
+    environment = run.environment()
     counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
     evaluations = [row for row in metrics if row["split"] == "val"]
     if not evaluations:
@@ -223,7 +223,6 @@ def load_run(path: Path) -> Run:
                 problem = f"the evaluation at step {row['step']} has no {key}"
                 raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
     finished = is_finished(run, config.train)
-    environment = read_json(run.environment_file)
     return Run(path, path.name, config, environment, metrics, counted, finished)
 
 

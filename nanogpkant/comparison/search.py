@@ -26,6 +26,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.escape import csv_cell
 from nanogpkant.base.files import write_atomic
 from nanogpkant.comparison.experiment import (
     Experiment,
@@ -332,11 +333,10 @@ class _Rounds:
             trial.runs.append(run)
             trial.losses.append(math.inf if why else load_run(run.path).curve.best_loss())
             self.rows.append(trial.row(why))
-        text = io.StringIO()
         rows = [row | row["choices"] for row in self.rows]
         columns = dict.fromkeys(key for row in rows for key in row if key != "choices")
-        ignore: dict[str, Any] = {"restval": "", "extrasaction": "ignore"}
-        writer = csv.DictWriter(text, columns, lineterminator="\n", **ignore)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: csv_cell(row.get(key, "")) for key in columns} for row in rows)
         write_atomic(self.table, text.getvalue())

@@ -79,9 +79,8 @@ BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
 class Features:
     """The M features of every input of a layer.
 
-    A fixed basis gives the base function (unless it is "none"), then the functions of the basis.
-    ``Shared`` functions have the base function added to the first; they are learned, and the
-    methods take their ``coefficients``.
+    The base function, unless it is "none", comes before the functions of a fixed basis, and is
+    added to the first of ``Shared`` functions. Those are learned: methods take ``coefficients``.
 
     Args:
         basis: a fixed basis or ``Shared`` functions.
@@ -122,6 +121,11 @@ class Features:
     def size(self) -> int:
         """M."""
         return self.basis.size + self.has_base
+
+    @property
+    def family(self) -> Basis | Family:
+        """The basis of an edge's own functions, or the form of shared ones."""
+        return self.basis.family if isinstance(self.basis, Shared) else self.basis
 
     @property
     def coefficient_shape(self) -> tuple[int, int, int] | None:
@@ -180,9 +184,8 @@ class Features:
     def gaussian_moments(self) -> tuple[Tensor, Tensor]:
         """Mean (M,) and second moments (M, M) of the features of x ~ N(0, 1), in float64.
 
-        Shared functions are taken at their initial coefficients. Integrated by a fine trapezoid
-        rule, which kinks do not disturb; on the CPU whatever torch's default device is, because the
-        cache outlives it.
+        Shared functions are taken at their initial coefficients. By a fine trapezoid rule, which
+        kinks do not disturb; on the CPU, since the cache outlives torch's default device.
         """
         x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * x * x)

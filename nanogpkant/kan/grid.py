@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanogpkant.kan.bases.bspline import BSpline
-from nanogpkant.kan.features import Features
 from nanogpkant.kan.knots import cover, grown, refined, transfer
 from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.state import FeatureLayer, coefficients_of, replace_value, spline_of
@@ -49,10 +48,10 @@ def update_grid(
 ) -> GridChange:
     """Fit a layer's grid to its inputs, unless that would change the output of the layer.
 
-    The grid grows by whole intervals until it covers ``coverage`` of the samples, and loses
+    The grid grows by whole intervals until it covers ``coverage`` of the samples, and drops
     intervals at its ends that are far from every sample. The functions are preserved wherever
-    samples lie, and forgotten in dropped intervals. One case is inexact: a linear continuation has
-    a kink at the end of the grid, which splines of order 3 and above cannot have.
+    samples lie. One case is inexact: a linear continuation has a kink at the end of the grid, which
+    splines of order 3 and above cannot have.
 
     Args:
         samples: (..., in_features), inputs of the functions, after ``prenorm``. With
@@ -108,10 +107,7 @@ def refine(
 
 @torch.no_grad()
 def change_basis(
-    layer: FeatureLayer,
-    new: BSpline,
-    A: Tensor,
-    optimizer: torch.optim.Optimizer | None = None,
+    layer: FeatureLayer, new: BSpline, A: Tensor, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
     """Give a layer other splines and the coefficients ``A @ c``, and transform the moments.
 
@@ -123,13 +119,14 @@ def change_basis(
     kept = parameter.shape[axis] - A.shape[1]  # the base function, or the line of shared functions
     A = torch.block_diag(torch.eye(kept, dtype=A.dtype, device=A.device), A)
     back = torch.linalg.pinv(A).T
-    shape = parameter.shape
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape == shape:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
             state[name] = _along(back.square() if "sq" in name else back, value, axis)
     replace_value(parameter, _along(A, parameter.data, axis))
-    layer.features = _features_with(layer.features, new)
+    old = layer.features.basis
+    basis = replace(old, family=new) if isinstance(old, Shared) else new
+    layer.features = replace(layer.features, basis=basis)
 
 
 def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
@@ -151,23 +148,15 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
         x = x.clamp(low, math.nextafter(high, low))
     knots = torch.tensor(basis.knots, dtype=x.dtype, device="cpu")
     bins = torch.bucketize(x, knots, right=True)  # 0 and len(knots) are beyond the knots
-    width = len(knots) + 1
-    bins += width * torch.arange(x.shape[1], device="cpu")
-    held = torch.bincount(bins.flatten(), minlength=width * x.shape[1]).view(-1, width) > 0
+    held = torch.zeros(x.shape[1], len(knots) + 1, dtype=torch.bool, device="cpu")
+    held.scatter_(1, bins.T, True)
     seen = held[:, 1:-1].unfold(1, order + 1, 1).any(-1)  # (n, size): by each spline's intervals
-    beyond = ((x < knots[0]) | (x >= knots[-1])).double().mean().item()
     return {
         "out_of_range": out_of_range,
-        "unseen": beyond,
+        "unseen": ((x < knots[0]) | (x >= knots[-1])).double().mean().item(),
         "dead": 1 - seen.double().mean().item(),
         "knot_use": held[:, 1 + order : -1 - order].double().mean().item(),
     }
-
-
-def _features_with(features: Features, splines: BSpline) -> Features:
-    basis = features.basis
-    new = replace(basis, family=splines) if isinstance(basis, Shared) else splines
-    return replace(features, basis=new)
 
 
 def _change(
@@ -180,7 +169,11 @@ def _change(
 ) -> GridChange:
     """Change a layer's splines if its output on the samples changes by at most the tolerance."""
     old, trial = spline_of(layer), copy.deepcopy(layer)
-    A = _of_rank_0(transfer(old, new, values), layer.weight.device)
+    A = transfer(old, new, values)
+    if _is_distributed():  # rounding may differ between ranks: take that of rank 0
+        A = A.to(layer.weight.device)
+        dist.broadcast(A, src=0)
+        A = A.cpu()
     change_basis(trial, new, A)
     change = largest_change(layer, trial, samples)
     if not change <= tolerance:  # nor if it is NaN
@@ -194,14 +187,13 @@ def _change(
 def largest_change(layer: FeatureLayer, other: FeatureLayer, samples: Tensor) -> float:
     """Largest difference of two layers' outputs on (rows, n), in units of the std of the first.
 
-    The weights are taken as stored, and the outputs computed in float64. With torch.distributed the
-    maximum over all ranks.
+    Outputs are computed in float64, from the weights as stored. With torch.distributed, the maximum
+    over all ranks.
     """
     samples = _float64(samples)
     with torch.autocast(samples.device.type, enabled=False):
         before, after = (_in_float64(each)(samples) for each in (layer, other))
-    scale = before.std(correction=0)
-    size = before.abs().max()
+    scale, size = before.std(correction=0), before.abs().max()
     if scale <= 1e-12 * size:  # constant output: compare with its size
         scale = size.clamp(min=torch.finfo(size.dtype).tiny)
     change = (after - before).abs().max() / scale
@@ -213,12 +205,9 @@ def largest_change(layer: FeatureLayer, other: FeatureLayer, samples: Tensor) ->
 
 def _in_float64(layer: FeatureLayer) -> FeatureLayer:
     """A copy of a layer in float64 that takes inputs after ``prenorm``."""
-    twin = copy.deepcopy(layer)
-    twin.eval()
+    twin = copy.deepcopy(layer).eval()
     twin.prenorm, twin.backend = "none", "recompute"
-    if layer.weight.device.type == "mps":
-        twin = twin.cpu()
-    return twin.double()
+    return (twin.cpu() if layer.weight.device.type == "mps" else twin).double()
 
 
 def _float64(value: Tensor) -> Tensor:
@@ -252,15 +241,6 @@ def _summary(samples: Tensor) -> Tensor:
     if not picked.isfinite().all():
         raise ValueError("there are no samples, or some that are not finite: no grid fits those")
     return picked.sort().values
-
-
-def _of_rank_0(matrix: Tensor, device: torch.device) -> Tensor:
-    """Rank 0's matrix, on all ranks. The collective runs on the given device."""
-    if _is_distributed():
-        there = matrix.to(device)
-        dist.broadcast(there, src=0)
-        matrix = there.to(matrix.device)
-    return matrix
 
 
 def _is_distributed() -> bool:

@@ -26,7 +26,7 @@ def refined(basis: BSpline, grid_size: int) -> BSpline:
         problem = f"a grid of {basis.grid_size} intervals cannot be split into {grid_size}"
         raise ValueError(f"{problem}: only into a multiple, such as {near}")
     beyond = basis.order if basis.outside == "zero" else 0
-    knots = basis.knots if beyond else _points(basis)
+    knots = basis.knots if beyond else basis.points
     split = [
         left + (right - left) * part / factor
         for left, right in pairwise(knots)
@@ -46,7 +46,7 @@ def grown(
         values: (number,) sorted samples, in float64.
         coverage: share of them that the new grid covers, if ``max_grid_size`` allows it.
     """
-    points = _points(basis)
+    points = list(basis.points)
     tail = (1 - coverage) / 2
     low, high = values.quantile(values.new_tensor([tail, 1 - tail])).tolist()
     room = max(0, max_grid_size - basis.grid_size)
@@ -89,7 +89,7 @@ def transfer(old: BSpline, new: BSpline, values: Tensor | None = None) -> Tensor
     that all coefficients are determined, and over the values of samples. Exact where the new
     splines span the old ones.
     """
-    x = cover(_points(new), new.order)
+    x = cover(new.points, new.order)
     if values is not None:
         reached = (values >= new.knots[0]) & (values <= new.knots[-1])
         x = torch.cat([x, values[reached]])
@@ -99,11 +99,6 @@ def transfer(old: BSpline, new: BSpline, values: Tensor | None = None) -> Tensor
     wanted = torch.cat([wanted[..., 0], wanted.new_zeros(new.size, old.size)])
     A = torch.linalg.lstsq(given, wanted, driver="gelsd").solution
     return A.where(A.abs() > 1e-12, 0.0)  # rounding errors to zero
-
-
-def _points(basis: BSpline) -> list[float]:
-    """The grid_size + 1 grid points."""
-    return list(basis.knots[basis.order : -basis.order])
 
 
 def _mirrored(points: list[float]) -> list[float]:

@@ -15,6 +15,7 @@ from nanogpkant.kan.grid import GridChange, refine, update_grid
 from nanogpkant.kan.shared import share as shared
 from nanogpkant.kan.state import FeatureLayer, spline_of
 
+PRENORMS = ("none", "rms")
 INITS = ("variance_preserving", "whitened", "original")
 
 
@@ -90,20 +91,19 @@ class KANLinear(FeatureLayer):
             raise TypeError(f"bias is {bias!r}; name the basis: KANLinear(n, m, basis=...)")
         if in_features < 1 or out_features < 1:
             raise ValueError(f"a layer from {in_features} to {out_features} has no edges")
-        if prenorm not in ("none", "rms"):
-            raise ValueError(f"prenorm is {prenorm!r}; known are none, rms")
-        if init not in INITS:
-            raise ValueError(f"init is {init!r}; known are {', '.join(INITS)}")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; known are {', '.join(BACKENDS)}")
+        for name, value, known in (
+            ("prenorm", prenorm, PRENORMS),
+            ("init", init, INITS),
+            ("backend", backend, BACKENDS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
-        self.features = Features(
-            shared(BSpline() if basis is None else basis, share, in_features), base
-        )
-        self.in_features, self.out_features = in_features, out_features
+        self.features = Features(shared(basis or BSpline(), share, in_features), base)
+        self.in_features, self.out_features, self.dropout = in_features, out_features, dropout
         self.prenorm, self.init, self.backend = prenorm, init, backend
-        self.gain, self.dropout = gain, dropout
+        self.gain = gain
         if in_features % (groups := self.features.groups):
             raise ValueError(f"{in_features} inputs do not split into {groups} groups")
         if self.features.is_learned and spline_scale:
@@ -164,7 +164,7 @@ class KANLinear(FeatureLayer):
     def _reset_original(self) -> None:
         """As efficient-kan: curves near zero, scaled by a factor of about 1/sqrt(n)."""
         basis, bound = spline_of(self), 1 / math.sqrt(self.in_features)
-        grid = torch.tensor(basis.knots[basis.order : -basis.order], dtype=torch.float64)
+        grid = torch.tensor(basis.points, dtype=torch.float64)
         values = basis.expand(grid)  # (K, grid_size + 1): every function at every grid point
         # Small random values at the grid points, and the smallest coefficients that give them.
         noise = torch.rand(self.out_features, basis.grid_size + 1, self.in_features) - 0.5
@@ -206,15 +206,11 @@ class KANLinear(FeatureLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         x = self.normalise(x)
-        keep = F.dropout(torch.ones_like(x), self.dropout) if self._drops else None
-        weight = self.effective_weight()
+        drops, weight = self.training and self.dropout > 0, self.effective_weight()
+        keep = F.dropout(torch.ones_like(x), self.dropout) if drops else None
         return kan_linear(
             x, weight, self.features, self.bias, self.coefficients, keep, self.backend
         )
-
-    @property
-    def _drops(self) -> bool:
-        return self.training and self.dropout > 0
 
     def edges(self, x: Tensor) -> Tensor:
         """The curve of every edge: phi_ij at the given points, without the bias.

@@ -1,7 +1,7 @@
 """KAN layers without some of their edges.
 
 A pruned edge has coefficients that are all zero. Inputs and outputs without edges are removed from
-the matrices too: such an input is skipped, such an output is a constant.
+the matrices: such an input is skipped, such an output is a constant.
 """
 
 import copy
@@ -44,19 +44,16 @@ class PrunedLinear(nn.Module):
         prenorm: str = "none",
     ) -> None:
         super().__init__()
-        for name, index, count in (
-            ("inputs", inputs, layer.in_features),
-            ("outputs", outputs, layer.out_features),
-        ):
+        shape = {"inputs": layer.in_features, "outputs": layer.out_features}
+        for name, index in (("inputs", inputs), ("outputs", outputs)):
             unordered = not index.is_meta and ((index.diff() <= 0).any() or index.min() < 0)
-            if index.shape != (count,) or unordered:
-                raise ValueError(f"{name} are not {count} different indices, ascending")
+            if index.shape != (shape[name],) or unordered:
+                raise ValueError(f"{name} are not {shape[name]} different indices, ascending")
+            self.register_buffer(name, index)
         if constant.dim() != 1 or (not outputs.is_meta and outputs.max() >= len(constant)):
             raise ValueError(f"an index of outputs is above the {constant.numel()} constants")
         self.layer, self.prenorm = layer, prenorm
         self.constant = nn.Parameter(constant)
-        self.register_buffer("inputs", inputs)
-        self.register_buffer("outputs", outputs)
         self.train()
 
     def train(self, mode: bool = True) -> "PrunedLinear":
@@ -65,11 +62,8 @@ class PrunedLinear(nn.Module):
         Not in __init__ alone, because some loaders replace the parameters.
         """
         if mode and not self.layer.weight._backward_hooks:
-            self.layer.weight.register_hook(self._of_edges_left)
+            self.layer.weight.register_hook(lambda grad: grad * self.edges_left()[:, None])
         return super().train(mode)
-
-    def _of_edges_left(self, gradient: Tensor) -> Tensor:
-        return gradient * self.edges_left()[:, None]
 
     @property
     def has_groups(self) -> bool:
@@ -153,6 +147,10 @@ def like_saved(layer: KANLinear, saved: Mapping[str, Tensor]) -> PrunedLinear:
         raise ValueError(f"{error} of a pruned layer is missing") from error
     if weight.dim() != 3 or 0 in weight.shape:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no KAN layer's")
+    if not inputs.dtype == outputs.dtype == torch.int64 or inputs.dim() != 1 or outputs.dim() != 1:
+        raise ValueError("inputs and outputs are not lists of int64")
+    if inputs.max() >= layer.in_features or len(constant) != layer.out_features:
+        raise ValueError(f"is no part of {layer.in_features} inputs, {layer.out_features} outputs")
     inner = _whole(layer).layer
     inner.weight = nn.Parameter(torch.empty_like(weight))
     inner.out_features, inner.in_features = weight.shape[0], weight.shape[2]

@@ -1,7 +1,7 @@
 """The features of a layer as part of its state: saved, loaded and replaced with its weights."""
 
 import json
-from collections.abc import Collection
+from collections.abc import MutableMapping
 from functools import cache
 from typing import Any
 
@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nanogpkant.kan.bases.base import Basis, Family
+from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.shared import Shared
 
-STATE = "_extra_state"  # last part of the key in ``state_dict``, a convention of torch
+STATE = "_extra_state"  # last part of the key in ``state_dict``, by torch's convention
 
-_old_shapes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of parameters that changed shape
+# Earlier shapes of parameters that changed theirs.
+_old_shapes: MutableMapping[Tensor, set[torch.Size]] = WeakTensorKeyDictionary()
 
 
 class FeatureLayer(nn.Module):
-    """A module with features and their weights: what ``KANLinear`` and changes of grids share.
+    """A module with features and their weights: the part of ``KANLinear`` that grids change.
 
     ``state_dict`` holds the features and ``prenorm`` beside the parameters. Loading weights made
     with other features replaces those of the layer; weights without a description load as they are.
@@ -63,39 +64,25 @@ class FeatureLayer(nn.Module):
         self.prenorm = prenorm
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
         """As of any module, but the features come before the weights, whose shapes follow."""
         key = prefix + STATE
-        if key in state_dict:
-            try:
+        try:
+            if key in state_dict:
                 self.set_extra_state(state_dict[key])
-            except ValueError as error:
-                error_msgs.append(f"{key}: {error}")
-                return
-        rest = {name: value for name, value in state_dict.items() if name != key}
+        except ValueError as error:
+            error_msgs.append(f"{key}: {error}")
+            return
         lists = (missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(rest, prefix, local_metadata, strict, *lists)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
         if key in missing_keys:
             missing_keys.remove(key)
 
 
-def family_of(features: Features) -> Basis | Family:
-    """The basis of own functions, or the form of shared ones."""
-    basis = features.basis
-    return basis.family if isinstance(basis, Shared) else basis
-
-
 def has_grid(layer: FeatureLayer) -> bool:
     """Whether the functions of a layer, own or shared, are B-splines."""
-    return isinstance(family_of(layer.features), BSpline)
+    return isinstance(layer.features.family, BSpline)
 
 
 def spline_of(layer: FeatureLayer) -> BSpline:
@@ -104,7 +91,7 @@ def spline_of(layer: FeatureLayer) -> BSpline:
     Raises:
         ValueError: it has none.
     """
-    family = family_of(layer.features)
+    family = layer.features.family
     if not isinstance(family, BSpline):
         raise ValueError(f"a layer with the basis {layer.basis} has no grid of splines to change")
     return family
@@ -138,7 +125,7 @@ def replace_value(parameter: nn.Parameter, value: Tensor) -> None:
     """
     if value.shape != parameter.shape:
         _watch_optimizers()
-        _old_shapes[parameter] = [*(_old_shapes.get(parameter) or ()), parameter.shape]
+        _old_shapes.setdefault(parameter, set()).add(parameter.shape)
     parameter.grad = None
     # The graph of a result that is still alive expects a gradient of the old shape. Torch drops
     # that expectation only at a change of dtype.
@@ -151,16 +138,10 @@ def _watch_optimizers() -> None:
     register_optimizer_step_pre_hook(_refuse_old_moments)
 
 
-def _refuse_old_moments(
-    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """
-    Raises:
-        RuntimeError: the optimizer has moments for a grid that a layer no longer has.
-    """
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-        old: Collection[torch.Size] = _old_shapes.get(parameter) or ()
-        for value in optimizer.state.get(parameter, {}).values() if old else ():
+def _refuse_old_moments(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Raise RuntimeError if the moments are of a grid that a layer no longer has."""
+    for parameter, old in _old_shapes.items():
+        for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape in old and value.shape != parameter.shape:
                 raise RuntimeError(
                     "the grid of a KAN layer changed, and the moments of this optimizer did not: "

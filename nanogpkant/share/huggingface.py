@@ -47,7 +47,7 @@ authors.
 '''
 # The modelling file has one backend, all bases in itself, and grids that do not change.
 OVERRIDDEN = {
-    "nanogpkant.kan.functional": {"BACKENDS", "runner"},
+    "nanogpkant.kan.functional": {"BACKENDS", "run"},
     "nanogpkant.kan.bases": {"load_basis"},
 }
 WITHOUT = {

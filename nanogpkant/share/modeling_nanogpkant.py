@@ -5,7 +5,6 @@ torch, without the package's compiled kernels, so that torch and transformers ar
 needed; expect them to be slower, and to take more memory in training.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from nanogpkant.config import CurveConfig, KANConfig, ModelConfig
-from nanogpkant.kan.backends.reference import forward
+from nanogpkant.kan.backends.reference import Call, forward
 from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.layer import kan_layers
@@ -30,11 +29,9 @@ UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
 BACKENDS = ("reference",)
 
 
-def runner(
-    backend: str, device: torch.device, features: Features, dtype: torch.dtype
-) -> Callable[..., Tensor]:
-    """The function that computes a KAN layer: always plain torch."""
-    return forward
+def run(backend: str, call: Call) -> Tensor:
+    """What computes a KAN layer: always plain torch."""
+    return forward(call)
 
 
 def load_basis(name: str) -> Any:
@@ -98,7 +95,8 @@ class PastTokens:
         """(B, T, C) new inputs of a convolution -> (B, count + T, C), with the ``count`` before."""
         self.inputs = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.length:
-            past = self.cache.layers[layer].keys.chunk(2, dim=-1)[1]
+            kept: Any = self.cache.layers[layer]
+            past = kept.keys.chunk(2, dim=-1)[1]
             x = torch.cat([past.transpose(1, 2).flatten(-2)[:, -count:], x], dim=1)
         missing = max(0, count - self.length)
         return nn.functional.pad(x, (0, 0, missing, 0))

@@ -1,12 +1,14 @@
-/* The features of a chunk of rows, and their gradient, as two loops that a compiler vectorises.
+/* Base function and B-splines of a chunk of rows, and their gradient, in vectorised loops.
 
-   The specification is kan/features.py and kan/bases/bspline.py: the base function, then the splines
-   B_k(x) = sum_j FACTOR[j] * max(REACH[j] - r, 0)^ORDER, r the distance, in intervals, of x from the
-   middle of the function. native.py defines, beside the macros of numbers.h:
+   The specification is kan/features.py and kan/bases/bspline.py: the base function, then splines
+   B_k(x) = sum_j FACTOR[j] * max(REACH[j] - r, 0)^ORDER, r the distance of x from the centre of the
+   spline in intervals. native.py defines, beside the macros of numbers.h:
 
-   ORDER    degree of the splines' pieces, 1 to 5
-   TERMS    how many terms the sum has, and REACH and FACTOR, their numbers
-   LINEAR   1 where splines go on in straight lines outside the grid, 0 where they run out
+   ORDER    degree of the polynomial pieces, 1 to 5
+   TERMS    number of terms of the sum; REACH and FACTOR are arrays of its constants
+   LINEAR   1 if splines continue linearly outside the grid, 0 if they decay to zero
+
+   grid[0] is the first knot, grid[1] the number of intervals per unit of x.
 */
 #include "numbers.h"
 
@@ -18,14 +20,14 @@ static inline float power(float x, int exponent) {
     return result;
 }
 
-/* A function at the distance d right of its middle. */
+/* A spline at the signed distance d from its centre. */
 static inline float value(float d) {
     float r = d < 0 ? -d : d, total = 0;
     for (int j = 0; j < TERMS; j++) total += factor[j] * power(at_least_0(reach[j] - r), ORDER);
     return total;
 }
 
-/* Its derivative there, per interval; of order 1 from the right. */
+/* Its derivative there, per interval; for order 1, from the right at a knot. */
 static inline float slope(float d) {
     if (ORDER == 1) return (d >= -1 && d < 1 ? (d < 0 ? 1 : -1) : 0) + 0 * d;
     float r = d < 0 ? -d : d, total = 0;
@@ -34,14 +36,14 @@ static inline float slope(float d) {
     return (d < 0 ? ORDER : -ORDER) * total;
 }
 
-/* Where inputs lie, in intervals from the first knot: where values and slopes are to be taken, and
-   how far beyond the grid x itself is. */
+/* Inputs in intervals from the first knot: the points to take values and slopes at, and the
+   distance of the input beyond the grid. */
 struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
 
 static inline void locate(struct where *at, const INPUT *x, int count, int intervals,
                           float start, float per_unit) {
     for (int i = 0; i < count; i++) {
-        float position = (LOAD_INPUT(x + i) - start) * per_unit;
+        float position = (load(x + i) - start) * per_unit;
         if (LINEAR) {
             float last = ORDER + intervals;
             at->value[i] = clamp(position, ORDER, last);
@@ -54,11 +56,12 @@ static inline void locate(struct where *at, const INPUT *x, int count, int inter
     }
 }
 
-#define FIRST (BASE != NONE) /* which feature is the first spline */
+#define FIRST (BASE != NONE) /* index of the first spline among the features */
 
 /* x (rows, n) -> features (rows, FIRST + intervals + ORDER, n). */
-void expand(const INPUT *x, FEATURE *features, long rows, long n, int intervals, float start,
-            float per_unit) {
+void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, long n,
+            long intervals) {
+    float start = grid[0], per_unit = grid[1];
     int splines = intervals + ORDER;
     #pragma omp parallel for
     for (long row = 0; row < rows; row++) {
@@ -69,27 +72,28 @@ void expand(const INPUT *x, FEATURE *features, long rows, long n, int intervals,
             const INPUT *from = x + row * n + first;
             FEATURE *to = features + row * (FIRST + splines) * n + first;
             if (BASE != NONE) {
-                for (int i = 0; i < count; i++) values[i] = base(LOAD_INPUT(from + i));
-                STORE_FEATURES(to, values, count);
+                for (int i = 0; i < count; i++) values[i] = base(load(from + i));
+                store(to, values, count);
                 to += n;
             }
             locate(&at, from, count, intervals, start, per_unit);
             for (int k = 0; k < splines; k++, to += n) {
-                float middle = k + (ORDER + 1) / 2.0f;
+                float centre = k + (ORDER + 1) / 2.0f;
                 for (int i = 0; i < count; i++) {
-                    float b = value(at.value[i] - middle);
-                    if (LINEAR) b += slope(at.slope[i] - middle) * at.beyond[i];
+                    float b = value(at.value[i] - centre);
+                    if (LINEAR) b += slope(at.slope[i] - centre) * at.beyond[i];
                     values[i] = b;
                 }
-                STORE_FEATURES(to, values, count);
+                store(to, values, count);
             }
         }
     }
 }
 
-/* x and the gradient of its features, shaped as above -> the gradient of x (rows, n). */
-void pull_back(const INPUT *x, const FEATURE *grad, INPUT *grad_x, long rows, long n,
-               int intervals, float start, float per_unit) {
+/* x and the gradient of its features, in the shapes of ``expand`` -> the gradient of x. */
+void pull_back(const INPUT *x, const float *grid, const FEATURE *grad, INPUT *grad_x, long rows,
+               long n, long intervals) {
+    float start = grid[0], per_unit = grid[1];
     int splines = intervals + ORDER;
     #pragma omp parallel for
     for (long row = 0; row < rows; row++) {
@@ -103,17 +107,17 @@ void pull_back(const INPUT *x, const FEATURE *grad, INPUT *grad_x, long rows, lo
             locate(&at, inputs, count, intervals, start, per_unit);
             for (int i = 0; i < count; i++) total[i] = 0;
             for (int k = 0; k < splines; k++, from += n) {
-                float middle = k + (ORDER + 1) / 2.0f;
+                float centre = k + (ORDER + 1) / 2.0f;
                 for (int i = 0; i < count; i++)
-                    total[i] += slope(at.slope[i] - middle) * LOAD_FEATURE(from + i);
+                    total[i] += slope(at.slope[i] - centre) * load(from + i);
             }
-            #pragma omp simd /* without, gcc balks at the branches of GELU's slope */
+            #pragma omp simd /* gcc does not vectorise GELU's branches without it */
             for (int i = 0; i < count; i++) {
                 total[i] *= per_unit;
                 if (BASE != NONE)
-                    total[i] += base_slope(LOAD_INPUT(inputs + i)) * LOAD_FEATURE(base_grad + i);
+                    total[i] += base_slope(load(inputs + i)) * load(base_grad + i);
             }
-            STORE_INPUTS(grad_x + row * n + first, total, count);
+            store(grad_x + row * n + first, total, count);
         }
     }
 }

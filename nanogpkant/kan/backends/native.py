@@ -7,11 +7,13 @@ so no other machine runs code compiled for this one.
 import ctypes
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_long, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -31,7 +33,9 @@ log = logging.getLogger(__name__)
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
+PREFIX = "nanogpkant-compiler-"  # of temporary folders
 LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
+FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 
 
 def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> str | None:
@@ -45,46 +49,61 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
     return None
 
 
-def expand(features: Features, x: Tensor, coefficients: Tensor | None, out: Tensor) -> None:
-    """(rows, n) -> (rows, M, n) in ``out``; both contiguous."""
-    library = cast(ctypes.CDLL, _library(features, x.dtype, out.dtype))
-    if coefficients is None:
-        library.expand(x.data_ptr(), out.data_ptr(), *x.shape, *_grid(features))
-        return
-    own = _for_every_input(coefficients, x.shape[1])
-    library.expand(x.data_ptr(), own.data_ptr(), out.data_ptr(), *x.shape, len(own))
+def expand(
+    features: Features, out: Tensor, x: Tensor, coefficients: Tensor | None, keep: Tensor | None
+) -> None:
+    """Write the features of x (rows, n), times ``keep``, into ``out`` (rows, M, n), contiguous."""
+    library, x = cast(ctypes.CDLL, _library(features, x.dtype, out.dtype)), x.contiguous()
+    numbers, count = _numbers(features, coefficients, x.shape[1])
+    library.expand(*_pointers(x, numbers, out), *x.shape, count)
+    if keep is not None:
+        out *= keep.unsqueeze(-2)
 
 
 def pull_back(
-    features: Features, x: Tensor, coefficients: Tensor | None, grad: Tensor, grad_x: Tensor
+    features: Features,
+    grad: Tensor,
+    x: Tensor,
+    coefficients: Tensor | None,
+    keep: Tensor | None,
+    grad_x: Tensor,
 ) -> Tensor | None:
-    """Gradient of the features (rows, M, n) -> that of x in ``grad_x``; all contiguous.
+    """Gradient of the features (rows, M, n) -> that of x in ``grad_x``; both contiguous.
 
-    x and its gradient are of one dtype. Returns the gradient of the coefficients.
+    Returns the gradient of the coefficients. ``grad`` may be overwritten.
     """
-    library = cast(ctypes.CDLL, _library(features, x.dtype, grad.dtype))
+    library, x = cast(ctypes.CDLL, _library(features, x.dtype, grad.dtype)), x.contiguous()
+    numbers, count = _numbers(features, coefficients, x.shape[1])
     if coefficients is None:
-        pointers = x.data_ptr(), grad.data_ptr(), grad_x.data_ptr()
-        library.pull_back(*pointers, *x.shape, *_grid(features))
+        library.pull_back(*_pointers(x, numbers, grad, grad_x), *x.shape, count)
+        if keep is not None:  # as on ``grad``, with fewer products
+            grad_x *= keep
         return None
-    own = _for_every_input(coefficients, x.shape[1])  # (functions, numbers, n)
-    sums = own.new_empty(torch.get_num_threads(), *own.shape)
-    tensors = (x, own, grad, grad_x, sums)
-    library.pull_back(*(t.data_ptr() for t in tensors), len(sums), *x.shape, len(own))
+    if keep is not None:
+        grad *= keep.unsqueeze(-2)
+    sums = numbers.new_empty(torch.get_num_threads(), *numbers.shape)
+    tensors = _pointers(x, numbers, grad, grad_x)
+    library.pull_back(*tensors, *x.shape, count, sums.data_ptr(), len(sums))
     return sums.sum(0).unflatten(-1, (features.groups, -1)).sum(-1).transpose(1, 2)
 
 
-def _for_every_input(coefficients: Tensor, n: int) -> Tensor:
-    """(functions, groups, numbers) -> (functions, numbers, n), in float32: repeated in groups."""
+def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[Tensor, int]:
+    """The float32 numbers that decide the functions, and a count, as the C files take them.
+
+    For splines the first knot and the intervals per unit of x, and the number of intervals; for
+    learned functions (functions, numbers, n), repeated in groups, and the number of functions.
+    """
+    if coefficients is None:
+        basis = cast(BSpline, features.basis)
+        low, high = basis.grid_range
+        grid = [basis.knots[0], basis.grid_size / (high - low)]
+        return torch.tensor(grid, dtype=torch.float32, device="cpu"), basis.grid_size
     of_groups = coefficients.float().transpose(1, 2)
-    return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
+    return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2), len(coefficients)
 
 
-def _grid(features: Features) -> tuple[int, float, float]:
-    """Intervals, first knot and intervals per unit of x."""
-    basis = cast(BSpline, features.basis)
-    low, high = basis.grid_range
-    return basis.grid_size, basis.knots[0], basis.grid_size / (high - low)
+def _pointers(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _macros(basis: Basis | Shared) -> dict[str, object] | None:
@@ -119,39 +138,32 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
 
 @cache
 def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
+    here = next(filter(shutil.which, ("cc", "gcc", "clang")), "")
+    compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
+    if not compiler:
         log.info("there is no C compiler (cc, gcc or clang) for %s", source)
         return None
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return _load(compiler, source, macros, Path(folder))
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s does not compile %s: %s", compiler, source, error)
-        return None
-
-
-def _load(
-    compiler: str, source: str, macros: frozenset[tuple[str, object]], folder: Path
-) -> ctypes.CDLL:
-    flags = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
     defines = [f"-D{name}={value}" for name, value in macros]
-
-    def run(*arguments: str) -> None:
-        subprocess.run([compiler, *arguments], check=True, capture_output=True, timeout=60)
-
-    path = str(Path(__file__).with_name(source))
-    run(*flags, *defines, "-fopenmp", "-c", path, "-o", str(folder / "object.o"))
-    # Linked without OpenMP's library: its functions are found in the one that torch has loaded, so
-    # that both share one set of threads. (Two sets would wait for work on each other's cores.)
-    run("-shared", str(folder / "object.o"), "-o", str(folder / "library.so"))
-    library = ctypes.CDLL(str(folder / "library.so"))
-    pointers, sizes = (c_void_p,) * 2, (c_long, c_long)
-    if source == "bspline.c":
-        grid = (c_int, c_float, c_float)
-        library.expand.argtypes = (*pointers, *sizes, *grid)
-        library.pull_back.argtypes = (*pointers, c_void_p, *sizes, *grid)
-    else:
-        library.expand.argtypes = (*pointers, c_void_p, *sizes, c_long)
-        library.pull_back.argtypes = (*pointers, *pointers, c_void_p, c_long, *sizes, c_long)
+    try:
+        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a kill
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+            made, linked = (str(Path(folder, name)) for name in ("object.o", "library.so"))
+            path = str(Path(__file__).with_name(source))
+            # Linked without OpenMP's library: its functions are found in the one that torch has
+            # loaded, so that both share one pool of threads. (Two would wait for each other.)
+            for command in (
+                [*compiler, *FLAGS, *defines, "-c", path, "-o", made],
+                [*compiler, "-shared", made, "-o", linked],
+            ):
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
+            library = ctypes.CDLL(linked)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s does not compile %s: %s", compiler[0], source, error)
+        return None
+    library.expand.argtypes = (c_void_p,) * 3 + (c_long,) * 3
+    library.pull_back.argtypes = (c_void_p,) * 4 + (c_long,) * 3
+    if source == "shared.c":
+        library.pull_back.argtypes += (c_void_p, c_long)
     return library

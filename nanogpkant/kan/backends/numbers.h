@@ -1,13 +1,13 @@
-/* What the C files share: numbers in memory, and the base functions of kan/features.py.
+/* Loads and stores, elementary functions, and the base functions of kan/features.py.
 
    native.py defines the macros:
 
-   BASE     NONE, SILU, GELU, GELU_TANH or IDENTITY
-   INPUT    the type of inputs and of their gradient in memory: float, or bf16
-   FEATURE  that of features and of theirs
+   BASE     a name of the enum below
+   INPUT    type of the inputs and their gradient in memory: float or bf16
+   FEATURE  type of the features and their gradient in memory: float or bf16
 */
 #include <stdint.h>
-#ifdef __AVX512BF16__ /* rounds 16 numbers at once */
+#ifdef __AVX512BF16__ /* converts 16 numbers at once */
 #include <immintrin.h>
 #endif
 
@@ -36,20 +36,17 @@ static inline float load_bf16(const bf16 *from) {
 }
 static inline float load_float(const float *from) { return *from; }
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define STORE_FEATURES JOIN(store_, FEATURE)
-#define LOAD_FEATURE JOIN(load_, FEATURE)
-#define STORE_INPUTS JOIN(store_, INPUT)
-#define LOAD_INPUT JOIN(load_, INPUT)
+#define load(from) _Generic(*(from), float: load_float, bf16: load_bf16)(from)
+#define store(to, from, count) \
+    _Generic(*(to), float: store_float, bf16: store_bf16)(to, from, count)
 
-/* Written so that a NaN passes: every comparison with it is false. */
+/* A NaN passes through both: every comparison with it is false. */
 static inline float at_least_0(float x) { return x < 0 ? 0 : x; }
 static inline float clamp(float x, float low, float high) {
     return x < low ? low : x > high ? high : x;
 }
 
-/* e^x to two units in the last place: 2^whole * e^rest. (The library's own is not vectorised.) */
+/* e^x = 2^whole * e^rest to two units in the last place; libm's expf does not vectorise. */
 static inline float exponential(float x) {
     x = clamp(x, -87, 88);
     float whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds */
@@ -65,12 +62,12 @@ static inline float exponential(float x) {
     return sum * power_of_2.f;
 }
 
-/* Sine and cosine of an angle of at most 1e5, to 1e-7: what is left of it beyond whole quarters of
-   a turn, in the polynomials of the Cephes library (netlib.org/cephes, sinf and cosf). */
+/* Sine and cosine of an angle of at most 1e5, to 1e-7: reduced by quarter turns, then by the
+   polynomials of the Cephes library (netlib.org/cephes, sinf and cosf). */
 struct wave { float sine, cosine; };
 static inline struct wave wave(float angle) {
-    float quarters = (angle * 0.636619772f + 12582912.0f) - 12582912.0f; /* rounds, as above */
-    float r = angle - quarters * 1.5703125f; /* a quarter is pi / 2, in three parts */
+    float quarters = (angle * 0.636619772f + 12582912.0f) - 12582912.0f; /* rounds */
+    float r = angle - quarters * 1.5703125f; /* pi / 2 in three parts */
     r = (r - quarters * 4.83751297e-4f) - quarters * 7.54978995e-8f;
     float square = r * r;
     float sine = -1.9515295891e-4f * square + 8.3321608736e-3f;
@@ -81,13 +78,13 @@ static inline struct wave wave(float angle) {
     float up = quarter & 1 ? cosine : sine, right = quarter & 1 ? sine : cosine;
     return (struct wave){quarter & 2 ? -up : up, (quarter + 1) & 2 ? -right : right};
 }
-/* The wave of the sum of two angles. */
+/* Sine and cosine of the sum of two angles. */
 static inline struct wave turned(struct wave a, struct wave b) {
     return (struct wave){a.sine * b.cosine + a.cosine * b.sine,
                          a.cosine * b.cosine - a.sine * b.sine};
 }
 
-/* e^(-x^2 / 2), and of it the normal distribution below x, to 1e-7: Abramowitz and Stegun, 7.1.26. */
+/* e^(-x^2 / 2), and from it the normal distribution to 1e-7 (Abramowitz and Stegun 7.1.26). */
 static inline float bell(float x) { return exponential(-0.5f * x * x); }
 static inline float normal_below(float x, float bell) {
     float t = 1 / (1 + 0.23164189f * (x < 0 ? -x : x));
@@ -100,17 +97,20 @@ static inline float normal_below(float x, float bell) {
     return x < 0 ? beyond : 1 - beyond;
 }
 
-/* sigmoid(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3): what GELU's tanh form multiplies x by. */
+/* GELU's tanh form is x times this: sigmoid(2u) with u = sqrt(2 / pi) * (x + 0.044715 x^3). */
 static inline float tanh_gate(float x) {
     return 1 / (1 + exponential(-1.59576912f * x * (1 + 0.044715f * x * x)));
 }
 
-enum { NONE, SILU, GELU, GELU_TANH, IDENTITY };
+enum { NONE, SILU, GELU, GELU_TANH, EVEN, RELU2, LEAKY_RELU2, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
+    if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
+    if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
+    if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;
     return x;
 }
 static inline float base_slope(float x) {
@@ -118,10 +118,12 @@ static inline float base_slope(float x) {
         float gate = 1 / (1 + exponential(-x));
         return gate * (1 + x * (1 - gate));
     }
-    if (BASE == GELU) {
-        float density = bell(x);
-        return normal_below(x, density) + x * 0.39894228f * density;
+    if (BASE == GELU || BASE == EVEN) {
+        float density = bell(x), below = normal_below(x, density);
+        return (BASE == EVEN ? below - 0.5f : below) + x * 0.39894228f * density;
     }
+    if (BASE == RELU2) return x > 0 ? 2 * x : 0 * x;
+    if (BASE == LEAKY_RELU2) return x > 0 ? 2 * x : 0.5f * x;
     if (BASE == GELU_TANH) {
         float near = clamp(x, -30, 30), gate = tanh_gate(near);
         return gate * (1 + near * (1 - gate) * 1.59576912f * (1 + 0.134145f * near * near));
@@ -129,4 +131,4 @@ static inline float base_slope(float x) {
     return 1;
 }
 
-#define BLOCK 256 /* inputs at a time: what is known of them stays in the first cache */
+#define BLOCK 256 /* inputs at a time; their intermediate values stay in the L1 cache */

@@ -11,14 +11,15 @@ torch.compile for others, or eager torch.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nanogpkant.kan.backends import native
+from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
@@ -33,103 +34,52 @@ CHUNK_FEATURES_GPU = 2**25
 CACHED_WEIGHT = 2**22
 ROWS_OF_WIDE = 2048  # in a tile of such a layer, which holds only part of the inputs
 # Features in a batch from which compiling pays: C takes a quarter of a second, torch ten seconds.
-WORTH_COMPILING = {"c": 2**16, "torch": 2**19}
-
-
-class Steps(NamedTuple):
-    """The element-wise steps on a chunk, and its size."""
-
-    expand: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
-    """(out (rows, M, n), x (rows, n), coefficients, keep): write the features of x into out"""
-    pull_back: Callable[..., Tensor | None]
-    """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
-    grad_x and return that of the coefficients"""
-    rows: int
-    """rows in a chunk of all inputs"""
-    takes_any_inputs: bool = False
-    """whether a chunk may hold a part of the inputs"""
-
-
-def unsupported(device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
-    """None: this backend always runs."""
-    return None
+WORTH_COMPILING_C = 2**16
+WORTH_COMPILING_TORCH = 2**19
 
 
 @torch.no_grad()
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    features: Features,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``."""
-    x = x.detach()  # steps are compiled once, with or without gradients
-    steps = _steps(x, features, dtype)
-    tiling = _tiling(x, weight, features, steps)
-    packed = [weight[..., inputs].to(dtype).flatten(1).T for inputs in tiling.inputs]
-    y = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
-    total, product = None, None  # sum over the tiles of a row, if there are several
-    if len(packed) > 1:
-        total = y.new_empty(tiling.rows, y.shape[1], dtype=_wide(dtype))
-        product = None if total.dtype == dtype else y.new_empty(total.numel())
-    for tile in _tiles(x, keep, features, tiling, dtype):
-        steps.expand(tile.room, tile.x, coefficients, tile.keep)
-        expanded, own = tile.room.flatten(1), packed[tile.number]
+def forward(call: Call) -> Tensor:
+    """(rows, out)."""
+    batch, (rows_of_x, out) = _Batch(call), (len(call.x), len(call.weight))
+    y = call.x.new_empty(rows_of_x, out, dtype=call.dtype)
+    total = product = None
+    if len(batch.weights) > 1:  # products of several tiles are summed before they are rounded
+        total = y.new_empty(batch.most_rows, out, dtype=_wide(call.dtype))
+        product = None if total.dtype == call.dtype else y.new_empty(total.numel())
+    for rows in batch.rows:
         if total is None:
-            torch.mm(expanded, own, out=y[tile.rows])
+            torch.mm(batch.expand(rows, 0), batch.weights[0].T, out=y[rows])
             continue
-        part = total[: len(expanded)]
-        if tile.number == 0:
-            part.zero_()
-        _add_product(part, expanded, own, product)
-        if tile.number == len(packed) - 1:
-            y[tile.rows] = part
+        sums = total[: len(y[rows])].zero_()
+        for part, own in enumerate(batch.weights):
+            _add_product(sums, batch.expand(rows, part), own.T, product)
+        y[rows] = sums
     return y
 
 
 @torch.no_grad()
 def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    features: Features,
-    coefficients: Tensor | None,
-    keep: Tensor | None,
-    dtype: torch.dtype,
-    needs_x: bool,
-    needs_weight: bool,
+    grad_y: Tensor, call: Call, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, the weight and the coefficients, those that are needed.
-
-    The coefficients' comes with that of x.
-    """
-    x, grad_y = x.detach(), grad_y.to(dtype)
-    steps = _steps(x, features, dtype)
-    tiling = _tiling(x, weight, features, steps)
-    packed = [weight[..., inputs].to(dtype).flatten(1) for inputs in tiling.inputs]
-    wide = _wide(dtype)
+    """Gradients of x, the weight and the coefficients."""
+    x, weight, _, coefficients, _, dtype = call
+    batch, grad_y, wide = _Batch(call), grad_y.to(dtype), _wide(dtype)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
-    grads = [own.new_zeros(own.shape, dtype=wide) for own in packed] if needs_weight else []
-    product = packed[0].new_empty(packed[0].numel()) if needs_weight and dtype != wide else None
+    grads = [own.new_zeros(own.shape, dtype=wide) for own in batch.weights] if needs_weight else []
+    product = grads[0].new_empty(grads[0].numel(), dtype=dtype) if grads and dtype != wide else None
     grad_weight = grad_coefficients = None
     if coefficients is not None:
         shape, widest = coefficients.shape, _wide(coefficients.dtype)
         grad_coefficients = coefficients.new_zeros(shape, dtype=widest)
-    for tile in _tiles(x, keep, features, tiling, dtype):
-        own, expanded = packed[tile.number], tile.room.flatten(1)
-        if needs_weight:
-            steps.expand(tile.room, tile.x, coefficients, tile.keep)
-            _add_product(grads[tile.number], grad_y[tile.rows].T, expanded, product)
-        if grad_x is not None:
-            torch.mm(grad_y[tile.rows], own, out=expanded)
-            own_grad = grad_x[tile.rows, tiling.inputs[tile.number]]
-            grad = own_grad.contiguous()  # itself, where it is of all inputs
-            part = steps.pull_back(tile.room, tile.x, coefficients, tile.keep, grad)
-            own_grad.copy_(grad)
-            if part is not None and grad_coefficients is not None:
-                grad_coefficients += part
+    for rows in batch.rows:
+        for part in range(len(batch.weights)):
+            if needs_weight:
+                _add_product(grads[part], grad_y[rows].T, batch.expand(rows, part), product)
+            if grad_x is not None:
+                by_coefficients = batch.pull_back(rows, part, grad_y[rows], grad_x)
+                if by_coefficients is not None and grad_coefficients is not None:
+                    grad_coefficients += by_coefficients
     if needs_weight:
         grads = [g.view(*weight.shape[:2], -1) for g in grads]
         grad_weight = (grads[0] if len(grads) == 1 else torch.cat(grads, -1)).to(weight.dtype)
@@ -151,54 +101,68 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) ->
         total += torch.mm(a, b, out=product[: total.numel()].view_as(total))
 
 
-class Tiling(NamedTuple):
-    """How the features of a batch are cut."""
+class _Batch:
+    """A batch cut into tiles: some rows of all inputs or, in a wide layer, of a part of them.
 
-    rows: int
-    """in a tile"""
-    inputs: list[slice]
-    """of the tiles of a row: one with all inputs, several in wide layers"""
-
-
-class Tile(NamedTuple):
-    """Some rows of some inputs."""
-
-    rows: slice
-    number: int
-    """index of its inputs in the tiling"""
-    x: Tensor
-    keep: Tensor | None
-    room: Tensor
-    """(rows, M, inputs) for its features; all tiles share the memory"""
-
-
-def _tiling(x: Tensor, weight: Tensor, features: Features, steps: Steps) -> Tiling:
-    """Tiles of all inputs if the weight stays in the cache from tile to tile, else of some.
-
-    With few rows a tile, a large weight would be read, and its gradient added to, too often.
+    A weight larger than the cache is read once per tile, and its gradient added to: so many rows go
+    into a tile of such a layer, and few inputs. ``weights`` are those of the parts, (out, M * n').
     """
-    n, rows = x.shape[1], max(1, min(x.shape[0], steps.rows))
-    is_wide = weight.numel() > CACHED_WEIGHT and steps.rows < ROWS_OF_WIDE
-    if not (is_wide and steps.takes_any_inputs) or features.is_learned:
-        return Tiling(rows, [slice(0, n)])
-    rows = min(x.shape[0], ROWS_OF_WIDE)
-    wide = max(32, _rows(CHUNK_FEATURES // ROWS_OF_WIDE, features, 1) // 32 * 32)
-    return Tiling(max(1, rows), [slice(i, min(i + wide, n)) for i in range(0, n, wide)])
+
+    def __init__(self, call: Call) -> None:
+        x, weight, features, self.coefficients, self.keep, dtype = call
+        self.x, self.size = x.detach(), features.size  # steps are compiled without gradients
+        self.steps = steps = _steps(self.x, features, dtype)
+        (count, n), most_rows, most_inputs = x.shape, steps.rows, x.shape[1]
+        if steps.in_parts and weight.numel() > CACHED_WEIGHT and most_rows < ROWS_OF_WIDE:
+            most_rows = ROWS_OF_WIDE
+            most_inputs = max(32, CHUNK_FEATURES // ROWS_OF_WIDE // features.size // 32 * 32)
+        self.most_rows = max(1, min(count, most_rows))
+        self.rows = _slices(count, self.most_rows)
+        self.inputs = _slices(n, most_inputs) if n else [slice(0, 0)]
+        self.weights = [weight[..., inputs].to(dtype).flatten(1) for inputs in self.inputs]
+        most = self.most_rows * features.size * self.inputs[0].stop
+        self.room = x.new_empty(most, dtype=dtype)
+
+    def expand(self, rows: slice, part: int) -> Tensor:
+        """(rows, M * n'): features of a tile, in memory that all tiles share."""
+        tile = self._tile(rows, part)
+        self.steps.expand(*tile)
+        return tile[0].flatten(1)
+
+    def pull_back(self, rows: slice, part: int, grad_y: Tensor, grad_x: Tensor) -> Tensor | None:
+        """Write a tile of ``grad_x``; returns the gradient of the coefficients."""
+        tile = self._tile(rows, part)
+        torch.mm(grad_y, self.weights[part], out=tile[0].flatten(1))
+        own = grad_x[rows, self.inputs[part]]
+        grad = own.contiguous()  # itself, where it is of all inputs
+        by_coefficients = self.steps.pull_back(*tile, grad)
+        own.copy_(grad)
+        return by_coefficients
+
+    def _tile(self, rows: slice, part: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Room for the features (rows, M, n'), the inputs, the coefficients, and ``keep``."""
+        x = self.x[rows, self.inputs[part]]
+        keep = None if self.keep is None else self.keep[rows, self.inputs[part]]
+        room = self.room[: x.numel() * self.size].view(len(x), self.size, -1)
+        return room, x, self.coefficients, keep
 
 
-def _tiles(
-    x: Tensor, keep: Tensor | None, features: Features, tiling: Tiling, dtype: torch.dtype
-) -> Iterator[Tile]:
-    """All tiles, the inputs of the same rows after each other."""
-    widest = tiling.inputs[0].stop
-    room = x.new_empty(tiling.rows * features.size * widest, dtype=dtype)
-    for start in range(0, x.shape[0], tiling.rows):
-        rows = slice(start, start + tiling.rows)
-        for number, inputs in enumerate(tiling.inputs):
-            own = x[rows, inputs]
-            kept = None if keep is None else keep[rows, inputs]
-            own_room = room[: own.numel() * features.size].view(len(own), features.size, -1)
-            yield Tile(rows, number, own, kept, own_room)
+def _slices(count: int, most: int) -> list[slice]:
+    return [slice(start, min(start + most, count)) for start in range(0, count, most)]
+
+
+class Steps(NamedTuple):
+    """The element-wise steps on a chunk, and its size."""
+
+    expand: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
+    """(out (rows, M, n), x (rows, n), coefficients, keep): write the features of x into out"""
+    pull_back: Callable[..., Tensor | None]
+    """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
+    grad_x and return that of the coefficients"""
+    rows: int
+    """rows in a chunk of all inputs"""
+    in_parts: bool = False
+    """whether a chunk may hold a part of the inputs"""
 
 
 def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
@@ -206,9 +170,9 @@ def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
     n, count = x.shape[1], x.numel() * features.size
     if x.device.type != "cpu":
         return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
-    if count >= WORTH_COMPILING["c"] and native.unsupported(features, x.dtype, dtype) is None:
+    if count >= WORTH_COMPILING_C and native.unsupported(features, x.dtype, dtype) is None:
         return _native_steps(features, n)
-    if count >= WORTH_COMPILING["torch"]:
+    if count >= WORTH_COMPILING_TORCH:
         return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
     return _eager_steps(features, n)
 
@@ -228,36 +192,23 @@ def _eager_steps(features: Features, n: int) -> Steps:
 
     def pull_back(grad, x, coefficients, keep, grad_x):
         grad = grad if keep is None else grad * keep.unsqueeze(-2)
-        result, grad_coefficients = features.pull_back(grad, x, coefficients)
+        result, by_coefficients = features.pull_back(grad, x, coefficients)
         grad_x.copy_(result)
-        return grad_coefficients
+        return by_coefficients
 
     return Steps(expand, pull_back, _rows(CHUNK_FEATURES_EAGER, features, n))
 
 
-@cache
 def _native_steps(features: Features, n: int) -> Steps:
-    """Compiled C."""
-
-    def expand(out, x, coefficients, keep):
-        native.expand(features, x.contiguous(), coefficients, out)
-        if keep is not None:
-            out *= keep.unsqueeze(-2)
-
-    def pull_back(grad, x, coefficients, keep, grad_x):
-        if keep is not None and features.is_learned:
-            grad *= keep.unsqueeze(-2)
-        grad_coefficients = native.pull_back(features, x.contiguous(), coefficients, grad, grad_x)
-        if keep is not None and not features.is_learned:  # equal, and fewer products
-            grad_x *= keep
-        return grad_coefficients
-
-    return Steps(expand, pull_back, _rows(CHUNK_FEATURES, features, n), takes_any_inputs=True)
+    """By compiled C."""
+    steps = partial(native.expand, features), partial(native.pull_back, features)
+    in_parts = not features.is_learned  # coefficients are of all inputs
+    return Steps(*steps, _rows(CHUNK_FEATURES, features, n), in_parts)
 
 
 @cache
 def _compiled_steps(features: Features, n: int, limit: int) -> Steps:
-    """Steps by torch.compile, eager where that fails."""
+    """By torch.compile, eager where that fails."""
     # For one number of rows, a power of two so that batches of tokens are often whole chunks.
     # (Code for any number of rows is not vectorised: 10 times slower.)
     rows = 2 ** int(math.log2(_rows(limit, features, n)))

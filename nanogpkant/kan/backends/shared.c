@@ -1,21 +1,20 @@
-/* Functions that groups of inputs share, and their gradients, as loops that a compiler vectorises.
+/* Functions that groups of inputs share, and their gradients, in vectorised loops.
 
-   The specification is kan/shared.py: psi(x) = P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
-   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the first
-   function has the base function added. Here every input has coefficients of its own, those of its
-   group repeated: then the loops need not care where a group ends. native.py defines, beside the
-   macros of numbers.h:
+   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
+   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the base
+   function is added to the first function. Here the coefficients are repeated for every input of a group, so
+   that loops need not stop where a group ends. native.py defines, beside the macros of numbers.h:
 
    FAMILY   RATIONAL, CHEBYSHEV or FOURIER
-   DEGREE   of the polynomials, or the highest multiple of x
-   LIMIT    the largest |x| that a rational function is taken at
+   DEGREE   of the polynomials, or the largest multiple of x
+   LIMIT    bound on |x| in rational functions and waves
 */
 #include "numbers.h"
 
 enum { RATIONAL, CHEBYSHEV, FOURIER };
 #define COEFFICIENTS (FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
 
-/* What the polynomials are taken of, or the angle of the waves. */
+/* Argument of the polynomials, or angle of the waves. */
 static inline float inner(float x) {
     if (FAMILY != CHEBYSHEV) return clamp(x, -LIMIT, LIMIT);
     float e = exponential(-2 * (x < 0 ? -x : x)), tanh = (1 - e) / (1 + e);
@@ -26,7 +25,7 @@ static inline float inner_slope(float x, float u) {
     return 1 - u * u;
 }
 
-/* psi at x, u = inner(x); its coefficients c lie n apart. */
+/* A function at x, with u = inner(x); the stride of its coefficients c is n. */
 static inline float value(float x, float u, const float *c, long n) {
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
@@ -52,7 +51,7 @@ static inline float value(float x, float u, const float *c, long n) {
     return above / (1 + (below < 0 ? -below : below));
 }
 
-/* Its slope; adds ``grad`` times the derivative by each coefficient to ``sums``, n apart as well. */
+/* Its derivative; adds grad times the derivatives by the coefficients to sums, of stride n too. */
 static inline float slope(float x, float u, const float *c, long n, float grad, float *sums) {
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
@@ -105,25 +104,25 @@ void expand(const INPUT *x, const float *coefficients, FEATURE *features, long r
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
             const INPUT *from = x + row * n + first;
-            for (int i = 0; i < count; i++) u[i] = inner(LOAD_INPUT(from + i));
+            for (int i = 0; i < count; i++) u[i] = inner(load(from + i));
             for (long m = 0; m < functions; m++) {
                 const float *c = coefficients + m * COEFFICIENTS * n + first;
                 for (int i = 0; i < count; i++) {
-                    float input = LOAD_INPUT(from + i);
+                    float input = load(from + i);
                     values[i] = value(input, u[i], c + i, n);
                     if (BASE != NONE && m == 0) values[i] += base(input);
                 }
-                STORE_FEATURES(features + (row * functions + m) * n + first, values, count);
+                store(features + (row * functions + m) * n + first, values, count);
             }
         }
     }
 }
 
-/* The gradient of the features, shaped as above -> that of x, and that of the coefficients in
-   ``parts`` sums (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
+/* The gradient of the features -> the gradient of x, and partial sums of that of the coefficients
+   (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
 void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE *restrict grad,
-               INPUT *restrict grad_x, float *restrict sums, long parts, long rows, long n,
-               long functions) {
+               INPUT *restrict grad_x, long rows, long n, long functions, float *restrict sums,
+               long parts) {
     #pragma omp parallel for
     for (long part = 0; part < parts; part++) {
         float *own = sums + part * functions * COEFFICIENTS * n;
@@ -136,20 +135,20 @@ void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE
                 const FEATURE *g = grad + row * functions * n + first;
                 #pragma omp simd
                 for (int i = 0; i < count; i++) {
-                    float input = LOAD_INPUT(from + i);
+                    float input = load(from + i);
                     u[i] = inner(input);
-                    total[i] = BASE == NONE ? 0 : base_slope(input) * LOAD_FEATURE(g + i);
+                    total[i] = BASE == NONE ? 0 : base_slope(input) * load(g + i);
                 }
                 for (long m = 0; m < functions; m++, g += n) {
                     long at = m * COEFFICIENTS * n + first;
                     #pragma omp simd
                     for (int i = 0; i < count; i++) {
-                        float grad_i = LOAD_FEATURE(g + i);
-                        total[i] += grad_i * slope(LOAD_INPUT(from + i), u[i], coefficients + at + i,
+                        float grad_i = load(g + i);
+                        total[i] += grad_i * slope(load(from + i), u[i], coefficients + at + i,
                                                    n, grad_i, own + at + i);
                     }
                 }
-                STORE_INPUTS(grad_x + row * n + first, total, count);
+                store(grad_x + row * n + first, total, count);
             }
         }
     }

@@ -1,45 +1,40 @@
 """One kernel for each product of a layer of uniform B-splines: features never leave the chip.
 
-The kernels walk over tiles of the packed product and make the features of a tile in registers,
-right before they are multiplied, so that memory holds x and the weight alone. Products accumulate
-in float32. Nothing is added by atomics, so a call repeated with the same blocks repeats its bits.
+The features of a tile are computed in registers right before they are multiplied, so that memory
+holds only x and the weight. Products accumulate in float32. There are no atomics: a call repeated
+with the same blocks gives the same bits.
 
-What sets the block sizes: a cubic B-spline takes about 12 instructions, which an H100's SM runs at
-128 lanes a clock, and each of its products is one of 2,048 multiply-adds a clock. A feature that is
-used for 16 * 12, or about 200, outputs thus costs as much time as its products. Outputs come in
-blocks of up to 256 for this reason wherever a feature is made.
+Block sizes: a cubic B-spline takes about 12 instructions, which an SM of an H100 runs at 128 lanes
+a clock; its tensor cores do 2,048 multiply-adds a clock. So a feature costs as much time as its
+products with 16 * 12, or about 200, outputs: kernels that compute features have blocks of up to 256
+outputs.
 """
 
-# Type checkers cannot follow constants of kernels, whose values are not constexpr on the host.
-# pyright: reportAttributeAccessIssue=false, reportPossiblyUnboundVariable=false
-# pyright: reportOptionalMemberAccess=false, reportAssignmentType=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false
-
-from __future__ import annotations
+from __future__ import annotations  # those of kernels name triton.language, which may be missing
 
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nanogpkant.kan.features import Features
+from nanogpkant.kan.backends.reference import Call
+from nanogpkant.kan.bases.bspline import BSpline
+from nanogpkant.kan.features import Features
 
 try:
     import triton
     import triton.language as tl
-except ImportError:  # there are platforms without; what is below is then defined but never run
+except ImportError:  # some platforms have none; the kernels below are then never run
     triton = None
 else:
-    # Read once, here, as triton.jit does: the kernels run on the CPU, slowly, for tests.
+    # Interpreted kernels run on the CPU, slowly, for tests. triton.jit reads this at import too.
     INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
-# Blocks of rows, outputs and inputs, warps, and stages of the loads: what fits into the registers
-# and the shared memory of an H100. The last two of each are for few rows, and for float32 without
-# tensor cores.
+# Candidates (rows, outputs, inputs, warps, stages of loads) that fit the registers and the shared
+# memory of an H100. The last two are for float32 without tensor cores and for few rows.
 FORWARD_BLOCKS = [
     (128, 256, 64, 8, 3), (128, 256, 32, 8, 4), (64, 256, 32, 4, 4), (128, 128, 64, 8, 3),
     (64, 64, 16, 8, 3), (16, 32, 64, 4, 4),
@@ -64,30 +59,28 @@ def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) 
         if torch.cuda.get_device_capability(x_device) < (8, 0):
             return "the GPU is older than NVIDIA's Ampere"
     basis = features.basis
-    if type(basis).__name__ != "BSpline":
+    if not isinstance(basis, BSpline):
         return f"the basis is {type(basis).__name__}, not BSpline"
     if basis.grid is not None:
         return "the grid is not uniform"
-    if not 1 <= basis.order <= 5:
-        return f"the order is {basis.order}, not 1 to 5"
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the dtype is {str(dtype).removeprefix('torch.')}, not float32 or half of it"
     return None
 
 
 class _Constants(NamedTuple):
-    """What a kernel is compiled for: plain values, as results of tuning are written as JSON."""
+    """Compile-time constants of a kernel; plain values, since triton caches tuning as JSON."""
 
     base: str
     order: int
     grid_size: int
     size: int  # M
-    first: int  # the first feature that is a spline: 1, or 0 without a base function
+    first: int  # index of the first spline: 1, or 0 without a base function
     low: float
     high: float
-    per_unit: float  # intervals in a unit of the input
-    linear: bool  # outside the grid the features go on in straight lines
-    inset: float  # how many intervals from an end of the grid they take their slopes
+    per_unit: float  # intervals per unit of the input
+    linear: bool  # splines continue linearly outside the grid
+    inset: float  # distance from the end of the grid, in intervals, at which slopes are taken
     precision: str | None  # of float32 products
 
 
@@ -109,7 +102,7 @@ def _jit(function: Callable) -> Callable:
 
 
 def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
-    """Jit a kernel and run it with the fastest of these blocks, found once for every shape."""
+    """Jit a kernel and autotune it over these blocks, once for every shape."""
     if triton is None:
         return lambda kernel: kernel
     if INTERPRETED:
@@ -120,7 +113,7 @@ def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
     ]
     tune = triton.autotune(
         configs,
-        key=["n", "out", "rows_bucket", "c"],  # and, by itself, the dtypes
+        key=["n", "out", "rows_bucket", "c"],  # triton adds the dtypes
         prune_configs_by={"early_config_prune": _worth_trying},
         cache_results=True,
     )
@@ -128,7 +121,7 @@ def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
 
 
 def _worth_trying(configs: list, arguments: dict[str, Any], **_: Any) -> list:
-    """Leave out blocks with more empty rows than full ones, and those that would not fit."""
+    """Skip blocks that are mostly empty rows, and those that would not fit."""
     rows, c = arguments["rows"], arguments["c"]
     configs = [config for config in configs if config.kwargs["BR"] <= max(16, 2 * rows)]
     if c.precision == "ieee":  # without tensor cores, operands take registers
@@ -156,8 +149,8 @@ def _power(x, exponent: tl.constexpr):
 def _folded(r, order: tl.constexpr, power: tl.constexpr):
     """The truncated powers of bspline._cardinal at the distance r from the centre of a B-spline.
 
-    With power = order they are its value, with power = order - 1 its slope towards the centre.
-    Far outside, infinities too, every term is zero; a NaN stays a NaN.
+    Its value with power = order, its slope towards the centre with power = order - 1. Zero far
+    outside, infinities included; a NaN stays a NaN.
     """
     half: tl.constexpr = (order + 1) / 2
     total = _power(_relu(half - r), power)
@@ -180,7 +173,7 @@ def _slope(s, order: tl.constexpr):
 
 @_jit
 def _spline(x, k, c: tl.constexpr):
-    at_low = (c.order - 1) / 2 - k  # where the grid begins, in intervals from the spline's centre
+    at_low = (c.order - 1) / 2 - k  # start of the grid, in intervals from the spline's centre
     if not c.linear:
         return _folded(tl.abs((x - c.low) * c.per_unit + at_low), c.order, c.order)
     inside = tl.clamp(x, c.low, c.high, propagate_nan=tl.PropagateNan.ALL)
@@ -207,6 +200,12 @@ def _base(x, c: tl.constexpr):
         x *= 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
     if c.base == "gelu_tanh":
         x *= tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    if c.base == "even":
+        x *= 0.5 * tl.erf(x * 0.7071067811865476)
+    if c.base == "relu2":
+        x = tl.where(x > 0, x * x, 0 * x)
+    if c.base == "leaky_relu2":
+        x = tl.where(x > 0, x * x, 0.25 * x * x)
     return x
 
 
@@ -222,12 +221,19 @@ def _base_derivative(x, c: tl.constexpr):
         x = tl.clamp(x, -30.0, 30.0, propagate_nan=tl.PropagateNan.ALL)
         gate = tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
         return gate * (1 + x * (1 - gate) * 1.5957691216057308 * (1 + 0.134145 * x * x))
+    if c.base == "even":
+        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+        return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
+    if c.base == "relu2":
+        return tl.where(x > 0, 2 * x, 0 * x)
+    if c.base == "leaky_relu2":
+        return tl.where(x > 0, 2 * x, 0.5 * x)
     return tl.full(x.shape, 1.0, tl.float32)
 
 
 @_jit
 def _feature(x, m, c: tl.constexpr):
-    """Feature m, known only at run time: unrolled, 9 features' weights would fill shared memory."""
+    """Feature m, a runtime value: an unrolled loop over m would fill shared memory with weights."""
     if c.base == "none":
         value = _spline(x, m, c)
     elif m == 0:
@@ -242,7 +248,7 @@ def _feature(x, m, c: tl.constexpr):
 
 @_jit
 def _load(matrix, row, rows, column, columns, stride, BR: tl.constexpr, BC: tl.constexpr):
-    """The tile (BR, BC) at (row, column) of a matrix (rows, columns), zeros beyond its ends."""
+    """The tile (BR, BC) at (row, column) of a matrix (rows, columns), zero beyond its ends."""
     r, k = tl.arange(0, BR), column + tl.arange(0, BC)
     mask = (row + r < rows)[:, None] & (k < columns)[None, :]
     # Offsets within a tile fit into 32 bits; its start may not.
@@ -267,8 +273,8 @@ def _dot(a, b, total, c: tl.constexpr):
 
 @_jit
 def _block_pair(rows, BR: tl.constexpr, columns, BC: tl.constexpr):
-    """Where this program's tile starts. Programs that run together cover a near-square of tiles, so
-    that most of what one reads, another has brought into the L2 cache."""
+    """Start of this program's tile. Concurrent programs cover a near-square of tiles, so that they
+    share what they read in the L2 cache."""
     across = tl.cdiv(columns, BC)
     program = tl.program_id(0)
     i, j = tl.swizzle2d(program // across, program % across, tl.cdiv(rows, BR), across, 8)
@@ -285,8 +291,8 @@ def _forward_kernel(
     total = tl.zeros((BR, BO), tl.float32)
     x_tile = tl.zeros((BR, BI), tl.float32)
     keep_tile = tl.zeros((BR, BI), tl.float32)
-    # One loop over inputs and features: the loads of a nest of two would run dry between blocks of
-    # inputs, and what could be worked out before the inner loop would fill the registers.
+    # One loop over inputs and features: in a nest of two, the pipeline of loads would drain between
+    # blocks of inputs, and values hoisted out of the inner loop would fill the registers.
     for step in range(tl.cdiv(n, BI) * c.size):
         i, m = step // c.size * BI, step % c.size
         if m == 0:
@@ -342,7 +348,7 @@ def _grad_weight_kernel(
     c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """grad_weight[split] (BO, m, BI) = grad_y.T (BO, rows of the split) @ feature_m of x."""
-    # The programs of all features of a tile are neighbours: they read the same x and grad_y.
+    # Neighbouring programs take the features of one tile: they read the same x and grad_y.
     m, tile = tl.program_id(0) % c.size, tl.program_id(0) // c.size
     i, o = tile % tl.cdiv(n, BI) * BI, tile // tl.cdiv(n, BI) * BO
     first = tl.program_id(1) * rows_per_split
@@ -353,20 +359,15 @@ def _grad_weight_kernel(
         if keep is not None:
             feature *= _load(keep, row, last, i, n, n, BR, BI).to(tl.float32)
         g = _load(grad_y, row, last, o, out, out, BR, BO)
-        # On the left, features stay in registers and the product need not be waited for.
+        # As left operand the features stay in registers, and the product is asynchronous.
         total = _dot(tl.trans(feature.to(g.dtype)), g, total, c)
     grad_weight += tl.cast(tl.program_id(1), tl.int64) * out * c.size * n + m * n
     _store(grad_weight, tl.trans(total), o, out, i, n, c.size * n)
 
 
-def forward(
-    x: Tensor, weight: Tensor, features: Features, coefficients: None, keep: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    """(rows, n), (out, M, n) -> (rows, out), multiplied in ``dtype``.
-
-    ``keep`` (rows, n) multiplies all features of an input. No features with coefficients can run.
-    """
+def forward(call: Call) -> Tensor:
+    """(rows, out). No features with coefficients can run."""
+    x, weight, features, _, keep, dtype = call
     (rows, n), out = x.shape, weight.shape[0]
     y = x.new_empty(rows, out, dtype=dtype)
     _launch(
@@ -380,10 +381,10 @@ def forward(
 
 
 def backward(
-    grad_y: Tensor, x: Tensor, weight: Tensor, features: Features, coefficients: None,
-    keep: Tensor | None, dtype: torch.dtype, needs_x: bool, needs_weight: bool,
-) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
-    """Gradients of x and of the weight, those that are needed, and none of the coefficients."""
+    grad_y: Tensor, call: Call, needs_x: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None, None]:
+    """Gradients of x and of the weight."""
+    x, weight, features, _, keep, dtype = call
     (rows, n), (out, size, _) = x.shape, weight.shape
     c, grad_y, grad_x, grad_weight = _constants(features, dtype), grad_y.to(dtype), None, None
     if needs_x:
@@ -396,8 +397,9 @@ def backward(
             c,
         )
     if needs_weight:
-        splits = _splits(rows, out, size, n, _processors(x.device))
-        # Each split writes a gradient of its own; then they are added in a fixed order.
+        gpu = torch.cuda.get_device_properties(x.device) if x.is_cuda else None
+        splits = _splits(rows, out, size, n, gpu.multi_processor_count if gpu else 1)
+        # Each split writes its own gradient; they are then added in a fixed order.
         partial = torch.float32 if splits > 1 else weight.dtype
         new = weight.new_empty if rows else weight.new_zeros
         parts = new(splits, out, size, n, dtype=partial)
@@ -412,19 +414,13 @@ def backward(
     return grad_x, grad_weight, None
 
 
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 @cache
 def _splits(rows: int, out: int, size: int, n: int, processors: int) -> int:
-    """Among how many programs to share the rows of each tile of the weight's gradient.
+    """Number of programs that share the rows of each tile of the weight's gradient.
 
-    More of them leave fewer processors idle in the last wave. But each is one more copy of the
-    gradient to write and read, which takes as long as to multiply about 5 rows (4 TFLOP/s of a
-    processor, 3 TB/s of memory). The copies stay below 4 tiles of float32 for each processor.
+    More splits leave fewer processors idle in the last wave, but each writes and reads one more
+    copy of the gradient, which takes as long as multiplying about 5 rows (4 TFLOP/s per processor,
+    3 TB/s of memory). The copies stay below 4 tiles of float32 per processor.
     """
     tiles = size * triton.cdiv(out, 256) * triton.cdiv(n, 128)
     limit = max(1, min(4 * processors // tiles, rows // 128))
@@ -440,11 +436,11 @@ def _launch(
     kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]],
     tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...], c: _Constants,
 ) -> None:  # fmt: skip
-    """Run a kernel, unless there are no rows, of which sizes[0] is the number."""
+    """Run a kernel, unless there are no rows (sizes[0])."""
     if (rows := sizes[0]) == 0:
         return
-    # Copies of strided tensors cost little: none is larger than x, grad_y or the weight.
+    # Copies of strided tensors cost little beside the products.
     tensors = [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
     with torch.cuda.device_of(tensors[0]):
-        # Tuned anew for every power of two of the rows, which are what varies.
+        # rows_bucket: tuned again for every power of two of the rows.
         kernel[grid](*tensors, *sizes, rows.bit_length(), c, enable_fp_fusion=True)

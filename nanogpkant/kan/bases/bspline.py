@@ -64,11 +64,16 @@ class BSpline(Basis):
         return self.grid_size + self.order
 
     @property
-    def knots(self) -> tuple[float, ...]:
-        """All ``grid_size + 2 * order + 1`` knots, in units of the input."""
+    def points(self) -> tuple[float, ...]:
+        """All ``grid_size + 1`` grid points, in units of the input."""
         low, high = self.grid_range
         step = (high - low) / self.grid_size
-        inner = self.grid or (*(low + i * step for i in range(self.grid_size)), high)
+        return self.grid or (*(low + i * step for i in range(self.grid_size)), high)
+
+    @property
+    def knots(self) -> tuple[float, ...]:
+        """The grid points with ``order`` more on either side."""
+        inner = self.points
         first, last = inner[1] - inner[0], inner[-1] - inner[-2]
         before = tuple(inner[0] - i * first for i in range(self.order, 0, -1))
         after = tuple(inner[-1] + i * last for i in range(1, self.order + 1))
