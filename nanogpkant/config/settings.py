@@ -41,7 +41,7 @@ MOST: dict[str, float] = {
     **dict.fromkeys(("optim.warmup_iters", "optim.lr_decay_iters", "train.max_iters"), LONG),
     **dict.fromkeys(("train.max_seconds", "train.eval_interval", "train.eval_tokens"), LONG),
     **dict.fromkeys(("train.keep_every", "train.log_interval", "train.sample_tokens"), LONG),
-    **dict.fromkeys(("grid.update_every", "grid.until"), LONG),
+    **dict.fromkeys(("grid.update_every", "grid.until", "optim.decay_iters"), LONG),
     **dict.fromkeys(("optim.learning_rate", "optim.min_lr", "optim.kan_learning_rate"), BIG),
     **dict.fromkeys(("optim.function_learning_rate", "optim.weight_decay"), BIG),
     **dict.fromkeys(("optim.kan_weight_decay", "optim.function_weight_decay"), BIG),

@@ -203,7 +203,7 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # PyYAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if isinstance(expected, type) and type(value) is expected:
         return value

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,10 +150,15 @@ class Checkpoint:
     @cached_property
     def _file(self) -> Any:
         """The weights' file, held open: it can be read even if a trainer removes it."""
+        path = self.folder / WEIGHTS
         try:
-            return safetensors.safe_open(self.folder / WEIGHTS, "pt")
+            with open(path, "rb") as file:
+                # torch opens no name with bytes that are not text, which are surrogates here.
+                is_text = str(path).isprintable() or os.name != "posix"
+                name = path if is_text else Path(f"/dev/fd/{file.fileno()}")
+                return safetensors.safe_open(name, "pt")
         except safetensors.SafetensorError as error:
-            raise _unreadable(self.folder / WEIGHTS, error) from error
+            raise _unreadable(path, error) from error
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor by name.
