@@ -1,1 +1,1 @@
-"""Timings against rivals and the least that the hardware allows. Not a part of the package."""
+"""Timings against other libraries and hardware limits. Not part of the package."""

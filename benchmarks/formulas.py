@@ -3,11 +3,11 @@
     pip install pykan
     python benchmarks/formulas.py runs/NAME --json results/formulas.json
 
-Everything runs on one core, in CPU seconds, which other load changes little. pykan fits
-a*f(b*x + c) + d with each of its functions, as its ``suggest_symbolic`` does. Compared is the best
-R² of each, whatever its complexity; "chosen" is the simplest formula that is about as good, which
-nanogpkant reports. R² is computed here, in float64, over the same points and weights; a figure is
-printed only where nanogpkant's R² of the chosen formulas agrees with it.
+Everything runs on one core and is timed in CPU seconds. pykan fits a*f(b*x + c) + d with each of
+its functions, as its ``suggest_symbolic`` does. The best R² of either library is compared, at any
+complexity; "chosen" is the formula that nanogpkant reports, the simplest of about the same R². It
+is computed here, in float64, over the same points and weights; the script fails if nanogpkant's own
+R² of the chosen formulas differs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from nanogpkant.interpretation.fit.formulas import fit
 from nanogpkant.interpretation.observe.curves import points, tabulate, weights
 from nanogpkant.machine.device import measured_on
 
-DRAWS = 200  # inputs of an edge, drawn from their distribution, that pykan fits
+DRAWS = 200  # inputs of an edge for pykan, sampled from their distribution
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
 def chosen_edges(
     interpretation: Interpretation, count: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Some edges that are not flat, each as a layer of one output: (G, E), (G, E), (G, 1, E)."""
+    """E random edges that are not flat: points (G, E), weights (G, E) and curves (G, 1, E)."""
     random, parts = np.random.default_rng(seed), []
     for number, (name, layer) in enumerate(interpretation.layers.items()):
         at = points(interpretation.observed[name])
@@ -80,8 +80,8 @@ def chosen_edges(
 def by_nanogpkant(
     at: torch.Tensor, share: torch.Tensor, curves: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """R² of every edge's chosen formula and of its best one, and the seconds that they took."""
-    fit(at[:, :2], share[:, :2], curves[:, :, :2])  # what is worked out once
+    """R² of every edge's chosen formula and of its best one, and the CPU seconds of the fit."""
+    fit(at[:, :2], share[:, :2], curves[:, :, :2])  # warm-up
     started = time.process_time()
     fits = fit(at, share, curves)
     seconds = time.process_time() - started
@@ -95,7 +95,7 @@ def by_nanogpkant(
 def by_pykan(
     at: torch.Tensor, share: torch.Tensor, curves: torch.Tensor, seed: int
 ) -> tuple[np.ndarray, float]:
-    """The best R² of every edge among pykan's functions, and the seconds that it took."""
+    """The best R² of every edge among pykan's functions, and the CPU seconds of the fit."""
     from kan.utils import SYMBOLIC_LIB, fit_params
 
     random = torch.Generator().manual_seed(seed)
@@ -117,7 +117,7 @@ def by_pykan(
 
 
 def r2(values: torch.Tensor, share: torch.Tensor, curves: torch.Tensor) -> np.ndarray:
-    """(m, n): share of the weighted variance of (G, m, n) curves that values explain."""
+    """(m, n): weighted R² of values for the curves (G, m, n)."""
     share = (share / share.sum(0)).double()[:, None]
     curves = curves.double()
     mean = (share * curves).sum(0)
@@ -126,7 +126,7 @@ def r2(values: torch.Tensor, share: torch.Tensor, curves: torch.Tensor) -> np.nd
 
 
 def all_edges(interpretation: Interpretation) -> tuple[int, float]:
-    """How many edges there are, and the seconds that their formulas take."""
+    """Number of edges, and the CPU seconds to fit formulas to all of them."""
     edges, seconds = 0, 0.0
     for name, layer in interpretation.layers.items():
         at = points(interpretation.observed[name])

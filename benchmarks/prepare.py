@@ -1,10 +1,9 @@
-"""CPU time and peak memory of preparing texts.
+"""CPU time and peak memory of preparing a text.
 
     python benchmarks/prepare.py TEXT [--copies 1 3] [--tokenizers byte char bpe PATH ...]
 
 TEXT is a plain text such as enwik8, compressed or not; it is repeated --copies times in a temporary
-folder and prepared there by one process. CPU time does not depend on other load. Memory is the peak
-of that process (POSIX only).
+folder and prepared there by one process, whose CPU time and peak memory are shown (POSIX only).
 """
 
 import argparse
@@ -20,7 +19,7 @@ import resource, sys, time
 from pathlib import Path
 from nanogpkant.data import TokenData, prepare
 text, folder, tokenizer = sys.argv[1:]
-if tokenizer == "bpe":  # a vocabulary is trained once, so that is not what is timed
+if tokenizer == "bpe":  # training a vocabulary is not timed
     small = Path(folder) / "sample"
     with open(text, "rb") as file:
         small.write_bytes(file.read(5_000_000).decode("utf-8", "ignore").encode("utf-8"))

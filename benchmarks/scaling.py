@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py --preset quickstart_kan --processes 2 --steps 20 --repeats 3
 
-The batch is the same for all (strong scaling): at an efficiency of 100% a step takes 1/N of the
-time. One and N processes take turns; reported is the median over turns of the median step. On a
-busy machine the CPU seconds of a step say more: those of the slowest process, without its waiting.
+Strong scaling: the global batch is fixed, so at 100% efficiency a step takes 1/N of the time. Runs
+of one and N processes alternate; the result is the median over runs of the median step. CPU seconds
+are those of the slowest process, without its waiting: use them on a busy machine.
 """
 
 import argparse
@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-WARM_UP = 3  # steps not counted: code is compiled, buckets are laid out
+WARM_UP = 3  # steps not counted, in which code is compiled and buckets are allocated
 
 
 def step_times(preset: str, steps: int) -> list[float]:
-    """Medians over the steps, of the slowest process in each; runs in every process.
+    """Median step of the slowest process; runs in every process.
 
     Returns:
         [seconds, CPU seconds].
@@ -40,12 +40,12 @@ def step_times(preset: str, steps: int) -> list[float]:
             took = time.perf_counter() - started, time.process_time() - used
             times.append(world.largest(*took))
             s.state.step += 1
-        del s  # ahead of what binds the processes together
+        del s  # before the process group
     return [statistics.median(each) for each in zip(*times[WARM_UP:], strict=True)]
 
 
 def run(options: argparse.Namespace, processes: int) -> list[float]:
-    """Start the processes; returns ``step_times`` of rank 0."""
+    """``step_times`` of rank 0 of a new process group."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), __file__, "--worker"]
     command += ["--preset", options.preset, "--steps", str(options.steps)]

@@ -2,10 +2,10 @@
 
     python benchmarks/shared_functions.py runs/EXPERIMENT/VARIANT/seed-* --json FILE --plot FILE
 
-Reports the validation loss of every run's best checkpoint: unchanged; with each layer's functions
-shifted from group to group of its inputs (mean of a few shifts); and with every function reset to
-its start, that of the plain GPT. The plot shows the first run's functions over the range of their
-inputs. A figure is printed only where the unchanged loss agrees with the run's record.
+Validation loss of every run's best checkpoint: unchanged; with each layer's functions rolled over
+the groups of its inputs (mean of a few shifts); and with every function at its initial value, that
+of the plain GPT. The plot shows the first run's functions over the range of their inputs. The
+script fails if the unchanged loss differs from the run's metrics.
 """
 
 import argparse
@@ -59,13 +59,13 @@ def main() -> None:
 
 
 def shared_layers(trained: TrainedModel) -> dict[str, KANLinear]:
-    """The layers whose edges share functions, by name."""
+    """Layers whose edges share functions, by name."""
     layers = kan_layers(trained.model).items()
     return {name: layer for name, layer in layers if layer.coefficients is not None}
 
 
 def worth(path: Path, shifts: int) -> dict[str, float | str]:
-    """A run's validation loss with its functions, with each other's, and without."""
+    """A run's validation loss with learned, shifted and initial functions."""
     run = open_run(path)
     trained = load_model(path)
     text = open_run_data(run, trained.config.data).val
@@ -79,7 +79,7 @@ def worth(path: Path, shifts: int) -> dict[str, float | str]:
 
     recorded = {r["step"]: r["loss"] for r in read_metrics(run.metrics_file) if r["split"] == "val"}
     now = loss(learned)
-    if abs(now - recorded[trained.step]) > 5e-3:  # it was trained in bfloat16
+    if abs(now - recorded[trained.step]) > 5e-3:  # the tolerance is for training in bfloat16
         raise SystemExit(f"{path}: loss {now} now, {recorded[trained.step]} in its metrics.jsonl")
     shifted = [
         loss({name: numbers.roll(by, dims=1) for name, numbers in learned.items()})
@@ -90,19 +90,19 @@ def worth(path: Path, shifts: int) -> dict[str, float | str]:
 
 
 def picture(trained: TrainedModel, path: Path) -> Figure:
-    """Every layer's functions, each where 98% of its group's inputs lie; dashed as they started."""
+    """Every layer's functions over the central 98% of their inputs; dashed: initial functions."""
     layers = shared_layers(trained)
     ranges = input_ranges(trained, layers, path)
     depth, sites = trained.config.model.n_layer, len(trained.config.model.kan.sites)
     figure = Figure(figsize=(3.0 * depth, 2.4 * sites), layout="constrained")
-    columns = figure.subplots(sites, depth, squeeze=False).T  # a column for each block
+    columns = figure.subplots(sites, depth, squeeze=False).T  # a column per block
     for axes, (name, layer) in zip(columns.flat, layers.items(), strict=True):
         groups = layer.basis.groups
         x = torch.linspace(0, 1, POINTS)[:, None]
         low, high = ranges[name]
         x = low + (high - low) * x  # (POINTS, groups)
         for numbers, style in ((layer.features.start(), "--"), (layer.coefficients.detach(), "-")):
-            y = layer.features.expand(x, numbers)[:, 0]  # of the first function of every group
+            y = layer.features.expand(x, numbers)[:, 0]  # the first function of every group
             for group in range(groups):
                 width = 0.6 if style == "--" else 1.4
                 colour = COLOURS[group % len(COLOURS)]

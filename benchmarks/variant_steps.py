@@ -1,11 +1,11 @@
-"""Training steps of all variants of an experiment, side by side.
+"""Time of a training step of every variant of an experiment.
 
     python benchmarks/variant_steps.py experiments/gpkant_proxy.yaml --threads 1 --out results
 
-A step is one forward and backward pass, clipping and the variant's optimiser. All variants take
-turns; shown are medians and ratios to the first variant without a KAN layer. The limit is the
-model's FLOPs at the rate of a large matrix product on this machine. No times are shown unless the
-loss and gradients of every variant equal those of its plain-torch reference.
+A step is forward, backward, gradient clipping and the variant's optimizer. Variants are timed in
+turn; the table has medians and ratios to the first variant without a KAN layer. The limit is the
+model's FLOPs at the rate of a large matrix product on this machine. The script fails if the loss or
+gradients of a variant differ from its plain-torch reference.
 """
 
 import argparse
@@ -60,9 +60,9 @@ def main() -> None:
 
 
 def check_against_reference(job: Job) -> None:
-    """Compare a model's loss and all gradients with its plain-torch reference.
+    """Compare a model's loss and gradients with its plain-torch reference.
 
-    In float32, on the timed batch, so that the same code runs.
+    In float32, on the batch that is timed, so that the same code runs.
 
     Raises:
         UserError: they differ.
@@ -75,7 +75,7 @@ def check_against_reference(job: Job) -> None:
 
 
 def measure(jobs: list[Job], rounds: int) -> list[Row]:
-    """A row for each job; ratios are to the first without a KAN layer, or to the first."""
+    """A row per job; ratios are to the first job without a KAN layer, or else to the first."""
     rows = step_rows(jobs, rounds, with_memory=False)
     plain = next(
         (row for row, job in zip(rows, jobs, strict=True) if not job.config.kan.sites), rows[0]

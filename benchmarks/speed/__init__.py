@@ -1,7 +1,7 @@
-"""Gated timings against rivals: a layer or model that is wrong gets no time.
+"""Timings against other libraries; a layer or model with wrong results is not timed.
 
-``python -m benchmarks.speed layer|step|sample|gpu``. Each of these four modules has a ``run``,
-whose parameters are the flags and which returns a ``Report``. They share ``contenders`` (layers to
-time), ``gate`` (correctness), ``measure`` (time and memory of the contenders), ``goals`` (the
-project's own targets), ``report`` and ``charts``.
+``python -m benchmarks.speed layer|step|sample|gpu``. Each of these four modules has a function
+``run`` that returns a ``Report``; its parameters are the flags. They share ``contenders`` (layers
+to time), ``gate`` (correctness), ``measure`` (time and memory), ``goals`` (the project's targets),
+``report`` and ``charts``.
 """

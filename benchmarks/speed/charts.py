@@ -26,7 +26,7 @@ def bars(
     colour: Callable[[str], str],
     line: float | None = None,
 ) -> None:
-    """Horizontal bars with their numbers, the shortest on top, and a line to compare with."""
+    """Horizontal bars with their values, the shortest on top, and a vertical reference line."""
     names = sorted(values, key=values.__getitem__)
     drawn = axes.barh(names, [values[name] for name in names], color=[colour(n) for n in names])
     axes.bar_label(drawn, fmt=cell, padding=3, fontsize=8)
@@ -39,12 +39,12 @@ def bars(
 
 
 def layer_bars(rows: list[Row], part: str, out: Path) -> None:
-    """Time over all shapes, a panel per dtype; the dashed line is the three products."""
+    """Total time over all shapes, a panel per dtype; the dashed line is the three products."""
     summed = totals(rows)
     dtypes = list(dict.fromkeys(row["dtype"] for row in summed))
     figure = Figure(figsize=(6 * max(1, len(dtypes)), 4.2), layout="constrained")
     panels = figure.subplots(1, max(1, len(dtypes)), squeeze=False)[0]
-    for axes, dtype in zip(panels, dtypes, strict=False):  # one empty panel where nothing is
+    for axes, dtype in zip(panels, dtypes, strict=False):  # an empty panel if there are no rows
         values = {row["layer"]: row["ms"] for row in summed if row["dtype"] == dtype}
         bars(axes, values, "ms, less is better", _colour, values[BARE_PRODUCTS])
         axes.set_title(dtype)
@@ -55,7 +55,7 @@ def layer_bars(rows: list[Row], part: str, out: Path) -> None:
 
 
 def sweep_lines(rows: list[Row], sweep: str, out: Path) -> None:
-    """Time over that of the three products, along a sweep."""
+    """Time relative to the three products, along a sweep."""
     key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
     label = {"grid": "features of an input", "width": "width", "batch": "rows in a batch"}[sweep]
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -97,7 +97,7 @@ def _model_colour(model: str) -> str:
 
 
 def sample_bars(rows: list[Row], out: Path) -> None:
-    """Characters a second, with and without the cache."""
+    """Characters per second, with and without the cache."""
     figure = Figure(figsize=(6, 2), layout="constrained")
     values = {row["sampling"]: row["tokens/s"] for row in rows}
     bars(figure.subplots(), values, "tokens/s, more is better", lambda name: OUR_COLOUR)

@@ -1,7 +1,7 @@
-"""The contenders: our layer, rival layers, and the bare products as the limit of all.
+"""Contenders: our layer, layers of other libraries, and the bare matrix products.
 
-A rival's package is an optional dependency of the benchmarks alone. A layer with several settings
-is several contenders of one name; the tables show the fastest that passes the gate.
+Other libraries are optional dependencies. A layer with several settings is several contenders of
+one name; tables show the fastest one that passes the gate.
 """
 
 import importlib.util
@@ -42,11 +42,11 @@ class Contender:
 
     name: str
     build: Callable[[Problem], nn.Module]
-    """makes a layer with the problem's weights, where it is the same function"""
+    """makes the layer, with the problem's weights if it is the same function"""
     weight_grad: Callable[[nn.Module], Tensor]
-    """gradient of the weight, as (out, M, n) where it is the same function"""
+    """gradient of the weight, (out, M, n) if it is the same function"""
     setting: str = ""
-    """how it is run, where there are several ways"""
+    """setting, if there are several"""
     oracle: Literal["reference", "own formula"] = "reference"
     package: str | None = None
     """name for pip"""
@@ -89,7 +89,7 @@ def contenders(problem: Problem, rivals: bool = True, sweep: bool = False) -> li
 
 
 def _ours(problem: Problem) -> Iterable[Contender]:
-    """The backend that "auto" picks, which users get and goals are about, then the others."""
+    """The backend that "auto" picks, the default that goals refer to, then the others."""
     setting = f"backend {_picked('auto', problem)}"
     yield Contender(OURS, partial(_kan, backend="auto"), _kan_grad, setting)
     yield from (c for c in backend_contenders(problem) if c.setting != setting)
@@ -111,7 +111,7 @@ def backend_contenders(problem: Problem) -> list[Contender]:
 
 
 def _picked(backend: str, problem: Problem) -> str | None:
-    """The backend that would run a problem; None where it cannot."""
+    """The backend that would run a problem, or None."""
     device, dtype = torch.device(problem.device), DTYPES[problem.dtype]
     try:
         return pick_backend(backend, device, problem.features, dtype)
@@ -120,7 +120,7 @@ def _picked(backend: str, problem: Problem) -> str | None:
 
 
 def _rivals(problem: Problem) -> Iterable[Contender]:
-    """Layers of other libraries for the same job, at the same size."""
+    """Layers of other libraries of the same size."""
     basis = problem.basis
     if isinstance(basis, BSpline) and basis.outside == "zero":
         recursion = partial(Contender, build=_cox_de_boor, weight_grad=_cox_de_boor_grad)
@@ -138,7 +138,7 @@ def _rivals(problem: Problem) -> Iterable[Contender]:
 
 
 def _packages() -> Iterable[Contender]:
-    """Rivals from packages. Each compiles its basis; compiling the whole layer fuses more."""
+    """Layers from packages, which compile the basis; also with the whole layer compiled."""
     inkan = partial(Contender, "inkan", weight_grad=_inkan_grad, package="inkan")
     yield inkan(build=partial(_inkan, basis_mode="local"), setting="as documented")
     dense = partial(inkan, build=partial(_inkan, basis_mode="dense", compile_basis=False))
@@ -188,7 +188,7 @@ def _inkan(problem: Problem, **settings: object) -> nn.Module:
         problem.inputs, problem.outputs, grid_size, grid_range=grid_range, **settings
     )
     weight = problem.layer().weight.detach().cpu()
-    spline = weight[:, 1:].transpose(1, 2).flatten(1)  # inkan packs (n, K), then the base
+    spline = weight[:, 1:].transpose(1, 2).flatten(1)  # inkan: (n, K), then the base
     with torch.no_grad():
         layer.weight.copy_(torch.cat([spline, weight[:, 0]], dim=1))
     return layer.to(problem.device)

@@ -1,7 +1,7 @@
-"""The KAN layer of efficient-kan and the original nanoGPKANT, which is slow.
+"""The slow KAN layer of efficient-kan and the original nanoGPKANT.
 
-Written from the formulas, for comparison alone: a grid of its own for every input, the
-Cox-de Boor recursion one torch operation at a time over all rows, and two matrix products.
+Written from the formulas, for comparison only: a grid per input, the Cox-de Boor recursion in eager
+torch over all rows, and two matrix products.
 """
 
 import torch
@@ -12,7 +12,7 @@ from nanogpkant.kan import KANLinear
 
 
 class CoxDeBoorLinear(nn.Module):
-    """The same function as a given KANLinear of B-splines with silu base."""
+    """The same function as a KANLinear of B-splines with base silu."""
 
     def __init__(self, layer: KANLinear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""FastKAN's layer of Gaussians on normed inputs, written from the formula."""
+"""FastKAN's layer of Gaussians on normalized inputs, written from the formula."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class RadialLinear(nn.Module):
-    """y = W vec(exp(-((norm(x) - g_k) / h)^2)) + U silu(x) + b: not B-splines, but of equal size.
+    """y = W vec(exp(-((norm(x) - g_k) / h)^2)) + U silu(x) + b, of the size of our B-splines.
 
     Source: Ziyao Li, *Kolmogorov-Arnold Networks are Radial Basis Function Networks*
     (arXiv 2405.06721): centres g_k from -2 to 2, h apart, and a LayerNorm before them.

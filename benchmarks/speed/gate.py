@@ -1,8 +1,8 @@
-"""The gate: a layer whose output or gradients are wrong gets no time.
+"""The gate: a layer whose output or gradients are wrong is not timed.
 
-The oracle is float64 on the CPU: the reference backend with the same weights or, for a layer that
-is another function by design, its own formula. Rows spread over the batch are compared; the output
-gradient is zero on the others, so that the gradient of the weight comes from these rows alone.
+The oracle runs in float64 on the CPU: the reference backend with the same weights or, for a layer
+that computes another function by design, its own formula. Rows spread over the batch are compared;
+the output gradient is zero on the others, so that these rows determine the weight gradient.
 """
 
 import copy
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from benchmarks.speed.contenders import Contender
 from benchmarks.speed.problem import Problem, Trial
 
-# Largest difference that rounding explains, as a share of the largest value.
+# Largest difference due to rounding, relative to the largest value.
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
 SAMPLED_ROWS = 256
 
 
 class GateError(Exception):
-    """A wrong result: which, and by how much."""
+    """A wrong result, and its error."""
 
 
 def check_against_oracle(contender: Contender, problem: Problem, trial: Trial) -> float:

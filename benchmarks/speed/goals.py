@@ -1,4 +1,4 @@
-"""The project's targets, and whether a benchmark met them."""
+"""The project's targets, compared with measurements."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Goal:
     what: str
     target: float
     measured: float | None
-    """None where one side of the ratio was not measured"""
+    """None if one side of the ratio was not measured"""
     at_most: bool = True
 
     @property
@@ -59,7 +59,7 @@ def layer_goals(rows: list[Row], on_gpu: bool) -> list[Goal]:
 
 
 def _against_the_original(rows: list[Row]) -> list[Goal]:
-    """The original layer in float32 over ours in the dtype that the device is fast at."""
+    """Time of the original layer in float32 over ours in the device's fast dtype."""
     goals = []
     for shape in dict.fromkeys(row["shape"] for row in rows):
         times = {(row["layer"], row["dtype"]): row["ms"] for row in rows if row["shape"] == shape}
@@ -70,7 +70,7 @@ def _against_the_original(rows: list[Row]) -> list[Goal]:
 
 
 def _by_problem(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Milliseconds of all timed contenders, by shape and dtype."""
+    """{shape and dtype: {contender: milliseconds}} of timed contenders."""
     times: dict[str, dict[str, float]] = {}
     for row in rows:
         problem = times.setdefault(f"{row['shape']}, {row['dtype']}", {})

@@ -1,8 +1,8 @@
-"""All measurements on a GPU: correctness of the kernels, layers, steps, full training runs.
+"""All measurements on a GPU: correctness of kernels, layers, training steps, full training runs.
 
-Each part runs in a process of its own with a share of the time, and is written as soon as it is
-done: a faulty kernel, a hanging compiler or a lost machine costs that part alone. The report names
-all that time did not allow.
+Each part runs in its own process with a share of the time and is written when done: a faulty
+kernel, a hanging compiler or a lost machine costs only that part. The report names what was left
+out for lack of time.
 """
 
 import json
@@ -31,15 +31,15 @@ from nanogpkant.machine.device import measured_on, resolve_device
 from nanogpkant.measure.peak import ChildError, in_a_child
 from nanogpkant.report.table import Row
 
-# Share of the time by which each part must be done; time left over goes to the next.
+# Fraction of the time at which each part must be done; unused time goes to the next part.
 DONE_BY = {"correctness": 0.1, "layers": 0.42, "steps": 0.6, "training": 1.0}
-# Time for a training run to save and exit when asked to stop.
+# Seconds for a training run to save and exit when interrupted.
 SECONDS_TO_STOP = 12.0
 
 
 @dataclass(frozen=True)
 class GPUPlan:
-    """What is run. Tests run the same on a CPU, with smaller values."""
+    """What to run. Tests run the same on a CPU, with smaller values."""
 
     device: str = "cuda"
     minutes: float = 9.5
@@ -66,13 +66,13 @@ class GPUPlan:
 
 @dataclass
 class Clock:
-    """Time of the parts."""
+    """Deadlines of the parts."""
 
     minutes: float
     started: float = field(default_factory=time.monotonic)
 
     def left(self, part: str) -> float:
-        """Seconds until a part has to be done."""
+        """Seconds until a part must be done."""
         return self.started + 60 * self.minutes * DONE_BY[part] - time.monotonic()
 
 
@@ -108,7 +108,7 @@ def run(
 
 
 def measure_all(plan: GPUPlan, out: str | None) -> Report:
-    """Run every part, writing the report after each result."""
+    """Run every part and write the report after each result."""
     clock, parts, report = Clock(plan.minutes), {}, _whole(plan, [])
     for part in (_correctness, _layers, _steps, _training):
         for found in part(plan, clock):
@@ -165,7 +165,7 @@ def _checks(plan: GPUPlan) -> list[Problem]:
 
 
 def _check_all(problems: list[Problem], seconds: float) -> list[Row]:
-    """A row for every backend and problem, while time lasts."""
+    """A row per backend and problem, until the time is over."""
     started = time.monotonic()
     rows: list[Row] = []
     for problem in problems:
@@ -179,7 +179,7 @@ def _check(contender: Contender, problem: Problem) -> Row:
         error, equal = gate.check_against_oracle(contender, problem, contender.start(problem)), True
     except gate.GateError as wrong:
         error, equal = str(wrong), False
-    except Exception as failure:  # a kernel that does not compile is a result, too
+    except Exception as failure:  # a kernel that does not compile is a result too
         error, equal = one_line(failure), False
     return {
         "backend": contender.name,
@@ -192,14 +192,14 @@ def _check(contender: Contender, problem: Problem) -> Row:
 
 
 def _layers(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
-    """The layer's table, a shape at a time."""
+    """The table of layers, shape by shape."""
     report = _part("Layers")
     report.notes += layer.NOTES
     rows: list[Row] = []
     for number, shape in enumerate(plan.shapes):
         try:
             left = _limit(clock, "layers")
-            # The first shapes take longest: they compile every setting to find the fastest.
+            # The first shapes take longest: every setting is compiled to find the fastest.
             seconds = min(0.7 * left, 2 * left / (len(plan.shapes) - number))
             rows += in_a_child(_measure_shape, shape, plan, rows, seconds, limit=left)
         except ChildError as error:
@@ -223,7 +223,7 @@ def _measure_shape(
 
 
 def _steps(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
-    """The table of training steps: all models in one part, because they are timed in turn."""
+    """The table of training steps; all models in one part, since they are timed in turn."""
     report = _part("Training steps")
     jobs = list(plan.jobs or _jobs(plan.device))
     try:
@@ -237,7 +237,7 @@ def _steps(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
 
 
 def _jobs(device: str) -> list[step.Job]:
-    """The original's three presets with its dropout and batch, and its own model."""
+    """The original's three presets with its dropout and batch size, and its own model."""
     jobs = step.jobs_for(64, device, "bfloat16", compile=True)
     return [job for job in jobs if job.config.dropout > 0 and job.name != step.MATCHED]
 
@@ -254,7 +254,7 @@ def _limit(clock: Clock, part: str) -> float:
 
 
 def _training(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
-    """Full training runs, each stopped and saved when its share of the time is over."""
+    """Full training runs, each interrupted and saved when its share of the time is over."""
     report, rows = _part("Full training runs"), []
     report.tables.append(Table(report.title, rows, {key: key for key in _no_run("")}))
     for number, preset in enumerate(plan.presets):
@@ -266,7 +266,7 @@ def _training(plan: GPUPlan, clock: Clock) -> Iterator[Report]:
 
 
 def train(preset: str, plan: GPUPlan, seconds: float) -> Row:
-    """Train a preset with the command line, and stop it when time is over."""
+    """Train a preset by the command line, and interrupt it when the time is over."""
     name = Path(preset).stem
     out = Path(plan.runs) / name
     if seconds <= 0:
@@ -284,7 +284,7 @@ def train(preset: str, plan: GPUPlan, seconds: float) -> Row:
 
 
 def _wait(child: subprocess.Popen, seconds: float) -> str:
-    """Its output; when time is over it is interrupted, as by Ctrl-C, and later killed."""
+    """Output of a process; at the time limit it is interrupted, as by Ctrl-C, then killed."""
     for patience, ask in ((seconds, signal.SIGINT), (SECONDS_TO_STOP, signal.SIGKILL)):
         try:
             return child.communicate(timeout=patience)[0]

@@ -1,4 +1,4 @@
-"""One KAN layer, forward and backward: ours, the rivals', and the bare matrix products."""
+"""One KAN layer, forward and backward: ours, other libraries', and the bare matrix products."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from nanogpkant.base.errors import UsageError
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
 from nanogpkant.report.table import Row
 
-# The projections of a block of the preset: qkv, attn_out, mlp_in, mlp_out; and a larger MLP.
+# Projections of a preset's block (qkv, attn_out, mlp_in, mlp_out), and a larger MLP.
 SHAPES = {
     "seed": ((192, 576), (192, 192), (192, 768), (768, 192)),
     "wide": ((768, 3072), (3072, 768)),
@@ -135,7 +135,7 @@ def run(
 
 
 def fill(report: Report, rows: list[Row], device: torch.device, sweep: str | None = None) -> None:
-    """Put the rows so far into the report."""
+    """Update the report with the rows measured so far."""
     report.wrong = [
         f"{row['layer']}, {row['shape']}, {row['dtype']}: {row['gate']}"
         for row in rows
@@ -174,7 +174,7 @@ def _along(
 
 
 def _dtypes(asked: str, device: torch.device) -> list[str]:
-    """The dtypes to measure, the device's fast one last."""
+    """Dtypes to measure, the device's fast one last."""
     if asked in ("fp32", "bf16"):
         return [asked]
     if asked == "both" or resolve_dtype("auto", device) == "bfloat16":

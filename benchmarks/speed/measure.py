@@ -1,8 +1,8 @@
-"""All contenders on one problem: correctness, time, memory and their ratios.
+"""All contenders on one problem: correctness, time, memory and ratios.
 
-On a CPU, every contender is first tried out in a process of its own, where it is compiled, checked
-and its peak memory measured; if it hangs or dies there, nothing else is lost. All that passed are
-then built here, checked again and timed in turn, every setting of every rival.
+On a CPU, every contender is first compiled and checked, and its peak memory measured, in a child
+process, so that one that hangs or crashes costs only itself. Those that pass are built again here,
+checked again and timed in turn, in every setting.
 """
 
 import functools
@@ -31,21 +31,21 @@ class Plan:
 
     repeats: int = 7
     limit: float = 180.0
-    """seconds for a contender to be compiled and run for the first time"""
+    """seconds for a contender to compile and run once"""
     rivals: bool = True
     sweep: bool = False
-    """leave out contenders that no curve needs"""
+    """leave out contenders without a curve"""
     seconds: float = math.inf
-    """for trying out the contenders of a problem; the rest is left out"""
+    """to try contenders of a problem; the rest is left out"""
 
 
 @dataclass(frozen=True)
 class Tryout:
-    """Result of trying out a contender."""
+    """Result of trying a contender."""
 
     memory: int = 0
     refused: str = ""
-    """why it is not timed"""
+    """reason why it is not timed"""
 
 
 LEFT_OUT = Tryout(refused="left out: time was over")
@@ -58,11 +58,11 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
         earlier: rows of this run's other problems; a setting of a rival that was slower there, at
             the same number of inputs, is not tried again.
     """
-    # Else the compiler generalises to dynamic shapes at the second shape, which is slower.
+    # Else the second shape would be compiled for dynamic shapes, which is slower.
     torch.compiler.reset()
     field = _without_losers(contenders(problem, plan.rivals, plan.sweep), problem, earlier)
     bare = [BARE_PRODUCTS] if plan.sweep else list(BARE)
-    # Ours and the products first: if time runs out, rivals are left out.
+    # Ours and the products come first: if time runs out, other libraries are left out.
     ours = [who for who in field if not is_rival(who.name)]
     everyone = [*ours, *bare, *(who for who in field if is_rival(who.name))]
     tryouts: dict[Contender | str, Tryout] = {}
@@ -77,7 +77,7 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
         try:
             if not tryout.refused:
                 tasks[who] = start(who, problem)
-        except Exception as error:  # out of memory for all at once, say
+        except Exception as error:  # such as out of memory for all at once
             tryouts[who] = Tryout(refused=_reason(error))
     with bar(f"timing {problem}", "calls") as progress:
         timings = interleaved(tasks, plan.repeats, torch.device(problem.device), progress)
@@ -86,10 +86,10 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
 
 
 def start(who: Contender | str, problem: Problem) -> Task:
-    """A contender that has passed the gate, ready to be timed.
+    """A contender that passed the gate, ready to time.
 
     Raises:
-        GateError: it is wrong.
+        GateError: its results are wrong.
     """
     if isinstance(who, str):
         return BARE[who](problem)
@@ -99,14 +99,14 @@ def start(who: Contender | str, problem: Problem) -> Task:
 
 
 def try_out(who: Contender | str, problem: Problem, limit: float) -> Tryout:
-    """Compile a contender, check it and measure its memory. Never raises."""
+    """Compile and check a contender and measure its memory. Never raises."""
     if isinstance(who, Contender) and not who.is_installed():
         return Tryout(refused=f"not installed: pip install {who.package}")
     try:
-        if torch.device(problem.device).type == "cuda":  # its memory is counted by tensor
+        if torch.device(problem.device).type == "cuda":  # its memory is counted tensor by tensor
             return _try_out(who, problem)
         return in_a_child(_try_out, who, problem, limit=limit)
-    except Exception as error:  # a rival may raise anything
+    except Exception as error:  # other libraries may raise anything
         return Tryout(refused=_reason(error))
 
 
@@ -116,7 +116,7 @@ def _try_out(who: Contender | str, problem: Problem) -> Tryout:
     except gate.GateError as error:
         return Tryout(refused=_reason(error))
     if isinstance(who, str):
-        task()  # one-time set-up, which the gate triggers for layers, does not count
+        task()  # without one-time set-up, which the gate triggers for layers
     if isinstance(task, Trial):
         task.drop_gradients()
     return Tryout(extra_peak(task, torch.device(problem.device)))
@@ -141,7 +141,7 @@ def _without_losers(
 
 
 def _one_of_each(rows: list[Row]) -> list[Row]:
-    """The fastest setting of each contender that passed the gate; the others go into ``tried``."""
+    """The fastest setting of each contender that passed the gate; others are noted in ``tried``."""
     best: dict[str, Row] = {}
     for row in rows:
         held = best.setdefault(row["layer"], row)
@@ -174,7 +174,7 @@ def _row(problem: Problem, who: Contender | str, tryout: Tryout, timing: Timing 
 
 
 def _compared(rows: list[Row], limit: float) -> list[Row]:
-    """Add the ratios to the bare products, to the limit and to ours."""
+    """Add ratios to the bare products, the limit and our layer."""
     by_layer = {row["layer"]: row["ms"] for row in rows}
     products, ours = by_layer[BARE_PRODUCTS], by_layer[OURS]
     for row in rows:
@@ -187,9 +187,9 @@ def _compared(rows: list[Row], limit: float) -> list[Row]:
 
 
 def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
-    """Lower bound of a layer's time: its FLOPs at the fastest matrix product seen, or its bytes.
+    """Lower bound of a layer's time: that of its FLOPs or of its bytes, whichever is longer.
 
-    The larger of the two. The layer's own products may be the fastest seen.
+    The rate of FLOPs is that of the fastest matrix product measured, the layer's own included.
     """
     rate, speed = rates(problem.dtype, problem.device)
     if products := timings.get(BARE_PRODUCTS):
@@ -208,12 +208,12 @@ def bandwidth(device: torch.device, megabytes: int = 256) -> float:
 
 @functools.cache
 def rates(dtype: str, device: str) -> tuple[float, float]:
-    """FLOP/s of a large matrix product and bytes/s of main memory, measured once a run."""
+    """FLOP/s of a large matrix product and bytes/s of main memory, measured once per run."""
     return matmul_rate(DTYPES[dtype], torch.device(device)), bandwidth(torch.device(device))
 
 
 def totals(rows: list[Row]) -> list[Row]:
-    """Sums over all shapes, of the contenders that were timed at every one."""
+    """Sums over all shapes, for contenders timed at every shape."""
     shapes = {row["shape"] for row in rows}
     sums = []
     for dtype in dict.fromkeys(row["dtype"] for row in rows):

@@ -1,4 +1,4 @@
-"""Names of rows that several files use."""
+"""Row names that several files use."""
 
 OURS = "nanogpkant"
 BARE_PRODUCTS = "three products alone"
@@ -16,6 +16,6 @@ ORIGINAL_MODEL = "the original's KAN, fp32"
 
 
 def is_rival(layer: str) -> bool:
-    """Whether a row of the layer table is another library's layer."""
+    """Whether a row of the layer table is a layer of another library."""
     bare = (BARE_PRODUCTS, EQUAL_FLOPS, SAME_SHAPE)
     return not layer.startswith(OURS) and layer not in bare

@@ -1,9 +1,9 @@
 """The original nanoGPKANT's model, rebuilt from ours to time its training step.
 
-Our GPT with three things as they were: eager Cox-de Boor layers, dropout within
-scaled_dot_product_attention (off CUDA its slow, unfused path), and torch's dropout. The learned
-scale of each spline is folded into the weights, which makes the original slightly faster than it
-was. It was published in float32: time it so.
+Our GPT with three parts of the original: eager Cox-de Boor layers, dropout inside
+scaled_dot_product_attention (the slow, unfused path except on CUDA), and torch's dropout. The
+learned scale of each spline is folded into the weights, so this is slightly faster than the
+original was. Time it in float32, as it was published.
 """
 
 from types import MethodType
@@ -33,6 +33,6 @@ def original_gpt(config: ModelConfig, vocab_size: int) -> GPT:
 
 
 def _attend(self: Attention, q: Tensor, k: Tensor, v: Tensor, visible: None = None) -> Tensor:
-    """Three (B, H, T, D) -> (B, H, T, D), with dropout of single attention weights; no padding."""
+    """q, k, v (B, H, T, D) -> (B, H, T, D), with dropout of attention weights; no padding."""
     dropout = self.dropout.p if self.training else 0.0
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)

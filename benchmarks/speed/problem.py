@@ -1,4 +1,4 @@
-"""Problem: a layer to run forward and backward, and the least that this costs."""
+"""Problem: a layer to run forward and backward, and its FLOPs and bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ def basis_named(name: str, grid_size: int) -> Basis:
 
 @dataclass(frozen=True)
 class Problem:
-    """A shape, a dtype, a device and a basis; it can be pickled for a child process."""
+    """Shape, dtype, device and basis; picklable for a child process."""
 
     inputs: int
     outputs: int
@@ -40,30 +40,30 @@ class Problem:
         return f"{self.rows:,} x {self.shape}, {self.dtype}"
 
     def layer(self, backend: str = "auto") -> KANLinear:
-        """The same weights at every call."""
+        """A layer with the same weights at every call."""
         torch.manual_seed(0)
         options = {"basis": self.basis, "backend": backend, "device": self.device}
         return KANLinear(self.inputs, self.outputs, bias=False, **options)
 
     @property
     def packed(self) -> int:
-        """M * n, the width of the one matrix product that the layer is."""
+        """M * n, the inner size of the layer's matrix product."""
         return self.features.size * self.inputs
 
     @property
     def features(self) -> Features:
-        """Features of an input, the base function included."""
+        """Expansion of an input, with the base function."""
         return Features(self.basis)
 
     def x(self) -> Tensor:
         """(rows, inputs), N(0, 1), in float32 but representable in the problem's dtype.
 
-        Else a contender with inputs of that dtype would be charged with their rounding.
+        So that rounding of the inputs is no error of contenders with inputs of that dtype.
         """
         return self._normal(1, self.inputs)
 
     def grad(self) -> Tensor:
-        """(rows, outputs): the gradient of the output."""
+        """(rows, outputs): gradient of the output."""
         return self._normal(2, self.outputs)
 
     def _normal(self, seed: int, width: int) -> Tensor:
@@ -73,12 +73,12 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Of the three products: forward, weight gradient and input gradient."""
+        """FLOPs of the three products: forward, weight gradient, input gradient."""
         return 3 * 2 * self.rows * self.packed * self.outputs
 
     @property
     def least_bytes(self) -> int:
-        """Bytes read and written if every tensor crosses main memory once per pass.
+        """Bytes of main memory read and written if every tensor moves once per pass.
 
         Forward reads x and the weight and writes y; backward reads x, the weight and y's gradient,
         and writes the gradients of x and the weight. Activations in the problem's dtype, weights in
@@ -90,7 +90,7 @@ class Problem:
 
 
 class Trial:
-    """A layer and the tensors of a problem; calling it runs forward and backward."""
+    """A layer with the tensors of a problem."""
 
     def __init__(self, problem: Problem, module: nn.Module, pure: bool = False) -> None:
         """``pure``: weights and inputs in the problem's dtype; else float32 with autocast."""
@@ -117,7 +117,7 @@ class Trial:
 
 
 def three_products(problem: Problem) -> Callable[[], None]:
-    """The three matrix products of a layer alone, on given features."""
+    """The three matrix products of a layer on given features."""
     dtype, device = DTYPES[problem.dtype], problem.device
     features = torch.randn(problem.rows, problem.packed, device=device).to(dtype)
     weight = torch.randn(problem.outputs, problem.packed, device=device).to(dtype)
@@ -134,7 +134,7 @@ def three_products(problem: Problem) -> Callable[[], None]:
 
 
 def packed_linear(problem: Problem) -> Trial:
-    """nn.Linear of the same FLOPs, on given packed features."""
+    """nn.Linear of the same FLOPs on given packed features."""
     wide = Problem(problem.packed, problem.outputs, problem.rows, problem.dtype, problem.device)
     return Trial(wide, nn.Linear(wide.inputs, wide.outputs, bias=False, device=problem.device))
 

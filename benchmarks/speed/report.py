@@ -15,7 +15,7 @@ from nanogpkant.report.table import Row, markdown
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers; ``columns`` names those that Markdown shows and heads them."""
+    """Rows of numbers; ``columns`` maps the keys shown in Markdown to headings."""
 
     title: str
     rows: list[Row]
@@ -37,7 +37,7 @@ class Report(Answer):
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """which of our layers did not pass the gate: the command then fails"""
+    """our layers that failed the gate; if any, the command fails"""
     draw: Callable[[Path], None] | None = None
     """writes the chart"""
     command: str = field(
@@ -75,7 +75,7 @@ class Report(Answer):
         return "\n\n".join(parts) + "\n"
 
     def save(self, folder: str | None) -> None:
-        """Write all results so far: an interrupted benchmark keeps them."""
+        """Write all results so far, so that an interrupted benchmark keeps them."""
         if folder is None:
             return
         stem = Path(folder) / self.name
@@ -87,7 +87,7 @@ class Report(Answer):
 
 
 def require_above_zero(**values: float | None) -> None:
-    """Refuse a flag that must be above zero and is not.
+    """Refuse a flag that is not above zero.
 
     Raises:
         UsageError: naming the flag.

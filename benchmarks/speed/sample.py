@@ -1,4 +1,4 @@
-"""Sampling with and without the cache of keys and values; both must draw the same text."""
+"""Sampling with and without the key-value cache; both must give the same text."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def run(
         out: folder for the tables (.json, .md) and the chart (.png).
 
     Raises:
-        UserError: the two ways drew different texts.
+        UserError: the two texts differ.
     """
     require_above_zero(repeats=repeats, tokens=tokens)
     where = resolve_device(device, "--device")

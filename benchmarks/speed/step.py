@@ -1,4 +1,4 @@
-"""Training steps of the original's three presets, a matched GPT, and the original's own model."""
+"""Training steps of the original's three presets, a matched GPT, and the original model."""
 
 from dataclasses import replace
 from functools import partial
@@ -82,7 +82,7 @@ def fill(report: Report, rows: list[Row], device: torch.device) -> None:
 def jobs_for(
     batch_size: int, device: str, dtype: str, compile: bool = False, **changes: Any
 ) -> list[Job]:
-    """Every preset with and without dropout, and the original's; ``changes`` apply to all."""
+    """Every preset with and without dropout, and the original model; ``changes`` apply to all."""
     jobs = []
     for dropout in (0.0, 0.2):
         for name in (KAN, PLAIN, BOOSTED, MATCHED):
@@ -93,10 +93,10 @@ def jobs_for(
 
 
 def measure(jobs: list[Job], repeats: int) -> list[Row]:
-    """A row for each job.
+    """A row per job.
 
     Raises:
-        UserError: the original's model is not the same function as ours.
+        UserError: the original model computes another function than ours.
     """
     check_original(jobs[-1])
     rows = step_rows(jobs, repeats)
@@ -107,7 +107,7 @@ def measure(jobs: list[Job], repeats: int) -> list[Row]:
 
 
 def check_original(job: Job) -> None:
-    """The gate: without dropout, the original's model has our loss and gradient.
+    """The gate: without dropout, the original model has our loss and gradient.
 
     Raises:
         UserError: they differ.
@@ -116,6 +116,6 @@ def check_original(job: Job) -> None:
     found = []
     same = replace(job, config=config, batch_size=min(2, job.batch_size))
     for model in (replace(same, name=KAN, make=GPT), same):
-        values = loss_and_gradients(model)  # most parameters of the two are not alike
+        values = loss_and_gradients(model)  # their other parameters are laid out differently
         found.append({key: values[key] for key in ("loss", "tokens.weight")})
     require_equal(*found, 1e-3, f"{ORIGINAL_MODEL}: differs from ours")

@@ -340,6 +340,9 @@ class OptimConfig:
     """peak learning rate of shared functions and curves of distance; null is learning_rate"""
     function_weight_decay: float = 0.0
     """weight decay of shared functions, towards the base function, and of curves, towards zero"""
+    ema_decay: float = 0.0
+    """decay of an exponential moving average of the weights, which is evaluated and saved in their
+    place; 0 is none"""
     grad_clip: float = 1.0
     """maximum norm of the gradient; 0 disables clipping"""
 
@@ -347,7 +350,7 @@ class OptimConfig:
         _at_most("optim", self)
         _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
         _at_least("optim", self, grad_clip=0)
-        _fraction("optim", self, "beta1", "beta2")
+        _fraction("optim", self, "beta1", "beta2", "ema_decay")
         _at_least("optim", self, function_weight_decay=0)
         for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
             if getattr(self, name) is not None:
@@ -522,6 +525,9 @@ class RunConfig:
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"
             refuse("train.parallel", "fsdp", remedy)
+        if self.optim.ema_decay and (value or self.train.parallel == "fsdp"):
+            remedy = "no average over shards or changing grids"
+            refuse("optim.ema_decay", self.optim.ema_decay, remedy)
         if self.optim.name == "muon":
             if self.train.parallel == "fsdp":
                 refuse("train.parallel", "fsdp", "--optim.name muon needs whole matrices; use ddp")

@@ -37,6 +37,7 @@ from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
 from nanogpkant.run.load import load_model, load_weights
+from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
 from nanogpkant.training.session import (
@@ -181,8 +182,9 @@ def open_session(
     wrapped = parallelize(model, options.parallel, world, device)
     model.forward = autocast(device, options.dtype)(model.forward)
     optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
+    average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
     if resume:
-        run, state = continue_run(config, out, checkpoint, model, optimizer, world)
+        run, state = continue_run(config, out, checkpoint, model, optimizer, average, world)
     else:
         state = State()
         run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
@@ -206,6 +208,7 @@ def open_session(
         batches=batches,
         scaler=scaler,
         trackers=trackers,
+        average=average,
     )
 
 
@@ -243,6 +246,8 @@ def fit(s: Session) -> None:
             started = time.perf_counter()
             row = train_step(s, is_logged)
             state.step += 1
+            if s.average is not None:
+                s.average.update(state.step)
             if s.config.grid.changes_at(state.step):
                 adapt_grids(s)
             is_evaluated = state.step % options.eval_interval == 0
@@ -268,7 +273,8 @@ def fit(s: Session) -> None:
             wanted = is_best or is_last or is_kept or (is_evaluated and options.always_save)
             if wanted or stopping:
                 progress.update(state.step, doing="saving")
-                save(s, is_best)
+                with s.averaged():
+                    save(s, is_best)
 
 
 def is_finished(options: TrainConfig, state: State) -> bool:
@@ -327,7 +333,8 @@ def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
     show = partial(progress.show_part, "evaluating")
-    result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
+    with s.averaged():
+        result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)
@@ -359,7 +366,9 @@ def save(s: Session, is_best: bool) -> None:
         with writing(s.run.metrics_file):
             fsync_file(s.run.metrics_file)
     keep_every = s.config.train.keep_every
-    save_training(s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world)
+    save_training(
+        s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world, s.average
+    )
 
 
 def evaluate_start(

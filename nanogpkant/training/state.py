@@ -24,6 +24,7 @@ from nanogpkant.base.errors import UserError, prefixed
 from nanogpkant.machine.distributed import World, is_sharded
 from nanogpkant.run.checkpoint import Checkpoint, features_of, save_checkpoint
 from nanogpkant.run.folder import RunFolder
+from nanogpkant.training.average import WeightAverage
 
 
 @dataclass
@@ -58,12 +59,14 @@ def save_training(
     is_best: bool,
     keep_every: int,
     world: World,
+    average: WeightAverage | None = None,
 ) -> None:
     """Save a checkpoint of a run; all ranks call, and it is there when they return.
 
     Args:
         weights: result of ``whole_weights``.
         is_best, keep_every: see ``save_checkpoint``.
+        average: in place of the weights in training, which go to training.pt.
 
     Raises:
         UserError: it cannot be written; earlier checkpoints are untouched.
@@ -74,6 +77,8 @@ def save_training(
         _write_shards(_moments(model, optimizer, saved["state"]), shards, world)
         saved["state"] = {}
     training = asdict(state) | {"optimizer": saved}
+    if average is not None:
+        training["weights"] = average.values
     with world.together():
         if world.is_main:
             features = features_of(model)
@@ -83,9 +88,14 @@ def save_training(
 
 
 def load_training(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
 ) -> State:
     """Put a checkpoint's moments into an optimiser of the model's parameters.
+
+    Where the checkpoint's weights are an average, the model gets those in training.
 
     Learning rates, decays and betas stay the optimiser's own: the current settings, not the saved.
 
@@ -96,6 +106,9 @@ def load_training(
         UserError: the moments are another optimiser's, or of other parameters.
     """
     training = checkpoint.training()
+    if (weights := training.pop("weights", None)) is not None:
+        with prefixed(f"{checkpoint.folder}"):
+            (average or WeightAverage(model, 0.0)).restore(weights)
     saved, own = training.pop("optimizer"), optimizer.state_dict()
     groups, moments = saved.get("param_groups"), saved.get("state")
     if not (groups and isinstance(moments, dict) and all(isinstance(g, dict) for g in groups)):

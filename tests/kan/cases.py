@@ -1,4 +1,4 @@
-"""Case lists that the tests of the library share."""
+"""Shared case lists."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Fourier, Rational, Shared
 from nanogpkant.kan.backends import native
 
-# Every basis, order and base, and what is shared of each form. 3 groups, as problems have 3 inputs.
+# Every basis, order and base, and every form of sharing, in 3 groups: problems have 3 inputs.
 FEATURES = [
     Features(BSpline()),
     Features(BSpline(3, 1, (-2.0, 2.0)), "gelu"),
@@ -33,7 +33,7 @@ GROUPED = Features(Shared(Rational(), groups=3), "gelu")
 ATOMS = Features(Shared(RBF(3), functions=2), "none")
 FEW = [FIXED, UNEVEN, GROUPED, ATOMS]
 
-# Every order of uniform B-splines, with either outside: what compiled backends are tested on.
+# Uniform B-splines of every order and outside, for tests of compiled backends.
 SPLINES = [
     *(BSpline(5, order) for order in (1, 2, 3, 4, 5)),
     *(BSpline(2, order, (-0.5, 1.5), outside="linear") for order in (1, 2, 3, 4, 5)),
@@ -41,7 +41,7 @@ SPLINES = [
     BSpline(8, 2, (0.0, 3.0)),
 ]
 
-# (basis, share) of layers with 8 inputs: every family.
+# (basis, share) for layers with 8 inputs: every family.
 OWN = [(basis, "edge") for basis in (RBF(), RBF(8, (-1.0, 1.0)), Chebyshev(), Fourier())]
 SHARED = [
     *((Rational(degree), share) for degree in (1, 5) for share in ("group:8", "atoms:4")),

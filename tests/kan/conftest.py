@@ -1,4 +1,4 @@
-"""Fixtures of the library's tests: every kind of features, and a problem to run them on."""
+"""Fixtures: every kind of features, and problems to run them on."""
 
 import dataclasses
 import logging
@@ -15,13 +15,13 @@ from nanogpkant.kan.backends import native, recompute
 
 @pytest.fixture(params=FEATURES, ids=repr)
 def features(request: pytest.FixtureRequest) -> Features:
-    """One after the other, all of FEATURES."""
+    """Parametrized over FEATURES."""
     return request.param
 
 
 @dataclasses.dataclass
 class Problem:
-    """What ``kan_linear`` is called with; coefficients, bias and keep are left out where None."""
+    """Arguments of ``kan_linear`` and a gradient of its output."""
 
     features: Features
     x: Tensor  # (..., n)
@@ -41,12 +41,12 @@ class Problem:
         return [leaf for leaf in leaves if leaf is not None]
 
     def run(self, backend: str) -> list[Tensor]:
-        """The output, then the gradients of x, the weight, the coefficients and the bias."""
+        """The output and the gradients of x, weight, coefficients and bias."""
         y = self.forward(backend)
         return [y, *torch.autograd.grad(y, self.leaves(), self.upstream.to(y))]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Problem":
-        """Another problem, of leaves and the rest changed."""
+        """A problem with ``change`` applied to every tensor."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         tensors = {name: change(v.detach()) for name, v in values.items() if torch.is_tensor(v)}
         for name in tensors.keys() - {"upstream", "keep"}:
@@ -56,7 +56,7 @@ class Problem:
 
 @pytest.fixture
 def problem() -> Callable[..., Problem]:
-    """Make a problem; x has values at knots and far outside, but for 1st orders' kinks."""
+    """Make a problem. x has values far outside and at knots, except at kinks (order 1)."""
 
     def make(
         features: Features,
@@ -87,17 +87,17 @@ def problem() -> Callable[..., Problem]:
 
 
 def special_points(basis: object) -> tuple[float, ...]:
-    """Knots and centres, where formulas change or peak."""
+    """Knots and centres."""
     basis = getattr(basis, "family", basis)
     if not isinstance(basis, BSpline):
         return *getattr(basis, "grid_range", ()), 0.0
-    # At a kink the slopes of either side are right.
+    # At a kink, the slope of either side is right.
     return basis.knots if basis.order > 1 else ()
 
 
 @pytest.fixture
 def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let recompute work in chunks of so many rows, by its eager, native or compiled steps."""
+    """Set the rows of a chunk, and eager, native or compiled steps, of the recompute backend."""
 
     def use(rows: int, kind: str = "eager") -> None:
         def steps(x: Tensor, features: Features, dtype: torch.dtype) -> recompute.Steps:
@@ -114,7 +114,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def forgetful() -> Iterator[None]:
-    """Nothing that was found out about this machine before the test, or in it, is remembered."""
+    """Clear caches of compiled code and log messages before and after the test."""
     remembered = (functional._log_once, native._compiled, recompute._compiled_steps)
     for function in remembered:
         function.cache_clear()
@@ -125,6 +125,6 @@ def forgetful() -> Iterator[None]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """All that the library has logged in the test."""
+    """Text that the library has logged so far."""
     caplog.set_level(logging.INFO, "nanogpkant.kan")
     return lambda: caplog.text

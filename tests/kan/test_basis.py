@@ -1,4 +1,4 @@
-"""Bumps, polynomials and waves against numpy's; and what every basis promises, splines too."""
+"""RBF, Chebyshev and Fourier against numpy; and the interface of every basis."""
 
 import math
 
@@ -28,7 +28,7 @@ widths = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 
 
 def by_numpy(basis: RBF | Chebyshev | Fourier, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(points,) -> (size, points), the values, and as many slopes."""
+    """(points,) -> values and slopes, (size, points) each."""
     if isinstance(basis, RBF):
         centres, width = np.linspace(*basis.grid_range, basis.grid_size + 1, retstep=True)
         r = (x - centres[:, None]) / width
@@ -45,7 +45,7 @@ def by_numpy(basis: RBF | Chebyshev | Fourier, x: np.ndarray) -> tuple[np.ndarra
 
 
 def interesting_points(basis: Basis) -> torch.Tensor:
-    """Random points, those around zero and the centres, and (waves go on) points far outside."""
+    """Random points, points around zero and the centres, and (not for Fourier) far outside."""
     low, high = getattr(basis, "grid_range", (-3.0, 3.0))
     random = np.random.default_rng(0).uniform(2 * low - high, 2 * high - low, 300)
     centres = np.linspace(low, high, getattr(basis, "grid_size", 1) + 1)
@@ -54,7 +54,7 @@ def interesting_points(basis: Basis) -> torch.Tensor:
 
 
 def conditioning(basis: Basis) -> float:
-    """How much larger than a rounding error of the input one of the values may be, about."""
+    """Error of a value per rounding error of the input, about."""
     if isinstance(basis, RBF):
         return 2 * basis.grid_size
     return basis.degree**2 if isinstance(basis, Chebyshev) else 9 * basis.frequencies
@@ -142,14 +142,14 @@ def test_leading_dimensions_are_only_rows(basis: Basis, shape: tuple[int, ...]) 
 @all_bases
 def test_strides_do_not_matter(basis: Basis) -> None:
     x = torch.randn(5, 2, 7, dtype=torch.float64)
-    # What lies between the numbers is NaN, so that reading it shows.
+    # NaN between the numbers shows reads beyond a view.
     strided = torch.stack([x, torch.full_like(x, torch.nan)], -1).transpose(0, 2)[..., 0]
     assert not strided.is_contiguous()
     before = strided.clone()
     for function in (basis.expand, basis.derivative):
         expected = function(strided.contiguous())
         torch.testing.assert_close(function(strided), expected, rtol=1e-14, atol=1e-14)
-    assert torch.equal(strided, before)  # nothing is worked out in place of the input
+    assert torch.equal(strided, before)  # the input is not modified
 
 
 @pytest.mark.parametrize(

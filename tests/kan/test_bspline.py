@@ -1,4 +1,4 @@
-"""B-splines of every order, on every grid, against scipy's."""
+"""B-splines of every order and kind of grid against scipy."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ RANGES = ((-1.0, 1.0), (0.0, 0.1), (-3.7, 12.2), (100.0, 101.0))
 
 
 def uneven_grid(size: int, low: float = -2.0) -> tuple[float, ...]:
-    """Grid points whose spacing varies up to tenfold."""
+    """Grid points whose spacing varies by up to a factor of ten."""
     steps = np.random.default_rng(size).uniform(0.1, 1.0, size)
     return tuple(float(point) for point in low + np.concatenate([[0], steps.cumsum()]))
 
@@ -28,7 +28,7 @@ LINEAR = [dataclasses.replace(basis, outside="linear") for basis in UNIFORM + UN
 
 
 def extended_knots(basis: BSpline) -> np.ndarray:
-    """The knots, by numpy, from what the basis was asked for."""
+    """The knots by numpy, from the arguments of the basis."""
     grid = np.linspace(*basis.grid_range, basis.grid_size + 1)
     grid = grid if basis.grid is None else np.array(basis.grid)
     beyond = np.arange(1, basis.order + 1)
@@ -37,7 +37,7 @@ def extended_knots(basis: BSpline) -> np.ndarray:
 
 
 def interesting_points(basis: BSpline) -> np.ndarray:
-    """Random points, grid points and knots, the floats beside them, and points far outside."""
+    """Random points, grid points, knots, their neighbouring floats, and points far outside."""
     knots = extended_knots(basis)
     width = knots[-1] - knots[0]
     random = np.random.default_rng(0).uniform(knots[0] - width / 9, knots[-1] + width / 9, 200)
@@ -47,7 +47,7 @@ def interesting_points(basis: BSpline) -> np.ndarray:
 
 
 def scipy_splines(basis: BSpline, x: np.ndarray, derivative: int = 0) -> np.ndarray:
-    """(points,) -> (size, points), by scipy; from the right at a knot."""
+    """(points,) -> (size, points) by scipy; from the right at a knot."""
     knots = extended_knots(basis)
     values = []
     for k in range(basis.size):
@@ -58,13 +58,13 @@ def scipy_splines(basis: BSpline, x: np.ndarray, derivative: int = 0) -> np.ndar
 
 
 def steepest(basis: BSpline) -> float:
-    """A slope is a difference of two values of the order below, times at most this."""
+    """Largest factor of a slope, a difference of two values of the order below."""
     knots = extended_knots(basis)
     return (basis.order / (knots[basis.order :] - knots[: -basis.order])).max()
 
 
 def blur(basis: BSpline, dtype: torch.dtype) -> float:
-    """How far values may be off because inputs and knots are rounded to the dtype."""
+    """Error due to rounding of inputs and knots to the dtype."""
     return 2 * torch.finfo(dtype).eps * np.abs(extended_knots(basis)).max() * steepest(basis)
 
 
@@ -87,7 +87,7 @@ def test_derivatives_are_scipys(basis: BSpline, dtype: torch.dtype, tolerance: f
     slopes = basis.derivative(x).numpy()
     close = np.abs(slopes - expected) <= (tolerance + 2 * blur(basis, dtype)) * steepest(basis)
     if basis.order == 1:
-        # A kink: at a knot (to rounding of its position) the slope of either side is right.
+        # At a kink, up to rounding of its position, the slope of either side is right.
         rounding = 2 * torch.finfo(dtype).eps * np.abs(knots).max()
         at_knot = np.abs(points[:, None] - knots).min(-1) <= rounding
         nearby = 1e-3 * np.diff(knots).min() * np.array([[-1], [1]])
@@ -105,7 +105,7 @@ def test_a_linear_outside_is_scipys_tangent_at_the_end(basis: BSpline) -> None:
     x = np.concatenate([x, [low, high, low - 1e4, high + 1e4, -1e30, 1e30]])
     values, slopes = (f(torch.from_numpy(x)).numpy() for f in (basis.expand, basis.derivative))
 
-    inset = 1e-9 * width * (basis.order == 1)  # a kink at the end: its inner side goes on
+    inset = 1e-9 * width * (basis.order == 1)  # at the kink at the end, the inner slope continues
     slope = scipy_splines(basis, np.clip(x, low + inset, high - inset), derivative=1)
     end = np.clip(x, low, high)
     error = np.abs(values - scipy_splines(basis, end) - slope * (x - end))

@@ -1,4 +1,4 @@
-"""What a layer makes of an input: base and basis together, gradients, texts and moments."""
+"""Features: base function and basis, gradients, specs and moments."""
 
 import json
 import math
@@ -44,14 +44,23 @@ FIXED = [features for features in SMOOTH + KINKED if not features.is_learned]
 base_functions = pytest.mark.parametrize("base", [b for b in BASE_FUNCTIONS if b != "none"])
 
 
+# Slopes at -1e30 and 1e30, where they are not 0 and 1.
+LIMITS = {
+    "identity": (1.0, 1.0),
+    "even": (-0.5, 0.5),
+    "relu2": (0.0, 2e30),
+    "leaky_relu2": (-0.5e30, 2e30),
+}
+
+
 @base_functions
 def test_derivative_of_a_base_function_is_that_of_autograd(base: str) -> None:
     function, derivative = BASE_FUNCTIONS[base]
     x = torch.linspace(-30, 30, 601, dtype=torch.float64).requires_grad_()
     (expected,) = torch.autograd.grad(function(x), x, torch.ones_like(x))
     torch.testing.assert_close(derivative(x), expected, rtol=1e-12, atol=1e-12)
-    limits = torch.ones(2) if base == "identity" else torch.tensor([0.0, 1.0])
-    assert torch.equal(derivative(torch.tensor([-1e30, 1e30])), limits)
+    limits = LIMITS.get(base, (0.0, 1.0))
+    assert torch.equal(derivative(torch.tensor([-1e30, 1e30])), torch.tensor(limits))
 
 
 def test_the_tanh_form_of_gelu_is_torchs() -> None:
@@ -69,7 +78,7 @@ def test_features_are_the_base_function_and_then_the_basis(features: Features, p
         base = torch.zeros(7, 0, 3)
     else:
         base = BASE_FUNCTIONS[features.base][0](x)[:, None]
-    if features.is_learned:  # it is added to the first
+    if features.is_learned:  # the base function is added to the first
         expected = basis.expand(x, case.coefficients)
         expected[:, : base.shape[1]] += base
     else:
@@ -181,7 +190,7 @@ def test_a_text_that_no_features_have_is_refused(spec: str) -> None:
 
 @pytest.mark.parametrize("base", ["relu", "", "SiLU", None])
 def test_an_unknown_base_function_is_refused(base: str) -> None:
-    with pytest.raises(ValueError, match="known are silu, gelu, gelu_tanh, identity, none"):
+    with pytest.raises(ValueError, match="known are silu, gelu, gelu_tanh, even"):
         Features(RBF(), base)
 
 
@@ -192,7 +201,7 @@ def test_what_is_no_basis_is_refused(basis: object) -> None:
 
 
 def expanded(features: Features, x: np.ndarray) -> np.ndarray:
-    """(points,) -> (M, points), learned ones as they start."""
+    """(points,) -> (M, points), learned ones at their initial coefficients."""
     inputs = torch.from_numpy(np.asarray(x, dtype=float))
     if features.is_learned:
         inputs = inputs[:, None].expand(-1, features.basis.groups)
@@ -206,7 +215,7 @@ def test_moments_are_those_of_gauss_hermite_quadrature(features: Features) -> No
     weights /= weights.sum()
     values = expanded(features, x)
     mean, second = features.gaussian_moments()
-    # Enough nodes for all but functions of tanh(x), which has poles close to the line.
+    # Enough nodes except for functions of tanh(x), which has poles close to the real line.
     tolerance = 1e-7 if isinstance(features.basis, Chebyshev) else 1e-11
     np.testing.assert_allclose(mean, values @ weights, rtol=0, atol=tolerance)
     np.testing.assert_allclose(second, (values * weights) @ values.T, rtol=0, atol=tolerance)
@@ -236,7 +245,7 @@ def test_moments_do_not_depend_on_torchs_defaults(features: Features) -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            results = Features.gaussian_moments.__wrapped__(features)  # not those remembered
+            results = Features.gaussian_moments.__wrapped__(features)  # not the cached ones
     finally:
         torch.set_default_dtype(before)
     for result, wanted in zip(results, expected, strict=True):

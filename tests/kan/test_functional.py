@@ -1,4 +1,4 @@
-"""kan_linear: what it takes and gives, on every backend that a CPU has, and how torch sees it."""
+"""kan_linear on every backend of a CPU: results, errors, and its integration with torch."""
 
 import dataclasses
 
@@ -82,7 +82,7 @@ def test_one_input_one_output(features, problem, backend: str) -> None:
 
 def test_gradients_are_finite_differences(features, problem) -> None:
     case = problem(features, (3,), out=2, keep=True)
-    case.x.data.uniform_(-2.9, 2.9)  # off the kinks, where there is no derivative
+    case.x.data.uniform_(-2.9, 2.9)  # away from kinks, where there is no derivative
 
     def function(x: Tensor, weight: Tensor, *others: Tensor) -> Tensor:
         *coefficients, bias = others
@@ -139,7 +139,7 @@ def test_autocast_multiplies_in_bfloat16(features, problem, backend: str) -> Non
         rough = case.run(backend)
     assert [r.dtype for r in rough] == [torch.bfloat16] + [torch.float32] * len(case.leaves())
     for result, wanted in zip(rough, exact, strict=True):
-        # bfloat16 rounds by up to 1/256; nothing rounded would be 0
+        # bfloat16 rounds by up to 1/256; without rounding it would be 0
         assert 1e-5 < relative_error(result, wanted) < 0.02
 
 
@@ -158,7 +158,7 @@ def test_dtypes(features, problem, dtype: torch.dtype, tolerance: float, backend
 
 
 def strided(tensor: Tensor) -> Tensor:
-    """The same values as every second of a transposed tensor, between values that are NaN."""
+    """The same values in a strided, transposed view, with NaN between them."""
     around = torch.full([2 * size for size in tensor.shape[::-1]], torch.nan, dtype=tensor.dtype)
     view = around[tuple(slice(None, None, 2) for _ in tensor.shape)].permute(
         *range(tensor.dim())[::-1]
@@ -175,7 +175,7 @@ def test_strides_do_not_matter(features, problem, backend: str) -> None:
     assert not any(leaf.is_contiguous() for leaf in (scattered.x, scattered.weight, scattered.keep))
     assert_close(scattered.run(backend), case.run(backend))
 
-    case.forward(backend).sum().backward()  # sends back one number, expanded
+    case.forward(backend).sum().backward()  # the gradient is an expanded scalar
     case.upstream = torch.ones_like(case.upstream)
     assert_close([leaf.grad for leaf in case.leaves()], case.run("reference")[1:])
 
@@ -277,7 +277,7 @@ def test_the_operators_keep_what_torch_asks_of_operators(features, problem, keep
 def test_compiles_without_a_graph_break(features, problem) -> None:
     torch.compiler.reset()
     compiled = torch.compile(kan_linear, fullgraph=True, backend="aot_eager")
-    for rows in (7, 5, 1):  # the second makes the number of rows a variable
+    for rows in (7, 5, 1):  # the second makes the number of rows dynamic
         case = problem(features, (rows,), keep=True)
         y = compiled(case.x, case.weight, features, case.bias, case.coefficients, case.keep)
         results = [y, *torch.autograd.grad(y, case.leaves(), case.upstream)]

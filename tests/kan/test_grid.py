@@ -1,4 +1,4 @@
-"""Grids that change: the function stays, the optimiser's moments follow, all ranks agree."""
+"""Changes of the grid: functions are preserved, moments transformed, and all ranks agree."""
 
 import copy
 import math
@@ -79,7 +79,7 @@ def test_refining_keeps_every_curve_everywhere(basis: BSpline, outside: str, fac
 def test_refining_is_scipys_knot_insertion(basis: BSpline) -> None:
     new, order = refined(basis, 2 * basis.grid_size), basis.order
     coefficients = torch.randn(basis.size, dtype=torch.float64)
-    # scipy inserts between its outermost order + 1 knots: give it more, with functions of zero.
+    # scipy inserts only inside its outermost order + 1 knots: pad with knots and zeros.
     step = 1.0 * (basis.knots[-1] - basis.knots[0])
     beyond = step * np.arange(1, order + 1)
     padded = np.concatenate([basis.knots[0] - beyond[::-1], basis.knots, basis.knots[-1] + beyond])
@@ -146,7 +146,7 @@ def test_whatever_the_samples_the_function_on_them_stays(
     result = layer.update_grid(samples, max_grid_size=max_grid_size)
     with torch.no_grad():
         change = (layer(samples) - old(samples)).abs().max() / old(samples).std()
-    assert change < 1e-4 + 1e-5  # the last for what the forward pass itself rounds
+    assert change < 1e-4 + 1e-5  # plus rounding of the forward pass
     if result.new == result.old:
         assert result.reason
         assert torch.equal(layer.weight, old.weight)
@@ -157,11 +157,11 @@ def test_whatever_the_samples_the_function_on_them_stays(
 
 
 def test_intervals_far_from_every_sample_are_dropped() -> None:
-    layer = layer_of(BSpline(20, 3))  # a tenth apart
+    layer = layer_of(BSpline(20, 3))  # intervals of 0.1
     samples = torch.rand(300, 4, dtype=torch.float64) * 0.28 + 0.11  # 0.11 to 0.39
     before = layer(samples)
     result = layer.update_grid(samples)
-    assert result.new.grid_range == pytest.approx((0.0, 0.5))  # one spare interval a side
+    assert result.new.grid_range == pytest.approx((0.0, 0.5))  # one spare interval on either side
     assert result.new.grid_size == 5
     torch.testing.assert_close(layer(samples), before)
     one = layer.update_grid(torch.full((5, 4), 0.25))
@@ -192,7 +192,7 @@ def test_samples_out_of_reach_leave_the_layer_alone(value: float) -> None:
 
 @pytest.mark.parametrize("order", range(1, 6))
 def test_a_linear_outside_grows_only_where_that_is_exact(order: int) -> None:
-    """A line goes on smoothly from splines of order 1 and 2; from higher ones with a bend."""
+    """Exact for orders 1 and 2; higher orders have a kink at the end of the grid."""
     basis = BSpline(5, order, outside="linear")
     layer = layer_of(basis)
     samples, old = torch.randn(400, 4, dtype=torch.float64), copy.deepcopy(layer)
@@ -209,7 +209,7 @@ def test_a_linear_outside_grows_only_where_that_is_exact(order: int) -> None:
 
 
 def test_a_fit_is_the_least_squares_one() -> None:
-    """numpy's solution over scipy's design matrix, on the same points."""
+    """Against numpy's lstsq of scipy's design matrix on the same points."""
     old, new = BSpline(6, 3, (0.0, 6.0)), BSpline(order=3, grid=(0.0, 0.4, 0.9, 2.0, 4.0, 5.0, 6.0))
     values = torch.rand(500, dtype=torch.float64).sort().values * 6
     steps = (np.arange(8) + 0.5) / 8
@@ -305,7 +305,7 @@ def gradient(layer: KANLinear, x: Tensor) -> Tensor:
 
 
 def test_gradients_follow_the_map_by_autograd() -> None:
-    """dL/dc_old = A.T dL/dc_new exactly; and where no function is new, the converse too."""
+    """dL/dc_old = A.T dL/dc_new; if no function is new, pinv(A).T inverts it."""
     layer = layer_of(BSpline(5, 3))
     x, finer = torch.randn(50, 4, dtype=torch.float64), refined(BSpline(5, 3), 10)
     g_old, A = gradient(layer, x), transfer(BSpline(5, 3), finer)
@@ -315,7 +315,7 @@ def test_gradients_follow_the_map_by_autograd() -> None:
     torch.testing.assert_close(torch.einsum("lm,oli->omi", whole, g_new), g_old)
     carried = torch.einsum("lm,omi->oli", torch.linalg.pinv(whole).T, g_old)
     torch.testing.assert_close(torch.einsum("lm,oli->omi", whole, carried), g_old)
-    # Of all gradients that would give g_old, the carried one is near the real one.
+    # The transformed gradient is close to the true one.
     assert torch.cosine_similarity(carried.flatten(), g_new.flatten(), dim=0) > 0.8
 
     layer = layer_of(BSpline(5, 3))
@@ -360,7 +360,7 @@ def test_the_optimisers_moments_go_along(how: str) -> None:
 
 
 def test_training_goes_on_as_if_nothing_had_happened() -> None:
-    """The loss makes no jump at a change, and a finer grid fits what the coarse one could not."""
+    """No jump of the loss, and a finer grid fits what a coarse one cannot."""
     layer = layer_of(BSpline(3, 3, (-2.0, 2.0)), dtype=torch.float32)
     x = torch.randn(500, 4)
     y = torch.sin(4 * x).sum(-1, keepdim=True).expand(-1, 3)
@@ -399,7 +399,7 @@ def test_the_change_of_a_constant_layer_is_measured_against_its_size() -> None:
 
 
 def test_health_counts_what_it_says() -> None:
-    basis = BSpline(4, 3, (-1.0, 1.0))  # half apart; the knots reach to 2.5
+    basis = BSpline(4, 3, (-1.0, 1.0))  # intervals of 0.5; knots up to 2.5
     x = torch.tensor([[0.1, -0.9], [0.2, 3.0], [0.3, 1.1], [0.4, -2.6]])
     row = health(basis, x)
     assert row["out_of_range"] == pytest.approx(3 / 8)
@@ -415,12 +415,12 @@ def test_health_counts_what_it_says() -> None:
     line = health(linear(basis), torch.full((10, 2), 1e30))
     assert line["out_of_range"] == 1.0
     assert line["unseen"] == 0.0
-    assert line["dead"] == pytest.approx(3 / 7)  # the 4 at the end see their continuation
+    assert line["dead"] == pytest.approx(3 / 7)  # the samples lie in the support of the last 4
     assert health(basis, torch.randn(9, 2, dtype=torch.bfloat16))["knot_use"] > 0
 
 
 def one_of_two(rank: int, folder: str) -> None:
-    """A process with samples of its own; writes what its layer has become."""
+    """One rank with its own samples; saves its changed layer."""
     torch.set_num_threads(1)
     init = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
@@ -430,7 +430,7 @@ def one_of_two(rank: int, folder: str) -> None:
     samples = (1 + 2 * rank) * torch.randn(100 + 50 * rank, 4)
     results = [layer.update_grid(samples), layer.refine(2 * layer.features.basis.grid_size)]
     try:
-        layer.update_grid(samples if rank else samples * math.nan)  # refused on both
+        layer.update_grid(samples if rank else samples * math.nan)  # refused on both ranks
     except ValueError:
         results.append("refused")
     torch.save([str(results), dict(layer.state_dict())], f"{folder}/{rank}.pt")

@@ -1,4 +1,4 @@
-"""KANLinear: what it computes, what it drops, and how it works with the rest of torch."""
+"""KANLinear: results, dropout, and its integration with torch."""
 
 import copy
 import gc
@@ -34,11 +34,11 @@ def test_parameter_count(base: str, bias: bool, scale: bool) -> None:
 
 
 def naive(layer: KANLinear, x: np.ndarray) -> np.ndarray:
-    """The layer by its definition: one curve an edge, by scipy, summed over the inputs."""
+    """The layer by its definition: scipy's curve of every edge, summed over the inputs."""
     state = {name: value.double().numpy() for name, value in layer.state_dict().items()}
     y = np.zeros((len(x), layer.out_features)) + state.get("bias", 0.0)
     knots, order = np.array(layer.basis.knots), layer.basis.order
-    beyond = np.arange(1, order + 1)  # so that scipy's base interval reaches to the outer knots
+    beyond = np.arange(1, order + 1)  # scipy's base interval must reach to the outer knots
     padded = np.concatenate([knots[0] - beyond[::-1], knots, knots[-1] + beyond])
     base = BASE_FUNCTIONS[layer.features.base]
     for j in range(layer.out_features):
@@ -80,7 +80,7 @@ def test_forward_is_the_sum_of_scipys_curves(
 
 
 def layer_of(basis, share: str = "edge", **options: object) -> KANLinear:
-    """From 8 inputs to 3 outputs in float64, every parameter random."""
+    """8 inputs, 3 outputs, float64, all parameters random."""
     layer = KANLinear(8, 3, basis=basis, share=share, bias=True, dtype=torch.float64, **options)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
@@ -114,7 +114,7 @@ def test_rms_prenorm_is_torchs_rms_norm_before_the_functions() -> None:
 
 
 def one_output_an_input(basis, share: str, dropout: float) -> KANLinear:
-    """A layer whose j-th output is that of its j-th input alone."""
+    """A layer whose output j depends only on input j."""
     layer = KANLinear(8, 8, basis=basis, share=share, dropout=dropout, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.normal_().mul_(torch.eye(8).unsqueeze(1))
@@ -124,14 +124,14 @@ def one_output_an_input(basis, share: str, dropout: float) -> KANLinear:
 @kinds
 def test_dropout_takes_all_features_of_an_input_or_none(basis, share: str) -> None:
     layer = one_output_an_input(basis, share, dropout=0.25)
-    # Not where a function may be zero by itself.
+    # Away from zeros of the functions.
     x = torch.empty(1000, 8, dtype=torch.float64).uniform_(0.1, 0.9).requires_grad_()
     y = layer(x)
     whole = layer.eval()(x)
     dropped = y == 0
     torch.testing.assert_close(y[~dropped], whole[~dropped] / 0.75)
     assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.03)
-    both = dropped[:, :-1] & dropped[:, 1:]  # every input by itself
+    both = dropped[:, :-1] & dropped[:, 1:]  # inputs are dropped independently
     assert both.double().mean().item() == pytest.approx(0.25**2, abs=0.02)
 
     (grad,) = torch.autograd.grad(y.sum(), x)
@@ -158,7 +158,7 @@ def test_folding_the_scale_keeps_the_function() -> None:
     layer.fold_scale()
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
     torch.testing.assert_close(layer(x), before)
-    layer.fold_scale()  # once is enough
+    layer.fold_scale()  # idempotent
     torch.testing.assert_close(layer(x), before)
 
 
@@ -290,8 +290,8 @@ def _distributed_gradient(rank: int, folder: Path) -> None:
     wrapped = nn.parallel.DistributedDataParallel(layer)
     wrapped(x.chunk(2)[rank]).square().mean().backward()
     torch.save([p.grad for p in layer.parameters()], folder / f"gradients-{rank}.pt")
-    # Before the process group: the last to hold it joins gloo's threads, which may want the
-    # interpreter lock that a wrapper's destructor holds, and nobody would move again.
+    # Before the process group: whoever frees it last joins gloo's threads, which may wait for the
+    # GIL that the wrapper's destructor holds: a deadlock.
     del wrapped
     gc.collect()
     torch.distributed.destroy_process_group()

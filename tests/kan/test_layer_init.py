@@ -1,4 +1,4 @@
-"""How a KANLinear starts: unit variance, curves of all shapes, or exactly as efficient-kan does."""
+"""Initialization of KANLinear: unit variance, whitened curves, or as in efficient-kan."""
 
 import math
 
@@ -28,7 +28,7 @@ SPLINE_INITS = ["original", "variance_preserving", "whitened"]
 
 
 def normal_points(count: int) -> Tensor:
-    """Points that are equally likely under N(0, 1)."""
+    """Quantiles of N(0, 1)."""
     return torch.from_numpy(stats.norm.ppf((np.arange(count) + 0.5) / count))
 
 
@@ -37,7 +37,7 @@ def assert_unit_variance(layer: KANLinear) -> None:
     y = layer(torch.randn(400, layer.in_features))
     assert y.std().item() == pytest.approx(1.0, rel=0.1)
     if not layer.features.is_learned:  # shared functions have the mean of the base function
-        # Most of that must depend on the input: it is not a constant of every output.
+        # The variance must come from the input, not from a constant of every output.
         assert y.std(0).square().mean().sqrt().item() == pytest.approx(1.0, rel=0.1)
 
 
@@ -74,7 +74,7 @@ def test_curves_of_an_edges_own_start_with_mean_zero(basis, base: str, init: str
 
 
 def shapes(layer: KANLinear) -> np.ndarray:
-    """How much the curves of all edges vary along their principal shapes, the largest first."""
+    """Variances of the edges' curves along their principal components, the largest first."""
     curves = layer.edges(normal_points(300)).detach().flatten(1)  # (points, edges)
     return torch.linalg.eigvalsh(curves @ curves.T).flip(0)[: layer.features.size].numpy()
 
@@ -82,9 +82,9 @@ def shapes(layer: KANLinear) -> np.ndarray:
 @pytest.mark.parametrize("base", ["silu", "none"])
 @pytest.mark.parametrize("basis", [BSpline(), BSpline(4, 1), RBF(), Chebyshev(5)], ids=repr)
 def test_whitened_curves_vary_equally_along_all_shapes_but_the_smallest(basis, base: str) -> None:
-    """Measured by the principal shapes of the curves themselves, of 10,000 edges.
+    """Measured by the principal components of the curves of 10,000 edges.
 
-    Independent coefficients give the shapes the variances v; whitened, v / (v + max(v) / 100).
+    Independent coefficients give variances v; whitened ones give v / (v + max(v) / 100).
     """
     layers = (
         KANLinear(100, 100, basis=basis, base=base, init=init, dtype=torch.float64)
@@ -107,9 +107,9 @@ def test_shared_functions_start_at_the_base_function(basis, share: str) -> None:
 
 
 def efficient_kan(n: int, out: int, basis: BSpline) -> tuple[Tensor, Tensor, Tensor]:
-    """What efficient-kan draws, by scipy: (out, K, n), then its scaler and base weight (out, n).
+    """efficient-kan's initial splines (out, K, n), scaler and base weight (out, n), by scipy.
 
-    Its curves take noise at the grid points, by coefficients of least squares.
+    Its curves fit random values at the grid points by least squares.
     """
     knots, order = np.array(basis.knots), basis.order
     noise = (torch.rand(out, basis.grid_size + 1, n) - 0.5) * 0.1 / basis.grid_size
@@ -186,7 +186,7 @@ def test_starts_in_half_precision(init: str) -> None:
     ids=repr,
 )
 def test_a_layer_without_memory_can_be_made_and_filled_later(basis, share, init: str) -> None:
-    """The bases are of no other test: what is remembered of them must not be of "meta"."""
+    """No other test uses these bases: their cached moments must not be on "meta"."""
     options = {"bias": True, "share": share, "spline_scale": share == "edge", "init": init}
     with torch.device("meta"):
         layers = [KANLinear(6, 4, basis=basis, **options)]

@@ -1,4 +1,4 @@
-"""The compiled C against its specification in torch: every order, base, block, and odd number."""
+"""Compiled C against torch: every order, base, block size and special value."""
 
 import math
 import re
@@ -29,14 +29,14 @@ SHARED = [
     Shared(Fourier(5), functions=2),
     Shared(Rational(3), functions=4),
 ]
-# Every basis with some base, and every base with a basis of either file: each is compiled.
+# Every basis with some base, and every base with a basis of either C file.
 ALL = [
     *(Features(basis, base) for basis, base in zip(SPLINES + SHARED, cycle(BASE_FUNCTIONS))),
     *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in BASE_FUNCTIONS),
     *(Features(BSpline(4, 1, outside=outside), "none") for outside in ("zero", "linear")),
 ]
 TYPES = [torch.float32, torch.bfloat16]
-# Around the C code's blocks of 112 inputs; even, for groups of two.
+# Even, for groups of two, around the tails of vectors.
 WIDTHS = (2, 110, 112, 114, 226, 600)
 
 
@@ -50,7 +50,7 @@ def numbers_of(features: Features) -> Tensor | None:
 def run(
     features: Features, x: Tensor, numbers: Tensor | None, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Features of x, and what their gradient becomes, in buffers that held NaN."""
+    """Features and gradients in buffers that held NaN."""
     out = torch.full_like(grad, torch.nan)
     native.expand(features, out, x, numbers, None)
     grad_x = torch.full_like(x, torch.nan)
@@ -60,7 +60,7 @@ def run(
 def expected(
     features: Features, x: Tensor, numbers: Tensor | None, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same by torch, in float64."""
+    """The same by torch in float64."""
     x, grad = x.double(), grad.double()
     numbers = None if numbers is None else numbers.double()
     return features.expand(x, numbers), *features.pull_back(grad, x, numbers)
@@ -122,22 +122,22 @@ def test_bfloat16_is_rounded_once(
 
 
 @c_compiles
-@pytest.mark.parametrize("n", [7, 112])  # one number at a time, and many at once
+@pytest.mark.parametrize("n", [7, 112])  # one by one, and vectorised
 def test_bfloat16_is_rounded_to_nearest_and_ties_to_even(n: int) -> None:
     features = Features(BSpline(), "identity")
-    x = 1 + torch.arange(n)[None] / 256  # every second one a tie
+    x = 1 + torch.arange(n)[None] / 256  # half of them are ties
     x[0, -1:] = torch.tensor([2**31 - 1], dtype=torch.int32).view(torch.float32)
     out = torch.empty(1, features.size, n, dtype=torch.bfloat16)
     native.expand(features, out, x, None, None)
     torch.testing.assert_close(out[:, 0], x.bfloat16(), rtol=0, atol=0, equal_nan=True)
-    assert out[0, 0, -1].isnan()  # whichever of its bits are set
+    assert out[0, 0, -1].isnan()  # with any payload
 
 
 @c_compiles
 @pytest.mark.parametrize("outside", ["zero", "linear"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 def test_at_knots(order: int, outside: str) -> None:
-    """Knots that float32 holds exactly. At a corner the slope is that to the right, as torch's."""
+    """Knots that are exact in float32. At a corner the slope is from the right, as in torch."""
     features = Features(BSpline(4, order, outside=outside), "none")
     x = torch.tensor([features.basis.knots])
     case = (features, x, None, torch.randn(1, features.size, x.shape[1]))
@@ -151,9 +151,11 @@ def test_huge_inputs(features: Features) -> None:
     case = (features, x, numbers_of(features), torch.rand(2, features.size, 2))
     results, wanted = run(*case)[:2], expected(*case)[:2]
     waves = isinstance(getattr(features.basis, "family", None), Fourier)
+    if features.base.endswith("2"):  # a square
+        pytest.skip("the square of 2e30 is beyond float32")
     for result, value in zip(results, wanted, strict=True):
         assert result.isfinite().all()
-        if waves:  # the phase of 2e30 is the rounding's
+        if waves:  # the phase of 2e30 is rounding error
             result, value = result[1], value[1]
         torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=1e-4)
 

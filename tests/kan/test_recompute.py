@@ -1,4 +1,4 @@
-"""The recompute backend: chunk by chunk, by every kind of step, the result is the reference's."""
+"""The recompute backend equals the reference, for every chunk size and kind of step."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ steps = pytest.mark.parametrize("kind", ["eager", pytest.param("native", marks=c
 
 
 def assert_close(results: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Every tensor as near as that share of its largest value."""
+    """Compare with a tolerance relative to the largest value of each tensor."""
     for result, wanted in zip(results, expected, strict=True):
         near = tolerance * wanted.abs().max().item() if wanted.numel() else 0.0
         torch.testing.assert_close(result, wanted.to(result.dtype), rtol=0, atol=near)
@@ -49,7 +49,7 @@ def test_ragged_chunks(features, problem, chunks_of, rows: int, keep: bool) -> N
 def test_compiled_c_in_ragged_chunks(features, problem, chunks_of, keep: bool) -> None:
     chunks_of(3, "native")
     case = problem(features, dtype=torch.float32, keep=keep)
-    case.x.data = case.x.data.T.contiguous().T  # C reads rows
+    case.x.data = case.x.data.T.contiguous().T  # C needs contiguous rows
     assert_close(case.run("recompute"), case.map(Tensor.double).run("reference"), 1e-5)
 
 
@@ -62,7 +62,7 @@ def test_compiled_loops_in_ragged_chunks(features, problem, chunks_of) -> None:
     torch.compiler.reset()
     assert_close(case.run("recompute"), case.map(Tensor.double).run("reference"), 1e-5)
     steps = recompute._steps(case.x, features, torch.float32)
-    assert (steps.rows, steps.expand.compiled is None) == (4, False)  # they did compile
+    assert (steps.rows, steps.expand.compiled is None) == (4, False)  # they were compiled
 
 
 @steps
@@ -77,7 +77,7 @@ def test_chunks_are_summed_in_float32(problem, chunks_of, kind: str) -> None:
 
 
 class Sizes(TorchDispatchMode):
-    """Records how many numbers every tensor has that an operation makes."""
+    """Records the size of every result of an operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_memory_does_not_grow_with_the_batch(features, problem, chunks_of, kind:
         with torch.no_grad(), Sizes() as made:
             recompute.forward(call)
             recompute.backward(case.upstream, call, True, True)
-        return made.sizes - {rows * 3, rows * 4}  # but for x, y and their gradients
+        return made.sizes - {rows * 3, rows * 4}  # except x, y and their gradients
 
     assert sizes(300) == sizes(50)
 
@@ -124,7 +124,7 @@ def test_only_what_it_was_given_is_saved(features, problem, autocast: bool) -> N
         saved = saved_tensors(lambda: case.forward("recompute"))
         assert {t.data_ptr() for t in saved} == pointers
         assert {t.data_ptr() for t in saved_tensors(lambda: case.forward("auto"))} == pointers
-        # The reference, on the other hand, keeps every feature.
+        # The reference saves every feature.
         saved = saved_tensors(lambda: case.forward("reference"))
     assert max(t.numel() for t in saved) >= case.x.numel() * features.size
 
@@ -137,7 +137,7 @@ def test_only_what_it_was_given_is_saved(features, problem, autocast: bool) -> N
     ids=str,
 )
 def test_a_weight_larger_than_the_cache(problem, rows: int, dtype, tolerance: float) -> None:
-    """In float32 and bfloat16 compiled C then takes a part of the inputs at a time."""
+    """In float32 and bfloat16, C then takes a part of the inputs at a time."""
     case = problem(FIXED, shape=(rows,), n=1000, out=500, dtype=dtype, keep=True)
     assert case.weight.numel() > recompute.CACHED_WEIGHT
     assert_close(case.run("recompute"), case.map(Tensor.double).run("reference"), tolerance)
@@ -146,7 +146,7 @@ def test_a_weight_larger_than_the_cache(problem, rows: int, dtype, tolerance: fl
 @pytest.mark.parametrize("rows", [0, 1, 500, 1200])
 @pytest.mark.parametrize("features", FEW, ids=repr)
 def test_batches_of_every_size(features, problem, rows: int) -> None:
-    """Eager for few rows, compiled for many, in one chunk and in several."""
+    """Eager for few rows, compiled for many; one chunk and several."""
     case = problem(features, (rows,), n=60, out=5, dtype=torch.float32, keep=True)
     assert_close(case.run("recompute"), case.map(Tensor.double).run("reference"), 1e-4)
 
@@ -168,13 +168,13 @@ def test_goes_on_without_a_torch_compile_that_fails(
     chunks_of(4, "compiled")
     case = problem(FIXED, (19,), keep=True)
     assert_close(case.run("recompute"), case.run("reference"), 1e-12)
-    assert len(calls) == 2  # once for either step, though there are four whole chunks
+    assert len(calls) == 2  # once per step, though there are four whole chunks
     assert logged().count("without torch.compile: there is no compiler today") == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_the_kinds_of_steps_agree_on_rounded_inputs(problem, chunks_of, dtype) -> None:
-    """What C cannot read, such as float16, is left to the others."""
+    """float16, which C cannot read, runs in torch."""
     case = problem(FIXED, (300,), n=40, dtype=dtype)
     assert case.x.numel() * 9 >= recompute.WORTH_COMPILING_C
     results = case.run("recompute")

@@ -1,4 +1,4 @@
-"""The registry of bases: complete, light, and all that a new basis needs beside its file."""
+"""The registry of bases: complete, without torch, and enough to add a basis."""
 
 import inspect
 import subprocess
@@ -115,7 +115,7 @@ def test_entries_say_what_their_files_do(name: str) -> None:
 
 
 def test_names_of_classes_are_unique() -> None:
-    """Features are saved under the name of the entry that names their class."""
+    """Saved features name the entry of their class."""
     names = [entry.source.partition(":")[2] for entry in BASES.values()]
     assert len(set(names)) == len(names)
 

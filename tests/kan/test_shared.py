@@ -1,4 +1,4 @@
-"""Functions that edges share: against plain loops, exact where they start, and never a pole."""
+"""Shared functions: against plain loops, exact at the start, without poles."""
 
 from itertools import product
 
@@ -38,7 +38,7 @@ def quotient(degree: int, numbers: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def by_hand(family: Basis | Rational, numbers: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One function at some points."""
+    """Values of one function."""
     if isinstance(family, Rational):
         return quotient(family.degree, numbers, x)
     return numbers[0] * x + numbers[1:] @ family.expand(torch.from_numpy(x)).numpy()
@@ -54,7 +54,7 @@ def test_every_group_has_functions_of_its_own(shared: Shared) -> None:
     values = shared.expand(x, numbers)
     assert values.shape == (20, shared.size, 6)
     for i, m in product(range(6), range(shared.size)):
-        group = i * shared.groups // 6  # neighbours share
+        group = i * shared.groups // 6  # groups are of neighbours
         expected = by_hand(shared.family, numbers[m, group].numpy(), x[:, i].numpy())
         np.testing.assert_allclose(values[:, m, i], expected, rtol=1e-12, atol=1e-12)
 
@@ -125,7 +125,7 @@ def test_every_number_of_a_rational_function_learns(rational: Rational, base: st
     numbers = start.clone().requires_grad_()
     optimizer = torch.optim.SGD([numbers], lr=0.01)
     x = torch.randn(200, 1, dtype=torch.float64)
-    for _ in range(2):  # a numerator that starts at 0 has to move before its denominator can
+    for _ in range(2):  # a numerator of 0 gives its denominator no gradient
         optimizer.zero_grad()
         (features.expand(x, numbers) - torch.sin(3 * x)).square().mean().backward()
         optimizer.step()
@@ -144,7 +144,7 @@ def test_a_rational_function_has_no_pole(rational: Rational) -> None:
 
 
 def test_the_absolute_value_is_around_the_whole_denominator() -> None:
-    # 1 + |x - x^2|, which is 1 where x is 1; 1 + |x| + |x^2| would be 3.
+    # 1 + |x - x^2| is 1 at x = 1; 1 + |x| + |x^2| would be 3.
     numbers = torch.tensor([7.0, 0.0, 0.0, 0.0, 1.0, -1.0]).view(1, 1, 6)
     values = Shared(Rational(3)).expand(torch.tensor([[1.0], [2.0], [-1.0]]), numbers)
     torch.testing.assert_close(values.flatten(), torch.tensor([7.0, 7 / 3, 7 / 3]))

@@ -1,4 +1,4 @@
-"""All that decides a layer's function travels with its weights, and no optimizer is left behind."""
+"""Features travel with the weights; an optimizer with outdated moments is refused."""
 
 import copy
 from collections.abc import Callable

@@ -43,7 +43,7 @@ struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
 static inline void locate(struct where *at, const INPUT *x, int count, int intervals,
                           float start, float per_unit) {
     for (int i = 0; i < count; i++) {
-        float position = (LOAD_INPUT(x + i) - start) * per_unit;
+        float position = (load(x + i) - start) * per_unit;
         if (LINEAR) {
             float last = ORDER + intervals;
             at->value[i] = clamp(position, ORDER, last);
@@ -72,8 +72,8 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
             const INPUT *from = x + row * n + first;
             FEATURE *to = features + row * (FIRST + splines) * n + first;
             if (BASE != NONE) {
-                for (int i = 0; i < count; i++) values[i] = base(LOAD_INPUT(from + i));
-                STORE_FEATURES(to, values, count);
+                for (int i = 0; i < count; i++) values[i] = base(load(from + i));
+                store(to, values, count);
                 to += n;
             }
             locate(&at, from, count, intervals, start, per_unit);
@@ -84,7 +84,7 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
                     if (LINEAR) b += slope(at.slope[i] - centre) * at.beyond[i];
                     values[i] = b;
                 }
-                STORE_FEATURES(to, values, count);
+                store(to, values, count);
             }
         }
     }
@@ -109,15 +109,15 @@ void pull_back(const INPUT *x, const float *grid, const FEATURE *grad, INPUT *gr
             for (int k = 0; k < splines; k++, from += n) {
                 float centre = k + (ORDER + 1) / 2.0f;
                 for (int i = 0; i < count; i++)
-                    total[i] += slope(at.slope[i] - centre) * LOAD_FEATURE(from + i);
+                    total[i] += slope(at.slope[i] - centre) * load(from + i);
             }
             #pragma omp simd /* gcc does not vectorise GELU's branches without it */
             for (int i = 0; i < count; i++) {
                 total[i] *= per_unit;
                 if (BASE != NONE)
-                    total[i] += base_slope(LOAD_INPUT(inputs + i)) * LOAD_FEATURE(base_grad + i);
+                    total[i] += base_slope(load(inputs + i)) * load(base_grad + i);
             }
-            STORE_INPUTS(grad_x + row * n + first, total, count);
+            store(grad_x + row * n + first, total, count);
         }
     }
 }

@@ -104,15 +104,15 @@ void expand(const INPUT *x, const float *coefficients, FEATURE *features, long r
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
             const INPUT *from = x + row * n + first;
-            for (int i = 0; i < count; i++) u[i] = inner(LOAD_INPUT(from + i));
+            for (int i = 0; i < count; i++) u[i] = inner(load(from + i));
             for (long m = 0; m < functions; m++) {
                 const float *c = coefficients + m * COEFFICIENTS * n + first;
                 for (int i = 0; i < count; i++) {
-                    float input = LOAD_INPUT(from + i);
+                    float input = load(from + i);
                     values[i] = value(input, u[i], c + i, n);
                     if (BASE != NONE && m == 0) values[i] += base(input);
                 }
-                STORE_FEATURES(features + (row * functions + m) * n + first, values, count);
+                store(features + (row * functions + m) * n + first, values, count);
             }
         }
     }
@@ -135,20 +135,20 @@ void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE
                 const FEATURE *g = grad + row * functions * n + first;
                 #pragma omp simd
                 for (int i = 0; i < count; i++) {
-                    float input = LOAD_INPUT(from + i);
+                    float input = load(from + i);
                     u[i] = inner(input);
-                    total[i] = BASE == NONE ? 0 : base_slope(input) * LOAD_FEATURE(g + i);
+                    total[i] = BASE == NONE ? 0 : base_slope(input) * load(g + i);
                 }
                 for (long m = 0; m < functions; m++, g += n) {
                     long at = m * COEFFICIENTS * n + first;
                     #pragma omp simd
                     for (int i = 0; i < count; i++) {
-                        float grad_i = LOAD_FEATURE(g + i);
-                        total[i] += grad_i * slope(LOAD_INPUT(from + i), u[i], coefficients + at + i,
+                        float grad_i = load(g + i);
+                        total[i] += grad_i * slope(load(from + i), u[i], coefficients + at + i,
                                                    n, grad_i, own + at + i);
                     }
                 }
-                STORE_INPUTS(grad_x + row * n + first, total, count);
+                store(grad_x + row * n + first, total, count);
             }
         }
     }

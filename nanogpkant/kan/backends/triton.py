@@ -200,6 +200,12 @@ def _base(x, c: tl.constexpr):
         x *= 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
     if c.base == "gelu_tanh":
         x *= tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    if c.base == "even":
+        x *= 0.5 * tl.erf(x * 0.7071067811865476)
+    if c.base == "relu2":
+        x = tl.where(x > 0, x * x, 0 * x)
+    if c.base == "leaky_relu2":
+        x = tl.where(x > 0, x * x, 0.25 * x * x)
     return x
 
 
@@ -215,6 +221,13 @@ def _base_derivative(x, c: tl.constexpr):
         x = tl.clamp(x, -30.0, 30.0, propagate_nan=tl.PropagateNan.ALL)
         gate = tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
         return gate * (1 + x * (1 - gate) * 1.5957691216057308 * (1 + 0.134145 * x * x))
+    if c.base == "even":
+        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+        return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
+    if c.base == "relu2":
+        return tl.where(x > 0, 2 * x, 0 * x)
+    if c.base == "leaky_relu2":
+        return tl.where(x > 0, 2 * x, 0.5 * x)
     return tl.full(x.shape, 1.0, tl.float32)
 
 
