@@ -390,8 +390,10 @@ class GridConfig:
             _at_least("grid", self, until=0)
         object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
         for step, size in self.refine_at.items():
-            if not 1 <= step <= LONG or size > FINE:
-                remedy = f"steps must be 1 to {LONG:,}, and sizes at most {FINE:,}"
+            if step < 1:
+                refuse("grid.refine_at", self.refine_at, f"step {step} must be at least 1")
+            if step > LONG or size > FINE:
+                remedy = f"steps must be at most {LONG:,}, and sizes {FINE:,}"
                 refuse("grid.refine_at", self.refine_at, remedy)
 
     def updates_at(self, step: int) -> bool:
