@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch
 from ranks import assert_same_rows, group, run_all
 from torch.distributed.checkpoint import state_dict_saver
 
