@@ -170,7 +170,7 @@ def _state_from(training: dict[str, Any], checkpoint: Checkpoint) -> State:
         state = State(**training)
         numbers = (state.seconds, state.best_val_loss, state.val_loss)
         is_valid = state.step == checkpoint.step and all(number >= 0 for number in numbers)
-        if is_valid and state.seconds < math.inf:
+        if is_valid and state.seconds < 1e9:  # 30 years, to which a step's time can be added
             return state
     except TypeError:
         pass

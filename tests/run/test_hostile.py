@@ -63,6 +63,7 @@ TAMPERED = {
     "groups swapped": lambda s: s["optimizer"]["param_groups"].reverse(),
     "another step": lambda s: s.update(step=3),
     "nan seconds": lambda s: s.update(seconds=math.nan),
+    "more seconds than a step adds to": lambda s: s.update(seconds=1e300),
     "unknown": lambda s: s.update(extra=1),
     "no optimizer": lambda s: s.pop("optimizer"),
 }
