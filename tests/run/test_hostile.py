@@ -128,6 +128,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("text", "problem"),
     [
         (BOMB, "aliases"),
+        ("model: &a [*a]", "aliases"),
         ("about: " + "[" * 5000, "nested too deeply"),
         ("about: x\nabout: y\n", "twice"),
         ("train: {seed: 1, seed: 2}", "twice"),
