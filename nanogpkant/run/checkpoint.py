@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,11 +152,10 @@ class Checkpoint:
         path = self.folder / WEIGHTS
         try:
             with open(path, "rb") as file:
-                # torch opens no name with bytes that are not text, which are surrogates here.
-                is_text = str(path).isprintable() or os.name != "posix"
-                name = path if is_text else Path(f"/dev/fd/{file.fileno()}")
-                return safetensors.safe_open(name, "pt")
-        except safetensors.SafetensorError as error:
+                # By its descriptor, which outlives the name; and torch opens no name that is no text.
+                name = Path(f"/dev/fd/{file.fileno()}")
+                return safetensors.safe_open(name if name.exists() else path, "pt")
+        except (safetensors.SafetensorError, RuntimeError) as error:
             raise _unreadable(path, error) from error
 
     def weights(self) -> dict[str, Tensor]:
