@@ -152,7 +152,7 @@ class Checkpoint:
         path = self.folder / WEIGHTS
         try:
             with open(path, "rb") as file:
-                # By its descriptor, which outlives the name; and torch opens no name that is no text.
+                # By descriptor: that outlives the name, which torch needs to be text, besides.
                 name = Path(f"/dev/fd/{file.fileno()}")
                 return safetensors.safe_open(name if name.exists() else path, "pt")
         except (safetensors.SafetensorError, RuntimeError) as error:
