@@ -208,7 +208,10 @@ def steady(folder: Path, steps: int, until: float) -> Row:
     process.communicate()
     if len(seen) < 2:
         return Row(f"{steps} steps", 1, 1, "ended before it could be watched")
-    (memory, files), (last, left) = seen[0], seen[-2]
+    early, late = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    (memory, files), (last, left) = (
+        tuple(map(max, zip(*half, strict=True))) for half in (early, late)
+    )
     note = f"{memory / 1e6:.0f} to {last / 1e6:.0f} MB, {files} to {left} files"
     return Row(f"{steps} steps", 1, int(last > 1.1 * memory or left > files), note)
 
