@@ -15,7 +15,7 @@ from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
 
-LARGEST = 1 << 20  # characters of a configuration
+LARGEST = 1 << 20  # bytes of a configuration
 PRESETS = Path(__file__).parent / "presets"
 ALL = "--help lists those that exist"
 

@@ -99,9 +99,6 @@ def interpret(
         seed: decides the text windows and the clustering.
         device: auto, cpu, cuda, cuda:N or mps.
 
-    Returns:
-        The page, the export folder, the summary, and the interpretation with its tables.
-
     Raises:
         UserError: no such run or checkpoint, no KAN layers, too little memory, a package that is
             not installed, or Ctrl-C; the same call resumes.
@@ -155,9 +152,6 @@ def prune(
         seed: decides the text windows, and the random score.
         device: auto, cpu, cuda, cuda:N or mps.
 
-    Returns:
-        The new run, and size, validation loss and speed before and after.
-
     Raises:
         UserError: no such run or checkpoint, no KAN layers, or too little memory.
         UsageError: a setting out of its range, an unknown layer, or a folder that exists.
@@ -171,10 +165,8 @@ def prune(
         from nanogpkant.interpretation import Interpretation
 
         interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
-        found = interpretation.prune(
-            share, out, finetune=finetune, score=score, ablation=ablation, unit=unit
-        )
-    return Pruned(**found)
+        how = {"finetune": finetune, "score": score, "ablation": ablation, "unit": unit}
+        return Pruned(**interpretation.prune(share, out, **how))
 
 
 @contextmanager
