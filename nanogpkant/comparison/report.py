@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.files import write_atomic, write_json
+from nanogpkant.comparison.declared import Verdict
+from nanogpkant.comparison.experiment import Experiment
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.sections import sections_of
@@ -16,16 +18,17 @@ def write_report(
     findings: Findings,
     references: list[Reference],
     title: str,
-    about: str,
     command: str,
-    experiment: str,
+    experiment: Experiment | None,
+    declared: list[Verdict],
 ) -> dict[str, Any]:
     """Write report.json, report.md, report.html and the pictures.
 
     Args:
-        title, about: heading of the report, and the line below it.
+        title: heading of the report.
         command: that made this report.
-        experiment: text of the experiment's file; may be empty.
+        experiment: whose runs these are, if there is one.
+        declared: verdicts on its declared comparisons.
 
     Returns:
         the content of report.json.
@@ -33,15 +36,17 @@ def write_report(
     Raises:
         UserError: a file cannot be written.
     """
+    about, text = (experiment.about, experiment.text) if experiment else ("", "")
     found = {
         "title": title,
         "about": about,
         "command": command,
         **findings.as_dict(),
         "references": [{"name": each.name, "source": each.source} for each in references],
-        "experiment": experiment,
+        "experiment": text,
+        "declared": [verdict.as_dict() for verdict in declared],
     }
-    sections = sections_of(findings, references, command, experiment)
+    sections = sections_of(findings, references, command, text, declared)
     for section in sections:
         if section.charts:
             save_png(folder / section.picture, section.charts, section.lines, section.dashed)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nanogpkant.comparison.charts import grid_charts, loss_charts
+from nanogpkant.comparison.declared import COSTS, Verdict
 from nanogpkant.comparison.findings import Findings, Pair, VariantResult, answer, hardware
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
@@ -56,6 +57,10 @@ def _interval(of: Summary, form: str = ".4f") -> Cell:
     return Cell(f"{low:{form}} to {high:{form}}", high - low)
 
 
+def _range(of: tuple[float, float] | None) -> Cell:
+    return Cell("-") if of is None else Cell(f"{of[0]:+.4f} to {of[1]:+.4f}", of[1] - of[0])
+
+
 def _figure(key: str, form: str = "{:,.0f}", scale: float = 1.0) -> Callable[[VariantResult], Cell]:
     """The mean over the seeds of a value of ``Run.row``."""
     return lambda variant: _number(variant.mean_row()[key], form, scale)
@@ -97,6 +102,16 @@ PAIRED: Columns = [
     ("p", lambda pair: _number(pair.p_corrected, "{:.2g}")),
     ("d_z", lambda pair: _number(pair.difference.effect_size, "{:+.1f}")),
 ]
+DECLARED: Columns = [
+    *(column for column in PAIRED if column[0] not in ("at", "d_z")),
+    ("bootstrap", lambda verdict: _range(verdict.bootstrap)),
+    ("p no worse", lambda verdict: _number(verdict.p_not_worse, "{:.2g}")),
+    ("p equal", lambda verdict: _number(verdict.p_equal, "{:.2g}")),
+    *(
+        (words, lambda verdict, key=key: _number(verdict.costs[key], "{:.3f}"))
+        for key, words in COSTS.items()
+    ),
+]
 RUNS: Columns = [
     ("run", lambda run: _text(run.name)),
     ("seed", lambda run: _number(run.seed, "{:.0f}")),
@@ -118,7 +133,7 @@ def _section(
     title: str,
     words: list[str],
     columns: Columns,
-    items: Iterable[VariantResult | Pair | Run],
+    items: Iterable[VariantResult | Pair | Run | Verdict],
     **more: Any,
 ) -> Section:
     """A section with a table."""
@@ -127,22 +142,28 @@ def _section(
 
 
 def sections_of(
-    findings: Findings, references: list[Reference], command: str, experiment: str
+    findings: Findings,
+    references: list[Reference],
+    command: str,
+    experiment: str,
+    declared: list[Verdict],
 ) -> list[Section]:
     """The sections of the report, in order; empty ones are left out.
 
     Args:
         command: the command that made the report.
         experiment: text of the experiment's file; may be empty.
+        declared: verdicts on its declared comparisons.
     """
     sections = [
         Section("The answer", answer(findings) + findings.notes),
+        _declared(declared),
         _curves(findings, references),
         _cost(findings),
         _certainty(findings),
         _equal_budgets(findings),
         _until_target(findings),
-        _pairs(findings),
+        _pairs(findings, bool(declared)),
         _grids(findings),
         _samples(findings),
         _runs(findings.runs),
@@ -228,10 +249,27 @@ def _until_target(findings: Findings) -> Section | None:
     return _section(title, [words], [*NAMED[:1], *columns], findings.variants)
 
 
-def _pairs(findings: Findings) -> Section | None:
-    words = "Loss of the first minus loss of the second, over their common seeds."
+def _declared(declared: list[Verdict]) -> Section | None:
+    if not declared:
+        return None
+    judged, margin = declared[0].judged_on.replace("_", " "), declared[0].margin
+    method = (
+        f"Named before the runs, with {declared[0].declared_seeds} seeds. Losses of the last "
+        f"evaluation ({judged} of the validation split), first minus second, paired by seed; p of "
+        "the two-sided t-test is corrected by Holm's method over these comparisons alone. Within "
+        f"{margin} nats two models count as equal, by two one-sided tests. The bootstrap draws "
+        "seeds and parts of the text anew. Costs are the first's in units of the second's."
+    )
+    words = [*(verdict.words() for verdict in declared), method]
+    return _section("Declared comparisons", words, DECLARED, declared)
+
+
+def _pairs(findings: Findings, are_afterthoughts: bool) -> Section | None:
+    words = ["Loss of the first minus loss of the second, over their common seeds."]
+    if are_afterthoughts:
+        words.append("Looked at afterwards: what was declared is above.")
     pairs = findings.pairs
-    return _section("Seed by seed", [words], PAIRED, pairs) if pairs else None
+    return _section("Seed by seed", words, PAIRED, pairs) if pairs else None
 
 
 def _grids(findings: Findings) -> Section | None:

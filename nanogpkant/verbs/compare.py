@@ -12,6 +12,7 @@ from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
 
 if TYPE_CHECKING:
+    from nanogpkant.comparison.experiment import Experiment
     from nanogpkant.comparison.runs import Run
 
 Reference = Literal["original"]
@@ -131,8 +132,7 @@ def experiment(
         raise UserError(f"{file}: no run has an evaluation; {failures[0]}")
     _plot(plot, [run for runs in variants.values() for run in runs])
     to = Path(report or folder / "report")
-    more = {"about": loaded.about, "experiment": loaded.text, "failures": failures}
-    answer = _report(to, variants, loaded.name, target, reference, csv, **more)
+    answer = _report(to, variants, loaded.name, target, reference, csv, loaded, failures)
     if failed:
         again = "the same command tries them again"
         answer = replace(answer, failure=f"{len(failed)} of {len(planned)} runs failed; {again}")
@@ -154,11 +154,11 @@ def _report(
     target: float | None,
     reference: Reference | None,
     csv: list[str] | None,
-    about: str = "",
-    experiment: str = "",
+    experiment: "Experiment | None" = None,
     failures: Sequence[str] = (),
 ) -> Compared:
     """Write the report of these runs; the answer has the means of every variant in words."""
+    from nanogpkant.comparison.declared import verdicts
     from nanogpkant.comparison.findings import find
     from nanogpkant.comparison.references import original_curves, wandb_curves
     from nanogpkant.comparison.report import write_report
@@ -170,10 +170,12 @@ def _report(
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
-    found = write_report(folder, findings, references, title, about, command, experiment)
+    declared = verdicts(experiment, variants) if experiment else []
+    found = write_report(folder, findings, references, title, command, experiment, declared)
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
-    text = "\n".join([table(rows), "", *found["answer"], *found["notes"]])
+    said = [verdict.words() for verdict in declared] or found["answer"]
+    text = "\n".join([table(rows), "", *said, *found["notes"]])
     return Compared(found, text)
 
 
