@@ -8,6 +8,7 @@ from pathlib import Path
 import chromium
 import pytest
 
+from nanogpkant.base import escape
 from nanogpkant.cli import main
 from nanogpkant.report.charts import to_svg
 
@@ -50,7 +51,7 @@ def test_the_page_holds_every_figure_of_the_markdown(report):
     page = html.unescape(re.sub(r"<[^>]+>", " ", (report / "report.html").read_text("utf-8")))
     found = json.loads((report / "report.json").read_text(encoding="utf-8"))
     for words in found["answer"] + found["notes"]:
-        assert words in markdown
+        assert escape.markdown(words) in markdown
         assert words in page
     figures = re.findall(r"\d+\.\d{4}", markdown)
     assert len(figures) > 20
