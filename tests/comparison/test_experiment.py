@@ -217,7 +217,7 @@ BAD_FILES = [
     ({"variants": [{"name": "a"}]}, "variants, number 1: preset None"),
     ({"variants": [{"preset": "quickstart-kan"}]}, "did you mean quickstart_kan?"),
     ({"variants": [{"preset": "nowhere.yaml"}]}, "does not exist"),
-    ({"variants": [{"preset": "quickstart_kan"}] * 2}, "is the name of two"),
+    ({"variants": [{"preset": "quickstart_kan"} for _ in range(2)]}, "is the name of two"),
     ({"variants": [{"preset": "quickstart_kan", "name": "../a"}]}, "that a folder can be called"),
     ({"variants": [{"preset": "quickstart_kan", "overides": {}}]}, "did you mean overrides?"),
     (

@@ -87,14 +87,17 @@ def test_a_run_given_twice_is_refused(tiny_run, capsys):
         load_runs([tiny_run, tiny_run / ".." / tiny_run.name])
 
 
-@pytest.mark.parametrize("key", ["loss", "seconds"])
-def test_an_evaluation_that_lacks_a_figure_is_named(key, make_run):
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("loss", "line 2 is not a row"), ("seconds", "evaluation at step 4 has no seconds")],
+)
+def test_an_evaluation_that_lacks_a_figure_is_named(key, words, make_run):
     folder = make_run("r", [4, 3])
     rows = read_metrics(folder / "metrics.jsonl")
     del rows[1][key]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=f"evaluation at step 4 has no {key}"):
+    with pytest.raises(UserError, match=words):
         load_run(folder)
 
 

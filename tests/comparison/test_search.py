@@ -1,6 +1,7 @@
 """Searches: the same trials for every family, found again where they lie, and refused files."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ def content(tiny_experiment: Path) -> dict:
 
 def write(folder: Path, content: dict, **changes: object) -> Path:
     file = folder / "hunt.yaml"
-    file.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
+    plain = json.loads(json.dumps(content | changes))  # without aliases of equal parts
+    file.write_text(yaml.safe_dump(plain), encoding="utf-8")
     return file
 
 
