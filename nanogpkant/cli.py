@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Text in and out is UTF-8, whatever the terminal's locale says.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where the parent process closed it
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         return dispatch(list(arguments))
     except (UserError, KeyboardInterrupt, OSError) as error:

@@ -156,9 +156,6 @@ def evaluate_run(
     dtype = resolve_dtype(dtype_name, device, "--dtype")
     trained = load_model(run, which, device)
     data = open_run_data(open_run(run), trained.config.data)
-    if data.tokenizer != trained.tokenizer:
-        remedy = "restore the data that the run was trained on"
-        raise UserError(f"{data.folder} has another vocabulary than {run}: {remedy}")
     tokens = data.split(split)
     check_length(tokens, trained.config.model.block_size, split)
     with autocast(device, dtype):
@@ -166,6 +163,8 @@ def evaluate_run(
             return estimate(trained.model, tokens, batch_size, random_batches, seed)
         with bar("evaluating", "tokens") as progress:
             result = evaluate(trained.model, tokens, batch_size, progress)
+    if not math.isfinite(result.loss):
+        raise UserError(f"{run}: its loss is {result.loss}; use another checkpoint")
     return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
 
 

@@ -15,9 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError, require_positive
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.config import check_seed
-from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype, synchronize
+from nanogpkant.machine.device import (
+    autocast,
+    memory_of,
+    resolve_device,
+    resolve_dtype,
+    synchronize,
+)
 from nanogpkant.model.cache import Cache
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_model
@@ -64,6 +70,11 @@ def sample_run(
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")
     trained = load_model(run, which, device)
+    shape = trained.config.model
+    needed, there = 8 * samples * shape.n_layer * shape.block_size * shape.n_embd, memory_of(device)
+    if needed > there:
+        problem = f"their keys and values need {needed / 1e9:,.0f} GB, and {device} has"
+        raise UsageError(f"--samples {samples}: {problem} {there / 1e9:,.0f} GB; take fewer")
     decode = trained.tokenizer.decode
     prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
@@ -149,6 +160,10 @@ def generate(
         text = prompt
         for _ in range(max_new_tokens):
             logits = next_logits(model, text, cache)
+            # On a GPU only the first: reading more would wait for it at each token.
+            is_first = text.shape == prompt.shape
+            if (is_first or logits.is_cpu) and not torch.isfinite(logits).all():
+                raise UserError("the model's logits are not finite: use another checkpoint")
             token = draw(logits, temperature, top_k, top_p, random)
             text = torch.cat([text, token[:, None]], dim=1)
             yield token
@@ -166,8 +181,9 @@ def draw(
     """Draw one token a row: (B, V) logits -> (B,) ids."""
     if temperature == 0:
         return logits.argmax(-1)
-    # The largest becomes 0 first, so that no temperature is too low to divide by.
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    # The largest becomes 0 first, so that no temperature above zero is too low to divide by.
+    least = torch.finfo(logits.dtype).tiny
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, least)
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -15,8 +17,35 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Of several processes that train together, only the first prints.
-console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+
+class _Stderr:
+    """Standard error that may be closed or full: what cannot be said does not end a run."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def _try(self, name: str, *arguments: str) -> None:
+        try:
+            if sys.stderr is not None:
+                getattr(sys.stderr, name)(*arguments)
+        except (OSError, ValueError):
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _is_first() -> bool:
+    """Whether this process prints; of several that train together, only the first does."""
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return size == "1" or not rank.isdecimal() or int(rank) == 0
+
+
+console = Console(file=cast(IO[str], _Stderr()), highlight=False, quiet=not _is_first())
 
 
 def note(message: str) -> None:

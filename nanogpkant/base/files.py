@@ -12,6 +12,8 @@ from typing import Any
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.lock import only_writer
 
+LARGEST = 1 << 30  # characters of a text that is read whole
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -27,6 +29,12 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; free some space there, "
             "change its permissions or name another folder"
         ) from error
+
+
+def fsync_file(path: Path) -> None:
+    """Flush a file to the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -51,8 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            fsync_file(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -62,11 +69,15 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace the file ``path`` by ``content`` (text as UTF-8), completely or not at all.
 
+    Bytes of a file's name that are not text, which Python reads as surrogates, become escapes.
+
     Raises:
         UserError: the file cannot be written.
     """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -74,19 +85,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file.
+def read_text(path: Path, most: int = LARGEST) -> str:
+    """Read a UTF-8 text file of at most so many characters.
 
     Raises:
-        UserError: the file is missing or is not UTF-8.
+        UserError: the file is missing, larger or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(most + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 text first"
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): {remedy}") from error
+    if len(text) > most:
+        raise UserError(f"{path} has more than {most:,} characters: no such file is so large")
+    return text
 
 
 def read_json(path: Path) -> Any:
@@ -96,9 +111,28 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): it was damaged or edited") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has a key twice in one object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is there twice")
+    return values
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.base.files import read_json, read_text
+from nanogpkant.base.files import read_text
 from nanogpkant.config import (
     DataConfig,
     RunConfig,
@@ -183,13 +183,13 @@ def load_run(path: Path) -> Run:
     """
     run = open_run(path)
     config, metrics = load_config(run.config_file), read_metrics(run.metrics_file)
-    run.data_fingerprint()  # refuses an environment.json without one
+    environment = run.environment()
     counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
     return Run(
         path,
         path.name,
         config,
-        read_json(run.environment_file),
+        environment,
         _curve(run, config, metrics, counted),
         metrics,
         counted,

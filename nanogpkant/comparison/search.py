@@ -25,6 +25,7 @@ import optuna
 from optuna.trial import TrialState
 
 from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.escape import csv_cell
 from nanogpkant.base.files import write_atomic
 from nanogpkant.comparison.experiment import (
     Experiment,
@@ -369,5 +370,6 @@ def _csv(rows: list[Row]) -> str:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: v for k, v in row.items() if k != "choices"} | row["choices"])
+        values = {k: v for k, v in row.items() if k != "choices"} | row["choices"]
+        writer.writerow({key: csv_cell(value) for key, value in values.items()})
     return text.getvalue()

@@ -28,9 +28,39 @@ FORMER_VALUES = {("model.activation", "gated"): "swiglu"}
 POSITIONS = ("learned", "rope", "alibi", "slopes", "curve", "none")
 
 
+LONG = 10**12  # steps, tokens or seconds: no run is longer, and products of two fit an int64
+WIDE = 2**20  # one size of a tensor: a square of it in float32 is 4 TB
+FINE = 10**4  # functions of an edge, layers: more do not get far in training
+BIG = 1e18  # float32 holds its square
+MOST: dict[str, float] = {
+    **dict.fromkeys(("model.n_embd", "model.n_head", "model.block_size"), WIDE),
+    **dict.fromkeys(("model.conv_length", "model.curve.knots"), FINE),
+    **dict.fromkeys(("train.batch_size", "train.grad_accum_steps"), WIDE),
+    **dict.fromkeys(("model.n_layer", "model.kan.grid_size", "grid.max_size"), FINE),
+    **dict.fromkeys(("model.kan.degree", "model.mlp_ratio"), 1000),
+    **dict.fromkeys(("optim.warmup_iters", "optim.lr_decay_iters", "train.max_iters"), LONG),
+    **dict.fromkeys(("train.max_seconds", "train.eval_interval", "train.eval_tokens"), LONG),
+    **dict.fromkeys(("train.keep_every", "train.log_interval", "train.sample_tokens"), LONG),
+    **dict.fromkeys(("grid.update_every", "grid.until"), LONG),
+    **dict.fromkeys(("optim.learning_rate", "optim.min_lr", "optim.kan_learning_rate"), BIG),
+    **dict.fromkeys(("optim.function_learning_rate", "optim.weight_decay"), BIG),
+    **dict.fromkeys(("optim.kan_weight_decay", "optim.function_weight_decay"), BIG),
+    **dict.fromkeys(("optim.grad_clip", "model.logit_softcap"), BIG),
+    "train.timeout": 10**9,  # 30 years; torch counts nanoseconds
+}
+
+
 def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
     """Raise the one-line error for an invalid setting."""
-    raise UsageError(f"--{flag} {value}: {remedy}")
+    raise UsageError(f"--{flag} {value!s:.80}: {remedy}")
+
+
+def _at_most(section: str, config: Any) -> None:
+    for key, most in MOST.items():
+        where, _, name = key.rpartition(".")
+        value = getattr(config, name) if where == section else None
+        if value is not None and value > most:
+            refuse(key, value, f"must be at most {most:,}")
 
 
 def check_seed(seed: int, flag: str = "seed") -> None:
@@ -96,13 +126,16 @@ class KANConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid_range", tuple(self.grid_range))
+        _at_most("model.kan", self)
         _at_least("model.kan", self, grid_size=1, degree=1)
         _fraction("model.kan", self, "dropout")
         try:
-            kind, _ = parse_share(self.share)
+            kind, number = parse_share(self.share)
         except ValueError:
             remedy = "must be edge, input, group:G or atoms:K, such as group:8"
             refuse("model.kan.share", self.share, remedy)
+        if number > WIDE:
+            refuse("model.kan.share", self.share, f"must be of at most {WIDE:,}")
         if self.basis not in BASES:
             refuse("model.kan.basis", self.basis, f"must be one of {', '.join(BASES)}")
         if BASES[self.basis].must_be_shared and kind == "edge":
@@ -110,9 +143,10 @@ class KANConfig:
         if not 1 <= self.spline_order <= 5:
             refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
         low, high = self.grid_range
-        if not (math.isfinite(high - low) and low < high):
+        if not -BIG <= low < high <= BIG:
             value = f"[{low}, {high}]"
-            refuse("model.kan.grid_range", value, "the first number must be below the second")
+            remedy = f"the first number must be below the second, both within {BIG:g}"
+            refuse("model.kan.grid_range", value, remedy)
         if len(set(self.sites)) != len(self.sites):
             refuse("model.kan.sites", self.sites, "names a site twice; name each once")
 
@@ -135,6 +169,7 @@ class CurveConfig:
 
     def __post_init__(self) -> None:
         least = 1 if self.basis == "fourier" else 2
+        _at_most("model.curve", self)
         _at_least("model.curve", self, knots=least)
         if self.scale == "buckets" and self.basis != "hat":
             refuse("model.curve.basis", self.basis, "--model.curve.scale buckets takes hat")
@@ -205,6 +240,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         former = FORMER_VALUES.get(("model.activation", self.activation), self.activation)
         object.__setattr__(self, "activation", former)
+        _at_most("model", self)
         _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
         _at_least("model", self, conv_length=1, logit_softcap=0)
         _fraction("model", self, "dropout")
@@ -304,13 +340,17 @@ class OptimConfig:
     """peak learning rate of shared functions and curves of distance; null is learning_rate"""
     function_weight_decay: float = 0.0
     """weight decay of shared functions, towards the base function, and of curves, towards zero"""
+    ema_decay: float = 0.0
+    """decay of an exponential moving average of the weights, which is evaluated and saved in their
+    place; 0 is none"""
     grad_clip: float = 1.0
     """maximum norm of the gradient; 0 disables clipping"""
 
     def __post_init__(self) -> None:
+        _at_most("optim", self)
         _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
         _at_least("optim", self, grad_clip=0)
-        _fraction("optim", self, "beta1", "beta2")
+        _fraction("optim", self, "beta1", "beta2", "ema_decay")
         _at_least("optim", self, function_weight_decay=0)
         for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
             if getattr(self, name) is not None:
@@ -344,13 +384,15 @@ class GridConfig:
     over model.kan.grid_range; each size a multiple of the one before"""
 
     def __post_init__(self) -> None:
+        _at_most("grid", self)
         _at_least("grid", self, update_every=0, max_size=1)
         if self.until is not None:
             _at_least("grid", self, until=0)
         object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
-        for step in self.refine_at:
-            if step < 1:
-                refuse("grid.refine_at", self.refine_at, f"step {step} must be at least 1")
+        for step, size in self.refine_at.items():
+            if not 1 <= step <= LONG or size > FINE:
+                remedy = f"steps must be 1 to {LONG:,}, and sizes at most {FINE:,}"
+                refuse("grid.refine_at", self.refine_at, remedy)
 
     def updates_at(self, step: int) -> bool:
         """Whether grids are fitted to their inputs after this many steps."""
@@ -418,6 +460,7 @@ class TrainConfig:
     """seconds to wait for another process before it counts as lost and the run stops"""
 
     def __post_init__(self) -> None:
+        _at_most("train", self)
         _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
         _at_least("train", self, timeout=1)
         _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
@@ -482,6 +525,9 @@ class RunConfig:
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"
             refuse("train.parallel", "fsdp", remedy)
+        if self.optim.ema_decay and (value or self.train.parallel == "fsdp"):
+            remedy = "no average over shards or changing grids"
+            refuse("optim.ema_decay", self.optim.ema_decay, remedy)
         if self.optim.name == "muon":
             if self.train.parallel == "fsdp":
                 refuse("train.parallel", "fsdp", "--optim.name muon needs whole matrices; use ddp")

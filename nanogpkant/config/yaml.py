@@ -1,6 +1,7 @@
 """Settings as YAML, checked key by key; presets by name."""
 
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
 
+LARGEST = 1 << 20  # characters of a configuration
 PRESETS = Path(__file__).parent / "presets"
 ALL = "--help lists those that exist"
 
@@ -84,11 +86,29 @@ def read_yaml(path: Path) -> Any:
         UserError: the file cannot be read.
         UsageError: it is not YAML.
     """
-    text = read_text(path)
+    text = read_text(path, LARGEST)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise UsageError(f"{path} is not a YAML file: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise UsageError(f"{path} is not a YAML file: {one_line(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values: no aliases, of which a few lines can stand for gigabytes, and no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "aliases (*) are not read", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        values = super().construct_mapping(node, deep)
+        if len(values) < len(node.value):
+            raise yaml.MarkedYAMLError(None, None, "a key is there twice", node.start_mark)
+        return values
 
 
 def settings_that_differ(config: Any, other: Any, prefix: str = "") -> dict[str, Any]:
@@ -147,7 +167,7 @@ def config_from(values: Any) -> RunConfig:
 def _build(config_class: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         where = prefix.rstrip(".") or "the file"
-        raise UsageError(f"{where} must hold keys and values, not {values!r}")
+        raise UsageError(f"{where} must hold keys and values, not {reprlib.repr(values)}")
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     arguments = {}
     for key, value in values.items():
@@ -189,4 +209,4 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
         return value
     wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
     wanted = getattr(expected, "__name__", wanted) if origin is None else wanted
-    raise UsageError(f"--{key} {value!r}: must be {wanted}")
+    raise UsageError(f"--{key} {reprlib.repr(value)}: must be {wanted}")

@@ -6,10 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import DataConfig, RunConfig, load_config
+from nanogpkant.config import DataConfig, RunConfig
 from nanogpkant.conversion.gpt2 import CONFIG, NAMES, download, read_shape, read_weights
 from nanogpkant.conversion.vocabulary import read_tokenizer
-from nanogpkant.data import load_tokenizer
 from nanogpkant.data.tokenizer import Tokenizer
 from nanogpkant.kan.features import Features
 from nanogpkant.model.gpt import GPT
@@ -78,9 +77,9 @@ def open_source(name: str) -> ModelSource:
         raise UserError(f"{error}; a model can also start from {others}") from error
     return ModelSource(
         name,
-        load_config(run.config_file),
+        run.config(),
         load_checkpoint(run, "best"),
-        load_tokenizer(run.tokenizer_file),
+        run.tokenizer(),
         run.data_fingerprint(),
     )
 

@@ -32,6 +32,7 @@ from nanogpkant.data.tokens import FORMAT, TokenData, fingerprint_of
 TOKENIZERS = ("char", "byte", "gpt2", "bpe")
 VOCAB_SIZE = 8192  # of a vocabulary trained here
 TRAINING_CHARACTERS = 100_000_000  # at most, to train a vocabulary on
+LARGEST_BPE = 1 << 20  # tokens
 
 
 def prepare(
@@ -124,6 +125,9 @@ def settings_of(
         vocab_size = VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < SMALLEST_BPE:
             remedy = f"must be at least {SMALLEST_BPE}: every byte and the end of text"
+            raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
+        if vocab_size > LARGEST_BPE:
+            remedy = f"must be at most {LARGEST_BPE:,}: no text has so many words"
             raise UsageError(f"--vocab_size {vocab_size}: {remedy}")
     elif vocab_size is not None:
         remedy = "goes with --tokenizer bpe alone, which trains a vocabulary of that size"
@@ -278,7 +282,8 @@ def scan(corpus: Corpus, dataset: Dataset, collect_alphabet: bool, advance: Adva
         if collect_alphabet:
             characters.update(text)
     if length < 2:  # one character a split
-        raise UserError(f"{corpus.label} is empty: a dataset needs text to train and validate on")
+        what = "is empty" if not length else "has one character"
+        raise UserError(f"{corpus.label} {what}: a dataset needs text to train and validate on")
     found = f"{kind}:{check.hexdigest()}"
     if dataset.checksum not in (None, found):
         raise UserError(
@@ -303,6 +308,9 @@ def _write(
         train = int((1 - (settings["val_fraction"] or 0)) * found.length)
         lengths = dataset.lengths or {"train": train, "val": found.length - train}
         splits = list(lengths)
+        if not all(lengths.values()):
+            problem = f"leaves no character of {found.length:,} to one split"
+            raise UsageError(f"--val_fraction {settings['val_fraction']}: {problem}")
         divide = partial(encode.by_position, lengths=lengths, label=corpus.label)
     else:
         splits = ["train", "val"]

@@ -6,6 +6,7 @@ memory-mapped: a corpus may be larger than memory.
 """
 
 import hashlib
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Tokens:
         self.dtype = np.dtype(dtype)
         self._shards = [shard for shard in shards if len(shard)]
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+        self._maps = [_mapped(shard) for shard in self._shards]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._shards else 0
@@ -52,18 +54,28 @@ class Tokens:
         if index.size and not -len(self) <= index.min() <= index.max() < len(self):
             raise IndexError(f"index out of range: there are {len(self)} tokens")
         if len(self._shards) == 1:
+            self._check_size(0)
             return self._shards[0][index]
         index = np.where(index < 0, index + len(self), index)
         picked = np.empty(index.shape, dtype=self.dtype)
         shard_of = np.searchsorted(self._ends, index, side="right")
         for number in np.unique(shard_of):
+            self._check_size(number)
             here, shard = shard_of == number, self._shards[number]
             picked[here] = shard[index[here] - (self._ends[number] - len(shard))]
         return picked[()]  # a scalar for a scalar index
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        for number in range(len(self._shards)):
+            self._check_size(number)
         whole = np.concatenate([np.empty(0, dtype=self.dtype), *self._shards])
         return whole.astype(dtype or self.dtype, copy=False)
+
+    def _check_size(self, number: int) -> None:
+        """Refuse a file that was cut since it was opened: reading beyond its end would kill us."""
+        found = self._maps[number]
+        if found is not None and found.size() < len(found):
+            raise UserError("a file of the prepared data was cut short meanwhile: prepare it again")
 
     def _range(self, start: int, stop: int) -> "Tokens":
         begins = self._ends - [len(shard) for shard in self._shards]
@@ -72,6 +84,13 @@ class Tokens:
             for shard, begin in zip(self._shards, begins, strict=True)
         )
         return Tokens(cut, self.dtype)
+
+
+def _mapped(array: Any) -> mmap.mmap | None:
+    """The mapped file that an array is a view of, if it is."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, mmap.mmap) else None
 
 
 # Token ids, shape (tokens,): anything that an array of indices picks from.

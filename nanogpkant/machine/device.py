@@ -90,6 +90,13 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that a device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: by tensors on a GPU, by the whole process elsewhere."""
     if device.type == "cuda":

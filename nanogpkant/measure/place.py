@@ -12,13 +12,12 @@ white paper of the Ada architecture (bfloat16 with float32 sums).
 import re
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import RunConfig
-from nanogpkant.machine.device import name_of, resolve_device, resolve_dtype
+from nanogpkant.machine.device import memory_of, name_of, resolve_device, resolve_dtype
 from nanogpkant.measure.step import job_of, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
@@ -91,10 +90,8 @@ def find_place(config: RunConfig, gpu: str, gpus: int, nodes: int, memory: str |
     if gpu == "here":
         device = resolve_device(config.train.device)
         dtype = resolve_dtype(config.train.dtype, device)
-        if device.type == "cuda":
-            has = torch.cuda.get_device_properties(device).total_memory
-        else:  # processes of a machine share its main memory
-            has = psutil.virtual_memory().total // gpus
+        # Processes of a machine share its main memory.
+        has = memory_of(device) // (1 if device.type == "cuda" else gpus)
         return Place(name_of(device), device.type, dtype, given or has, is_here=True)
     if gpu not in CARDS:
         raise UsageError(f"--gpu {gpu}: must be auto, here, {', '.join(CARDS)}")

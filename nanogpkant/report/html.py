@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from nanogpkant.base.escape import markdown
 from nanogpkant.report.charts import colour_of, to_svg
 from nanogpkant.report.section import Section
 
@@ -35,11 +36,6 @@ def render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"svg": to_svg, "colour": colour_of, "markdown": _markdown_cell}
+    environment.filters |= {"svg": to_svg, "colour": colour_of, "markdown": markdown}
     environment.filters |= filters or {}
     return environment.get_template(template).render(title=title, about=about, sections=sections)
-
-
-def _markdown_cell(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())

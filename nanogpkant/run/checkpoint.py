@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import (
     fsync_folder,
+    parse_json,
+    replacing,
     write_atomic,
     write_json,
     writing,
@@ -110,7 +112,21 @@ def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, st
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own}
     metadata = {"format": "pt", FEATURES: json.dumps(features)}
     # Made in memory and written by ourselves, so that a full disk is one plain OSError.
-    write_atomic(path, safetensors.torch.save(tensors, metadata))
+    with replacing(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        _order_metadata(temporary)
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort the metadata, which safetensors writes in a random order: equal weights, equal files."""
+    with open(file, "rb+") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        if len(ordered) <= size:
+            opened.seek(8)
+            opened.write(ordered.ljust(size))
 
 
 def remove_stray_checkpoints(run: RunFolder, keep_every: int) -> None:
@@ -154,8 +170,8 @@ class Checkpoint:
         """
         specs = (self._file.metadata() or {}).get(FEATURES, "{}")
         try:
-            return {name: Features.from_spec(spec) for name, spec in json.loads(specs).items()}
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            return {name: Features.from_spec(spec) for name, spec in parse_json(specs).items()}
+        except (ValueError, AttributeError, TypeError) as error:
             problem = f"{FEATURES} in {self.folder / WEIGHTS} describes no KAN layers"
             raise UserError(f"{problem}: {error}") from error
 

@@ -19,20 +19,30 @@ run resumes from the checkpoint that the index names.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, UserError, nearest
-from nanogpkant.base.files import fsync_folder, read_json, write_atomic, write_json, writing
-from nanogpkant.config import RunConfig, to_yaml
-from nanogpkant.data import Tokenizer
+from nanogpkant.base.errors import UsageError, UserError, nearest, prefixed
+from nanogpkant.base.files import (
+    new_folder,
+    read_json,
+    sha256_of,
+    write_atomic,
+    write_json,
+    writing,
+)
+from nanogpkant.config import RunConfig, config_from, load_config, settings_that_differ, to_yaml
+from nanogpkant.data import Tokenizer, load_tokenizer
 from nanogpkant.pretrained import PREFIX, pretrained_folder
 from nanogpkant.run.manifest import MANIFEST
 
 WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
 EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
 EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
+# Settings of a model that do not change what it computes once it is trained.
+NOT_COMPUTED = {"model.dropout", "model.init", "model.residual"}
+NOT_COMPUTED |= {"model.kan.dropout", "model.kan.init", "model.kan.backend"}
 RUNS = Path("runs")  # where a bare name is looked for
 
 
@@ -105,13 +115,49 @@ class RunFolder:
         """environment.json: versions, device, command, data fingerprint.
 
         Raises:
-            UserError: it is missing, or has no fingerprint.
+            UserError: it is missing, has no fingerprint, or an entry of another type.
         """
         environment = read_json(self.environment_file)
         known = isinstance(environment, dict) and environment.get("data_fingerprint")
         if not isinstance(known, str):
             raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
+        texts = ("device", "device_name", "git_revision", "command", "id")
+        is_valid = all(isinstance(environment.get(key, ""), str | None) for key in texts)
+        if not (is_valid and isinstance(environment.get("versions", {}), dict)):
+            raise UserError(f"{self.environment_file} has an entry of a wrong type: it was edited")
         return environment
+
+    def config(self) -> RunConfig:
+        """config.yaml, of the model that the run was made with.
+
+        Raises:
+            UserError: it cannot be read, or describes another model.
+        """
+        config, made = load_config(self.config_file), self._made_of().get("model")
+        if made is not None:
+            with prefixed(str(self.environment_file)):
+                model = config_from({"model": made}).model
+            for name, value in settings_that_differ(config.model, model, "model.").items():
+                if name not in NOT_COMPUTED:
+                    problem = f"{self.config_file} has {name} {value!s:.80}"
+                    raise UserError(f"{problem}, but the run was made with another: restore it")
+        return config
+
+    def tokenizer(self) -> Tokenizer:
+        """tokenizer.json, the one that the run was made with.
+
+        Raises:
+            UserError: it cannot be read, or is another one.
+        """
+        tokenizer, made = load_tokenizer(self.tokenizer_file), self._made_of().get("tokenizer")
+        if made not in (None, sha256_of(self.tokenizer_file)):
+            raise UserError(f"{self.tokenizer_file} is not the vocabulary of this run: restore it")
+        return tokenizer
+
+    def _made_of(self) -> dict[str, Any]:
+        """What ``create_run`` recorded of the other files; {} in older runs."""
+        made = self.environment().get("made_of")
+        return made if isinstance(made, dict) else {}
 
     def data_fingerprint(self) -> str:
         """Fingerprint of the training data.
@@ -158,16 +204,14 @@ def create_run(
     """
     if path.exists():
         raise UsageError(f"{path} exists; --resume continues it, --overwrite replaces it")
-    draft = RunFolder(path.with_name(f".{path.name}.tmp"))
-    with writing(path):
-        shutil.rmtree(draft.path, ignore_errors=True)
-        draft.checkpoints.mkdir(parents=True)
+    with new_folder(path) as folder, writing(path):
+        draft = RunFolder(folder)
+        draft.checkpoints.mkdir()
         write_atomic(draft.config_file, to_yaml(config))
-        write_json(draft.environment_file, environment)
         tokenizer.save(draft.tokenizer_file)
+        made_of = {"tokenizer": sha256_of(draft.tokenizer_file), "model": asdict(config.model)}
+        write_json(draft.environment_file, environment | {"made_of": made_of})
         draft.metrics_file.touch()
-        draft.path.rename(path)
-        fsync_folder(path.parent)
     return RunFolder(path)
 
 

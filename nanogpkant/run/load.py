@@ -7,11 +7,12 @@ import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import DataConfig, RunConfig, load_config
-from nanogpkant.data import TokenData, Tokenizer, ensure, load_tokenizer
+from nanogpkant.config import DataConfig, RunConfig
+from nanogpkant.data import TokenData, Tokenizer, ensure
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.pruned import like_saved
-from nanogpkant.kan.state import set_features
+from nanogpkant.kan.state import coefficients_of, set_features
+from nanogpkant.model.counting import check_fits
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint, tensors_of
 from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
@@ -42,14 +43,22 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     """
     take_pruned_shape(model, checkpoint)
     saved, where = checkpoint.features(), checkpoint.folder / WEIGHTS
+    weights = tensors_of(checkpoint.weights())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     for name, layer in kan_layers(model).items():
         if name in saved:
+            parameter, axis = coefficients_of(layer)
+            learned = saved[name].coefficient_shape
+            held = weights.get(names[id(parameter)], parameter).shape
+            size = learned[2] if learned else saved[name].size
+            if len(held) <= axis or held[axis] != size:  # before anything of that size is made
+                raise UserError(f"{name} in {where} is {tuple(held)}, but its features are {size}")
             try:
                 set_features(layer, saved[name])
             except ValueError as error:
                 problem = f"{name} in {where}: config.yaml describes another model"
                 raise UserError(f"{problem}: {error}") from error
-    weights, expected = tensors_of(checkpoint.weights()), tensors_of(model.state_dict())
+    expected = tensors_of(model.state_dict())
     for name in sorted(weights.keys() ^ expected.keys()):
         problem = "is missing from" if name in expected else "is not expected in"
         raise UserError(f"{name} {problem} {where}: config.yaml describes another model")
@@ -57,6 +66,8 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, but config.yaml or tokenizer.json make it"
             raise UserError(f"{name} in {where} is {shapes} {tuple(expected[name].shape)}")
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise UserError(f"{name} in {where} is of {tensor.dtype}: use another checkpoint")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} in {where} holds values that are not finite; use another step")
     model.load_state_dict(weights)
@@ -82,7 +93,8 @@ def load_model(
     """
     run = open_run(name)
     checkpoint = load_checkpoint(run, which)
-    config, tokenizer = load_config(run.config_file), load_tokenizer(run.tokenizer_file)
+    config, tokenizer = run.config(), run.tokenizer()
+    check_fits(config.model, tokenizer.vocab_size)
     model = GPT(config.model, tokenizer.vocab_size)
     load_weights(model, checkpoint)
     for layer in kan_layers(model).values():
@@ -93,6 +105,9 @@ def load_model(
 def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
     """The data that a run was trained on; the text that it was made from may be gone.
 
+    Prepared first where that needs no network, unless the configuration, which may be a stranger's,
+    names a text or a folder outside of this one.
+
     Raises:
         UserError: it is missing, damaged, or no longer the same.
     """
@@ -101,8 +116,16 @@ def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
         raise UserError(f"{run.path} was made by nanogpkant convert, without data: {remedy}")
     folder = Path(options.dir) / options.dataset
     if not folder.exists():
+        file = "" if options.file is None else f" --file {options.file}"
+        here, named = Path().resolve(), [folder, Path(options.file or "x")]
+        if not all(here in path.resolve().parents for path in named):
+            command = f"nanogpkant prepare {options.dataset} --dir {options.dir}{file}"
+            raise UserError(f"there is no data in {folder}: if you trust this run, {command}")
         folder = prepare_data(options)
     data = TokenData.open(folder)
+    if data.fingerprint == run.data_fingerprint() and data.tokenizer != run.tokenizer():
+        remedy = "restore tokenizer.json"
+        raise UserError(f"{data.folder} has another vocabulary than {run.path}: {remedy}")
     if data.fingerprint != run.data_fingerprint():
         remedy = "restore that data, or train a new run on this"
         raise UserError(f"{run.path} was trained on other data than {folder} holds: {remedy}")

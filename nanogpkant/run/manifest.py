@@ -29,11 +29,14 @@ def read_manifest(
     """
     manifest = read_json(path)
     try:
-        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
+        step, hashes = manifest["step"], dict(manifest["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint's manifest: altered") from error
-    folders = tuple(name for name in optional if name.endswith("/"))
-    others = {name for name in hashes if name not in optional and not name.startswith(folders)}
+    if not (type(step) is int and 0 <= step < 2**63):
+        raise UserError(f"{path} is not a checkpoint's manifest: its step is {step!r:.30}")
+    folders = [name for name in optional if name.endswith("/")]
+    known = {*optional, *(f"{folder}{Path(name).name}" for folder in folders for name in hashes)}
+    others = hashes.keys() - known
     for name in sorted({*required} ^ others):
         problem = "names" if name in hashes else "does not name"
         raise UserError(f"{path} {problem} {name}: it was altered, or is of another version")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.base.files import read_text, write_atomic
+from nanogpkant.base.files import parse_json, read_text, write_atomic
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -18,15 +18,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows, lines = [], read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number} is not JSON: the file was damaged") from error
-        if not isinstance(row, dict) or not {"step", "split"} <= row.keys():
+        if not _is_row(row):
             raise UserError(f"{path}, line {number} is not a row of metrics: the file was edited")
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value is a row: its step, its split, and otherwise numbers, at any depth."""
+    if not (isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0):
+        return False
+    needed = {"train": {"loss"}, "val": {"loss"}, "grid_change": {"parameters"}}
+    if not (isinstance(split := row.get("split"), str) and needed.get(split, set()) <= row.keys()):
+        return False
+    values = [v for k, v in row.items() if k not in ("step", "split", "layers", "loss_parts")]
+    values += row["loss_parts"] if isinstance(row.get("loss_parts"), list) else []
+    return all(isinstance(value, int | float) for value in values)
 
 
 def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from nanogpkant.base.escape import fenced, markdown
 from nanogpkant.base.files import read_text
 from nanogpkant.config import ModelConfig
 from nanogpkant.model.counting import count
@@ -93,7 +94,7 @@ def model_card(
     block_size = config.model.block_size
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}",
-        " ".join(config.about.split()),
+        markdown(config.about),
         description(config.model),
         USE[format].format(name=name, start=tokenizer.start, block_size=block_size),
         f"## Figures\n\n{figures(run, trained, evaluation, weights)}",
@@ -157,7 +158,8 @@ def figures(
         "data": trained.config.data.dataset,
         "data fingerprint": f"`{run.data_fingerprint()}`",
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {words} | {v} |" for words, v in rows.items())])
+    lines = (f"| {words} | {markdown(value)} |" for words, value in rows.items())
+    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def making(run: RunFolder, trained: TrainedModel) -> str:
@@ -167,4 +169,5 @@ def making(run: RunFolder, trained: TrainedModel) -> str:
     versions = [f"{name} {v}" for name, v in environment.get("versions", {}).items() if v]
     revision = environment.get("git_revision") or "not recorded"
     known = ", ".join([device, trained.config.train.dtype, *versions, f"revision {revision}"])
-    return f"```bash\n{environment.get('command', 'not recorded')}\n```\n\nOn {known}."
+    command = fenced(environment.get("command") or "not recorded", "bash")
+    return f"{command}\n\nOn {markdown(known)}."

@@ -95,7 +95,8 @@ class PastTokens:
         """(B, T, C) new inputs of a convolution -> (B, count + T, C), with the ``count`` before."""
         self.inputs = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.length:
-            past = self.cache.layers[layer].keys.chunk(2, dim=-1)[1]
+            kept: Any = self.cache.layers[layer]
+            past = kept.keys.chunk(2, dim=-1)[1]
             x = torch.cat([past.transpose(1, 2).flatten(-2)[:, -count:], x], dim=1)
         missing = max(0, count - self.length)
         return nn.functional.pad(x, (0, 0, missing, 0))

@@ -22,7 +22,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from nanogpkant.base.console import Interrupt, StepProgress, note
-from nanogpkant.base.files import write_atomic, writing
+from nanogpkant.base.files import fsync_file, write_atomic, writing
 from nanogpkant.base.lock import BusyError, only_writer
 from nanogpkant.config import RunConfig, TrainConfig
 from nanogpkant.data import Batches, TokenData, blocks
@@ -30,12 +30,14 @@ from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.generation import generate
 from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, synchronize
 from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
+from nanogpkant.model.counting import check_fits
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
 from nanogpkant.run.load import load_model, load_weights
+from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
 from nanogpkant.training.session import (
@@ -162,6 +164,12 @@ def open_session(
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
     )
+    with world.together():
+        shards = world.size if options.parallel == "fsdp" else 1
+        tokens = math.ceil(options.batch_size / world.size) * block_size
+        others = tokens * (8 + 2 * data.vocab_size)  # indices, and logits in 16 bits
+        # Weights, gradients and one moment, all in 32 bits.
+        check_fits(config.model, data.vocab_size, 12 // shards, others, device)
     # Weights and moments are of one checkpoint.
     last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
     with world.together():
@@ -174,8 +182,9 @@ def open_session(
     wrapped = parallelize(model, options.parallel, world, device)
     model.forward = autocast(device, options.dtype)(model.forward)
     optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
+    average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
     if resume:
-        run, state = continue_run(config, out, checkpoint, model, optimizer, world)
+        run, state = continue_run(config, out, checkpoint, model, optimizer, average, world)
     else:
         state = State()
         run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
@@ -199,6 +208,7 @@ def open_session(
         batches=batches,
         scaler=scaler,
         trackers=trackers,
+        average=average,
     )
 
 
@@ -236,6 +246,8 @@ def fit(s: Session) -> None:
             started = time.perf_counter()
             row = train_step(s, is_logged)
             state.step += 1
+            if s.average is not None:
+                s.average.update(state.step)
             if s.config.grid.changes_at(state.step):
                 adapt_grids(s)
             is_evaluated = state.step % options.eval_interval == 0
@@ -261,7 +273,8 @@ def fit(s: Session) -> None:
             wanted = is_best or is_last or is_kept or (is_evaluated and options.always_save)
             if wanted or stopping:
                 progress.update(state.step, doing="saving")
-                save(s, is_best)
+                with s.averaged():
+                    save(s, is_best)
 
 
 def is_finished(options: TrainConfig, state: State) -> bool:
@@ -320,7 +333,8 @@ def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
     show = partial(progress.show_part, "evaluating")
-    result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
+    with s.averaged():
+        result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)
@@ -348,8 +362,13 @@ def save(s: Session, is_best: bool) -> None:
     is_bad = not all(torch.isfinite(tensor).all() for tensor in weights.values())
     if any(s.world.largest(is_bad)):
         raise not_finite(s, "a weight is not finite", *s.batches.batch(0, s.device))
+    if s.world.is_main:  # the rows are there if the checkpoint is
+        with writing(s.run.metrics_file):
+            fsync_file(s.run.metrics_file)
     keep_every = s.config.train.keep_every
-    save_training(s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world)
+    save_training(
+        s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world, s.average
+    )
 
 
 def evaluate_start(
@@ -378,6 +397,7 @@ def make_model(
     start: Start | None = None,
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
+    check_fits(config.model, data.vocab_size)
     model = GPT(config.model, data.vocab_size)
     draw_parameters(model, config.train.seed)
     if resumed is not None:  # before there is an optimiser of its parameters

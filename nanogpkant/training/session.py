@@ -5,6 +5,7 @@ The loop itself, in ``loop.py``, is the part to read first.
 
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError, one_line
-from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
@@ -22,6 +23,7 @@ from nanogpkant.run.checkpoint import Checkpoint, remove_stray_checkpoints
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import open_run_data, prepare_data
 from nanogpkant.run.metrics import read_metrics, write_metrics
+from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.nonfinite import first_nonfinite
 from nanogpkant.training.state import State, load_training
 from nanogpkant.training.tracking import OpenTracker, check_trackers
@@ -46,8 +48,14 @@ class Session:
     scaler: torch.amp.GradScaler
     """scales the loss of float16 so that small gradients survive; changes nothing otherwise"""
     trackers: list[OpenTracker]
+    average: WeightAverage | None
+    """of the weights, where ``optim.ema_decay`` asks for one"""
     warned: set[str] = field(default_factory=set)
     """kinds of misfit of grids that were warned of"""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, the model has the averaged weights, where there is an average."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
 
 def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
@@ -114,6 +122,7 @@ def continue_run(
     checkpoint: Checkpoint | None,
     model: GPT,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     world: World,
 ) -> tuple[RunFolder, State]:
     """Resume from a run's last checkpoint, whose weights the model has; without one, from step 0.
@@ -126,7 +135,7 @@ def continue_run(
     run, state = open_run(out), State()
     with world.together():
         if checkpoint is not None:
-            state = load_training(checkpoint, model, optimizer)
+            state = load_training(checkpoint, model, optimizer, average)
     with world.together():
         if world.is_main:
             tidy_run(config, run, state)
@@ -140,10 +149,12 @@ def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
     for left in (*run.path.glob(".*.tmp-*"), *run.checkpoints.glob(".*.tmp-*")):  # by a kill
         left.unlink(missing_ok=True)
     if not run.metrics_file.exists():
-        warn(f"{run.metrics_file} is gone: going on with an empty one")
         write_metrics(run.metrics_file, [])
     rows = read_metrics(run.metrics_file)
     kept = [row for row in rows if row["step"] <= state.step] if state.step else []
+    due = state.step - state.step % load_config(run.config_file).train.log_interval
+    if (last := max((row["step"] for row in kept), default=0)) < due:
+        warn(f"{run.metrics_file} ends at step {last}: the rows from there to step {due} are lost")
     write_metrics(run.metrics_file, kept)
     save_config(config, run.config_file)
 

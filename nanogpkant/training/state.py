@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, prefixed
 from nanogpkant.machine.distributed import World, is_sharded
 from nanogpkant.run.checkpoint import Checkpoint, features_of, save_checkpoint
 from nanogpkant.run.folder import RunFolder
+from nanogpkant.training.average import WeightAverage
 
 
 @dataclass
@@ -58,12 +59,14 @@ def save_training(
     is_best: bool,
     keep_every: int,
     world: World,
+    average: WeightAverage | None = None,
 ) -> None:
     """Save a checkpoint of a run; all ranks call, and it is there when they return.
 
     Args:
         weights: result of ``whole_weights``.
         is_best, keep_every: see ``save_checkpoint``.
+        average: in place of the weights in training, which go to training.pt.
 
     Raises:
         UserError: it cannot be written; earlier checkpoints are untouched.
@@ -74,6 +77,8 @@ def save_training(
         _write_shards(_moments(model, optimizer, saved["state"]), shards, world)
         saved["state"] = {}
     training = asdict(state) | {"optimizer": saved}
+    if average is not None:
+        training["weights"] = average.values
     with world.together():
         if world.is_main:
             features = features_of(model)
@@ -83,9 +88,14 @@ def save_training(
 
 
 def load_training(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
 ) -> State:
     """Put a checkpoint's moments into an optimiser of the model's parameters.
+
+    Where the checkpoint's weights are an average, the model gets those in training.
 
     Learning rates, decays and betas stay the optimiser's own: the current settings, not the saved.
 
@@ -96,27 +106,73 @@ def load_training(
         UserError: the moments are another optimiser's, or of other parameters.
     """
     training = checkpoint.training()
-    saved, own = training.pop("optimizer"), optimizer.state_dict()["param_groups"]
-    parameters = _numbered(optimizer)
-    for group in saved["param_groups"]:
-        if "matrices" in group:  # the key's name before 2026-11-29
-            group["n_stacked"] = group.pop("matrices")
-    if ("n_stacked" in saved["param_groups"][0]) != ("n_stacked" in own[0]):
+    if (weights := training.pop("weights", None)) is not None:
+        with prefixed(f"{checkpoint.folder}"):
+            (average or WeightAverage(model, 0.0)).restore(weights)
+    saved, own = training.pop("optimizer"), optimizer.state_dict()
+    groups, moments = saved.get("param_groups"), saved.get("state")
+    if not (groups and isinstance(moments, dict) and all(isinstance(g, dict) for g in groups)):
+        raise UserError(f"{checkpoint.folder} has no moments: use another checkpoint")
+    # "matrices": the key's name before 2026-11-29
+    was_muon = not {"n_stacked", "matrices"}.isdisjoint(groups[0])
+    if was_muon != ("n_stacked" in own["param_groups"][0]):
         problem = "has the moments of another optimiser"
         raise UserError(f"{checkpoint.folder} {problem}: leave --optim.name as it was")
-    if [len(group["params"]) for group in saved["param_groups"]] != [len(g["params"]) for g in own]:
+    if [group.get("params") for group in groups] != [g["params"] for g in own["param_groups"]]:
         raise UserError(f"{checkpoint.folder} has moments of other parameters than the model's")
+    parameters = _numbered(optimizer)
     if checkpoint.shards is not None:
-        saved["state"] = _read_shards(checkpoint.shards, model, parameters)
-    else:
-        for number, values in saved["state"].items():
-            like = parameters[number]
-            saved["state"][number] = {key: _sharded_as(v, like) for key, v in values.items()}
-    kept = ("weight_decay", "betas", "lr_factor")
-    for group, settings in zip(saved["param_groups"], own, strict=True):
-        group.update({key: settings[key] for key in kept})
-    optimizer.load_state_dict(saved)
-    return State(**training)
+        moments = _read_shards(checkpoint.shards, model, parameters)
+    stepped = {n: g.get("n_stacked", 0) for g in own["param_groups"] for n in g["params"]}
+    own["state"] = {}
+    for number, values in moments.items():
+        if number not in stepped:
+            raise UserError(f"{checkpoint.folder} has moments of a parameter that there is not")
+        keys = ("step", "exp_avg") if stepped[number] else ("step", "exp_avg", "exp_avg_sq")
+        like = parameters[number]
+        with prefixed(f"moments of parameter {number} in {checkpoint.folder}"):
+            _check_moments(values, keys, like)
+        own["state"][number] = {key: _sharded_as(v, like) for key, v in values.items()}
+    optimizer.load_state_dict(own)
+    return _state_from(training, checkpoint)
+
+
+def _check_moments(values: Any, keys: tuple[str, ...], parameter: nn.Parameter) -> None:
+    """Compare moments with their parameter: kernels that read them take its shape for theirs.
+
+    Raises:
+        UserError: they are not its moments.
+    """
+    if not (isinstance(values, dict) and values.keys() == set(keys)):
+        raise UserError(f"must be {', '.join(keys)}: use another checkpoint")
+    for key, value in values.items():
+        shape = torch.Size() if key == "step" else parameter.shape
+        if not (isinstance(value, Tensor) and value.shape == shape):
+            raise UserError(f"{key} is not of shape {tuple(shape)}: use another checkpoint")
+        if value.dtype != parameter.dtype or value.layout != torch.strided:
+            raise UserError(f"{key} is not {parameter.dtype}: use another checkpoint")
+        part = value.to_local() if hasattr(value, "to_local") else value
+        if not torch.isfinite(part).all() or (key != "exp_avg" and (part < 0).any()):
+            raise UserError(f"{key} has values that cannot be: use another checkpoint")
+        if not part.is_contiguous():  # elements may lie on each other
+            values[key] = value.contiguous()
+
+
+def _state_from(training: dict[str, Any], checkpoint: Checkpoint) -> State:
+    """The progress that a checkpoint was saved with.
+
+    Raises:
+        UserError: it is none, or of another step.
+    """
+    try:
+        state = State(**training)
+        numbers = (state.seconds, state.best_val_loss, state.val_loss)
+        is_valid = state.step == checkpoint.step and all(number >= 0 for number in numbers)
+        if is_valid and state.seconds < math.inf:
+            return state
+    except TypeError:
+        pass
+    raise UserError(f"{checkpoint.folder}: training.pt is not of that step: use another checkpoint")
 
 
 def _numbered(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

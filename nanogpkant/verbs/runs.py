@@ -141,16 +141,15 @@ def info(run: str) -> Description:
         >>> ng.info("pretrained:shakespeare-mini-kan").facts["vocabulary"]
         65
     """
-    from nanogpkant.config import RunConfig, load_config, settings_that_differ
-    from nanogpkant.data import load_tokenizer
+    from nanogpkant.config import RunConfig, settings_that_differ
     from nanogpkant.model.counting import count
     from nanogpkant.run.folder import open_run
     from nanogpkant.run.metrics import read_metrics
 
     opened = open_run(run)
-    config = load_config(opened.config_file)
+    config = opened.config()
     environment = opened.environment()
-    vocab_size = load_tokenizer(opened.tokenizer_file).vocab_size
+    vocab_size = opened.tokenizer().vocab_size
     counted = count(config.model, vocab_size)
     rows = read_metrics(opened.metrics_file) if opened.metrics_file.is_file() else []
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "val"}

@@ -118,7 +118,7 @@ def train(
     from nanogpkant.config import load_preset
 
     name, base = load_preset(preset)
-    folder = Path(out or Path("runs") / name)
+    folder = Path("runs") / name if out is None else Path(out)
     how = "auto" if auto_resume else resume
     settle = partial(_settled, base, folder, bool(how), settings)
     config = settle()
@@ -142,11 +142,12 @@ def _settled(
     Raises:
         UsageError: a change that a run cannot take.
     """
-    from nanogpkant.config import load_config, with_settings
+    from nanogpkant.config import with_settings
+    from nanogpkant.run.folder import RunFolder
 
     if not (is_resume and (folder / "config.yaml").is_file()):
         return with_settings(base, settings)
-    base = load_config(folder / "config.yaml")
+    base = RunFolder(folder).config()
     config = with_settings(base, settings)
     if (config.model, config.data) != (base.model, base.data):
         raise UsageError(

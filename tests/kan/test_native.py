@@ -19,7 +19,7 @@ from nanogpkant.kan import (
     Rational,
     Shared,
 )
-from nanogpkant.kan.backends import COMPILED_BASES, native, recompute
+from nanogpkant.kan.backends import native, recompute
 from nanogpkant.kan.bases import load_basis
 
 SHARED = [
@@ -31,8 +31,8 @@ SHARED = [
 ]
 # Every basis with some base, and every base with a basis of either C file.
 ALL = [
-    *(Features(basis, base) for basis, base in zip(SPLINES + SHARED, cycle(COMPILED_BASES))),
-    *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in COMPILED_BASES),
+    *(Features(basis, base) for basis, base in zip(SPLINES + SHARED, cycle(BASE_FUNCTIONS))),
+    *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in BASE_FUNCTIONS),
     *(Features(BSpline(4, 1, outside=outside), "none") for outside in ("zero", "linear")),
 ]
 TYPES = [torch.float32, torch.bfloat16]
@@ -151,6 +151,8 @@ def test_huge_inputs(features: Features) -> None:
     case = (features, x, numbers_of(features), torch.rand(2, features.size, 2))
     results, wanted = run(*case)[:2], expected(*case)[:2]
     waves = isinstance(getattr(features.basis, "family", None), Fourier)
+    if features.base.endswith("2"):  # a square
+        pytest.skip("the square of 2e30 is beyond float32")
     for result, value in zip(results, wanted, strict=True):
         assert result.isfinite().all()
         if waves:  # the phase of 2e30 is rounding error
@@ -195,15 +197,6 @@ def test_nan_and_infinities_come_out_where_they_go_in(features: Features) -> Non
 )
 def test_says_what_is_unsupported(basis, inputs, dtype, reason: str) -> None:
     assert reason in native.unsupported(Features(basis), inputs, dtype)
-
-
-@pytest.mark.parametrize("base", sorted(BASE_FUNCTIONS.keys() - COMPILED_BASES))
-def test_other_base_functions_run_in_torch(problem, base: str) -> None:
-    case = problem(Features(BSpline(), base), (300,), n=40, dtype=torch.float32)
-    assert "base function" in native.unsupported(case.features, torch.float32, torch.float32)
-    results, wanted = case.run("recompute"), case.run("reference")
-    for result, value in zip(results, wanted, strict=True):
-        torch.testing.assert_close(result, value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -128,6 +128,12 @@ def test_a_missing_and_an_unexpected_tensor(run: Path, capsys):
 def test_a_configuration_of_another_shape(run: Path, capsys):
     text = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(text.replace("n_embd: 16", "n_embd: 32"), encoding="utf-8")
+    assert "config.yaml has model.n_embd 32, but the run was made with another" in error_of(
+        run, capsys
+    )
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    del environment["made_of"]  # as earlier versions wrote it
+    (run / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     line = error_of(run, capsys)
     assert "(2, " in line or "(16" in line  # both shapes are given
     assert "config.yaml" in line

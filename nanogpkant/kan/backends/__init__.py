@@ -4,6 +4,3 @@ Each has ``forward(call)``, from a ``Call`` to (rows, out). Those in ``functiona
 ``backward(grad_y, call, needs_x, needs_weight)``: the gradients of x, the weight and the
 coefficients, or None. That of the coefficients comes with that of x.
 """
-
-# Base functions that the C files and the Triton kernels have; others run in torch.
-COMPILED_BASES = ("none", "silu", "gelu", "gelu_tanh", "identity")

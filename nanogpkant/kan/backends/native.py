@@ -7,9 +7,11 @@ so no other machine runs code compiled for this one.
 import ctypes
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from ctypes import c_long, c_void_p
 from functools import cache
@@ -19,7 +21,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.backends import COMPILED_BASES
 from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.bases.bspline import TERMS, BSpline
 from nanogpkant.kan.bases.chebyshev import Chebyshev
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
+PREFIX = "nanogpkant-compiler-"  # of temporary folders
 LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 
@@ -40,8 +42,6 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
     """The reason why there is no compiled code for these features and dtypes, or None."""
     if inputs not in NUMBERS or dtype not in NUMBERS:
         return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
-    if features.base not in COMPILED_BASES:
-        return f"the base function {features.base} is not compiled"
     if _macros(features.basis) is None:
         return "only B-splines on uniform grids and shared polynomials and waves are compiled"
     if _library(features, inputs, dtype) is None:
@@ -138,25 +138,29 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
 
 @cache
 def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
+    here = next(filter(shutil.which, ("cc", "gcc", "clang")), "")
+    compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
+    if not compiler:
         log.info("there is no C compiler (cc, gcc or clang) for %s", source)
         return None
     defines = [f"-D{name}={value}" for name, value in macros]
     try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a kill
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
             made, linked = (str(Path(folder, name)) for name in ("object.o", "library.so"))
             path = str(Path(__file__).with_name(source))
             # Linked without OpenMP's library: its functions are found in the one that torch has
             # loaded, so that both share one pool of threads. (Two would wait for each other.)
             for command in (
-                [compiler, *FLAGS, *defines, "-c", path, "-o", made],
-                [compiler, "-shared", made, "-o", linked],
+                [*compiler, *FLAGS, *defines, "-c", path, "-o", made],
+                [*compiler, "-shared", made, "-o", linked],
             ):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
             library = ctypes.CDLL(linked)
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s does not compile %s: %s", compiler, source, error)
+        log.info("%s does not compile %s: %s", compiler[0], source, error)
         return None
     library.expand.argtypes = (c_void_p,) * 3 + (c_long,) * 3
     library.pull_back.argtypes = (c_void_p,) * 4 + (c_long,) * 3

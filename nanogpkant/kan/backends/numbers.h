@@ -2,7 +2,7 @@
 
    native.py defines the macros:
 
-   BASE     NONE, SILU, GELU, GELU_TANH or IDENTITY
+   BASE     a name of the enum below
    INPUT    type of the inputs and their gradient in memory: float or bf16
    FEATURE  type of the features and their gradient in memory: float or bf16
 */
@@ -102,12 +102,15 @@ static inline float tanh_gate(float x) {
     return 1 / (1 + exponential(-1.59576912f * x * (1 + 0.044715f * x * x)));
 }
 
-enum { NONE, SILU, GELU, GELU_TANH, IDENTITY };
+enum { NONE, SILU, GELU, GELU_TANH, EVEN, RELU2, LEAKY_RELU2, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
+    if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
+    if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
+    if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;
     return x;
 }
 static inline float base_slope(float x) {
@@ -115,10 +118,12 @@ static inline float base_slope(float x) {
         float gate = 1 / (1 + exponential(-x));
         return gate * (1 + x * (1 - gate));
     }
-    if (BASE == GELU) {
-        float density = bell(x);
-        return normal_below(x, density) + x * 0.39894228f * density;
+    if (BASE == GELU || BASE == EVEN) {
+        float density = bell(x), below = normal_below(x, density);
+        return (BASE == EVEN ? below - 0.5f : below) + x * 0.39894228f * density;
     }
+    if (BASE == RELU2) return x > 0 ? 2 * x : 0 * x;
+    if (BASE == LEAKY_RELU2) return x > 0 ? 2 * x : 0.5f * x;
     if (BASE == GELU_TANH) {
         float near = clamp(x, -30, 30), gate = tanh_gate(near);
         return gate * (1 + near * (1 - gate) * 1.59576912f * (1 + 0.134145f * near * near));

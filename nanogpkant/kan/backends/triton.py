@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nanogpkant.kan.backends import COMPILED_BASES
 from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
@@ -64,8 +63,6 @@ def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) 
         return f"the basis is {type(basis).__name__}, not BSpline"
     if basis.grid is not None:
         return "the grid is not uniform"
-    if features.base not in COMPILED_BASES:
-        return f"the base function {features.base} has no kernel"
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the dtype is {str(dtype).removeprefix('torch.')}, not float32 or half of it"
     return None
@@ -203,6 +200,12 @@ def _base(x, c: tl.constexpr):
         x *= 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
     if c.base == "gelu_tanh":
         x *= tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    if c.base == "even":
+        x *= 0.5 * tl.erf(x * 0.7071067811865476)
+    if c.base == "relu2":
+        x = tl.where(x > 0, x * x, 0 * x)
+    if c.base == "leaky_relu2":
+        x = tl.where(x > 0, x * x, 0.25 * x * x)
     return x
 
 
@@ -218,6 +221,13 @@ def _base_derivative(x, c: tl.constexpr):
         x = tl.clamp(x, -30.0, 30.0, propagate_nan=tl.PropagateNan.ALL)
         gate = tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
         return gate * (1 + x * (1 - gate) * 1.5957691216057308 * (1 + 0.134145 * x * x))
+    if c.base == "even":
+        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+        return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
+    if c.base == "relu2":
+        return tl.where(x > 0, 2 * x, 0 * x)
+    if c.base == "leaky_relu2":
+        return tl.where(x > 0, 2 * x, 0.5 * x)
     return tl.full(x.shape, 1.0, tl.float32)
 
 

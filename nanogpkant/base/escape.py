@@ -1,0 +1,20 @@
+"""Text that came with a run or a file, made harmless for the formats that we write."""
+
+import re
+from typing import Any
+
+
+def markdown(text: str) -> str:
+    """Text as one line of Markdown: no HTML, links, pictures or borders of tables."""
+    return re.sub(r"([|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def fenced(text: str, language: str) -> str:
+    """Text as a block of code, which it cannot close."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def csv_cell(value: Any) -> Any:
+    """A value of a table; text that a spreadsheet would take for a formula begins with '."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
