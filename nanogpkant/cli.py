@@ -1,6 +1,7 @@
 """The command line: a table of verbs. ``nanogpkant --help`` lists them."""
 
 import argparse
+import functools
 import importlib
 import inspect
 import io
@@ -90,39 +91,19 @@ def run_verb(name: str, arguments: list[str]) -> int:
         return 0
     if flags.takes_settings(verb) and "--print_config" in arguments:
         arguments = [argument for argument in arguments if argument != "--print_config"]
-        print(settings_as_yaml(flags.parse(parser, name, verb, arguments)), end="")
+        print(flags.settings_as_yaml(flags.parse(parser, name, verb, arguments)), end="")
         return 0
     values = flags.parse(parser, name, verb, arguments)
     if "stream" in inspect.signature(verb).parameters:
-        values["stream"] = None if is_json else write_now
+        values["stream"] = None if is_json else functools.partial(print, end="", flush=True)
     print_answer(verb(**values), is_json)
     return 0
-
-
-def settings_as_yaml(values: dict[str, Any]) -> str:
-    """The settings of a run that a verb's arguments stand for, for ``--print_config``.
-
-    Raises:
-        UsageError: an unknown preset, or a setting that cannot work.
-    """
-    from nanogpkant.config import load_preset, to_yaml, with_settings
-    from nanogpkant.verbs.flags import SECTIONS, section_of
-
-    if "preset" not in values:
-        raise UsageError("--print_config: this command has no preset to print")
-    _, base = load_preset(values["preset"])
-    settings = {key: value for key, value in values.items() if section_of(key) in SECTIONS}
-    return to_yaml(with_settings(base, settings))
 
 
 def function_of(name: str) -> Any:
     """The function of a verb; importing it does not load torch."""
     module, function = VERBS[name].split(":")
     return getattr(importlib.import_module(f"nanogpkant.verbs.{module}"), function)
-
-
-def write_now(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def print_answer(answer: Answer, is_json: bool) -> None:

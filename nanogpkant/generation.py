@@ -45,7 +45,7 @@ def sample_run(
     dtype_name: str,
     samples: int,
     stream: Callable[[str], None] | None,
-    **settings: Any,
+    *settings: Any,
 ) -> dict[str, Any]:
     """Let a run's model write.
 
@@ -59,8 +59,8 @@ def sample_run(
         settings: arguments of ``generate``.
 
     Returns:
-        {"prompt", "samples", "tokens_per_second", "seconds_to_first_token"}. Samples leave the
-        prompt out; the rate counts all texts, from the first token on.
+        {"prompt", "texts", "tokens_per_second", "seconds_to_first_token"}. Texts leave the prompt
+        out; the rate counts all of them, from the first token on.
 
     Raises:
         UserError: no such run or checkpoint, or a character that the model has never seen.
@@ -78,7 +78,7 @@ def sample_run(
     decode = trained.tokenizer.decode
     prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
-    drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
+    drawn = generate(trained.model, ids.repeat(samples, 1), *settings)
     tokens = []
     if stream and samples == 1:
         stream(prompt)
@@ -101,7 +101,7 @@ def sample_run(
         stream(f"{rest}\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))
     return {
         "prompt": prompt,
-        "samples": texts,
+        "texts": texts,
         "tokens_per_second": round(samples * rate, 1),
         "seconds_to_first_token": round(first - started, 4),
     }

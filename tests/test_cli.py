@@ -313,6 +313,26 @@ def test_presets_are_listed_and_print_their_configuration(capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
 
 
+def test_runs_are_listed_and_described(tiny_run, tmp_path, capsys):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.yaml").write_text("a: [", encoding="utf-8")
+    assert main(["runs", "--folder", str(tmp_path), "--json"]) == 0
+    broken, tiny = json.loads(capsys.readouterr().out)
+    assert broken["model"] == "damaged" and "config.yaml" in broken["problem"]
+    losses = [r["loss"] for r in read_metrics(tiny_run / "metrics.jsonl") if r["split"] == "val"]
+    assert (tiny["step"], tiny["max_iters"], tiny["best_val_loss"]) == (12, 12, min(losses))
+    assert main(["runs", "--folder", str(tmp_path)]) == 0
+    head, _, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "model", "step", "loss", "age"]
+    assert "12/12" in line and f"{min(losses):.4f}" in line
+    assert main(["info", str(tmp_path / "tiny")]) == 0
+    text = capsys.readouterr().out
+    assert "12 of 12" in text and f"{losses[-1]:.4g}" in text
+    assert main(["runs", "--folder", str(tmp_path / "tiny/checkpoints")]) == 0
+    assert "no runs in" in capsys.readouterr().out
+
+
 def test_print_config_shows_the_flags_and_reads_back(tmp_path, capsys):
     flags = ["--model.n_layer", "3", "--optim.learning_rate", "3e-4", "--print_config"]
     assert main(["train", "quickstart_kan", *flags]) == 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nanogpkant.base.errors import UsageError
+from nanogpkant.cli import main
 from nanogpkant.config import SITES
 from nanogpkant.generation import draw, generate, next_logits, window_start
 from nanogpkant.model.cache import Cache
@@ -168,3 +169,13 @@ def test_frequencies_are_the_softmax(temperature: float, top_k: int | None) -> N
     likely = expected > 0
     assert counts[~likely].sum() == 0
     assert stats.chisquare(counts[likely], expected[likely]).pvalue > 1e-3
+
+
+def test_no_temperature_is_too_low_to_divide_by() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0]])
+    assert draw(logits, 1e-320, None, None, torch.Generator()).tolist() == [1]
+
+
+def test_more_samples_than_memory_are_refused(tiny_run, capsys) -> None:
+    assert main(["sample", str(tiny_run), "--samples", "100000000000"]) == 2
+    assert "--samples" in capsys.readouterr().err

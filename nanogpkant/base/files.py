@@ -12,7 +12,7 @@ from typing import Any
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.lock import only_writer
 
-LARGEST = 1 << 30  # characters of a text that is read whole
+LARGEST = 1 << 30  # bytes of a text that is read whole
 
 
 @contextmanager
@@ -86,22 +86,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_text(path: Path, most: int = LARGEST) -> str:
-    """Read a UTF-8 text file of at most so many characters.
+    """Read a UTF-8 text file of at most so many bytes.
 
     Raises:
         UserError: the file is missing, larger or not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(most + 1)
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise UserError(f"{path} has more than {most:,} bytes: no such file is so large")
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 text first"
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): {remedy}") from error
-    if len(text) > most:
-        raise UserError(f"{path} has more than {most:,} characters: no such file is so large")
-    return text
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,8 @@
 """Verdicts on the comparisons that an experiment declared before its runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,9 @@ class Verdict:
             if abs(ratio - 1) > SAME_COST
         ]
         return " and ".join([*([f"equal {', '.join(equal)}"] if equal else []), *other])
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"kind": self.kind, "words": self.words()}
 
     def words(self) -> str:
         """The verdict as one sentence."""

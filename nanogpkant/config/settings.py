@@ -41,7 +41,7 @@ MOST: dict[str, float] = {
     **dict.fromkeys(("optim.warmup_iters", "optim.lr_decay_iters", "train.max_iters"), LONG),
     **dict.fromkeys(("train.max_seconds", "train.eval_interval", "train.eval_tokens"), LONG),
     **dict.fromkeys(("train.keep_every", "train.log_interval", "train.sample_tokens"), LONG),
-    **dict.fromkeys(("grid.update_every", "grid.until"), LONG),
+    **dict.fromkeys(("grid.update_every", "grid.until", "optim.decay_iters"), LONG),
     **dict.fromkeys(("optim.learning_rate", "optim.min_lr", "optim.kan_learning_rate"), BIG),
     **dict.fromkeys(("optim.function_learning_rate", "optim.weight_decay"), BIG),
     **dict.fromkeys(("optim.kan_weight_decay", "optim.function_weight_decay"), BIG),
@@ -390,8 +390,10 @@ class GridConfig:
             _at_least("grid", self, until=0)
         object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
         for step, size in self.refine_at.items():
-            if not 1 <= step <= LONG or size > FINE:
-                remedy = f"steps must be 1 to {LONG:,}, and sizes at most {FINE:,}"
+            if step < 1:
+                refuse("grid.refine_at", self.refine_at, f"step {step} must be at least 1")
+            if step > LONG or size > FINE:
+                remedy = f"steps must be at most {LONG:,}, and sizes {FINE:,}"
                 refuse("grid.refine_at", self.refine_at, remedy)
 
     def updates_at(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Settings as YAML, checked key by key; presets by name."""
 
 import dataclasses
+import math
 import reprlib
 import types
 import typing
@@ -15,7 +16,8 @@ from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
 
-LARGEST = 1 << 20  # characters of a configuration
+LARGEST = 1 << 20  # bytes of a configuration
+MOST_VALUES = 10**5  # of it
 PRESETS = Path(__file__).parent / "presets"
 ALL = "--help lists those that exist"
 
@@ -96,19 +98,31 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values: no aliases, of which a few lines can stand for gigabytes, and no key twice."""
+    """Plain values: no key twice, and no few lines of aliases that stand for gigabytes."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(None, None, "aliases (*) are not read", mark)
-        return super().compose_node(parent, index)
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > MOST_VALUES:
+            problem = f"with its aliases (*) it has more than {MOST_VALUES:,} values"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
+        return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        values = super().construct_mapping(node, deep)
-        if len(values) < len(node.value):
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
             raise yaml.MarkedYAMLError(None, None, "a key is there twice", node.start_mark)
-        return values
+        return node
+
+
+def _written_out(node: Any, sizes: dict[int, float]) -> float:
+    """Values of a node where each alias is written out; infinite if it is within itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        parts = node.value if isinstance(node.value, list) else []
+        flat = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_written_out(each, sizes) for each in flat)
+    return sizes[id(node)]
 
 
 def settings_that_differ(config: Any, other: Any, prefix: str = "") -> dict[str, Any]:
@@ -203,7 +217,7 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # PyYAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if isinstance(expected, type) and type(value) is expected:
         return value

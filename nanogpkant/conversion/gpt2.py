@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.errors import UsageError, UserError, from_extra, one_line
 from nanogpkant.base.files import read_json
 from nanogpkant.config import KANConfig, ModelConfig
 
@@ -145,16 +145,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def reading_with_transformers(folder: Path) -> Iterator[None]:
-    """Keep transformers quiet, and turn its errors into one line.
-
-    Raises:
-        UserError: it is not installed, or raised anything.
-    """
-    try:
+    """Keep transformers quiet, and turn its errors into one line."""
+    with from_extra("hf", f"reading {folder}"):
         from transformers.utils import logging
-    except ImportError as error:
-        remedy = "pip install 'nanogpkant[hf]'"
-        raise UserError(f"{folder} is read by transformers, which is missing: {remedy}") from error
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -71,22 +71,13 @@ def check_fits(ours: ModelConfig, theirs: ModelConfig) -> None:
 
 
 def check_vocabulary(source: ModelSource, data: TokenData) -> None:
-    """Refuse data with another tokenizer than the source's, where the source has one.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Refuse data with another tokenizer than the source's, where the source has one."""
     if source.tokenizer is not None and source.tokenizer != data.tokenizer:
         raise UserError(f"its vocabulary is not that of --data.dataset: {REMEDY}")
 
 
 def start_from(model: GPT, config: RunConfig, data: TokenData) -> None:
-    """Initialize a new model from ``train.init_from``: see ``open_source``.
-
-    Args:
-        model: the model to train.
-        config: of the run.
-        data: to train on; its tokenizer must be the source's.
+    """Initialize a new model from ``train.init_from``; the data must have the source's tokenizer.
 
     Raises:
         UserError, UsageError: see ``open_source``, ``check_vocabulary`` and ``initialize``.

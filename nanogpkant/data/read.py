@@ -247,11 +247,7 @@ def _last_gap(text: str, kept: int) -> int:
 
 def without_surrogates(text: str) -> str:
     """Text that UTF-8 can hold: lone surrogates, which JSON can express, become U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @contextmanager

@@ -143,7 +143,13 @@ def start_world(options: TrainConfig) -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
-    check_launch(options, size)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            remedy = "start several processes with torchrun"
+            raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
+    if size > options.batch_size:
+        remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
+        refuse("train.batch_size", options.batch_size, remedy)
     has_gpu = resolve_device(options.device).type == "cuda"
     timeout = timedelta(seconds=options.timeout)
     with _naming_losses(rank, options.timeout):
@@ -162,9 +168,6 @@ def _own_store(rank: int, size: int, timeout: timedelta) -> Store:
     sometimes connect to (torch 2.13). Hosts count restarts differently, so the processes agree on a
     prefix: each publishes a fresh id; rank 0 publishes a key prefix and the ids seen so far, anew
     for every new id, and opens the prefix when all ranks have joined it.
-
-    Raises:
-        RuntimeError: the other ranks did not join in time.
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
@@ -194,21 +197,6 @@ def _end_group() -> None:
     the model alive, so a failed run leaves its group to the next one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def check_launch(options: TrainConfig, size: int) -> None:
-    """Refuse settings that cannot work in several processes.
-
-    Raises:
-        UsageError: names the setting and a remedy.
-    """
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            remedy = "start several processes with torchrun"
-            raise UsageError(f"WORLD_SIZE is {size}, but {name} is not set: {remedy}")
-    if size > options.batch_size:
-        remedy = f"has fewer sequences than there are processes, {size}; start fewer, or raise it"
-        refuse("train.batch_size", options.batch_size, remedy)
 
 
 def own_device(device: torch.device, world: World) -> torch.device:
@@ -292,11 +280,7 @@ def _from_environment(name: str, default: int) -> int:
 
 @contextmanager
 def _naming_losses(rank: int, timeout: float) -> Iterator[None]:
-    """Turn the error of a lost process, from whichever library, into one line.
-
-    Raises:
-        UserError: a process was lost.
-    """
+    """Turn the error of a lost process, from whichever library, into one line."""
     try:
         yield
     except RuntimeError as error:

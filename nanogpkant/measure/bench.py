@@ -50,7 +50,6 @@ class Bench(Answer):
 
 def bench_steps(
     presets: Sequence[str],
-    *,
     batch_size: int | None,
     vocab_size: int | None,
     compile: bool,
@@ -76,7 +75,7 @@ def bench_steps(
 
 
 def bench_sampling(
-    presets: Sequence[str], *, tokens: int, vocab_size: int | None, device: str, repeats: int
+    presets: Sequence[str], tokens: int, vocab_size: int | None, device: str, repeats: int
 ) -> Bench:
     """Time sampling in float32; see ``verbs.measure.bench``."""
     require_positive(tokens=tokens, vocab_size=vocab_size, repeats=repeats)

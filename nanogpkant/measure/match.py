@@ -107,7 +107,6 @@ class SavedMatch(Match):
 
 def find_match(
     preset: str,
-    *,
     by: str,
     vary: Sequence[str],
     kind: str | None,
@@ -118,12 +117,7 @@ def find_match(
     batch_size: int | None,
     repeats: int,
 ) -> Match:
-    """Find the model of another kind that costs as much as a preset; see ``verbs.measure.match``.
-
-    Raises:
-        UsageError: flags that cannot work.
-        UserError: a model that does not fit into memory.
-    """
+    """Find the model of another kind that costs as much; see ``verbs.measure.match``."""
     require_positive(vocab_size=vocab_size, repeats=repeats, batch_size=batch_size)
     if by not in UNITS:
         raise UsageError(f"--by {by}: must be one of {', '.join(UNITS)}")

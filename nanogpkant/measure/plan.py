@@ -134,7 +134,6 @@ def duration(seconds: float) -> str:
 def make_plan(
     name: str,
     config: RunConfig,
-    *,
     gpus: int,
     nodes: int,
     gpu: str,
@@ -142,12 +141,7 @@ def make_plan(
     flops_rate: float | None,
     vocab_size: int | None,
 ) -> Plan:
-    """Plan a run; see ``verbs.measure.plan``. A model is built only to time its steps here.
-
-    Raises:
-        UsageError: flags or settings that cannot work.
-        UserError: damaged token files.
-    """
+    """Plan a run; see ``verbs.measure.plan``. A model is built only to time its steps here."""
     require_positive(gpus=gpus, nodes=nodes, vocab_size=vocab_size)
     if flops_rate is not None and not 0 < flops_rate < math.inf:
         raise UsageError(f"--flops_rate {flops_rate}: must be above 0, in TFLOPS")

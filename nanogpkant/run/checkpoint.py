@@ -149,10 +149,14 @@ class Checkpoint:
     @cached_property
     def _file(self) -> Any:
         """The weights' file, held open: it can be read even if a trainer removes it."""
+        path = self.folder / WEIGHTS
         try:
-            return safetensors.safe_open(self.folder / WEIGHTS, "pt")
-        except safetensors.SafetensorError as error:
-            raise _unreadable(self.folder / WEIGHTS, error) from error
+            with open(path, "rb") as file:
+                # By descriptor: that outlives the name, which torch needs to be text, besides.
+                name = Path(f"/dev/fd/{file.fileno()}")
+                return safetensors.safe_open(name if name.exists() else path, "pt")
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise _unreadable(path, error) from error
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor by name.

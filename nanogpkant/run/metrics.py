@@ -30,15 +30,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a value is a row: its step, its split, and otherwise numbers, at any depth."""
+    """Whether a value is a row: step, split, and otherwise numbers, lists of them and dicts."""
     if not (isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0):
         return False
     needed = {"train": {"loss"}, "val": {"loss"}, "grid_change": {"parameters"}}
     if not (isinstance(split := row.get("split"), str) and needed.get(split, set()) <= row.keys()):
         return False
-    values = [v for k, v in row.items() if k not in ("step", "split", "layers", "loss_parts")]
-    values += row["loss_parts"] if isinstance(row.get("loss_parts"), list) else []
-    return all(isinstance(value, int | float) for value in values)
+    values = [value for key, value in row.items() if key != "split"]
+    values += [each for value in values if isinstance(value, list) for each in value]
+    return all(isinstance(value, int | float | dict | list) for value in values)
 
 
 def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -76,14 +76,10 @@ def model_card(
     """README.md of an exported run.
 
     Args:
-        run, trained: the run, and its model that is exported.
         weights: as exported.
-        name: the model's name.
-        license: of the model, by the Hub's identifier, such as mit.
+        name: the model's.
+        license: by the Hub's identifier, such as mit.
         format: of the exported folder.
-
-    Raises:
-        UserError: a file of the run is damaged.
     """
     config, tokenizer = trained.config, trained.tokenizer
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []

@@ -35,22 +35,12 @@ TELLING = (CARD, "config.yaml", "environment.json")  # files that hold a command
 def export_run(
     run: str | Path,
     out: Path,
-    *,
     format: Literal["run", "hf", "onnx"] = "run",
     checkpoint: str = "best",
     bfloat16: bool = False,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Write a run's checkpoint as a folder to share; see ``verbs.share.export``.
-
-    Returns:
-        {"folder", "step", "bytes"}, the last of the weights.
-
-    Raises:
-        UserError: no such run or checkpoint, one that does not fit its model, a full disk, or a
-            package that is not installed.
-        UsageError: ``out`` is not empty, or bfloat16 for ONNX.
-    """
+    """Write a run's checkpoint as a folder to share: the values of ``verbs.share.Exported``."""
     check_is_new(out)  # before the model is loaded
     if bfloat16 and format == "onnx":
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")

@@ -42,22 +42,14 @@ class HarnessScores(Answer):
 
 def run_harness(
     run: str,
-    *,
+    checkpoint: str,
     tasks: list[str] | None,
-    limit: int | None = None,
-    checkpoint: str = "best",
-    device: str = "auto",
-    dtype: str = "float32",
-    batch_size: int = 64,
+    limit: int | None,
+    device: str,
+    dtype: str,
+    batch_size: int,
 ) -> HarnessScores:
-    """Run tasks of the harness.
-
-    Args:
-        run, checkpoint: as every command names them.
-        tasks: names of the harness's own tasks, whose texts it downloads, or .yaml files.
-        limit: documents of each task; None takes all.
-        device, dtype: what it runs on; the weights are rounded to that dtype.
-        batch_size: sequences at a time.
+    """Run tasks of the harness; see ``verbs.use.evaluate``. The weights are rounded to ``dtype``.
 
     Raises:
         UserError: the harness is not installed or cannot run the tasks; no such run or checkpoint.

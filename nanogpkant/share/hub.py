@@ -7,38 +7,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.errors import UsageError, UserError, from_extra, one_line
 from nanogpkant.base.files import check_is_new, new_folder, sha256_of
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, open_run
 from nanogpkant.run.manifest import MANIFEST, read_manifest, verify
 from nanogpkant.share.export import CARD, FOR_OTHERS, export_run
 
-try:
+with from_extra("hf", "the Hub"):
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-    )
-except ImportError as error:
-    remedy = "pip install 'nanogpkant[hf]'"
-    raise UserError(f"push and pull need the huggingface_hub package: {remedy}") from error
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 TIMEOUT = 10  # seconds to wait for the answer to the first request
 LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 
 
-def push(run: str, *, repo: str, private: bool = False) -> dict[str, Any]:
-    """Upload a run, or a folder of any export format, to the Hub; see ``verbs.share.push``.
-
-    Returns:
-        {"repo", "url", "commit"}.
-
-    Raises:
-        UserError: no such run, a damaged one, no token, or a Hub that cannot be reached or refuses.
-        UsageError: ``repo`` is no name of a repository.
-    """
+def push(run: str, repo: str, private: bool) -> dict[str, Any]:
+    """Upload a run, or a folder of any export format: the values of ``verbs.share.Pushed``."""
     if get_token() is None:
         raise UserError(f"--repo {repo}: the Hub has to know who you are: {LOG_IN}")
     api = HfApi()
@@ -73,16 +58,7 @@ def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
 
 
 def pull(repo: str, out: Path) -> dict[str, Any]:
-    """Download an exported run from the Hub, complete and verified; see ``verbs.share.pull``.
-
-    Returns:
-        {"repo", "folder", "step", "commit"}.
-
-    Raises:
-        UserError: no such repository, a Hub that cannot be reached, or files other than those of an
-            exported run or those in its manifest.
-        UsageError: ``out`` is not empty, or ``repo`` is no name of a repository.
-    """
+    """Download an exported run, complete and verified: the values of ``verbs.share.Pulled``."""
     check_is_new(out)
     api = HfApi()
     with hub_errors(repo):
@@ -110,12 +86,7 @@ def pull(repo: str, out: Path) -> dict[str, Any]:
 
 @contextmanager
 def hub_errors(repo: str) -> Iterator[None]:
-    """Turn the client's errors into one line.
-
-    Raises:
-        UserError: instead of the client's errors.
-        UsageError: ``repo`` is no name of a repository.
-    """
+    """Turn the client's errors into one line."""
     try:
         yield
     except UserError:

@@ -7,16 +7,13 @@ not know is an error there too: to drop or replace it would silently change the 
 from itertools import pairwise
 from typing import Any
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import from_extra
 from nanogpkant.data import BPETokenizer, ByteTokenizer, CharTokenizer
 from nanogpkant.data import Tokenizer as OurTokenizer
 from nanogpkant.data.tokenizer.bpe import END, shown_bytes
 
-try:
+with from_extra("hf", "a tokenizer for other libraries"):
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-except ImportError as error:
-    needed = "--format hf, --format onnx and --harness need the tokenizers package"
-    raise UserError(f"{needed}: pip install 'nanogpkant[hf]'") from error
 
 PADDING = "<|pad|>"
 

@@ -28,7 +28,7 @@ class WeightAverage:
         """Take the weights after so many steps into the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = list(self.values.values()), list(self.parameters.values())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -46,7 +46,11 @@ class WeightAverage:
             UserError: they are not of the model's parameters.
         """
         ours = {name: (p.shape, p.dtype) for name, p in self.parameters.items()}
-        if {name: (w.shape, w.dtype) for name, w in weights.items()} != ours:
+        dense = isinstance(weights, dict) and all(
+            isinstance(w, Tensor) and w.layout == torch.strided for w in weights.values()
+        )
+        fits = dense and {name: (w.shape, w.dtype) for name, w in weights.items()} == ours
+        if not (fits and all(torch.isfinite(w).all() for w in weights.values())):
             raise UserError("the weights in training are not of this model: use another checkpoint")
         for name, parameter in self.parameters.items():
             self.values[name].copy_(parameter.data)

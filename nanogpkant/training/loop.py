@@ -306,7 +306,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     # Reading a number from a GPU waits for it, so there only logged steps are checked.
     if is_logged or s.device.type == "cpu":
         loss = s.world.mean(loss)
-        check_finite(s, float(loss), float(grad_norm), x, y)
+        check_finite(s, float(loss), float(grad_norm), x, y)  # pyright: ignore (at least one pass)
     s.scaler.step(s.optimizer)
     s.scaler.update()
     s.optimizer.zero_grad(set_to_none=True)
@@ -379,10 +379,10 @@ def evaluate_start(
     Nothing is written. With ``resume`` it is the last checkpoint of the run in ``out``.
     """
     with start_world(config.train) as world:
-        resume = world.from_main(lambda: out.exists() if resume == "auto" else resume)
-        config, device, data = open_all(config, out, resume, world)
+        resumed = world.from_main(lambda: out.exists() if resume == "auto" else bool(resume))
+        config, device, data = open_all(config, out, resumed, world)
         with world.together():
-            has_own = resume and open_run(out).index()
+            has_own = resumed and open_run(out).index()
             checkpoint = load_checkpoint(open_run(out), "last") if has_own else None
             model = make_model(config, data, checkpoint, start)
         model = model.to(device)

@@ -53,19 +53,19 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if group["n_stacked"] and parameter.grad is not None:
-                    self._step(parameter, group)
+                    self._step(parameter, parameter.grad, group)
                     parameter.grad = None  # AdamW passes those without a gradient by
         super().step()
         return loss
 
-    def _step(self, parameter: Tensor, group: dict) -> None:
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
         state = self.state[parameter]
         if not state:  # AdamW's names: it cannot load a state without "step"
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
         state["step"] += 1
-        mean = state["exp_avg"].lerp_(parameter.grad, 1 - MOMENTUM)
-        ahead = parameter.grad.lerp(mean, MOMENTUM)  # Nesterov's
+        mean = state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(mean, MOMENTUM)  # Nesterov's
         step = orthogonal_step(ahead, group["n_stacked"], self.dtype)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(step, alpha=group["lr"])

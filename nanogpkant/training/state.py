@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def save_training(
@@ -111,7 +111,8 @@ def load_training(
             (average or WeightAverage(model, 0.0)).restore(weights)
     saved, own = training.pop("optimizer"), optimizer.state_dict()
     groups, moments = saved.get("param_groups"), saved.get("state")
-    if not (groups and isinstance(moments, dict) and all(isinstance(g, dict) for g in groups)):
+    is_list = isinstance(groups, list) and groups and all(isinstance(g, dict) for g in groups)
+    if not (is_list and isinstance(moments, dict)):
         raise UserError(f"{checkpoint.folder} has no moments: use another checkpoint")
     # "matrices": the key's name before 2026-11-29
     was_muon = not {"n_stacked", "matrices"}.isdisjoint(groups[0])
@@ -151,7 +152,8 @@ def _check_moments(values: Any, keys: tuple[str, ...], parameter: nn.Parameter) 
             raise UserError(f"{key} is not of shape {tuple(shape)}: use another checkpoint")
         if value.dtype != parameter.dtype or value.layout != torch.strided:
             raise UserError(f"{key} is not {parameter.dtype}: use another checkpoint")
-        part = value.to_local() if hasattr(value, "to_local") else value
+        whole: Any = value
+        part = whole.to_local() if hasattr(whole, "to_local") else whole
         if not torch.isfinite(part).all() or (key != "exp_avg" and (part < 0).any()):
             raise UserError(f"{key} has values that cannot be: use another checkpoint")
         if not part.is_contiguous():  # elements may lie on each other
@@ -168,7 +170,7 @@ def _state_from(training: dict[str, Any], checkpoint: Checkpoint) -> State:
         state = State(**training)
         numbers = (state.seconds, state.best_val_loss, state.val_loss)
         is_valid = state.step == checkpoint.step and all(number >= 0 for number in numbers)
-        if is_valid and state.seconds < math.inf:
+        if is_valid and state.seconds < 1e9:  # 30 years, to which a step's time can be added
             return state
     except TypeError:
         pass
@@ -183,8 +185,9 @@ def _numbered(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def _sharded_as(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """This rank's part of a whole tensor, if it has only a part of the parameter."""
     if hasattr(parameter, "full_tensor") and value.shape == parameter.shape:
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(parameter, DTensor)
         # All ranks have read the same file: nothing has to be sent.
         mesh, placements = parameter.device_mesh, parameter.placements
         return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
@@ -210,16 +213,15 @@ def _write_shards(moments: dict[str, Tensor], folder: Path, world: World) -> Non
     Raises:
         UserError: on all ranks, where one cannot.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with world.together():
         if world.is_main:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
     with world.together(), _explaining(f"cannot write {folder}"):
-        dcp.save(
-            moments, storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True)
-        )
+        save(moments, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def _read_shards(
@@ -230,23 +232,28 @@ def _read_shards(
     Raises:
         UserError: they do not fit the parameters.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = dcp.HuggingFaceStorageReader(folder)
+    reader = HuggingFaceStorageReader(str(folder))
     names = dict(model.named_parameters())
     numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
     state: dict[int, dict[str, Any]] = {number: {} for number in range(len(parameters))}
     moments = {}
-    for saved, found in reader.read_metadata().state_dict_metadata.items():
+    try:
+        there = reader.read_metadata().state_dict_metadata.items()
+    except Exception as error:  # whatever the bytes lead torch to
+        raise UserError(f"{folder} cannot be read ({type(error).__name__})") from error
+    for saved, found in there:
         name, _, key = saved.rpartition("/")
-        parameter = names.get(name)
-        if parameter is None or found.size not in (torch.Size(()), parameter.shape):
+        parameter, size = names.get(name), getattr(found, "size", None)
+        if parameter is None or size not in (torch.Size(()), parameter.shape):
             raise UserError(f"{saved} in {folder} fits no parameter of the model")
-        value = torch.zeros(()) if not found.size else torch.zeros_like(parameter.data)
+        value = torch.zeros(()) if not size else torch.zeros_like(parameter.data)
         moments[saved] = state[numbers[id(parameter)]][key] = value
     with warnings.catch_warnings(), _explaining(f"cannot read {folder}"):
         warnings.simplefilter("ignore", UserWarning)  # of reading alone, where every rank holds all
-        dcp.load(moments, storage_reader=reader, no_dist=not is_sharded(model))
+        load(moments, storage_reader=reader, no_dist=not is_sharded(model))
     return state
 
 
@@ -257,7 +264,7 @@ def _explaining(problem: str) -> Iterator[None]:
     Raises:
         UserError: it did.
     """
-    from torch.distributed.checkpoint import CheckpointException
+    from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         yield

@@ -1,13 +1,18 @@
 """compare, experiment and search: runs side by side, and the runs that an answer needs."""
 
-from dataclasses import dataclass
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
+from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
 
 if TYPE_CHECKING:
+    from nanogpkant.comparison.experiment import Experiment
     from nanogpkant.comparison.runs import Run
 
 Reference = Literal["original"]
@@ -65,14 +70,11 @@ def compare(
     from nanogpkant.comparison.table import compare_runs, table
 
     loaded = load_runs(runs)
+    _plot(plot, loaded)
     if out is None:
         rows = compare_runs(loaded)
-        answer = Compared(rows, table(rows))
-    else:
-        variants = variants_of(loaded)
-        answer = _report(Path(out), variants, "Runs compared", target, reference, csv or [])
-    _plot(plot, loaded)
-    return answer
+        return Compared(rows, table(rows))
+    return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
 
 
 def experiment(
@@ -128,29 +130,19 @@ def experiment(
     variants = load_trained(planned)
     if not variants:
         raise UserError(f"{file}: no run has an evaluation; {failures[0]}")
-    answer = _report(
-        Path(report or folder / "report"),
-        variants,
-        loaded.name,
-        target,
-        reference,
-        csv or [],
-        about=loaded.about,
-        experiment=loaded.text,
-        failures=failures,
-        failure=f"{len(failed)} of {len(planned)} runs failed; the same command tries them again"
-        if failed
-        else None,
-    )
     _plot(plot, [run for runs in variants.values() for run in runs])
+    to = Path(report or folder / "report")
+    answer = _report(to, variants, loaded.name, target, reference, csv, loaded, failures)
+    if failed:
+        again = "the same command tries them again"
+        answer = replace(answer, failure=f"{len(failed)} of {len(planned)} runs failed; {again}")
     return answer
 
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
-    from nanogpkant.base.console import note
-    from nanogpkant.comparison.plots import plot_curves
-
     if file is not None:
+        from nanogpkant.comparison.charts import plot_curves
+
         plot_curves(runs, Path(file))
         note(f"the learning curves are in {file}")
 
@@ -161,36 +153,30 @@ def _report(
     title: str,
     target: float | None,
     reference: Reference | None,
-    csv: list[str],
-    *,
-    about: str = "",
-    experiment: str = "",
-    failures: list[str] | None = None,
-    failure: str | None = None,
+    csv: list[str] | None,
+    experiment: "Experiment | None" = None,
+    failures: Sequence[str] = (),
 ) -> Compared:
     """Write the report of these runs; the answer has the means of every variant in words."""
-    import shlex
-    import sys
-
-    from nanogpkant.base.console import note
+    from nanogpkant.comparison.declared import verdicts
     from nanogpkant.comparison.findings import find
     from nanogpkant.comparison.references import original_curves, wandb_curves
-    from nanogpkant.comparison.report import ComparisonReport
+    from nanogpkant.comparison.report import write_report
     from nanogpkant.comparison.table import table
 
-    references = [curve for file in csv for curve in wandb_curves(Path(file))]
+    references = [curve for file in csv or () for curve in wandb_curves(Path(file))]
     if reference == "original":
         datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
         references = original_curves(datasets) + references
-    findings = find(variants, target, failures or [])
+    findings = find(variants, target, list(failures))
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
-    report = ComparisonReport(title, about, findings, references, command, experiment)
-    report.save(folder)
+    declared = verdicts(experiment, variants) if experiment else []
+    found = write_report(folder, findings, references, title, command, experiment, declared)
     note(f"the report is in {folder / 'report.html'}")
-    found = report.as_dict()
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
-    text = "\n".join([table(rows), "", *found["answer"], *found["notes"]])
-    return Compared(found, text, failure)
+    said = [verdict.words() for verdict in declared] or found["answer"]
+    text = "\n".join([table(rows), "", *said, *found["notes"]])
+    return Compared(found, text)
 
 
 def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:

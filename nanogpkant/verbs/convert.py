@@ -1,6 +1,6 @@
 """convert: a GPT-2 or a plain run as a run of ours, with KAN layers where wanted."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +20,6 @@ class Converted(Answer):
     largest_change_of_logits: float
     """largest absolute difference from the source's logits, on random tokens"""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def words(self) -> str:
         change = f"its logits differ by {self.largest_change_of_logits:.1g} at most"
         return f"{self.run}: {self.parameters / 1e6:.2f}M parameters; {change}"
@@ -37,9 +34,6 @@ def convert(source: str, *, out: str, **settings: Any) -> Converted:
         out: run folder to write; it must not exist, or be empty.
         **settings: dotted settings of the new run, laid over the source's, such as
             ``{"model.kan.sites": ["mlp_in", "mlp_out"]}``.
-
-    Returns:
-        The run, its size and how much its logits differ from the source's.
 
     Raises:
         UserError: no such source, a damaged one, or shapes or vocabularies that do not fit.

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError, nearest
-from nanogpkant.config import FORMER_KEYS, RunConfig
+from nanogpkant.config import FORMER_KEYS, RunConfig, load_preset, to_yaml, with_settings
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -175,6 +175,19 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
     if takes_settings(verb):
         values |= {key: value for key, value in given.items() if section_of(key) in SECTIONS}
     return values
+
+
+def settings_as_yaml(values: dict[str, Any]) -> str:
+    """The settings of a run that a verb's arguments stand for, for ``--print_config``.
+
+    Raises:
+        UsageError: an unknown preset, or a setting that cannot work.
+    """
+    if "preset" not in values:
+        raise UsageError("--print_config: this command has no preset to print")
+    _, base = load_preset(values["preset"])
+    settings = {key: value for key, value in values.items() if section_of(key) in SECTIONS}
+    return to_yaml(with_settings(base, settings))
 
 
 # jsonargparse's message for a value of the wrong type: key, expected types, value.

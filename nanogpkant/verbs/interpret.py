@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UserError, is_out_of_memory
+from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation import Interpretation
@@ -99,9 +99,6 @@ def interpret(
         seed: decides the text windows and the clustering.
         device: auto, cpu, cuda, cuda:N or mps.
 
-    Returns:
-        The page, the export folder, the summary, and the interpretation with its tables.
-
     Raises:
         UserError: no such run or checkpoint, no KAN layers, too little memory, a package that is
             not installed, or Ctrl-C; the same call resumes.
@@ -114,9 +111,9 @@ def interpret(
         'runs/quickstart_kan/interpret/index.html'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_top, write, write_export
+        from nanogpkant.interpretation import Interpretation, write, write_export
 
-        check_top(top)
+        require_positive(top=top)
         interpretation = Interpretation(
             run, checkpoint, layers, families, budget, seed, device, folder=out
         )
@@ -155,9 +152,6 @@ def prune(
         seed: decides the text windows, and the random score.
         device: auto, cpu, cuda, cuda:N or mps.
 
-    Returns:
-        The new run, and size, validation loss and speed before and after.
-
     Raises:
         UserError: no such run or checkpoint, no KAN layers, or too little memory.
         UsageError: a setting out of its range, an unknown layer, or a folder that exists.
@@ -168,14 +162,11 @@ def prune(
         'runs/half'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_pruning
+        from nanogpkant.interpretation import Interpretation
 
-        check_pruning(share, out, finetune)
         interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
-        found = interpretation.prune(
-            share, out, finetune=finetune, score=score, ablation=ablation, unit=unit
-        )
-    return Pruned(**found)
+        how = {"finetune": finetune, "score": score, "ablation": ablation, "unit": unit}
+        return Pruned(**interpretation.prune(share, out, **how))
 
 
 @contextmanager

@@ -37,22 +37,9 @@ class LoadedRun:
         top_p: float | None = None,
         seed: int = 1337,
     ) -> str:
-        """Continue a text.
+        """Continue a text; returns the new text, without the prompt.
 
-        Args:
-            prompt: text to continue; None is a new line.
-            tokens: tokens to add.
-            temperature: divides the logits; 0 always takes the most likely token.
-            top_k: draw from the k most likely tokens only.
-            top_p: draw from the fewest tokens of at least this total probability.
-            seed: decides the draws.
-
-        Returns:
-            The new text, without the prompt.
-
-        Raises:
-            UsageError: a setting out of its range.
-            UserError: a character that the tokenizer does not have.
+        Arguments and errors are those of ``nanogpkant.sample``.
         """
         import torch
 

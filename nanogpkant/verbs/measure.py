@@ -42,9 +42,6 @@ def plan(
             dataset.
         **settings: of the run, by dotted name, over the preset's.
 
-    Returns:
-        Parameters, tokens, memory by kind, time and, where it does not fit, the smallest remedy.
-
     Raises:
         UsageError: flags or settings that cannot work.
         UserError: damaged token files.
@@ -57,16 +54,8 @@ def plan(
     from nanogpkant.measure.plan import make_plan
 
     name, base = load_preset(preset)
-    return make_plan(
-        name,
-        with_settings(base, settings),
-        gpus=gpus,
-        nodes=nodes,
-        gpu=gpu,
-        memory=memory,
-        flops_rate=flops_rate,
-        vocab_size=vocab_size,
-    )
+    config = with_settings(base, settings)
+    return make_plan(name, config, gpus, nodes, gpu, memory, flops_rate, vocab_size)
 
 
 def match(
@@ -99,9 +88,6 @@ def match(
         batch_size: sequences in a measured step; without it, the preset's.
         repeats: timed rounds; slow steps get fewer, at least 3.
 
-    Returns:
-        The configuration found, both costs and their mismatch.
-
     Raises:
         UsageError: flags that cannot work.
         UserError: a model that does not fit into memory, or a file that cannot be written.
@@ -114,18 +100,7 @@ def match(
     from nanogpkant.measure.match import SavedMatch, find_match
 
     file = None if out is None else new_file(out, ".yaml", ".yml")
-    found = find_match(
-        preset,
-        by=by,
-        vary=vary,
-        kind=kind,
-        kan=kan,
-        vocab_size=vocab_size,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        repeats=repeats,
-    )
+    found = find_match(preset, by, vary, kind, kan, vocab_size, device, dtype, batch_size, repeats)
     if file is not None:
         write_atomic(file, to_yaml(found.config))
         return SavedMatch(**vars(found))
@@ -166,9 +141,6 @@ def bench(
         repeats: timed rounds; slow models get fewer, at least 3.
         out: file for the table: .md, or .json.
 
-    Returns:
-        A row per model.
-
     Raises:
         UsageError: flags that cannot work.
         UserError: a model that draws another text with the cache than without.
@@ -181,19 +153,9 @@ def bench(
 
     file = None if out is None else new_file(out, ".md", ".json")
     if what == "step":
-        found = bench_steps(
-            presets,
-            batch_size=batch_size,
-            vocab_size=vocab_size,
-            compile=compile,
-            device=device,
-            dtype=dtype,
-            repeats=repeats,
-        )
+        found = bench_steps(presets, batch_size, vocab_size, compile, device, dtype, repeats)
     else:
-        found = bench_sampling(
-            presets, tokens=tokens, vocab_size=vocab_size, device=device, repeats=repeats
-        )
+        found = bench_sampling(presets, tokens, vocab_size, device, repeats)
     if file is not None:
         found.save(file)
     return found

@@ -16,17 +16,12 @@ CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class PreparedDataset(Answer):
-    """A dataset that is ready for training.
-
-    Attributes:
-        folder: where it lies.
-        meta: the content of its meta.json: source, settings, tokens of each split, fingerprint.
-    """
+    """A dataset that is ready for training."""
 
     on_stdout: ClassVar[bool] = False
-
     folder: Path
     meta: dict[str, Any]
+    """the content of its meta.json: source, settings, tokens of each split, fingerprint"""
 
     def as_dict(self) -> dict[str, Any]:
         return {"folder": str(self.folder), **self.meta}
@@ -69,9 +64,6 @@ def prepare(
         val_fraction: share of the characters, or of the documents, to validate on; left out: the
             dataset's own, 0.1 for a text of yours.
         workers: threads that encode.
-
-    Returns:
-        The folder of the dataset and its meta.json.
 
     Raises:
         UsageError: the name or a setting is unknown or cannot work.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.report.table import Row
+from nanogpkant.base.errors import UserError
+from nanogpkant.report.table import Row, align, cell
 
 if TYPE_CHECKING:
     from nanogpkant.config import ModelConfig
@@ -20,14 +21,14 @@ class Listing(Answer):
     """Rows of runs or presets, one line each."""
 
     rows: list[Row]
-    lines: list[str]
+    text: str
     """the same in words"""
 
     def as_dict(self) -> list[Row]:
         return self.rows
 
     def words(self) -> str:
-        return "\n".join(self.lines)
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,18 @@ class Description(Answer):
         return self.facts
 
     def words(self) -> str:
-        width = max(map(len, self.facts)) + 2
-        return "\n".join(f"{name:<{width}}{in_words(value)}" for name, value in self.facts.items())
+        return align([[name, in_words(value)] for name, value in self.facts.items()], left=(0, 1))
 
 
 def in_words(value: Any) -> str:
     """A fact for a line of text."""
-    if value is None:
-        return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key} {in_words(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else cell(value)
 
 
 def runs(folder: str = "runs") -> Listing:
@@ -71,47 +69,50 @@ def runs(folder: str = "runs") -> Listing:
         >>> [row["name"] for row in ng.runs().as_dict()]
         ['quickstart_gpt', 'quickstart_kan']
     """
-    from nanogpkant.base.errors import UserError
     from nanogpkant.run.folder import RunFolder
 
     if not Path(folder).is_dir():
         raise UserError(f"{folder} is not a folder; nanogpkant train writes runs/NAME")
     found = [RunFolder(path) for path in sorted(Path(folder).iterdir()) if path.name[0] != "."]
     rows = [_row(run) for run in found if run.config_file.is_file()]
-    lines = [
-        f"{row['name']:<32} {row['model']:<28} {_step(row):>12}  "
-        f"{'-' if row['best_val_loss'] is None else format(row['best_val_loss'], '.4f'):>7}"
-        f"  {row['age']:>6}"
-        for row in rows
-    ]
-    header = f"{'run':<32} {'model':<28} {'step':>12}  {'loss':>7}  {'age':>6}"
-    return Listing(rows, [header, *lines] if rows else [f"no runs in {folder}"])
-
-
-def _step(row: Row) -> str:
-    return f"{row['step']:,}/{row['max_iters']:,}"
+    lines = [["run", "model", "step", "loss", "age"]]
+    for row in rows:
+        loss = row["best_val_loss"]
+        words = [f"{row['step']:,}/{row['max_iters']:,}", "-" if loss is None else f"{loss:.4f}"]
+        lines.append([row["name"], row["model"], *words, row["age"]])
+    return Listing(rows, align(lines, left=(0, 1)) if rows else f"no runs in {folder}")
 
 
 def _row(run: "RunFolder") -> Row:
     """One run for the list; a damaged one says so in place of its model."""
-    from nanogpkant.base.errors import UserError
     from nanogpkant.config import load_config
-    from nanogpkant.run.metrics import read_metrics
 
     newest = max(path.stat().st_mtime for path in (run.path, run.metrics_file) if path.exists())
     row: Row = {"name": run.path.name, "model": "", "step": 0, "max_iters": 0}
     row |= {"best_val_loss": None, "age": age(time.time() - newest)}
     try:
         config = load_config(run.config_file)
-        metrics = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+        return row | {
+            "model": kind_of(config.model),
+            "max_iters": config.train.max_iters,
+            **progress(run),
+        }
     except UserError as error:
         return row | {"model": "damaged", "problem": str(error)}
-    losses = [entry["loss"] for entry in metrics if entry["split"] == "val"]
-    return row | {
-        "model": kind_of(config.model),
-        "step": max((entry["step"] for entry in metrics), default=0),
-        "max_iters": config.train.max_iters,
-        "best_val_loss": min(losses, default=None),
+
+
+def progress(run: "RunFolder") -> Row:
+    """How far a run came: step, best_val_loss, best_step and last_val_loss, None where unknown."""
+    from nanogpkant.run.metrics import read_metrics
+
+    rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+    losses = {row["step"]: row["loss"] for row in rows if row["split"] == "val"}
+    best = min(losses, key=losses.__getitem__, default=None)
+    return {
+        "step": max((row["step"] for row in rows), default=0),
+        "best_val_loss": losses.get(best),
+        "best_step": best,
+        "last_val_loss": losses.get(max(losses, default=None)),
     }
 
 
@@ -122,7 +123,7 @@ def age(seconds: float) -> str:
 
 
 def kind_of(model: "ModelConfig") -> str:
-    """Kind and shape of a model: KAN (mlp_in, mlp_out) 4 x 64."""
+    """Kind and shape of a model: KAN (bspline, 2 of 4) 4 x 64."""
     sites = f"KAN ({model.kan.basis}, {len(model.kan.sites)} of 4)" if model.kan.sites else "GPT"
     return f"{sites} {model.n_layer} x {model.n_embd}"
 
@@ -144,16 +145,11 @@ def info(run: str) -> Description:
     from nanogpkant.config import RunConfig, settings_that_differ
     from nanogpkant.model.counting import count
     from nanogpkant.run.folder import open_run
-    from nanogpkant.run.metrics import read_metrics
 
     opened = open_run(run)
-    config = opened.config()
-    environment = opened.environment()
+    config, environment = opened.config(), opened.environment()
     vocab_size = opened.tokenizer().vocab_size
-    counted = count(config.model, vocab_size)
-    rows = read_metrics(opened.metrics_file) if opened.metrics_file.is_file() else []
-    losses = {row["step"]: row["loss"] for row in rows if row["split"] == "val"}
-    best = min(losses, key=losses.__getitem__, default=None)
+    counted, came = count(config.model, vocab_size), progress(opened)
     facts: Row = {
         "folder": str(opened.path),
         "about": config.about,
@@ -162,10 +158,10 @@ def info(run: str) -> Description:
         "FLOPs per token": counted.flops_per_token,
         "vocabulary": vocab_size,
         "data": f"{config.data.dataset}, fingerprint {environment['data_fingerprint'][:12]}",
-        "steps": f"{max(losses, default=0):,} of {config.train.max_iters:,}",
-        "best validation loss": None if best is None else losses[best],
-        "at step": best,
-        "last validation loss": losses[max(losses)] if losses else None,
+        "steps": f"{came['step']:,} of {config.train.max_iters:,}",
+        "best validation loss": came["best_val_loss"],
+        "at step": came["best_step"],
+        "last validation loss": came["last_val_loss"],
         "checkpoints": sorted(path.name for path in opened.checkpoints.glob("step-*")),
         "device": f"{environment.get('device_name')} ({environment.get('device')})",
         "versions": environment.get("versions", {}),
@@ -203,4 +199,4 @@ def presets() -> Listing:
             }
         )
     lines = [f"{r['name']:<42} {r['parameters'] / 1e6:6.2f}M  {r['about']}" for r in rows]
-    return Listing(rows, lines)
+    return Listing(rows, "\n".join(lines))

@@ -1,8 +1,8 @@
 """export, push and pull: a trained model for others."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nanogpkant.base.answer import Answer
 
@@ -18,9 +18,6 @@ class Exported(Answer):
     bytes: int
     """of the weights"""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def words(self) -> str:
         return f"{self.folder} holds step {self.step}, {self.bytes / 1e6:.1f} MB"
 
@@ -33,9 +30,6 @@ class Pushed(Answer):
     repo: str
     url: str
     commit: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def words(self) -> str:
         return f"{self.repo} is at {self.url}"
@@ -51,9 +45,6 @@ class Pulled(Answer):
     step: int
     """optimizer steps of its weights"""
     commit: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def words(self) -> str:
         return f"{self.repo} is in {self.folder}, verified"
@@ -79,9 +70,6 @@ def export(
         bfloat16: round the weights, which halves their size; not for onnx.
         license: the model's, for the model card, such as mit.
 
-    Returns:
-        The folder, the step of its weights and their size in bytes.
-
     Raises:
         UserError: no such run or checkpoint, a damaged one, or a package that is not installed.
         UsageError: ``out`` is not empty, or bfloat16 with onnx.
@@ -93,15 +81,7 @@ def export(
     """
     from nanogpkant.share.export import export_run
 
-    written = export_run(
-        run,
-        Path(out),
-        format=format,
-        checkpoint=checkpoint,
-        bfloat16=bfloat16,
-        license=license,
-    )
-    return Exported(**written)
+    return Exported(**export_run(run, Path(out), format, checkpoint, bfloat16, license))
 
 
 def push(run: str, *, repo: str, private: bool = False) -> Pushed:
@@ -112,9 +92,6 @@ def push(run: str, *, repo: str, private: bool = False) -> Pushed:
             exported first, at its best checkpoint.
         repo: NAME or OWNER/NAME on the Hub.
         private: make a new repository private.
-
-    Returns:
-        The repository, its address and the commit.
 
     Raises:
         UserError: no such run, a damaged one, no token, or a Hub that cannot be reached or refuses.
@@ -127,7 +104,7 @@ def push(run: str, *, repo: str, private: bool = False) -> Pushed:
     """
     from nanogpkant.share.hub import push
 
-    return Pushed(**push(run, repo=repo, private=private))
+    return Pushed(**push(run, repo, private))
 
 
 def pull(repo: str, *, out: str | None = None) -> Pulled:
@@ -136,9 +113,6 @@ def pull(repo: str, *, out: str | None = None) -> Pulled:
     Args:
         repo: OWNER/NAME on the Hub, of an exported run.
         out: folder to write, runs/NAME by default; it must not exist, or be empty.
-
-    Returns:
-        The folder, the step of its weights and the commit.
 
     Raises:
         UserError: no such repository, a Hub that cannot be reached, or files that are not those of

@@ -1,6 +1,6 @@
 """train, and track: a run from a preset, and its metrics for a tracker."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,9 +28,6 @@ class Trained(Answer):
     """in training steps"""
     peak_memory_bytes: int
     finished: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def words(self) -> str:
         loss = f"best validation loss {self.best_val_loss or self.val_loss:.4f}"
@@ -68,15 +65,11 @@ class Tracked(Answer):
     folder: str
     rows: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def words(self) -> str:
         sent = f"{self.rows} rows of {self.run} are in {self.tracker}"
         # The others say themselves how to see them.
-        return (
-            f"{sent}: tensorboard --logdir {self.folder}" if self.tracker == "tensorboard" else sent
-        )
+        is_tensorboard = self.tracker == "tensorboard"
+        return f"{sent}: tensorboard --logdir {self.folder}" if is_tensorboard else sent
 
 
 def train(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import read_text
 from nanogpkant.verbs.train import Evaluated
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,12 +26,7 @@ class Sampled(Answer):
     seconds_to_first_token: float
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt,
-            "samples": self.texts,
-            "tokens_per_second": self.tokens_per_second,
-            "seconds_to_first_token": self.seconds_to_first_token,
-        }
+        return {"samples" if name == "texts" else name: value for name, value in vars(self).items()}
 
     def words(self) -> str:
         first = f"first after {1000 * self.seconds_to_first_token:.0f} ms"
@@ -84,26 +80,11 @@ def sample(
     """
     if prompt_file is not None and prompt is not None:
         raise UsageError("--prompt and --prompt_file both give a prompt: leave one out")
-    from nanogpkant.base.files import read_text
     from nanogpkant.generation import sample_run
 
-    written = sample_run(
-        run,
-        checkpoint,
-        prompt if prompt_file is None else read_text(Path(prompt_file)),
-        device,
-        dtype,
-        samples=samples,
-        stream=stream,
-        max_new_tokens=tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        use_cache=not no_cache,
-    )
-    texts = written.pop("samples")
-    return Sampled(texts=texts, **written)
+    prompt = prompt if prompt_file is None else read_text(Path(prompt_file))
+    settings = (tokens, temperature, top_k, top_p, seed, not no_cache)
+    return Sampled(**sample_run(run, checkpoint, prompt, device, dtype, samples, stream, *settings))
 
 
 def evaluate(
@@ -145,15 +126,7 @@ def evaluate(
     if harness or harness_limit:
         from nanogpkant.share.harness import run_harness
 
-        return run_harness(
-            run,
-            tasks=harness,
-            limit=harness_limit,
-            checkpoint=checkpoint,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-        )
+        return run_harness(run, checkpoint, harness, harness_limit, device, dtype, batch_size)
     from nanogpkant.evaluation import evaluate_run
 
     found = evaluate_run(run, checkpoint, split, device, dtype, batch_size, random_batches, seed)

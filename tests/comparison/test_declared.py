@@ -5,8 +5,11 @@ import pytest
 from scipy import stats
 
 from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import read_json
 from nanogpkant.comparison.declared import verdicts
 from nanogpkant.comparison.experiment import load_experiment
+from nanogpkant.comparison.findings import find
+from nanogpkant.comparison.report import write_report
 from nanogpkant.comparison.statistics import holm
 
 SEEDS = [1, 2, 3, 4, 5]
@@ -113,3 +116,16 @@ def test_declarations_that_cannot_be(experiment, tmp_path, text: str) -> None:
     file.write_text("\n".join(kept) + "\n" + text, "utf-8")
     with pytest.raises(UsageError, match=rf"file\.yaml: {key}"):
         load_experiment(file)
+
+
+def test_the_report_has_them_apart(experiment, variants, tmp_path) -> None:
+    declared, runs = experiment(), variants(a=B - 0.01 + NOISE, b=B, c=B + 1 + NOISE)
+    verdict = verdicts(declared, runs)
+    write_report(tmp_path / "report", find(runs), [], "title", "command", declared, verdict)
+    found = read_json(tmp_path / "report" / "report.json")
+    assert [each["kind"] for each in found["declared"]] == ["below", "below"]
+    text = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert verdict[0].words() in text
+    assert "Looked at afterwards" in text
+    write_report(tmp_path / "other", find(runs), [], "title", "command", None, [])
+    assert "afterwards" not in (tmp_path / "other" / "report.md").read_text("utf-8")

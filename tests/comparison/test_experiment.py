@@ -119,7 +119,7 @@ def test_ctrl_c_saves_the_same_command_goes_on_and_a_failure_stops_no_other(
 ):
     """The second variant's rate is far too high: its run fails, and is named at the end."""
     first, second = content["variants"]
-    mad = second | {"name": "mad", "overrides": {"optim.learning_rate": 1e30}}
+    mad = second | {"name": "mad", "overrides": {"optim.learning_rate": 1e18}}
     overrides = {"train.eval_interval": 100, "train.log_interval": 1}
     changes = {"seeds": [1], "overrides": overrides, "budget": {"iterations": 200}}
     file = write(tmp_path, content, variants=[first, mad], **changes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import chromium
 import pytest
 
+from nanogpkant.base.escape import markdown
 from nanogpkant.cli import main
 from nanogpkant.report.charts import to_svg
 
@@ -46,13 +47,13 @@ def test_all_files_are_there_and_small(report):
 
 
 def test_the_page_holds_every_figure_of_the_markdown(report):
-    markdown = (report / "report.md").read_text(encoding="utf-8")
+    text = (report / "report.md").read_text(encoding="utf-8")
     page = html.unescape(re.sub(r"<[^>]+>", " ", (report / "report.html").read_text("utf-8")))
     found = json.loads((report / "report.json").read_text(encoding="utf-8"))
     for words in found["answer"] + found["notes"]:
-        assert words in markdown
+        assert markdown(words) in text
         assert words in page
-    figures = re.findall(r"\d+\.\d{4}", markdown)
+    figures = re.findall(r"\d+\.\d{4}", text)
     assert len(figures) > 20
     assert all(figure in page for figure in figures)
     assert "kabachuha" in page

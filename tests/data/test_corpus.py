@@ -506,3 +506,18 @@ def test_ensure_takes_what_is_prepared(data_dir, text_file):
     own = prepare("fruit", data_dir, text_file)
     text_file.unlink()
     assert ensure("fruit", data_dir) == own
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "problem"),
+    [
+        ("a", {}, "has one character"),
+        (TEXT, {"val_fraction": 1e-300}, "--val_fraction 1e-300: leaves no character"),
+        (TEXT, {"tokenizer": "bpe", "vocab_size": 10**11}, "--vocab_size 100000000000: must be"),
+    ],
+)
+def test_numbers_that_leave_nothing_to_do(tmp_path, data_dir, text, settings, problem):
+    (tmp_path / "short.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=problem):
+        prepare("fruit", data_dir, tmp_path / "short.txt", **settings)
+    assert not (data_dir / "fruit").exists()

@@ -207,3 +207,18 @@ def test_batches_from_a_prepared_dataset(folder):
         assert data.tokenizer.decode(row) in TEXT
         assert data.tokenizer.decode(row)[1:] == data.tokenizer.decode(target)[:-1]
     x.fill_(0)  # a copy: the files are read-only
+
+
+@pytest.mark.parametrize("how", ["indices", "slice", "all"])
+def test_a_file_cut_while_it_is_open_is_an_error_and_no_signal(folder, how):
+    """Reading a mapped file beyond its end would kill the process."""
+    tokens = TokenData.open(folder).train
+    part = tokens[: len(tokens) - 1]
+    (folder / "train-00000.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="cut short"):
+        if how == "indices":
+            tokens[np.array([0, len(tokens) - 1])]
+        elif how == "slice":
+            part[np.array([0])]
+        else:
+            np.asarray(tokens)

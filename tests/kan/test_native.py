@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from itertools import cycle
 
 import pytest
@@ -222,3 +223,11 @@ def test_goes_on_without_a_compiler(
     for result, wanted in zip(results, case.run("recompute"), strict=True):
         torch.testing.assert_close(result, wanted)
     assert len(re.findall(said, logged())) == 1
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_the_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc -O2")
+    native._compiled.cache_clear()
+    assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
+    native._compiled.cache_clear()

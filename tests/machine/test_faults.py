@@ -5,8 +5,9 @@ import signal
 import time
 
 import pytest
-import torch.distributed.checkpoint
+import torch
 from ranks import assert_same_rows, group, run_all
+from torch.distributed.checkpoint import state_dict_saver
 
 from nanogpkant.cli import main
 from nanogpkant.model.gpt import GPT
@@ -102,7 +103,7 @@ def killed_before_saving(patch) -> None:
 
 
 def killed_among_shards(patch) -> None:
-    killed_at_second(patch, torch.distributed.checkpoint, "save")
+    killed_at_second(patch, state_dict_saver, "save")
 
 
 def killed_before_the_rename(patch) -> None:

@@ -129,8 +129,9 @@ def damaged(name: str, content: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.25:
         return flipped(content, chance)
     if name.endswith(".jsonl"):
-        rows = [json.loads(line) for line in content.splitlines()]
-        return "".join(json.dumps(row) + "\n" for row in altered(rows, chance) or []).encode()
+        rows = altered([json.loads(line) for line in content.splitlines()], chance)
+        rows = rows if isinstance(rows, list) else [rows]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
     if name.endswith(".json"):
         return json.dumps(altered(json.loads(content), chance)).encode()
     if name.endswith(".yaml"):

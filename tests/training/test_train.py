@@ -271,7 +271,7 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
         def as_dict(self):
             return {"loss": self.loss}
 
-        def halves(self):
+        def parts(self):
             return {}
 
     monkeypatch.setattr(train_module, "evaluate", lambda *_: Result(next(losses)))
