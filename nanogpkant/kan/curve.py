@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.kan.bases import load_basis
+from nanogpkant.kan.bases.base import wide
 from nanogpkant.kan.layer import KANLinear
 
 SCALES = ("log", "linear", "buckets")
@@ -65,7 +66,7 @@ class DistanceCurve(KANLinear):
 
     def on_scale(self, distance: Tensor) -> Tensor:
         """Distances -> numbers on the curve's scale, of the same shape, in float32 or wider."""
-        d = distance.to(torch.promote_types(distance.dtype, torch.float32))
+        d = wide(distance)
         longest = self.initial.shape[1] - 1
         if self.beyond == "clamp":
             d = d.clamp(max=longest)
@@ -77,8 +78,8 @@ class DistanceCurve(KANLinear):
 
     def of(self, distance: Tensor) -> Tensor:
         """(L,) distances -> (heads, L) values in float32 or wider."""
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        return self(self.on_scale(distance.to(wide))[:, None]).mT
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        return self(self.on_scale(distance.to(dtype))[:, None]).mT
 
     def forward(self, x: Tensor) -> Tensor:
         """(L, 1) numbers on the scale -> (L, heads), whatever autocast says: this is no product."""
@@ -93,8 +94,8 @@ def bucket(distance: Tensor, count: int, longest: int) -> Tensor:
     """
     exact = count // 2
     share = torch.log(distance.clamp(min=exact) / exact) / math.log(longest / exact)
-    wide = (exact + share * (count - exact)).floor().clamp(max=count - 1)
-    return torch.where(distance < exact, distance, wide)
+    far = (exact + share * (count - exact)).floor().clamp(max=count - 1)
+    return torch.where(distance < exact, distance, far)
 
 
 def check_curve(basis: str, knots: int, scale: str, beyond: str, longest: int) -> None:
