@@ -1,19 +1,29 @@
-"""The report's charts: mean over the seeds of every variant.
+"""The report's charts: mean over the seeds of every variant; and the curves of single runs.
 
 Lines of variant N carry ids that end in ``-vN-line`` and ``-vN-band``.
 """
 
-from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
+from nanogpkant.base.errors import UsageError
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import mean_and_spread
-from nanogpkant.report.charts import REFERENCE_COLOUR, Dashes, Draw, colour_of, dashes_of
+from nanogpkant.report.charts import (
+    REFERENCE_COLOUR,
+    Draw,
+    colour_of,
+    dashes_of,
+    plain,
+    save_figure,
+)
 
 # Ratio of the ends of curves beyond which the axis is logarithmic.
 LOGARITHMIC_BEYOND = 4.0
@@ -26,24 +36,20 @@ GRID_MEASURES = {
 
 def loss_charts(findings: Findings, references: list[Reference]) -> dict[str, Draw]:
     """Validation loss against each axis of cost, by the name of the axis."""
-    return {
-        AXES[axis]: lambda axes, axis=axis: _losses(axes, axis, findings, references)
-        for axis in AXES
-    }
+    draw = partial(_losses, findings=findings, references=references)
+    return {words: partial(draw, axis=axis) for axis, words in AXES.items()}
 
 
 def grid_charts(findings: Findings) -> dict[str, Draw]:
     """Fit of the grids during training; {} if no run has grids."""
     if not any(run.grid_rows for variant in findings.variants for run in variant.runs):
         return {}
-    return {
-        words: lambda axes, key=key, words=words: _grids(axes, key, words, findings)
-        for key, words in GRID_MEASURES.items()
-    }
+    draw = partial(_grids, findings=findings)
+    return {words: partial(draw, key=key, words=words) for key, words in GRID_MEASURES.items()}
 
 
-def _losses(axes: Axes, axis: str, findings: Findings, references: list[Reference]) -> None:
-    ends, starts = [], []
+def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: str) -> None:
+    shown = []  # x of each line
     for number, variant in enumerate(findings.variants):
         curves = [(getattr(run.curve, axis), run.curve.losses) for run in variant.runs]
         x, mean, spread = mean_and_spread(curves)
@@ -53,41 +59,37 @@ def _losses(axes: Axes, axis: str, findings: Findings, references: list[Referenc
         if spread.any():
             low, high = mean - spread, mean + spread
             axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0, gid=f"{name}-band")
-        ends, starts = [*ends, x[-1]], [*starts, *x[x > 0][:1]]
-    for reference, dashes in _dashed(references, axis):
-        x = reference.axes[axis]
-        axes.plot(x, reference.losses, color=REFERENCE_COLOUR, lw=1.3, dashes=dashes)
-        ends, starts = [*ends, x[-1]], [*starts, *x[x > 0][:1]]
+        shown.append(x)
+    for number, reference in enumerate(references):
+        if axis in reference.axes:
+            x, style = reference.axes[axis], {"color": REFERENCE_COLOUR, "lw": 1.3}
+            axes.plot(x, reference.losses, dashes=dashes_of(number), **style)
+            shown.append(x)
+    ends = [x[-1] for x in shown]
     if max(ends) > LOGARITHMIC_BEYOND * min(ends) > 0:
+        start = min(x[x > 0][0] for x in shown if x[-1] > 0)
         axes.set_xscale("log", nonpositive="mask")
-        axes.set_xlim(left=min(starts))
-        is_short = max(ends) < CLOSE_TICKS_BELOW * min(starts)
+        axes.set_xlim(left=start)
+        is_short = max(ends) < CLOSE_TICKS_BELOW * start
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set(xlabel=AXES[axis], ylabel="validation loss, nats per token")
-    axes.set_ylim(*_heights(findings, references))
-
-
-def _dashed(references: list[Reference], axis: str) -> Iterator[tuple[Reference, Dashes]]:
-    """The references with data on an axis, with their dashes, which are the same on all axes."""
-    for number, reference in enumerate(references):
-        if axis in reference.axes:
-            yield reference, dashes_of(number)
-
-
-def _heights(findings: Findings, references: list[Reference]) -> tuple[float, float]:
-    """Range of losses in the charts, without the steep start, which would flatten the rest."""
+    # The steep start would flatten the rest.
     curves = [run.curve for variant in findings.variants for run in variant.runs]
     low = min(each.losses.min() for each in [*curves, *references])
     high = max(np.interp(0.1 * curve.steps[-1], curve.steps, curve.losses) for curve in curves)
     margin = 0.05 * max(high - low, 0.01)
-    return low - margin, high + margin
+    axes.set_ylim(low - margin, high + margin)
 
 
-def _grids(axes: Axes, key: str, words: str, findings: Findings) -> None:
+def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
     for number, variant in enumerate(findings.variants):
-        curves = [_grid_curve(run, key) for run in variant.runs if run.grid_rows]
+        rows = [run.grid_rows for run in variant.runs if run.grid_rows]
+        curves = [
+            (np.array([row["step"] for row in of]), np.array([row[key] for row in of]))
+            for of in rows
+        ]
         if curves:
             x, mean, _ = mean_and_spread(curves)
             axes.plot(x, mean, color=colour_of(number), lw=1.8, gid=f"{key}-v{number}-line")
@@ -96,6 +98,24 @@ def _grids(axes: Axes, key: str, words: str, findings: Findings) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _grid_curve(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = run.grid_rows
-    return np.array([row["step"] for row in rows]), np.array([row[key] for row in rows])
+def plot_curves(runs: list[Run], out: Path) -> None:
+    """Plot validation loss of single runs against steps, and against seconds, into a PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+        UsageError: its name does not end in .png.
+    """
+    if out.suffix != ".png":
+        raise UsageError(f"--plot {out}: name a file that ends in .png")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_step, by_second = figure.subplots(1, 2, sharey=True)
+    for run in runs:
+        curve, style = run.curve, {"marker": "o", "ms": 3, "label": run.name}
+        by_step.plot(curve.steps, curve.losses, **style)
+        by_second.plot(curve.seconds, curve.losses, **style)
+    by_step.set(xlabel="optimizer steps", ylabel="validation loss, nats per character")
+    by_second.set(xlabel="seconds in training steps")
+    by_step.legend(frameon=False)
+    for axes in (by_step, by_second):
+        plain(axes)
+    save_figure(figure, out)

@@ -24,36 +24,28 @@ class Variant:
     """A model of the experiment, as its file has it."""
 
     name: str
-    preset: str
-    """name of a preset, or path to a .yaml file"""
-    overrides: dict[str, Any]
-    """settings that differ from the preset's, with dotted keys"""
+    preset: str  # name of a preset, or path to a .yaml file
+    overrides: dict[str, Any]  # settings that differ from the preset's, with dotted keys
 
 
 @dataclass(frozen=True)
 class Experiment:
     """The content of an experiment's file."""
 
-    name: str
-    """of its folder"""
+    name: str  # of its folder
     about: str
     variants: list[Variant]
     seeds: list[int]
     budget: dict[str, float]
     """one of ``BUDGETS``; with iterations or flops optionally "evaluations", the number of
     evenly spaced evaluations of a run, which replaces train.eval_interval"""
-    data: dict[str, Any]
-    """settings of the data section, for all variants"""
-    overrides: dict[str, Any]
-    """settings of all variants, with dotted keys"""
-    text: str
-    """the file itself"""
+    data: dict[str, Any]  # settings of the data section, for all variants
+    overrides: dict[str, Any]  # settings of all variants, with dotted keys
+    text: str  # the file itself
     comparisons: list[tuple[str, str]] = field(default_factory=list)
     """pairs of variants that the experiment was made to compare"""
-    margin: float = MARGIN
-    """difference of losses that does not matter, nats per token"""
-    judged_on: str = JUDGED[0]
-    """part of the validation split that the comparisons are judged on"""
+    margin: float = MARGIN  # difference of losses that does not matter, nats per token
+    judged_on: str = JUDGED[0]  # part of the validation split that the comparisons are judged on
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -79,18 +71,22 @@ def _experiment(path: Path, values: Any) -> Experiment:
     ):
         if not isinstance(values.get(key), kind) or not values[key]:
             raise UsageError(f"{key} {values.get(key)!r}: must be {what}, and not empty")
-    data = values.get("data") or {}
+    data, seeds = values.get("data") or {}, values["seeds"]
     check_keys(data, [f.name for f in fields(DataConfig)], "data.")
     variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
     names = [variant.name for variant in variants]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"variants: {twice[0]} is the name of two of them; give each its own name")
-    _check_seeds(values["seeds"])
+    check_names("variants", names)
+    for seed in seeds:
+        if type(seed) is not int:
+            raise UsageError(f"seeds {seeds}: must be whole numbers")
+        check_seed(seed, "seeds")
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds {seeds}: names one twice; name each once")
     return Experiment(
         name=name_in(values, "", path.stem),
         about=str(values.get("about", "")),
         variants=variants,
-        seeds=values["seeds"],
+        seeds=seeds,
         budget=_budget(values["budget"]),
         data=data,
         overrides=overrides_in(values, ""),
@@ -109,6 +105,12 @@ def check_keys(values: Any, known: list[str], prefix: str) -> None:
     for key in values:
         if key not in known:
             raise UsageError(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
+
+
+def check_names(key: str, names: list[str]) -> None:
+    """Check that no two parts of a list in a file have the same name."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{key}: {twice[0]} is the name of two of them; give each its own name")
 
 
 def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:
@@ -151,13 +153,11 @@ def _comparisons(pairs: Any, names: list[str]) -> list[tuple[str, str]]:
         raise UsageError(f"comparisons {pairs!r}: must be a list of pairs of variants")
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
-            raise UsageError(
-                f"comparisons: {pair!r} must be two variants, such as [{names[0]}, ...]"
-            )
+            example = f"such as [{names[0]}, ...]"
+            raise UsageError(f"comparisons: {pair!r} must be two variants, {example}")
         if unknown := [name for name in pair if name not in names]:
-            raise UsageError(
-                f"comparisons: {unknown[0]!r} is no variant; known are {', '.join(names)}"
-            )
+            known = ", ".join(names)
+            raise UsageError(f"comparisons: {unknown[0]!r} is no variant; known are {known}")
     return [(first, second) for first, second in pairs]
 
 
@@ -173,19 +173,9 @@ def _judged_on(value: Any) -> str:
     return value
 
 
-def _check_seeds(seeds: list[Any]) -> None:
-    for seed in seeds:
-        if type(seed) is not int:
-            raise UsageError(f"seeds {seeds}: must be whole numbers")
-        check_seed(seed, "seeds")
-    if len(set(seeds)) != len(seeds):
-        raise UsageError(f"seeds {seeds}: names one twice; name each once")
-
-
 def _budget(values: dict[str, Any]) -> dict[str, float]:
     check_keys(values, [*BUDGETS, "evaluations"], "budget.")
-    named = [key for key in BUDGETS if key in values]
-    if len(named) != 1:
+    if sum(key in values for key in BUDGETS) != 1:
         raise UsageError(f"budget: must name just one of {', '.join(BUDGETS)}")
     budget = {}
     for key, value in values.items():

@@ -5,7 +5,7 @@ losses are of the same text, split and evaluation.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -39,17 +39,14 @@ class VariantResult:
     """A configuration, and the results over its seeds."""
 
     name: str
-    runs: list[Run]
-    """one for each seed; finished ones if there are any"""
+    runs: list[Run]  # one for each seed; finished ones if there are any
     best: Summary
     final: Summary
     honest: Summary | None
     """best checkpoint selected on one half of the text and evaluated on the other; None if a run
     has no losses of the halves"""
-    area: dict[str, Summary]
-    """mean loss over the common range of each axis"""
-    at_common: dict[str, Summary]
-    """loss at the end of the shortest run, on each axis"""
+    area: dict[str, Summary]  # mean loss over the common range of each axis
+    at_common: dict[str, Summary]  # loss at the end of the shortest run, on each axis
     to_reach: dict[str, Summary | None]
     """cost until the target loss, on each axis; None if a run never reached it"""
 
@@ -64,6 +61,11 @@ class VariantResult:
         numbers = [key for key, value in rows[0].items() if not isinstance(value, str)]
         return {key: float(np.mean([row[key] for row in rows])) for key in numbers}
 
+    def as_dict(self) -> dict[str, Any]:
+        runs = {"runs": [run.name for run in self.runs], "seeds": [run.seed for run in self.runs]}
+        more = {"figures": self.mean_row(), "luck": self.luck}
+        return asdict(replace(self, runs=[])) | runs | more
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -74,8 +76,7 @@ class Pair:
     at: str
     seeds: list[int]
     difference: Difference
-    p_corrected: float | None
-    """corrected for all comparisons at this checkpoint, by Holm's method"""
+    p_corrected: float | None  # corrected for all comparisons at this checkpoint, by Holm's method
 
     @property
     def is_significant(self) -> bool:
@@ -84,26 +85,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Findings:
-    """Results of all runs. Variants are in the order of their best loss, if they may be ranked.
-
-    Attributes:
-        variants, pairs: no pairs if nothing may be ranked.
-        refusals: reasons for ranking nothing; empty if variants are ranked.
-        notes: caveats for the reader.
-        common: common range of all runs on each axis.
-        shared: axes on which all runs have the same budget.
-        target: loss whose reaching is timed.
-        runs: every run, also those left out.
-    """
+    """Results of all runs. Variants are in the order of their best loss, if they may be ranked."""
 
     variants: list[VariantResult]
-    pairs: list[Pair]
-    refusals: list[str]
-    notes: list[str]
-    common: dict[str, tuple[float, float]]
-    shared: list[str]
-    target: float
-    runs: list[Run]
+    pairs: list[Pair]  # none if nothing may be ranked
+    refusals: list[str]  # reasons for ranking nothing; empty if variants are ranked
+    notes: list[str]  # caveats for the reader
+    common: dict[str, tuple[float, float]]  # range of all runs on each axis
+    shared: list[str]  # axes on which all runs have the same budget
+    target: float  # loss whose reaching is timed
+    runs: list[Run]  # every run, also those left out
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data, for report.json."""
@@ -117,39 +108,10 @@ class Findings:
                 for axis, (low, high) in self.common.items()
             },
             "target_loss": self.target,
-            "variants": [_variant_as_dict(variant) for variant in self.variants],
+            "variants": [variant.as_dict() for variant in self.variants],
             "pairs": [asdict(pair) for pair in self.pairs],
-            "runs": [_run_as_dict(run) for run in self.runs],
+            "runs": [run.as_dict() for run in self.runs],
         }
-
-
-def _variant_as_dict(variant: VariantResult) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Summary):
-            return asdict(value)
-        return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    names = ("best", "final", "honest", "luck", "area", "at_common", "to_reach")
-    return {
-        "name": variant.name,
-        "runs": [run.name for run in variant.runs],
-        "seeds": [run.seed for run in variant.runs],
-        "figures": variant.mean_row(),
-        **{name: plain(getattr(variant, name)) for name in names},
-    }
-
-
-def _run_as_dict(run: Run) -> dict[str, Any]:
-    curve = {axis: getattr(run.curve, axis).tolist() for axis in AXES}
-    return {
-        **run.row(),
-        "path": str(run.path),
-        "seed": run.seed,
-        "finished": run.finished,
-        "curve": curve | {"losses": run.curve.losses.tolist()},
-        "grid": run.grid_rows[-1] if run.grid_rows else None,
-        "environment": run.environment,
-    }
 
 
 def find(
@@ -162,13 +124,15 @@ def find(
         target: loss whose reaching is timed; the lowest that every run reached if None.
         failures: notes on missing runs.
     """
-    everything = [run for runs in variants.values() for run in runs]
     notes = list(failures)
-    counting = {name: _one_a_seed(name, runs, notes) for name, runs in variants.items()}
+    counting = {name: _one_a_seed(runs, notes) for name, runs in variants.items()}
     counted = [run for runs in counting.values() for run in runs]
     refusals = reasons_not_to_rank(counted)
-    common = {axis: _shared_range(axis, counted) for axis in AXES}
-    shared = [axis for axis in AXES if _same_budget(axis, counted)]
+    axes = {axis: [getattr(run.curve, axis) for run in counted] for axis in AXES}
+    starts = {axis: [float(x[0]) for x in of] for axis, of in axes.items()}
+    ends = {axis: [float(x[-1]) for x in of] for axis, of in axes.items()}
+    common = {axis: (max(starts[axis]), min(ends[axis])) for axis in AXES}
+    shared = [axis for axis in AXES if max(ends[axis]) <= (1 + SAME_BUDGET) * min(ends[axis])]
     if target is None:
         target = max(run.curve.best_loss() for run in counted)
     found = [_variant(name, runs, common, target) for name, runs in counting.items()]
@@ -176,10 +140,11 @@ def find(
         found.sort(key=lambda variant: variant.best.mean)
     pairs = [] if refusals else [pair for at in LOSSES for pair in _pairs(found, at)]
     notes += _notes(found, counted, shared)
+    everything = [run for runs in variants.values() for run in runs]
     return Findings(found, pairs, refusals, notes, common, shared, target, everything)
 
 
-def _one_a_seed(name: str, runs: list[Run], notes: list[str]) -> list[Run]:
+def _one_a_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     """One run for each seed, finished ones if there are any; notes those left out."""
     finished = [run for run in runs if run.finished]
     for run in runs:
@@ -214,16 +179,6 @@ def reasons_not_to_rank(runs: list[Run]) -> list[str]:
 
 def _listed(words: set[str]) -> str:
     return ", ".join(sorted(words))
-
-
-def _shared_range(axis: str, runs: list[Run]) -> tuple[float, float]:
-    curves = [getattr(run.curve, axis) for run in runs]
-    return float(max(x[0] for x in curves)), float(min(x[-1] for x in curves))
-
-
-def _same_budget(axis: str, runs: list[Run]) -> bool:
-    ends = [getattr(run.curve, axis)[-1] for run in runs]
-    return max(ends) <= (1 + SAME_BUDGET) * min(ends)
 
 
 def _variant(

@@ -36,15 +36,12 @@ class Planned:
 
     variant: str
     preset: str
-    changes: dict[str, Any]
-    """settings that differ from the preset's, with dotted keys"""
+    changes: dict[str, Any]  # settings that differ from the preset's, with dotted keys
     config: RunConfig
     vocab_size: int
     path: Path
-    state: str
-    """missing, interrupted or finished"""
-    step: int
-    """of the last checkpoint"""
+    state: str  # missing, interrupted or finished
+    step: int  # of the last checkpoint
 
     @property
     def seed(self) -> int:
@@ -65,11 +62,11 @@ class Planned:
 
     def command(self) -> list[str]:
         """Arguments of the command that trains or resumes this run."""
+        start = ["train", self.preset, "--out", str(self.path)]
         if self.state != "missing":
-            return ["train", self.preset, "--out", str(self.path), "--resume"]
+            return [*start, "--resume"]
         written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.changes.items()}
-        flags = [word for key, value in written.items() for word in (f"--{key}", value)]
-        return ["train", self.preset, "--out", str(self.path), *flags]
+        return [*start, *(word for key, value in written.items() for word in (f"--{key}", value))]
 
 
 def plan(experiment: Experiment, out: Path) -> list[Planned]:
@@ -154,22 +151,20 @@ def _state(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
     found = load_config(run.config_file)
     remedy = "remove that folder, or give the experiment another name"
     if (recipe(found), found.train.seed) != (recipe(config), config.train.seed):
-        key, theirs, ours = _first_difference(found, config)
-        raise UsageError(f"{path} was trained with {key} {theirs} instead of {ours}; {remedy}")
+        ours, theirs = settings_that_differ(config, found), settings_that_differ(found, config)
+        important = (  # of the recipe; where it is the same, the seed differs
+            key
+            for key, value in theirs.items()
+            if recipe(with_settings(config, {key: value})) != recipe(config)
+        )
+        key = next(important, "train.seed")
+        problem = f"{path} was trained with {key} {theirs[key]} instead of {ours[key]}"
+        raise UsageError(f"{problem}; {remedy}")
     if run.data_fingerprint() != fingerprint:
         raise UsageError(f"{path} was trained on other data than {config.data.dataset}; {remedy}")
     written = not config.train.sample_tokens or run.samples_file.is_file()
     step = int(run.index().get("last", "step-0").removeprefix("step-"))
     return ("finished" if written and is_finished(run, found.train) else "interrupted"), step
-
-
-def _first_difference(found: RunConfig, config: RunConfig) -> tuple[str, Any, Any]:
-    """The first setting that makes the recipe or the seed of a run another."""
-    ours = settings_that_differ(config, found)
-    for key, theirs in settings_that_differ(found, config).items():
-        if recipe(with_settings(config, {key: theirs})) != recipe(config):
-            return key, theirs, ours[key]
-    return "train.seed", found.train.seed, config.train.seed
 
 
 def costs(planned: list[Planned]) -> list[Row]:
@@ -214,24 +209,21 @@ def _cost(run: Planned, seconds_per_step: float) -> Row:
 
 def costs_table(rows: list[Row]) -> str:
     """The rows of ``costs`` as text, with their sums."""
-    lines = [["variant", "seed", "state", "iterations", "parameters", "FLOPs", "time left"]]
+    columns = {
+        "variant": "{variant}",
+        "seed": "{seed}",
+        "state": "{state}",
+        "iterations": "{iterations:,}",
+        "parameters": "{millions:.2f} M",
+        "FLOPs": "{flops:.3g}",
+        "time left": "{minutes:,.1f} min",
+    }
+    lines = [list(columns)]
     for row in rows:
-        step = f" at {row['step']:,}" if row["state"] == "interrupted" else ""
-        lines.append(
-            [
-                row["variant"],
-                str(row["seed"]),
-                row["state"] + step,
-                f"{row['iterations']:,}",
-                f"{row['parameters'] / 1e6:.2f} M",
-                f"{row['flops']:.3g}",
-                _minutes(row["seconds_left"]),
-            ]
-        )
+        row = row | {"millions": row["parameters"] / 1e6, "minutes": row["seconds_left"] / 60}
+        if row["state"] == "interrupted":
+            row["state"] += f" at {row['step']:,}"
+        lines.append([form.format(**row) for form in columns.values()])
     flops, left = (sum(row[key] for row in rows) for key in ("flops", "seconds_left"))
-    lines.append(["all", "", "", "", "", f"{flops:.3g}", _minutes(left)])
+    lines.append(["all", "", "", "", "", f"{flops:.3g}", f"{left / 60:,.1f} min"])
     return align(lines, left=(0, 2))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:,.1f} min"

@@ -1,6 +1,5 @@
 """The report of a comparison: HTML that opens offline, Markdown, JSON and the charts as PNG."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +11,43 @@ from nanogpkant.report.charts import save_png
 from nanogpkant.report.html import render
 
 
-@dataclass(frozen=True)
-class ComparisonReport:
-    """The content of a report."""
+def write_report(
+    folder: Path,
+    findings: Findings,
+    references: list[Reference],
+    title: str,
+    about: str,
+    command: str,
+    experiment: str,
+) -> dict[str, Any]:
+    """Write report.json, report.md, report.html and the pictures.
 
-    title: str
-    about: str
-    findings: Findings
-    references: list[Reference]
-    command: str
-    """that made this report"""
-    experiment: str = ""
-    """text of the experiment's file"""
+    Args:
+        title, about: heading of the report, and the line below it.
+        command: that made this report.
+        experiment: text of the experiment's file; may be empty.
 
-    def as_dict(self) -> dict[str, Any]:
-        references = [{"name": each.name, "source": each.source} for each in self.references]
-        return {
-            "title": self.title,
-            "about": self.about,
-            "command": self.command,
-            **self.findings.as_dict(),
-            "references": references,
-            "experiment": self.experiment,
-        }
+    Returns:
+        the content of report.json.
 
-    def save(self, folder: Path) -> None:
-        """Write report.json, report.md, report.html and the pictures.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
-        sections = sections_of(self.findings, self.references, self.command, self.experiment)
-        for section in sections:
-            if section.charts:
-                save_png(folder / section.picture, section.charts, section.lines, section.dashed)
-        write_json(folder / "report.json", self.as_dict())
-        for kind in ("md", "html"):
-            text = render(self.title, self.about, sections, f"page.{kind}.jinja")
-            write_atomic(folder / f"report.{kind}", text)
+    Raises:
+        UserError: a file cannot be written.
+    """
+    found = {
+        "title": title,
+        "about": about,
+        "command": command,
+        **findings.as_dict(),
+        "references": [{"name": each.name, "source": each.source} for each in references],
+        "experiment": experiment,
+    }
+    sections = sections_of(findings, references, command, experiment)
+    for section in sections:
+        if section.charts:
+            save_png(folder / section.picture, section.charts, section.lines, section.dashed)
+    write_json(folder / "report.json", found)
+    for kind in ("md", "html"):
+        write_atomic(
+            folder / f"report.{kind}", render(title, about, sections, f"page.{kind}.jinja")
+        )
+    return found

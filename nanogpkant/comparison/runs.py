@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,7 @@ AXES = {
     "tokens": "training tokens",
     "flops": "training FLOPs",
 }
+FLOPS_A_COEFFICIENT = 6  # per token: a multiply and an add in each of 3 products
 # Settings that change only the output, not the trained model.
 UNIMPORTANT = ("seed", "device", "always_save", "keep_every", "log_interval", "sample_tokens")
 
@@ -64,11 +67,9 @@ class Run:
     """A run, with all its files read."""
 
     path: Path
-    name: str
-    """name of its folder, with as much of the path as makes it unique"""
+    name: str  # of its folder, with as much of the path as makes it unique
     config: RunConfig
     environment: Row
-    curve: Curve
     metrics: list[Row]
     counted: Count
     finished: bool
@@ -94,8 +95,7 @@ class Run:
 
     @property
     def flops_per_token(self) -> int:
-        # Each further coefficient costs a multiply and an add in each of 3 products.
-        return self.counted.flops_per_token + 6 * self.added_parameters
+        return self.counted.flops_per_token + FLOPS_A_COEFFICIENT * self.added_parameters
 
     @property
     def grid_rows(self) -> list[Row]:
@@ -129,16 +129,36 @@ class Run:
         file = RunFolder(self.path).samples_file
         return read_text(file) if file.is_file() else ""
 
+    @cached_property
+    def curve(self) -> Curve:
+        evaluations = self._rows("val")
+        steps = np.array([row["step"] for row in evaluations])
+        # Grids that change in training change the cost of later steps.
+        changes = self._rows("grid_change")
+        added = np.array([0] + [row["parameters"] - self.counted.parameters for row in changes])
+        since = np.array([0] + [row["step"] for row in changes] + [max(steps[-1], 1)])
+        flops_per_token = self.counted.flops_per_token + FLOPS_A_COEFFICIENT * added
+        spent = np.cumsum(flops_per_token * np.diff(since))
+        halves = [[row.get(f"loss_{h}_half") for row in evaluations] for h in ("first", "second")]
+        return Curve(
+            steps,
+            np.array([row["seconds"] for row in evaluations], dtype=float),
+            steps * self.config.tokens_per_step,
+            np.interp(steps, since, np.append(0, spent)) * self.config.tokens_per_step,
+            np.array([row["loss"] for row in evaluations]),
+            None if None in halves[0] + halves[1] else np.array(halves),
+        )
+
     def row(self) -> Row:
         """Size, cost and losses. ``perplexity`` and the like belong to the best evaluation."""
-        evaluations = self._rows("val")
+        evaluations, counted = self._rows("val"), self.counted
         trained = [row for row in evaluations if row["step"] > 0]
         best, last = min(trained or evaluations, key=lambda row: row["loss"]), evaluations[-1]
         tokens = float(self.curve.tokens[-1])
         return {
             "run": self.name,
-            "parameters": self.counted.parameters + self.added_parameters,
-            "parameters_without_positions": self.counted.parameters_without_positions
+            "parameters": counted.parameters + self.added_parameters,
+            "parameters_without_positions": counted.parameters_without_positions
             + self.added_parameters,
             "flops_per_token": self.flops_per_token,
             "step": last["step"],
@@ -151,6 +171,17 @@ class Run:
             "tokens_per_second": tokens / last["seconds"] if last["seconds"] else 0.0,
             "peak_memory_bytes": max(row.get("memory_bytes", 0) for row in self.metrics),
             "data_fingerprint": self.fingerprint,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its row and its curve, for report.json."""
+        return self.row() | {
+            "path": str(self.path),
+            "seed": self.seed,
+            "finished": self.finished,
+            "curve": {name: getattr(self.curve, name).tolist() for name in (*AXES, "losses")},
+            "grid": self.grid_rows[-1] if self.grid_rows else None,
+            "environment": self.environment,
         }
 
     def _rows(self, split: str) -> list[Row]:
@@ -169,10 +200,8 @@ def load_runs(names: Iterable[str | Path]) -> list[Run]:
     for path, where in zip(paths, resolved, strict=True):
         if resolved.count(where) > 1:
             raise UsageError(f"{path} is given twice: name each run once")
-    return [
-        replace(load_run(path), name=name)
-        for path, name in zip(paths, short_names(resolved), strict=True)
-    ]
+    named = zip(paths, short_names(resolved), strict=True)
+    return [replace(load_run(path), name=name) for path, name in named]
 
 
 def load_run(path: Path) -> Run:
@@ -185,16 +214,16 @@ def load_run(path: Path) -> Run:
     config, metrics = load_config(run.config_file), read_metrics(run.metrics_file)
     environment = run.environment()
     counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
-    return Run(
-        path,
-        path.name,
-        config,
-        environment,
-        _curve(run, config, metrics, counted),
-        metrics,
-        counted,
-        is_finished(run, config.train),
-    )
+    evaluations = [row for row in metrics if row["split"] == "val"]
+    if not evaluations:
+        raise UserError(f"{run.path} has no evaluation yet: resume it with --resume")
+    for row in evaluations:
+        for key in ("loss", "seconds"):
+            if not isinstance(row.get(key), int | float) or not np.isfinite(row[key]):
+                problem = f"the evaluation at step {row['step']} has no {key}"
+                raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
+    finished = is_finished(run, config.train)
+    return Run(path, path.name, config, environment, metrics, counted, finished)
 
 
 def is_finished(run: RunFolder, options: TrainConfig) -> bool:
@@ -207,33 +236,6 @@ def is_finished(run: RunFolder, options: TrainConfig) -> bool:
         row["step"] == step and row["seconds"] >= round(options.max_seconds, 3)  # as logged
         for row in read_metrics(run.metrics_file)
         if options.max_seconds is not None and "seconds" in row
-    )
-
-
-def _curve(run: RunFolder, config: RunConfig, metrics: list[Row], counted: Count) -> Curve:
-    evaluations = [row for row in metrics if row["split"] == "val"]
-    if not evaluations:
-        raise UserError(f"{run.path} has no evaluation yet: resume it with --resume")
-    for row in evaluations:
-        for key in ("loss", "seconds"):
-            if not isinstance(row.get(key), int | float) or not np.isfinite(row[key]):
-                problem = f"the evaluation at step {row['step']} has no {key}"
-                raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
-    steps = np.array([row["step"] for row in evaluations])
-    tokens_per_step = config.tokens_per_step
-    # Grids that change in training change the cost of later steps.
-    changes = [row for row in metrics if row["split"] == "grid_change"]
-    added = np.array([0] + [row["parameters"] - counted.parameters for row in changes])
-    since = np.array([0] + [row["step"] for row in changes] + [max(steps[-1], 1)])
-    spent = np.cumsum((counted.flops_per_token + 6 * added) * np.diff(since))
-    halves = [[row.get(f"loss_{half}_half") for row in evaluations] for half in ("first", "second")]
-    return Curve(
-        steps,
-        np.array([row["seconds"] for row in evaluations], dtype=float),
-        steps * tokens_per_step,
-        np.interp(steps, since, np.append(0, spent)) * tokens_per_step,
-        np.array([row["loss"] for row in evaluations]),
-        None if None in halves[0] + halves[1] else np.array(halves),
     )
 
 

@@ -7,7 +7,8 @@ rung, whose runs start anew with a schedule of their own length, and so on.
 The same file always proposes the same trials, and a finished run is read where it lies: an
 interrupted search resumes, and a finished one is only reported again. The study is therefore kept
 in memory: Optuna's storages keep trials but not the state of the sampler, so a study that is
-loaded proposes other trials than one that was never interrupted.
+loaded proposes other trials than one that was never interrupted. Trials of all families are trained
+together, a few at a time: hence Optuna's ask and tell, rather than its ``optimize``.
 
 Source: successive halving (Jamieson & Talwalkar, arXiv 1502.07943); Optuna's tree-structured Parzen
 estimator.
@@ -31,6 +32,7 @@ from nanogpkant.comparison.experiment import (
     Experiment,
     Variant,
     check_keys,
+    check_names,
     name_in,
     overrides_in,
     preset_in,
@@ -59,10 +61,8 @@ class ModelFamily:
     """A kind of model, and its search space."""
 
     name: str
-    preset: str
-    """name of a preset, or path to a .yaml file"""
-    overrides: dict[str, Any]
-    """settings that differ from the preset's, with dotted keys"""
+    preset: str  # name of a preset, or path to a .yaml file
+    overrides: dict[str, Any]  # settings that differ from the preset's, with dotted keys
     space: dict[str, list[Any]]
     """choices by dotted key, or by a free name if each choice is several settings"""
 
@@ -84,42 +84,33 @@ class Rung:
     """One round of trials."""
 
     iterations: int
-    trials: int
-    """of each family"""
+    trials: int  # of each family
 
 
 @dataclass(frozen=True)
 class Search:
     """The content of a search's file."""
 
-    name: str
-    """of its folder"""
+    name: str  # of its folder
     about: str
     families: list[ModelFamily]
     rungs: list[Rung]
-    seed: int
-    """of the proposals, and of every run"""
-    evaluations: int
-    """of a run, evenly spaced; the lowest loss counts"""
+    seed: int  # of the proposals, and of every run
+    evaluations: int  # of a run, evenly spaced; the lowest loss counts
     data: dict[str, Any]
-    overrides: dict[str, Any]
-    """settings of all families, with dotted keys"""
+    overrides: dict[str, Any]  # settings of all families, with dotted keys
 
 
 @dataclass
 class SearchTrial:
-    """One choice of settings for a family."""
+    """One choice of settings for a family, and what came of it at every rung."""
 
     family: ModelFamily
-    number: int
-    """from 1, within the family"""
-    choices: dict[str, int]
-    """numbers of the choices, by their names in the space"""
+    number: int  # from 1, within the family
+    choices: dict[str, int]  # numbers of the choices, by their names in the space
     asked: optuna.Trial
-    losses: dict[int, float] = field(default_factory=dict)
-    """by iterations; infinite if the run failed"""
-    runs: dict[int, Planned] = field(default_factory=dict)
-    """by iterations"""
+    runs: list[Planned] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # infinite if the run failed
 
     @property
     def variant(self) -> Variant:
@@ -128,27 +119,27 @@ class SearchTrial:
             overrides |= self.family.settings(name, number)
         return Variant(f"{self.family.name}-{self.number:02d}", self.family.preset, overrides)
 
+    def row(self, failed: str) -> Row:
+        """What came of it at the last rung."""
+        run = self.runs[-1]
+        return {
+            "family": self.family.name,
+            "trial": self.number,
+            "iterations": run.iterations,
+            "loss": self.losses[-1],
+            "parameters": count(run.config.model, run.vocab_size).parameters,
+            "flops": (run.iterations or 0) * run.flops_per_step,
+            "failed": failed,
+            "choices": {name: self.family.words(name, n) for name, n in self.choices.items()},
+        }
+
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search."""
 
-    rows: list[Row]
-    """a row for each trial at each rung"""
-    best: dict[str, Path]
-    """file with the best configuration, by family"""
-    table: Path
-
-    @property
-    def words(self) -> str:
-        lines = []
-        for family, file in self.best.items():
-            last = [row for row in self.rows if row["family"] == family]
-            last = [row for row in last if row["iterations"] == last[-1]["iterations"]]
-            row = min(last, key=lambda row: row["loss"])
-            chosen = ", ".join(f"{name} {value}" for name, value in row["choices"].items())
-            lines.append(f"{family:<12} {row['loss']:.4f} in {file}: {chosen}")
-        return "\n".join([*lines, f"every trial is in {self.table}"])
+    rows: list[Row]  # a row for each trial at each rung
+    words: str
 
 
 def load_search(path: Path) -> Search:
@@ -181,8 +172,7 @@ def _search(path: Path, values: Any) -> Search:
         data=values.get("data") or {},
         overrides=overrides_in(values, ""),
     )
-    if len({family.name for family in search.families}) < len(search.families):
-        raise UsageError("families: two have the same name; give each its own")
+    check_names("families", [family.name for family in search.families])
     wanted = search.rungs[0].trials
     common = {f"data.{key}": value for key, value in search.data.items()} | search.overrides
     for family in search.families:
@@ -227,11 +217,7 @@ def _rungs(values: list[Any]) -> list[Rung]:
 
 
 def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
-    """Try every choice with the first of all others: a typo shows before hours of training.
-
-    Raises:
-        UsageError: an invalid choice.
-    """
+    """Try every choice with the first of all others: a typo shows before hours of training."""
     base = load_preset(family.preset)[1]
     settings = common | family.overrides
     for name in family.space:
@@ -243,7 +229,7 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
                 with_settings(base, settings | overrides_in({"overrides": choice}, ""))
 
 
-def search(file: Path, out: Path, jobs: int = 1) -> Found:
+def search(file: Path, out: Path, jobs: int = 1) -> SearchResult:
     """Run a search, or the part of it that is missing.
 
     Args:
@@ -260,18 +246,20 @@ def search(file: Path, out: Path, jobs: int = 1) -> Found:
     first, *later = search.rungs
     trials = _first_trials(search, rounds, first)
     for rung in later:
-        trials = {name: _best(of, rung.trials) for name, of in trials.items()}
+        trials = {name: _best(of)[: rung.trials] for name, of in trials.items()}
         rounds.train(list(itertools.chain(*trials.values())), rung)
-    best = {}
-    last = search.rungs[-1].iterations
+    lines = []
     for name, of in trials.items():
-        winner = _best(of, 1)[0]
-        if math.isinf(winner.losses[last]):
+        winner = _best(of)[0]
+        if math.isinf(winner.losses[-1]):
             raise UserError(f"{name}: no trial could be trained; see {rounds.table}")
-        best[name] = rounds.folder / f"{name}.yaml"
-        about = f"{name}: the best of {first.trials} trials"
-        write_atomic(best[name], to_yaml(with_changes(winner.runs[last].config, about=about)))
-    return Found(rounds.rows, best, rounds.table)
+        best, about = rounds.folder / f"{name}.yaml", f"{name}: the best of {first.trials} trials"
+        write_atomic(best, to_yaml(with_changes(winner.runs[-1].config, about=about)))
+        choices = winner.row("")["choices"].items()
+        chosen = ", ".join(f"{key} {value}" for key, value in choices)
+        lines.append(f"{name:<12} {winner.losses[-1]:.4f} in {best}: {chosen}")
+    lines.append(f"every trial is in {rounds.table}")
+    return SearchResult(rounds.rows, "\n".join(lines))
 
 
 def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, list[SearchTrial]]:
@@ -290,7 +278,7 @@ def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, li
                 trials[family.name].append(new[-1])
         rounds.train(new, rung)
         for trial in new:
-            loss, study = trial.losses[rung.iterations], studies[trial.family.name]
+            loss, study = trial.losses[-1], studies[trial.family.name]
             if math.isinf(loss):
                 study.tell(trial.asked, state=TrialState.FAIL)
             else:
@@ -310,6 +298,11 @@ def _propose(study: optuna.Study, family: ModelFamily, tried: list[SearchTrial])
             return SearchTrial(family, len(tried) + 1, choices, asked)
         study.tell(asked, state=TrialState.FAIL)
     raise UserError(f"{family.name}: found no settings that were not tried before")
+
+
+def _best(trials: list[SearchTrial]) -> list[SearchTrial]:
+    """In the order of their losses at the last rung."""
+    return sorted(trials, key=lambda trial: trial.losses[-1])
 
 
 class _Rounds:
@@ -337,39 +330,13 @@ class _Rounds:
         failed = train_missing(planned, self.folder / experiment.name, self.jobs)
         for trial, run in zip(trials, planned, strict=True):
             why = failed.get(run.name, "")
-            loss = math.inf if why else load_run(run.path).curve.best_loss()
-            trial.losses[rung.iterations], trial.runs[rung.iterations] = loss, run
-            self.rows.append(_row(trial, rung, why))
-        write_atomic(self.table, _csv(self.rows))
-
-
-def _best(trials: list[SearchTrial], wanted: int) -> list[SearchTrial]:
-    """Those with the lowest loss at the highest rung that they reached."""
-    return sorted(trials, key=lambda trial: trial.losses[max(trial.losses)])[:wanted]
-
-
-def _row(trial: SearchTrial, rung: Rung, why: str) -> Row:
-    run = trial.runs[rung.iterations]
-    return {
-        "family": trial.family.name,
-        "trial": trial.number,
-        "iterations": rung.iterations,
-        "loss": trial.losses[rung.iterations],
-        "parameters": count(run.config.model, run.vocab_size).parameters,
-        "flops": rung.iterations * run.flops_per_step,
-        "failed": why,
-        "choices": {name: trial.family.words(name, n) for name, n in trial.choices.items()},
-    }
-
-
-def _csv(rows: list[Row]) -> str:
-    """A column for every name in any family's space."""
-    choices: dict[str, None] = {name: None for row in rows for name in row["choices"]}
-    columns = [*(key for key in rows[0] if key != "choices"), *choices]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        values = {k: v for k, v in row.items() if k != "choices"} | row["choices"]
-        writer.writerow({key: csv_cell(value) for key, value in values.items()})
-    return text.getvalue()
+            trial.runs.append(run)
+            trial.losses.append(math.inf if why else load_run(run.path).curve.best_loss())
+            self.rows.append(trial.row(why))
+        rows = [row | row["choices"] for row in self.rows]
+        columns = dict.fromkeys(key for row in rows for key in row if key != "choices")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: csv_cell(row.get(key, "")) for key in columns} for row in rows)
+        write_atomic(self.table, text.getvalue())

@@ -1,6 +1,8 @@
 """The sections of a comparison's report: words, tables, charts and texts."""
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from nanogpkant.comparison.charts import grid_charts, loss_charts
 from nanogpkant.comparison.findings import Findings, Pair, VariantResult, answer, hardware
@@ -17,7 +19,7 @@ GRID_COLUMNS = {
     "dead": "splines that see no input",
     "knot_use": "intervals in use",
 }
-METHOD = (
+METHOD = [
     "A variant is one configuration; its runs differ in their seed, which determines the initial "
     "weights, the batches and the dropout. Every loss is the mean over the whole validation split, "
     "in nats per token, each token predicted once.",
@@ -26,111 +28,13 @@ METHOD = (
     "checkpoint; d_z is the mean difference divided by its standard deviation.",
     "FLOPs count the matrix products of training, from the configuration. Seconds count training "
     "steps, without evaluating, saving and loading.",
-)
+]
+Columns = list[tuple[str, Callable[[Any], Cell]]]
+"""of a table: heading, and the cell of a row's variant, pair or run"""
 
 
-def sections_of(
-    findings: Findings, references: list[Reference], command: str, experiment: str
-) -> list[Section]:
-    """The sections of the report, in order; empty ones are left out.
-
-    Args:
-        command: the command that made the report.
-        experiment: text of the experiment's file; may be empty.
-    """
-    sections = [
-        _answer(findings),
-        _curves(findings, references),
-        _variants(findings),
-        _certainty(findings),
-        _equal_budgets(findings),
-        _until_target(findings),
-        _pairs(findings),
-        _grids(findings),
-        _samples(findings),
-        _runs(findings.runs),
-        _repeating(findings.runs, command, experiment),
-        Section("How to read this", list(METHOD)),
-    ]
-    return [section for section in sections if section is not None]
-
-
-def _answer(findings: Findings) -> Section:
-    return Section("The answer", answer(findings) + findings.notes)
-
-
-def _curves(findings: Findings, references: list[Reference]) -> Section:
-    words = (
-        "Means over the seeds, with bands of one standard deviation; the steep start is cut off. "
-        "Axes are logarithmic if budgets are far apart."
-    )
-    words = [words]
-    words += sorted({f"Dashed: {reference.source}." for reference in references})
-    charts = loss_charts(findings, references)
-    dashed = {reference.name: dashes_of(n) for n, reference in enumerate(references)}
-    lines = {variant.name: number for number, variant in enumerate(findings.variants)}
-    return Section(
-        "Validation loss",
-        words,
-        charts=charts,
-        picture="curves.png",
-        lines=lines,
-        dashed=dashed,
-    )
-
-
-def _variants(findings: Findings) -> Section:
-    words = ["Means over the seeds, ± their standard deviation."]
-    if findings.refusals:
-        words.append("Not ranked: these losses cannot be compared.")
-    head = ["variant", "seeds", "parameters", "FLOPs/token", "best loss", "final loss"]
-    head += ["perplexity", "bits/char", "seconds", "tokens/s", "peak memory"]
-    rows = [_variant_row(variant) for variant in findings.variants]
-    return Section("Size, quality and cost", words, head, rows)
-
-
-def _variant_row(variant: VariantResult) -> list[Cell]:
-    figures, loss = variant.mean_row(), variant.best.mean
-    return [
-        Cell(variant.name, variant.name),
-        _number(len(variant.runs)),
-        _number(figures["parameters"], "{:.2f} M", 1e-6),
-        _number(figures["flops_per_token"], "{:.1f} M", 1e-6),
-        _mean(variant.best),
-        _mean(variant.final),
-        _number(math.exp(loss), "{:.2f}"),
-        _number(loss / math.log(2), "{:.3f}"),
-        _number(figures["seconds"]),
-        _number(figures["tokens_per_second"]),
-        _number(figures["peak_memory_bytes"], "{:.2f} GB", 1e-9),
-    ]
-
-
-def _certainty(findings: Findings) -> Section:
-    words = [
-        "Intervals are 95% confidence intervals of the mean, by Student's t over the seeds.",
-        "The minimum over many evaluations is biased low, because the same text selects and "
-        "evaluates the checkpoint. So a checkpoint is also selected on one half of the validation "
-        "split and evaluated on the other, both ways round; the difference to the plain best is "
-        "the selection bias.",
-    ]
-    head = ["variant", "seeds", "best loss", "95% interval", "final loss", "95% interval"]
-    head += ["evaluations", "selected on the other half", "selection bias"]
-    rows = [
-        [
-            Cell(variant.name, variant.name),
-            _number(len(variant.runs)),
-            _mean(variant.best),
-            _interval(variant.best),
-            _mean(variant.final),
-            _interval(variant.final),
-            _number(max(int(run.curve.trained().sum()) for run in variant.runs)),
-            _mean(variant.honest),
-            _number(variant.luck, "{:.4f}"),
-        ]
-        for variant in findings.variants
-    ]
-    return Section("How sure the losses are", words, head, rows)
+def _text(value: str) -> Cell:
+    return Cell(value, value)
 
 
 def _number(value: float | None, form: str = "{:,.0f}", scale: float = 1.0) -> Cell:
@@ -152,77 +56,182 @@ def _interval(of: Summary, form: str = ".4f") -> Cell:
     return Cell(f"{low:{form}} to {high:{form}}", high - low)
 
 
-def _amount(value: float, axis: str) -> str:
-    """A number of iterations, seconds, tokens or FLOPs, in words."""
-    if axis == "flops":
-        return f"{value:.3g} FLOPs"
-    return f"{value:,.0f} {'seconds' if axis == 'seconds' else AXES[axis].split()[-1]}"
+def _figure(key: str, form: str = "{:,.0f}", scale: float = 1.0) -> Callable[[VariantResult], Cell]:
+    """The mean over the seeds of a value of ``Run.row``."""
+    return lambda variant: _number(variant.mean_row()[key], form, scale)
+
+
+NAMED: Columns = [
+    ("variant", lambda variant: _text(variant.name)),
+    ("seeds", lambda variant: _number(len(variant.runs))),
+]
+COST: Columns = [
+    *NAMED,
+    ("parameters", _figure("parameters", "{:.2f} M", 1e-6)),
+    ("FLOPs/token", _figure("flops_per_token", "{:.1f} M", 1e-6)),
+    ("best loss", lambda variant: _mean(variant.best)),
+    ("final loss", lambda variant: _mean(variant.final)),
+    ("perplexity", lambda variant: _number(math.exp(variant.best.mean), "{:.2f}")),
+    ("bits/char", lambda variant: _number(variant.best.mean / math.log(2), "{:.3f}")),
+    ("seconds", _figure("seconds")),
+    ("tokens/s", _figure("tokens_per_second")),
+    ("peak memory", _figure("peak_memory_bytes", "{:.2f} GB", 1e-9)),
+]
+CERTAINTY: Columns = [
+    *NAMED,
+    ("best loss", lambda variant: _mean(variant.best)),
+    ("95% interval", lambda variant: _interval(variant.best)),
+    ("final loss", lambda variant: _mean(variant.final)),
+    ("95% interval", lambda variant: _interval(variant.final)),
+    ("evaluations", lambda v: _number(max(int(run.curve.trained().sum()) for run in v.runs))),
+    ("selected on the other half", lambda variant: _mean(variant.honest)),
+    ("selection bias", lambda variant: _number(variant.luck, "{:.4f}")),
+]
+PAIRED: Columns = [
+    ("first", lambda pair: _text(pair.first)),
+    ("second", lambda pair: _text(pair.second)),
+    ("at", lambda pair: _text(pair.at)),
+    ("seeds", lambda pair: _number(pair.difference.n)),
+    ("difference", lambda pair: _number(pair.difference.mean, "{:+.4f}")),
+    ("95% interval", lambda pair: _interval(pair.difference, "+.4f")),
+    ("p", lambda pair: _number(pair.p_corrected, "{:.2g}")),
+    ("d_z", lambda pair: _number(pair.difference.effect_size, "{:+.1f}")),
+]
+RUNS: Columns = [
+    ("run", lambda run: _text(run.name)),
+    ("seed", lambda run: _number(run.seed, "{:.0f}")),
+    ("iterations", lambda run: _iterations(run)),
+    ("best loss", lambda run: _number(run.row()["best_val_loss"], "{:.4f}")),
+    ("final loss", lambda run: _number(run.row()["val_loss"], "{:.4f}")),
+    ("seconds", lambda run: _number(run.row()["seconds"])),
+    ("trained on", lambda run: _text(hardware(run))),
+    ("revision", lambda run: _text(run.environment.get("git_revision") or "-")),
+]
+
+
+def _iterations(run: Run) -> Cell:
+    step = run.row()["step"]
+    return Cell(f"{step:,}{'' if run.finished else ' (not finished)'}", step)
+
+
+def _section(
+    title: str,
+    words: list[str],
+    columns: Columns,
+    items: Iterable[VariantResult | Pair | Run],
+    **more: Any,
+) -> Section:
+    """A section with a table."""
+    rows = [[make(item) for _, make in columns] for item in items]
+    return Section(title, words, [heading for heading, _ in columns], rows, **more)
+
+
+def sections_of(
+    findings: Findings, references: list[Reference], command: str, experiment: str
+) -> list[Section]:
+    """The sections of the report, in order; empty ones are left out.
+
+    Args:
+        command: the command that made the report.
+        experiment: text of the experiment's file; may be empty.
+    """
+    sections = [
+        Section("The answer", answer(findings) + findings.notes),
+        _curves(findings, references),
+        _cost(findings),
+        _certainty(findings),
+        _equal_budgets(findings),
+        _until_target(findings),
+        _pairs(findings),
+        _grids(findings),
+        _samples(findings),
+        _runs(findings.runs),
+        _repeating(findings.runs, command, experiment),
+        Section("How to read this", METHOD),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _curves(findings: Findings, references: list[Reference]) -> Section:
+    words = (
+        "Means over the seeds, with bands of one standard deviation; the steep start is cut off. "
+        "Axes are logarithmic if budgets are far apart."
+    )
+    return Section(
+        "Validation loss",
+        [words, *sorted({f"Dashed: {reference.source}." for reference in references})],
+        charts=loss_charts(findings, references),
+        picture="curves.png",
+        lines={variant.name: number for number, variant in enumerate(findings.variants)},
+        dashed={reference.name: dashes_of(n) for n, reference in enumerate(references)},
+    )
+
+
+def _cost(findings: Findings) -> Section:
+    words = ["Means over the seeds, ± their standard deviation."]
+    if findings.refusals:
+        words.append("Not ranked: these losses cannot be compared.")
+    return _section("Size, quality and cost", words, COST, findings.variants)
+
+
+def _certainty(findings: Findings) -> Section:
+    words = [
+        "Intervals are 95% confidence intervals of the mean, by Student's t over the seeds.",
+        "The minimum over many evaluations is biased low, because the same text selects and "
+        "evaluates the checkpoint. So a checkpoint is also selected on one half of the validation "
+        "split and evaluated on the other, both ways round; the difference to the plain best is "
+        "the selection bias.",
+    ]
+    return _section("How sure the losses are", words, CERTAINTY, findings.variants)
 
 
 def _equal_budgets(findings: Findings) -> Section | None:
-    axes = [axis for axis, (low, high) in findings.common.items() if low < high]
-    if findings.refusals or len(findings.variants) < 2 or not axes:
+    ends = {axis: high for axis, (low, high) in findings.common.items() if low < high}
+    if findings.refusals or len(findings.variants) < 2 or not ends:
         return None
+
+    def loss(axis: str) -> Callable[[VariantResult], Cell]:
+        def cell(variant: VariantResult) -> Cell:
+            at_end = _mean(variant.at_common[axis])
+            return Cell(f"{at_end.text} ({variant.area[axis].mean:.4f})", at_end.value)
+
+        return cell
+
+    def amount(axis: str, value: float) -> str:
+        if axis == "flops":
+            return f"{value:.3g} FLOPs"
+        return f"{value:,.0f} {'seconds' if axis == 'seconds' else AXES[axis].split()[-1]}"
+
     words = (
         "The loss at the end of the shortest run on each axis, interpolated; in brackets, the mean "
         "loss until there (area under the curve, divided by its width)."
     )
-    head = ["variant", *(f"at {_amount(findings.common[axis][1], axis)}" for axis in axes)]
-    rows = [
-        [
-            Cell(variant.name, variant.name),
-            *(
-                Cell(
-                    f"{_mean(variant.at_common[axis]).text} ({variant.area[axis].mean:.4f})",
-                    variant.at_common[axis].mean,
-                )
-                for axis in axes
-            ),
-        ]
-        for variant in findings.variants
-    ]
-    return Section("At equal budgets", [words], head, rows)
+    columns = [(f"at {amount(axis, high)}", loss(axis)) for axis, high in ends.items()]
+    return _section("At equal budgets", [words], [*NAMED[:1], *columns], findings.variants)
 
 
 def _until_target(findings: Findings) -> Section | None:
     if findings.refusals:
         return None
+
+    def cost(axis: str, form: str) -> Callable[[VariantResult], Cell]:
+        def cell(variant: VariantResult) -> Cell:
+            reached = variant.to_reach[axis]
+            return _mean(reached, form) if reached else Cell("not reached")
+
+        return cell
+
+    forms = {"seconds": "{:,.1f}", "flops": "{:.3g}"}
+    columns = [(words, cost(axis, forms.get(axis, "{:,.0f}"))) for axis, words in AXES.items()]
     words = "Cost until the validation loss first reached it, interpolated."
-    head = ["variant", *AXES.values()]
-    forms = {"steps": "{:,.0f}", "seconds": "{:,.1f}", "tokens": "{:,.0f}", "flops": "{:.3g}"}
-    rows = [
-        [
-            Cell(variant.name, variant.name),
-            *(
-                _mean(reached, forms[axis]) if reached else Cell("not reached")
-                for axis, reached in variant.to_reach.items()
-            ),
-        ]
-        for variant in findings.variants
-    ]
-    return Section(f"Until a loss of {findings.target:.4f}", [words], head, rows)
+    title = f"Until a loss of {findings.target:.4f}"
+    return _section(title, [words], [*NAMED[:1], *columns], findings.variants)
 
 
 def _pairs(findings: Findings) -> Section | None:
-    if not findings.pairs:
-        return None
     words = "Loss of the first minus loss of the second, over their common seeds."
-    head = ["first", "second", "at", "seeds", "difference", "95% interval", "p", "d_z"]
-    return Section("Seed by seed", [words], head, [_pair_row(pair) for pair in findings.pairs])
-
-
-def _pair_row(pair: Pair) -> list[Cell]:
-    of = pair.difference
-    return [
-        Cell(pair.first, pair.first),
-        Cell(pair.second, pair.second),
-        Cell(pair.at, pair.at),
-        _number(of.n),
-        _number(of.mean, "{:+.4f}"),
-        _interval(of, "+.4f"),
-        _number(pair.p_corrected, "{:.2g}"),
-        _number(of.effect_size, "{:+.1f}"),
-    ]
+    pairs = findings.pairs
+    return _section("Seed by seed", [words], PAIRED, pairs) if pairs else None
 
 
 def _grids(findings: Findings) -> Section | None:
@@ -230,15 +239,23 @@ def _grids(findings: Findings) -> Section | None:
     if not charts:
         return None
     words = "Shares on a batch of the validation split, in the worst layer, at the end of training."
-    head, rows, lines = ["variant", *GRID_COLUMNS.values()], [], {}
-    for number, variant in enumerate(findings.variants):
-        last = [run.grid_rows[-1] for run in variant.runs if run.grid_rows]
-        if last:
-            means = [sum(row[key] for row in last) / len(last) for key in GRID_COLUMNS]
-            cells = (Cell(f"{mean:.1%}", mean) for mean in means)
-            rows.append([Cell(variant.name, variant.name), *cells])
-            lines[variant.name] = number
-    return Section("Grids of the KAN layers", [words], head, rows, charts, "grids.png", lines)
+
+    def share(key: str) -> Callable[[VariantResult], Cell]:
+        def cell(variant: VariantResult) -> Cell:
+            last = [run.grid_rows[-1][key] for run in variant.runs if run.grid_rows]
+            return Cell(f"{sum(last) / len(last):.1%}", sum(last) / len(last))
+
+        return cell
+
+    lines = {
+        variant.name: number
+        for number, variant in enumerate(findings.variants)
+        if any(run.grid_rows for run in variant.runs)
+    }
+    columns = [*NAMED[:1], *((words, share(key)) for key, words in GRID_COLUMNS.items())]
+    shown = [variant for variant in findings.variants if variant.name in lines]
+    more = {"charts": charts, "picture": "grids.png", "lines": lines}
+    return _section("Grids of the KAN layers", [words], columns, shown, **more)
 
 
 def _samples(findings: Findings) -> Section | None:
@@ -249,45 +266,16 @@ def _samples(findings: Findings) -> Section | None:
 
 
 def _runs(runs: list[Run]) -> Section:
-    head = [
-        "run",
-        "seed",
-        "iterations",
-        "best loss",
-        "final loss",
-        "seconds",
-        "trained on",
-        "revision",
-    ]
-    rows = [_run_row(run) for run in runs]
-    versions = sorted({_versions(run) for run in runs})
-    return Section("All runs", [f"Trained with {each}." for each in versions], head, rows)
-
-
-def _run_row(run: Run) -> list[Cell]:
-    row, unfinished = run.row(), "" if run.finished else " (not finished)"
-    machine, revision = hardware(run), run.environment.get("git_revision") or "-"
-    return [
-        Cell(run.name, run.name),
-        _number(run.seed, "{:.0f}"),
-        Cell(f"{row['step']:,}{unfinished}", row["step"]),
-        _number(row["best_val_loss"], "{:.4f}"),
-        _number(row["val_loss"], "{:.4f}"),
-        _number(row["seconds"]),
-        Cell(machine, machine),
-        Cell(revision, revision),
-    ]
-
-
-def _versions(run: Run) -> str:
-    versions = run.environment.get("versions") or {}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    return f"{named or 'unknown versions'}, on {run.environment.get('platform', 'unknown')}"
+    machines = set()
+    for run in runs:
+        versions = (run.environment.get("versions") or {}).items()
+        named = ", ".join(f"{name} {version}" for name, version in versions if version)
+        platform = run.environment.get("platform", "unknown")
+        machines.add(f"Trained with {named or 'unknown versions'}, on {platform}.")
+    return _section("All runs", sorted(machines), RUNS, runs)
 
 
 def _repeating(runs: list[Run], command: str, experiment: str) -> Section:
-    lines = [str(run.environment.get("command", "unknown")) for run in runs]
-    texts = {"Each run": "\n".join(lines), "This report": command}
-    if experiment:
-        texts["The experiment"] = experiment
-    return Section("The commands", texts=texts)
+    commands = "\n".join(str(run.environment.get("command", "unknown")) for run in runs)
+    texts = {"Each run": commands, "This report": command, "The experiment": experiment}
+    return Section("The commands", texts={title: text for title, text in texts.items() if text})

@@ -22,11 +22,9 @@ class Summary:
 
     n: int
     mean: float
-    sd: float | None
-    """standard deviation of the sample, with n - 1 degrees of freedom"""
-    low: float | None
-    high: float | None
-    """95% confidence interval of the mean, by Student's t"""
+    sd: float | None  # standard deviation of the sample, with n - 1 degrees of freedom
+    low: float | None  # end of the 95% confidence interval of the mean, by Student's t
+    high: float | None  # the other end
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -38,8 +36,7 @@ class Difference(Summary):
     """First minus second of paired values, one pair for each seed."""
 
     t: float | None
-    p: float | None
-    """of the two-sided paired t-test"""
+    p: float | None  # of the two-sided paired t-test
     effect_size: float | None
     """Cohen's d_z: the mean in units of the standard deviation of the differences"""
 

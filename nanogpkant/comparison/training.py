@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,26 +29,6 @@ except ImportError:  # Windows
 POLL_SECONDS = 0.5
 
 
-@dataclass
-class Child:
-    """A run that is being trained."""
-
-    run: Planned
-    process: subprocess.Popen
-    asked: bool = False
-
-    def ask_to_stop(self) -> None:
-        """Signal it once to save and exit."""
-        if not self.asked:
-            self.process.send_signal(signal.SIGTERM)
-        self.asked = True
-
-
-def log_of(run: Planned) -> Path:
-    """File with the output of a run's training."""
-    return run.path.with_name(f"{run.path.name}.log")
-
-
 def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, str]:
     """Train every run that is not finished; a failure does not stop the others.
 
@@ -66,25 +46,30 @@ def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, 
             cannot be written.
     """
     waiting = [run for run in planned if run.state != "finished"]
-    left, working, failed = len(waiting), [], {}
+    left, failed, told = len(waiting), {}, False
+    working: dict[subprocess.Popen, Planned] = {}
     with _alone(folder) as lock, Interrupt() as interrupt, bar("training", "done") as progress:
         try:
             while working or (waiting and not interrupt.asked):
                 while waiting and len(working) < jobs and not interrupt.asked:
-                    working.append(_start(waiting.pop(0), jobs, lock))
+                    run = waiting.pop(0)
+                    working[_start(run, jobs, lock)] = run
                 time.sleep(POLL_SECONDS)
-                if interrupt.asked:  # SIGTERM, or Ctrl-C from no terminal, has reached us alone
-                    for child in working:
-                        child.ask_to_stop()
-                for child in [child for child in working if child.process.poll() is not None]:
-                    working.remove(child)
+                if interrupt.asked and not told:  # Ctrl-C may have reached this process alone
+                    told = True
+                    for process in working:
+                        process.send_signal(signal.SIGTERM)
+                for process in [process for process in working if process.poll() is not None]:
+                    run = working.pop(process)
                     if not interrupt.asked:
-                        _tell(child, failed, left - len(waiting) - len(working), left)
-                progress(*_progress(planned, working, waiting))
+                        number = f"{left - len(waiting) - len(working)} of {left}"
+                        if why := _report_end(run, number, process.returncode):
+                            failed[run.name] = why
+                progress(*_progress(planned, list(working.values()), waiting))
         finally:
-            for child in working:
-                child.process.kill()
-                child.process.wait()
+            for process in working:
+                process.kill()
+                process.wait()
     if interrupt.asked:
         done = sum(_is_done(run) for run in planned)
         remedy = "the same command continues"
@@ -117,73 +102,66 @@ def _alone(folder: Path) -> Iterator[tuple[int, ...]]:
         yield inherited
 
 
-def _start(run: Planned, jobs: int, lock: tuple[int, ...]) -> Child:
-    command = [sys.executable, "-m", "nanogpkant.cli", *run.command()]
+def _log_of(run: Planned) -> Path:
+    """File with the output of a run's training."""
+    return run.path.with_name(f"{run.path.name}.log")
+
+
+def _start(run: Planned, jobs: int, lock: tuple[int, ...]) -> subprocess.Popen:
     environment = dict(os.environ)
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // jobs))
-    log = log_of(run)
+    log = _log_of(run)
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as file:
-            process = subprocess.Popen(
-                command,
+            return subprocess.Popen(
+                [sys.executable, "-m", "nanogpkant.cli", *run.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 env=environment,
                 pass_fds=lock,
             )
-    return Child(run, process)
 
 
-def _tell(child: Child, failed: dict[str, str], number: int, of: int) -> None:
-    """Report the end of a run; add the reason to ``failed`` if it failed."""
-    if _is_done(child.run):
-        loss = load_run(child.run.path).curve.best_loss()
-        note(f"{number} of {of}: {child.run.name}, best validation loss {loss:.4f}")
-        return
-    lines = [line for line in read_text(log_of(child.run)).splitlines() if line.strip()]
+def _report_end(run: Planned, number: str, status: int) -> str | None:
+    """Tell of the end of a run; the reason if it failed."""
+    if _is_done(run):
+        loss = load_run(run.path).curve.best_loss()
+        note(f"{number}: {run.name}, best validation loss {loss:.4f}")
+        return None
+    lines = [line for line in read_text(_log_of(run)).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    said = (errors or lines or [f"exit status {child.process.returncode}"])[-1]
-    failed[child.run.name] = said.removeprefix("error: ")
-    warn(f"{number} of {of}: {child.run.name} failed: {said}; its log is {log_of(child.run)}")
+    said = (errors or lines or [f"exit status {status}"])[-1]
+    warn(f"{number}: {run.name} failed: {said}; its log is {_log_of(run)}")
+    return said.removeprefix("error: ")
 
 
 def load_trained(planned: list[Planned]) -> dict[str, list[Run]]:
     """Every run that has been evaluated, by variant."""
     variants: dict[str, list[Run]] = {}
     for run in planned:
-        folder = RunFolder(run.path)
-        if folder.path.exists() and any(
-            row["split"] == "val" for row in read_metrics(folder.metrics_file)
-        ):
+        file = RunFolder(run.path).metrics_file
+        if run.path.exists() and any(row["split"] == "val" for row in read_metrics(file)):
             loaded = replace(load_run(run.path), name=f"{run.variant}/{run.path.name}")
             variants.setdefault(run.variant, []).append(loaded)
     return variants
 
 
 def _is_done(run: Planned) -> bool:
-    folder = RunFolder(run.path)
-    return folder.path.exists() and is_finished(folder, run.config.train)
+    return run.path.exists() and is_finished(RunFolder(run.path), run.config.train)
 
 
 def _progress(
-    planned: list[Planned], working: list[Child], waiting: list[Planned]
+    planned: list[Planned], working: list[Planned], waiting: list[Planned]
 ) -> tuple[int, int]:
     """Iterations done and planned; seconds if those are the budget."""
-    budgets = [run.iterations or int(run.config.train.max_seconds or 0) for run in planned]
-    done = dict(zip((run.path for run in planned), budgets, strict=True))
-    for run in waiting:
-        done[run.path] = run.step if run.iterations else 0
-    for child in working:
-        done[child.run.path] = _spent(child.run)
-    return sum(done.values()), sum(budgets)
-
-
-def _spent(run: Planned) -> int:
-    """Iterations, or seconds, that a running run has logged."""
-    with suppress(UserError):  # no log yet
-        rows = read_metrics(RunFolder(run.path).metrics_file)
-        return int(rows[-1]["step" if run.iterations else "seconds"]) if rows else 0
-    return 0
+    budgets = {r.path: r.iterations or int(r.config.train.max_seconds or 0) for r in planned}
+    done = budgets | {run.path: run.step if run.iterations else 0 for run in waiting}
+    for run in working:
+        done[run.path] = 0
+        with suppress(UserError):  # no log yet
+            if rows := read_metrics(RunFolder(run.path).metrics_file):
+                done[run.path] = int(rows[-1]["step" if run.iterations else "seconds"])
+    return sum(done.values()), sum(budgets.values())

@@ -19,24 +19,16 @@ from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
-    from nanogpkant.interpretation.judge.pruned_run import check_pruning
     from nanogpkant.interpretation.show.export import write_export
-    from nanogpkant.interpretation.show.report import check_top, figures, summary, words, write
+    from nanogpkant.interpretation.show.report import figures, write
+    from nanogpkant.interpretation.show.summary import summary, words
 
-__all__ = [
-    "Interpretation",
-    "check_pruning",
-    "check_top",
-    "figures",
-    "summary",
-    "words",
-    "write",
-    "write_export",
-]
+__all__ = ["Interpretation", "figures", "summary", "words", "write", "write_export"]
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
-    "check_pruning": "judge.pruned_run",
+    "summary": "show.summary",
+    "words": "show.summary",
     "write_export": "show.export",
 }
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")

@@ -5,9 +5,9 @@ pictures, tables and the page from it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,32 @@ from nanogpkant.base.lock import only_writer
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
-from nanogpkant.interpretation.fit.families import select_families
-from nanogpkant.interpretation.fit.formulas import Fits, fit
-from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, Trial, score_trials
-from nanogpkant.interpretation.judge.pruned_run import check_pruning, write_pruned_run
-from nanogpkant.interpretation.judge.pruning import (
+from nanogpkant.interpretation.fit.families import OPTIONS, select_families
+from nanogpkant.interpretation.fit.fits import Fits
+from nanogpkant.interpretation.fit.formulas import fit
+from nanogpkant.interpretation.judge.evaluator import Intervention, SwapEvaluator, measure
+from nanogpkant.interpretation.judge.pruned_run import write_pruned_run
+from nanogpkant.interpretation.judge.removal import (
     ABLATIONS,
     by_input,
-    kept_edges,
+    edge_ablations,
     pruned_layers,
-    pruning_trials,
+    prunings,
+    rank_correlations,
 )
 from nanogpkant.interpretation.judge.replacements import (
     Replaceable,
-    faithfulness_trials,
+    first_share,
+    partial_replacements,
     random_ranks,
     replaced,
-    total_trials,
+    total_replacements,
 )
 from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
-from nanogpkant.interpretation.store import Stage, load_records, save_records
+from nanogpkant.interpretation.store import Stage
 from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
@@ -60,6 +62,12 @@ TOTAL = 32  # times the budget: most tokens that totals are measured on
 SHAPES = 32  # of the atlas
 ROW_BYTES = 1000  # an edge in the table of edges, while it is built and sorted
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
+SITES = {  # projection of a block, by a part of the module's name
+    "attention.qkv": "qkv",
+    "attention.out": "attn_out",
+    "mlp.into": "mlp_in",
+    "mlp.out": "mlp_out",
+}
 
 
 class Interpretation:
@@ -131,30 +139,24 @@ class Interpretation:
     @cached_property
     def observed(self) -> dict[str, Observed]:
         """Histograms of the inputs of every KAN layer, and gradients at its outputs."""
-        with self._stage("observed", tokens=OBSERVED_TOKENS) as stage:
-            file = stage.folder / "observed.safetensors"
-            if not file.exists():
-                with bar("watching activations", "tokens") as progress:
-                    found = collect(
-                        self.model,
-                        self.data.train,
-                        max_tokens=OBSERVED_TOKENS,
-                        seed=self.seed,
-                        progress=progress,
-                    )
-                save_records(found, file)
-            return load_records(Observed, file)
+        with (
+            self._stage("observed", tokens=OBSERVED_TOKENS) as stage,
+            bar("recording activations", "tokens") as progress,
+        ):
+            text, most = self.data.train, OBSERVED_TOKENS
+            find = partial(collect, self.model, text, most, self.seed, progress)
+            return stage.records(Observed, "observed", find)
 
     @cached_property
     def importance(self) -> dict[str, dict[str, Tensor]]:
         """Scores (m, n) of the edges of every layer: {score: {layer: ...}}."""
-        observed, each = self.observed, {}
+        observed, scores = self.observed, {}
         with self._timed("importance"), bar("scoring edges", "layers") as progress:
             for done, (name, layer) in enumerate(self.layers.items()):
                 progress(done, len(self.layers))
-                each[name] = importance(layer, observed[name])
-        scores = next(iter(each.values()))
-        return {score: {layer: each[layer][score] for layer in each} for score in scores}
+                for score, values in importance(layer, observed[name]).items():
+                    scores.setdefault(score, {})[name] = values
+        return scores
 
     @cached_property
     def inputs(self) -> pd.DataFrame:
@@ -171,27 +173,27 @@ class Interpretation:
     @cached_property
     def fits(self) -> dict[str, Fits]:
         """The formulas of every layer."""
-        observed, fitted = self.observed, {}
-        sizes = {n: layer.in_features * layer.out_features for n, layer in self.layers.items()}
+        fitted, done = {}, 0
+        total = sum(layer.in_features * layer.out_features for layer in self.layers.values())
+        _ = self.observed  # before the clock starts
         with (
-            self._stage("formulas", families=self.families) as stage,
+            self._stage("formulas", families=self.families, options=OPTIONS) as stage,
             bar("fitting formulas", "edges") as progress,
         ):
-            done, total = 0, sum(sizes.values())
             for name, layer in self.layers.items():
-                progress(done, total)
-                file = stage.folder / f"{name}.safetensors"
-                if not file.exists():
-                    at = points(observed[name])
-                    density, curves = weights(observed[name], at), tabulate(layer, at)
 
-                    def advance(share: float, start: int = done, size: int = sizes[name]) -> None:
-                        progress(start + int(share * size), total)
+                def advance(inputs: int, start: int = done, m: int = layer.out_features) -> None:
+                    progress(start + m * inputs, total)
 
-                    fit(at, density, curves, self.families, advance).save(file)
-                fitted[name] = Fits.load(file)
-                done += sizes[name]
+                advance(0)
+                fitted |= stage.records(Fits, name, partial(self._fit, name, advance))
+                done += layer.in_features * layer.out_features
         return fitted
+
+    def _fit(self, name: str, progress: Callable[[int], None]) -> dict[str, Fits]:
+        observed, at = self.observed[name], points(self.observed[name])
+        density, curves = weights(observed, at), tabulate(self.layers[name], at)
+        return {name: fit(at, density, curves, self.families, progress)}
 
     @cached_property
     def edges(self) -> pd.DataFrame:
@@ -200,17 +202,15 @@ class Interpretation:
         Raises:
             UserError: they do not fit into memory.
         """
-        fitted = self.fits.items()
-        edges = sum(fits.r2.numel() for _, fits in fitted)
+        fits, scores = self.fits, self.importance
+        edges = sum(each.r2.numel() for each in fits.values())
         check_memory(ROW_BYTES * edges, f"the formulas of {edges:,} edges as a table")
         with self._timed("table"):
             tables = []
-            for name, fits in fitted:
-                table = fits.table()
-                at = table["output"], table["input"]
-                scores = {s: each[name].numpy()[at] for s, each in self.importance.items()}
-                scores["importance"] = scores.pop("std_grad")
-                tables.append(table.assign(layer=name, **scores))
+            for name, of_layer in fits.items():
+                own = {score: each[name].numpy().ravel() for score, each in scores.items()}
+                own["importance"] = own.pop("std_grad")
+                tables.append(of_layer.table().assign(layer=name, **own))
             table = pd.concat(tables, ignore_index=True)
             return table.sort_values("importance", ascending=False, ignore_index=True)
 
@@ -223,9 +223,10 @@ class Interpretation:
         """
         edges = self.edges.groupby("layer", sort=False)
         power = edges["importance"].agg(lambda values: values.astype("float64").pow(2).sum())
+        sites = {name: [s for part, s in SITES.items() if part in name] for name in self.layers}
         rows = pd.DataFrame(
             {
-                "site": {name: self.observed[name].site for name in self.layers},
+                "site": {name: (found or [name])[0] for name, found in sites.items()},
                 "edges": edges.size(),
                 "importance": power / max(power.sum(), 1e-300),
                 "outside": self.inputs.groupby("layer")["outside"].mean(),
@@ -245,11 +246,10 @@ class Interpretation:
 
     @cached_property
     def ablations(self) -> pd.DataFrame:
-        """The effect of removing single edges: see ``ablations.ablation_trials``."""
+        """The effect of removing single edges: see ``removal.edge_ablations``."""
+        found = edge_ablations(self.layers, self.importance, self._means)
         # One edge changes little, but all predictions: its KL needs less text than a loss.
-        evaluator = self._evaluator_of(self.budget // ABLATION_SHARE)
-        trials = ablation_trials(self.layers, self.importance, self._means)
-        return self._scored("ablations", "removing single edges", trials, evaluator)
+        return self._measured("ablations", "removing single edges", found, 1 / ABLATION_SHARE)
 
     @property
     def rank_correlations(self) -> pd.DataFrame:
@@ -258,45 +258,44 @@ class Interpretation:
 
     @cached_property
     def faithfulness(self) -> pd.DataFrame:
-        """The loss with edges replaced: see ``replacements.faithfulness_trials``."""
+        """The loss with edges replaced: see ``replacements.partial_replacements``."""
         importance = self.importance["std_grad"]
         orders = {
             "best fit first": {name: fits.r2 for name, fits in self.fits.items()},
             "most important first": importance,
             "random": random_ranks(importance, self.seed),
         }
-        trials = faithfulness_trials(self._with_formulas, orders)
-        return self._scored("faithfulness", "replacing edges", trials, families=self.families)
+        found = partial_replacements(self._with_formulas, orders)
+        return self._measured("faithfulness", "replacing edges", found, families=self.families)
 
     @cached_property
     def totals(self) -> pd.DataFrame:
         """The loss with all edges replaced, on the whole validation split unless it is long."""
         accepted = {name: fits.accepted for name, fits in self.fits.items()}
-        trials = total_trials(self._with_formulas, accepted)
-        evaluator = self._evaluator_of(TOTAL * self.budget)
+        found = total_replacements(self._with_formulas, accepted)
         doing = "replacing all edges"
-        return self._scored("totals", doing, trials, evaluator, families=self.families)
+        return self._measured("totals", doing, found, TOTAL, families=self.families)
 
     @cached_property
     def pruning(self) -> pd.DataFrame:
-        """The loss without a share of the edges: see ``pruning.pruning_trials``."""
+        """The loss without a share of the edges: see ``removal.prunings``."""
         importance = self.importance["std_grad"]
         scores = self.importance | {
             "random": random_ranks(importance, self.seed),
             "std_grad of inputs": by_input(importance),
         }
-        return self._scored("pruning", "pruning", pruning_trials(self.model, scores, self._means))
+        return self._measured("pruning", "pruning", prunings(self.model, scores, self._means))
 
     @cached_property
     def atlas_score(self) -> dict[str, float]:
         """The loss when every edge is a shape of the atlas with its own gain and offset."""
-        curves = {name: self.atlas.curves(name, self.observed[name]) for name in self.layers}
-        layers = {n: r.with_curves(shape=curves[n]) for n, r in self._replaceable.items()}
-        trials = [Trial("score", lambda: replaced(layers, "shape"))]
-        (row,) = self._scored("atlas", "replacing by shapes", trials, shapes=SHAPES).to_dict(
-            "records"
-        )
-        return row
+        layers = {
+            name: each.with_curves(shape=self.atlas.curves(name, self.observed[name]))
+            for name, each in self._replaceable.items()
+        }
+        found = [Intervention({}, lambda: replaced(layers, "shape"), "score")]
+        table = self._measured("atlas", "replacing by shapes", found, shapes=SHAPES)
+        return table.to_dict("records")[0]
 
     def prune(
         self,
@@ -313,7 +312,7 @@ class Interpretation:
         Args:
             share: of the edges of the selected layers together, 0 to 1.
             out: the new run folder.
-            finetune: optimiser steps of fine-tuning.
+            finetune: optimizer steps of fine-tuning.
             score: "std_grad", "std", "norm" or "random": the lowest go first.
             ablation: a removed edge becomes its "mean" or "zero".
             unit: "edges" one by one, or all edges of "inputs" together.
@@ -321,14 +320,19 @@ class Interpretation:
         Raises:
             UsageError: a setting out of its range, or a folder that exists.
         """
-        check_pruning(share, out, finetune)
-        choices = {"score": SCORES, "ablation": ABLATIONS, "unit": UNITS}
-        for (flag, known), value in zip(choices.items(), (score, ablation, unit), strict=True):
+        if Path(out).exists():
+            raise UsageError(f"--out {out} exists: name a new folder")
+        if not 0 < share < 1:
+            raise UsageError(f"--share {share}: must be above 0 and below 1")
+        if finetune < 0:
+            raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
+        choices = ("score", score, SCORES), ("ablation", ablation, ABLATIONS), ("unit", unit, UNITS)
+        for flag, value, known in choices:
             if value not in known:
                 raise UsageError(f"--{flag} {value}: must be one of {', '.join(known)}")
         random = {"random": random_ranks(self.importance["std_grad"], self.seed)}
         ranks = (self.importance | random)[score]
-        keep = kept_edges(by_input(ranks) if unit == "inputs" else ranks, share)
+        keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
         means = dict(self._means)
         for name, layer in kan_layers(self.model).items():
             if name not in keep:
@@ -337,14 +341,12 @@ class Interpretation:
         about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}
         about |= {"score": score, "ablation": ablation}
         modules = pruned_layers(self.model, keep, means if ablation == "mean" else None)
-        with only_writer(Path(out)):
-            return write_pruned_run(
-                self.run, self.trained, self.data, modules, Path(out), finetune, about
-            )
+        run, data, out = self.run, self.data, Path(out)
+        with only_writer(out):
+            return write_pruned_run(run, self.trained, data, modules, out, finetune, about)
 
     @cached_property
     def _replaceable(self) -> dict[str, Replaceable]:
-        """The layers, each with its controls."""
         layers = self.layers.items()
         return {name: Replaceable.of(layer, self.observed[name]) for name, layer in layers}
 
@@ -358,27 +360,20 @@ class Interpretation:
         """(m, n) mean of every edge of each layer."""
         return {name: each.means() for name, each in self._replaceable.items()}
 
-    def _evaluator_of(self, budget: int) -> SwapEvaluator:
-        return SwapEvaluator(self.model, self.data.val, budget, self.seed)
-
-    @cached_property
-    def _evaluator(self) -> SwapEvaluator:
-        """On the budget of the points of curves."""
-        return self._evaluator_of(self.budget)
-
-    def _scored(
+    def _measured(
         self,
         name: str,
         doing: str,
-        trials: list[Trial],
-        evaluator: SwapEvaluator | None = None,
+        interventions: list[Intervention],
+        budgets: float = 1,
         **settings: Any,
     ) -> pd.DataFrame:
-        """A row for each trial, from the stage's folder or measured now."""
+        """A row for each intervention, from the stage's folder or measured on so many budgets."""
         settings = {"budget": self.budget, "layers": list(self.layers), **settings}
         with self._stage(name, **settings) as stage, bar(doing, "batches") as progress:
-            rows = score_trials(evaluator or self._evaluator, trials, stage.result, progress)
-        return pd.DataFrame(rows)
+            budget = int(budgets * self.budget)
+            evaluator = SwapEvaluator(self.model, self.data.val, budget, self.seed)
+            return pd.DataFrame(measure(evaluator, interventions, stage.result, progress))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

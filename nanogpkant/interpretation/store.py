@@ -1,11 +1,10 @@
 """Results of an interpretation's stages on disk, from which an interrupted one resumes."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -14,10 +13,7 @@ from torch import Tensor
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_json, write_atomic, write_json, writing
 
-KEY, RESULTS = "key.json", "results.json"
-
-Remember = Callable[[str, Callable[[], Any]], Any]
-"""``Stage.result``: a name, and a function that computes its result if it is not on disk"""
+Record = TypeVar("Record")
 
 
 class Stage:
@@ -32,18 +28,31 @@ class Stage:
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder, key = folder, json.loads(json.dumps(key))  # as it will be read back
-        if _read(folder / KEY) != key:
+        if _read(folder / "key.json") != key:
             with writing(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-            write_json(folder / KEY, key)
-        self._results: dict[str, Any] = _read(folder / RESULTS) or {}
+            write_json(folder / "key.json", key)
+        self._results: dict[str, Any] = _read(folder / "results.json") or {}
 
     def result(self, name: str, find: Callable[[], Any]) -> Any:
         """The result of this name, of types of JSON, computed only if it is not on disk."""
         if name not in self._results:
             self._results[name] = find()
-            write_json(self.folder / RESULTS, self._results)
+            write_json(self.folder / "results.json", self._results)
         return self._results[name]
+
+    def records(
+        self, kind: type[Record], name: str, find: Callable[[], dict[str, Record]]
+    ) -> dict[str, Record]:
+        """Dataclasses of tensors, numbers and text, computed only if they are not on disk.
+
+        Raises:
+            UserError: their file is damaged.
+        """
+        file = self.folder / f"{name}.safetensors"
+        if not file.exists():
+            _save_records(find(), file)
+        return _load_records(kind, file)
 
 
 def _read(path: Path) -> Any:
@@ -54,12 +63,10 @@ def _read(path: Path) -> Any:
         return None
 
 
-def save_records(records: dict[str, Any], file: Path) -> None:
-    """Write dataclasses of tensors, numbers and text, by name, into one safetensors file."""
+def _save_records(records: dict[str, Any], file: Path) -> None:
     tensors, others = {}, {}
     for name, record in records.items():
-        values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-        for key, value in values.items():
+        for key, value in vars(record).items():
             if isinstance(value, Tensor):
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
             else:
@@ -67,20 +74,18 @@ def save_records(records: dict[str, Any], file: Path) -> None:
     write_atomic(file, safetensors.torch.save(tensors, {"others": json.dumps(others)}))
 
 
-def load_records(kind: type, file: Path) -> dict[str, Any]:
-    """Read what ``save_records`` wrote, as dataclasses of one kind.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+def _load_records(kind: type[Record], file: Path) -> dict[str, Record]:
+    """Fields that ``kind`` has no more are skipped: earlier versions wrote them."""
+    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    records: dict[str, dict[str, Any]] = {}
     try:
         with safetensors.safe_open(file, "pt") as saved:
             values = json.loads(saved.metadata()["others"])
             values |= {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
+        for key, value in values.items():
+            name, _, field = key.rpartition("/")
+            if field in known:
+                records.setdefault(name, {})[field] = value
+        return {name: kind(**record) for name, record in records.items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged: remove it and run the command again") from error
-    records: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        name, _, field = key.rpartition("/")
-        records.setdefault(name, {})[field] = value
-    return {name: kind(**record) for name, record in records.items()}

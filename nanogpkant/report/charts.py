@@ -54,6 +54,21 @@ def save_figure(figure: Figure, path: Path, dpi: int = 140) -> None:
         figure.savefig(path, dpi=dpi)
 
 
+def panels(
+    charts: dict[str, Draw], columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """All charts in one figure, and the axes of each; ``size`` is a chart's, in inches."""
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5), layout="constrained")
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, draw in zip(places, charts.values(), strict=False):
+        draw(axes)
+        plain(axes)
+    for axes in places[len(charts) :]:
+        axes.set_axis_off()
+    return figure, places[: len(charts)]
+
+
 def save_png(
     path: Path, charts: dict[str, Draw], lines: dict[str, int], dashed: dict[str, Dashes]
 ) -> None:
@@ -66,12 +81,7 @@ def save_png(
     Raises:
         UserError: the file cannot be written.
     """
-    rows = -(-len(charts) // 2)
-    figure = Figure(figsize=(10, 0.6 + 3.3 * rows), layout="constrained")
-    places = figure.subplots(rows, 2, squeeze=False).flat
-    for axes, draw in zip(places, charts.values(), strict=False):
-        draw(axes)
-        plain(axes)
+    figure, _ = panels(charts, 2, (5, 3.3))
     keys = [Line2D([], [], color=colour_of(number), lw=2) for number in lines.values()]
     for dashes in dashed.values():
         keys.append(Line2D([], [], color=REFERENCE_COLOUR, lw=1.3, dashes=dashes))
@@ -83,11 +93,11 @@ def save_png(
 
 def to_svg(title: str, draw: Draw) -> str:
     """One chart as an SVG element: as wide as its container, in the colours of the page."""
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
-    style |= {"axes.edgecolor": FAINT, "font.size": 9}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     buffer = io.StringIO()
-    with matplotlib.rc_context(style | colours):
+    style["axes.edgecolor"] = FAINT
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         draw(axes)

@@ -26,13 +26,11 @@ class Section:
     rows: list[list[Cell]] = field(default_factory=list)
     charts: "dict[str, Draw]" = field(default_factory=dict)
     """by name; captioned with it unless there is a legend (``lines``)"""
-    picture: str = ""
-    """file name of the charts as PNG"""
+    picture: str = ""  # file name of the charts as PNG
     lines: dict[str, int] = field(default_factory=dict)
     """legend: colour numbers of the lines in the charts, by name"""
     dashed: "dict[str, Dashes]" = field(default_factory=dict)
     """legend: dashes of the reference lines in the charts, by name"""
-    texts: dict[str, str] = field(default_factory=dict)
-    """verbatim texts, side by side, by title"""
+    texts: dict[str, str] = field(default_factory=dict)  # verbatim texts, side by side, by title
     is_folded: bool = False
     is_table_folded: bool = False

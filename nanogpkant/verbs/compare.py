@@ -141,7 +141,7 @@ def experiment(
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
     if file is not None:
-        from nanogpkant.comparison.plots import plot_curves
+        from nanogpkant.comparison.charts import plot_curves
 
         plot_curves(runs, Path(file))
         note(f"the learning curves are in {file}")
@@ -161,7 +161,7 @@ def _report(
     """Write the report of these runs; the answer has the means of every variant in words."""
     from nanogpkant.comparison.findings import find
     from nanogpkant.comparison.references import original_curves, wandb_curves
-    from nanogpkant.comparison.report import ComparisonReport
+    from nanogpkant.comparison.report import write_report
     from nanogpkant.comparison.table import table
 
     references = [curve for file in csv or () for curve in wandb_curves(Path(file))]
@@ -170,10 +170,8 @@ def _report(
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
-    report = ComparisonReport(title, about, findings, references, command, experiment)
-    report.save(folder)
+    found = write_report(folder, findings, references, title, about, command, experiment)
     note(f"the report is in {folder / 'report.html'}")
-    found = report.as_dict()
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     text = "\n".join([table(rows), "", *found["answer"], *found["notes"]])
     return Compared(found, text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UserError, is_out_of_memory
+from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation import Interpretation
@@ -111,9 +111,9 @@ def interpret(
         'runs/quickstart_kan/interpret/index.html'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_top, write, write_export
+        from nanogpkant.interpretation import Interpretation, write, write_export
 
-        check_top(top)
+        require_positive(top=top)
         interpretation = Interpretation(
             run, checkpoint, layers, families, budget, seed, device, folder=out
         )
@@ -162,9 +162,8 @@ def prune(
         'runs/half'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, check_pruning
+        from nanogpkant.interpretation import Interpretation
 
-        check_pruning(share, out, finetune)
         interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
         how = {"finetune": finetune, "score": score, "ablation": ablation, "unit": unit}
         return Pruned(**interpretation.prune(share, out, **how))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from nanogpkant.cli import main
-from nanogpkant.comparison.search import _best, load_search
+from nanogpkant.comparison.search import ModelFamily, SearchTrial, _best, load_search
 from nanogpkant.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,12 +110,12 @@ def test_a_trial_that_fails_is_a_row_and_does_not_win(content, tmp_path) -> None
 
 
 def test_trials_that_failed_come_last(content, tmp_path) -> None:
-    class Some:
-        def __init__(self, *losses):
-            self.losses = dict(enumerate(losses))
+    def trial(*losses):
+        family = ModelFamily("kan", "quickstart_kan", {}, {})
+        return SearchTrial(family, 1, {}, None, losses=list(losses))
 
-    bad, good, better = Some(float("inf")), Some(2.0), Some(3.0, 1.0)
-    assert _best([bad, good, better], 2) == [better, good]
+    bad, good, better = trial(float("inf")), trial(2.0), trial(3.0, 1.0)
+    assert _best([bad, good, better]) == [better, good, bad]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def make_model():
 
     def make(
         sites: tuple[str, ...] = ("qkv", "attn_out", "mlp_in", "mlp_out"),
-        mlp: str = "gelu",
+        activation: str = "gelu",
         **kan: object,
     ) -> GPT:
         torch.manual_seed(0)
@@ -32,7 +32,7 @@ def make_model():
             n_embd=8,
             block_size=16,
             dropout=0.0,
-            activation=mlp,
+            activation=activation,
             kan=KANConfig(sites=list(sites), **(options | kan)),
         )
         return GPT(config, 11).eval()

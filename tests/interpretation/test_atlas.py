@@ -5,7 +5,7 @@ import torch
 
 from nanogpkant.interpretation.fit.atlas import atlas
 from nanogpkant.interpretation.judge.evaluator import swapped
-from nanogpkant.interpretation.judge.lookup import Lookup
+from nanogpkant.interpretation.judge.replacements import Lookup
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.kan import kan_layers
 

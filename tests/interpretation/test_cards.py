@@ -16,7 +16,7 @@ def interpretation(tiny_run, tmp_path_factory) -> Interpretation:
 
 
 def card(x: np.ndarray, curve: np.ndarray) -> EdgeCard:
-    return EdgeCard("a line", "", x, curve, None, np.ones_like(x))
+    return EdgeCard("a line", "", x, curve, curve, np.ones_like(x))
 
 
 def test_a_line_at_uneven_points_is_drawn_as_a_line():
@@ -35,9 +35,7 @@ def test_a_constant_input_still_has_a_picture():
 def test_density_is_the_histogram_per_unit(interpretation):
     name = "blocks.0.mlp.out"
     seen = interpretation.observed[name]
-    (shown,) = edge_cards(
-        interpretation.edges.iloc[:1], interpretation.layers[name], seen, interpretation.fits[name]
-    )
+    (shown,) = edge_cards(interpretation, interpretation.edges.iloc[:1])
     i = interpretation.edges.iloc[0]["input"]
     edges = seen.edges[i].double().numpy()
     filled = np.concatenate([[0], seen.counts[i].numpy().cumsum()]) / seen.counts[i].sum().item()

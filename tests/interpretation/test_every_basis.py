@@ -22,7 +22,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _few_ablations(monkeypatch) -> None:
-    monkeypatch.setattr("nanogpkant.interpretation.judge.ablations.ABLATED", 5)
+    monkeypatch.setattr("nanogpkant.interpretation.judge.removal.ABLATED", 5)
 
 
 def trained(experiment, out, *flags: str):

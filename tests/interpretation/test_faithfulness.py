@@ -6,15 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, measure
 from nanogpkant.interpretation.judge.replacements import (
     REPLACEMENTS,
     SHARES,
     Replaceable,
-    faithfulness_trials,
     first_share,
+    partial_replacements,
     random_ranks,
-    total_trials,
+    total_replacements,
 )
 from nanogpkant.kan import kan_layers
 
@@ -68,8 +68,10 @@ def test_rows_of_every_kind(judged):
         known[name] = known.get(name) or find()
         return known[name]
 
-    trials, seen = faithfulness_trials(layers, orders), []
-    rows = score_trials(evaluator, trials, remember, lambda done, total: seen.append((done, total)))
+    interventions, seen = partial_replacements(layers, orders), []
+    rows = measure(
+        evaluator, interventions, remember, lambda done, total: seen.append((done, total))
+    )
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
     assert len(rows) == len(REPLACEMENTS) * (1 + len(layers)) + 4 * len(SHARES)
@@ -80,14 +82,14 @@ def test_rows_of_every_kind(judged):
     assert kl["all", "mean", 0.1] < kl["all", "mean", 0.9]
     assert all(r["added"] == pytest.approx(r["loss"] - evaluator.original.loss) for r in rows)
     assert added["all", "zero", 1.0] != 0
-    assert score_trials(evaluator, trials, lambda name, _: known[name]) == rows
+    assert measure(evaluator, interventions, lambda name, _: known[name]) == rows
 
 
 def test_totals_leave_edges_that_no_formula_fits(judged):
     evaluator, layers = judged
     wrong = {n: e.with_curves(formula=e.curves["zero"]) for n, e in layers.items()}
     none = {name: torch.zeros_like(each.means(), dtype=torch.bool) for name, each in layers.items()}
-    found = score_trials(evaluator, total_trials(wrong, none), lambda _, find: find())
+    found = measure(evaluator, total_replacements(wrong, none), lambda _, find: find())
     rows = {r["replacement"]: r for r in found}
     assert list(rows) == ["original", *REPLACEMENTS, "formula where it fits"]
     assert rows["original"]["kl"] == 0

@@ -10,6 +10,7 @@ from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.interpretation.fit.families import FAMILIES
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
+from nanogpkant.interpretation.store import Stage
 
 G = 64
 
@@ -184,12 +185,10 @@ def test_many_inputs_are_fitted_each_by_itself() -> None:
 
 def test_saved_fits_come_back(tmp_path) -> None:
     fits = fit(*problem(PLANTED.values()))
-    fits.save(tmp_path / "fits.safetensors")
-    again = Fits.load(tmp_path / "fits.safetensors")
+    stage = Stage(tmp_path, {})
+    stage.records(Fits, "layer", lambda: {"layer": fits})
+    again = stage.records(Fits, "layer", pytest.fail)["layer"]
     assert all(torch.equal(value, getattr(again, name)) for name, value in vars(fits).items())
-    (tmp_path / "fits.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="damaged"):
-        Fits.load(tmp_path / "fits.safetensors")
 
 
 def test_bad_input_is_refused() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanogpkant.config import KANConfig, ModelConfig
-from nanogpkant.interpretation.judge.ablations import ablation_trials, rank_correlations
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, measure
+from nanogpkant.interpretation.judge.removal import edge_ablations, rank_correlations
 from nanogpkant.interpretation.judge.replacements import Replaceable
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.interpretation.observe.curves import points, weights
@@ -79,11 +79,11 @@ def test_taking_edges_out_is_what_the_scores_foretell(model: GPT, text: np.ndarr
         return known.setdefault(name, None) or known.update({name: find()}) or known[name]
 
     means = {name: Replaceable.of(layer, observed[name]).means() for name, layer in layers.items()}
-    trials = ablation_trials(layers, scores, means)
-    rows = score_trials(evaluator, trials, remember)
+    interventions = edge_ablations(layers, scores, means)
+    rows = measure(evaluator, interventions, remember)
     assert len(rows) == 200
     assert len({(r["layer"], r["output"], r["input"]) for r in rows}) == 200
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     found = rank_correlations(pd.DataFrame(rows), list(scores)).set_index("score")
     assert found.loc["std_grad", "with_kl"] > 0.8
-    assert score_trials(evaluator, trials, lambda name, _: known[name]) == rows
+    assert measure(evaluator, interventions, lambda name, _: known[name]) == rows

@@ -6,7 +6,7 @@ import torch
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.interpretation.judge.evaluator import swapped
-from nanogpkant.interpretation.judge.lookup import Lookup, controls, mixed, table_points
+from nanogpkant.interpretation.judge.replacements import Lookup, Replaceable, table_points
 from nanogpkant.interpretation.observe import curves as curves_module
 from nanogpkant.interpretation.observe.curves import even_points, points, tabulate, weights
 
@@ -99,7 +99,7 @@ def test_controls_are_numpys_lines_and_means(looked_at):
     name, layer = list(layers.items())[3]
     at = points(observed[name])
     share = weights(observed[name], at)
-    known = controls(layer, at, share)
+    known = Replaceable.of(layer, observed[name]).curves
     values = layer.edges(at).detach()
     for i, j in ((0, 0), (3, 5), (7, 2)):
         y, w = values[:, j, i].double().numpy(), share[:, i].double().numpy()
@@ -113,12 +113,12 @@ def test_controls_are_numpys_lines_and_means(looked_at):
 
 
 def test_some_edges_are_replaced_and_the_others_not(looked_at):
-    _, layers, _ = looked_at
-    layer = next(iter(layers.values()))
+    _, layers, observed = looked_at
+    name, layer = next(iter(layers.items()))
     replaced = torch.rand(layer.out_features, layer.in_features) < 0.5
     at = torch.randn(6, layer.in_features)
-    found = mixed(layer.edges, lambda x: torch.full_like(layer.edges(x), 9.0), replaced)(at)
-    assert (found[:, replaced] == 9).all()
+    found = Replaceable.of(layer, observed[name]).replaced("zero", replaced).curves(at)
+    assert (found[:, replaced] == 0).all()
     assert torch.equal(found[:, ~replaced], layer.edges(at)[:, ~replaced])
 
 

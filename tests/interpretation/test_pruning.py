@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, score_trials, swapped
-from nanogpkant.interpretation.judge.pruning import (
+from nanogpkant.interpretation.judge.evaluator import SwapEvaluator, measure, swapped
+from nanogpkant.interpretation.judge.removal import (
     ABLATIONS,
     SHARES,
     by_input,
     pruned_layers,
-    pruning_trials,
+    prunings,
 )
 from nanogpkant.interpretation.judge.replacements import Replaceable
 from nanogpkant.interpretation.observe.collect import collect
@@ -85,8 +85,8 @@ def test_rows_of_every_score_and_ablation(make_model, text):
     layers, observed = kan_layers(model), collect(model, text, max_tokens=512)
     means = {n: Replaceable.of(layer, observed[n]).means() for n, layer in layers.items()}
     scores = {"random": {n: torch.rand_like(mean) for n, mean in means.items()}}
-    trials = pruning_trials(model, scores, means)
-    rows = score_trials(SwapEvaluator(model, text[:200]), trials, lambda _, find: find())
+    interventions = prunings(model, scores, means)
+    rows = measure(SwapEvaluator(model, text[:200]), interventions, lambda _, find: find())
     assert [(r["ablation"], r["share"]) for r in rows] == [
         (a, s) for a in ABLATIONS for s in SHARES
     ]

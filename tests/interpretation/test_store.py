@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.interpretation.store import Stage, load_records, save_records
+from nanogpkant.interpretation.store import Stage
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def test_records_come_back(tmp_path):
         "blocks.0.mlp": Record(torch.randn(3, 4).T, 7, "ü"),
         "b": Record(torch.ones(1), 0, ""),
     }
-    save_records(records, tmp_path / "r.safetensors")
-    found = load_records(Record, tmp_path / "r.safetensors")
+    stage = Stage(tmp_path, {})
+    stage.records(Record, "r", lambda: records)
+    found = stage.records(Record, "r", pytest.fail)
     assert set(found) == set(records)
     for name, record in records.items():
         assert torch.equal(found[name].values, record.values)
@@ -69,7 +70,7 @@ def test_records_come_back(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x02\0\0\0\0\0\0\0{}"])
 def test_damaged_records(tmp_path, content):
-    file = tmp_path / "r.safetensors"
-    file.write_bytes(content)
+    stage = Stage(tmp_path, {})
+    (tmp_path / "r.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"r\.safetensors is damaged: remove it"):
-        load_records(Record, file)
+        stage.records(Record, "r", pytest.fail)

@@ -9,6 +9,7 @@ Source: gain, shape and bias as in SHARe-KAN (arXiv 2512.15742); clustering is s
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from nanogpkant.interpretation.fit.formulas import Fits, fit
+from nanogpkant.interpretation.fit.fits import Fits
+from nanogpkant.interpretation.fit.formulas import fit
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, tabulate, weights
 from nanogpkant.kan import KANLinear
@@ -32,27 +34,21 @@ COMPONENTS = 8  # principal components in which shapes are compared
 class Assigned:
     """The edges of a layer, each as offset + gain * shape; all are (m, n)."""
 
-    shape: Tensor
-    """index of the shape; -1 for an edge too quiet to have one"""
+    shape: Tensor  # index of the shape; -1 for an edge too quiet to have one
     gain: Tensor
     offset: Tensor
-    r2: Tensor
-    """explained share of the curve's variance over its inputs"""
+    r2: Tensor  # explained share of the curve's variance over its inputs
 
 
 @dataclass(frozen=True)
 class Atlas:
     """k shapes, the most frequent first, and the assignment of edges to them."""
 
-    u: Tensor
-    """(G,) from -1, an input's low end, to 1, its high end"""
-    density: Tensor
-    """(G,) density of the inputs of all layers; sums to 1"""
-    shapes: Tensor
-    """(k, G), of mean 0 and variance 1 under the density"""
+    u: Tensor  # (G,) from -1, an input's low end, to 1, its high end
+    density: Tensor  # (G,) of the inputs of all layers; sums to 1
+    shapes: Tensor  # (k, G), of mean 0 and variance 1 under the density
     layers: dict[str, Assigned]
-    variance: list[float]
-    """share of the variance of all shapes in each principal component, largest first"""
+    variance: list[float]  # share of each principal component, largest first
 
     def counts(self) -> pd.DataFrame:
         """Edges of every shape (rows) in every layer (columns)."""
@@ -66,16 +62,15 @@ class Atlas:
         And a column for each layer, with the number of its edges of the shape.
         """
         counts = self.counts()
-        edges = sum(a.shape.numel() for a in self.layers.values())
-        formulas = self.fits.table().sort_values("output")
+        formulas = self.fits.table().sort_values("output", ignore_index=True)
         return pd.DataFrame(
             {
                 "edges": counts.sum(axis=1),
-                "share": counts.sum(axis=1) / edges,
+                "share": counts.sum(axis=1) / sum(a.shape.numel() for a in self.layers.values()),
                 "mostly_in": counts.idxmax(axis=1),
-                "family": formulas["family"].to_numpy(),
-                "formula": formulas["formula"].to_numpy(),
-                "formula_r2": formulas["r2"].to_numpy(),
+                "family": formulas["family"],
+                "formula": formulas["formula"],
+                "formula_r2": formulas["r2"],
             }
         ).join(counts)
 
@@ -118,38 +113,29 @@ def atlas(
         progress: called with (layers done, layers in all).
     """
     u = torch.linspace(-1, 1, POINTS, dtype=torch.float32)
-    density = _common_density(observed)
-    random = np.random.default_rng(seed)
-    edges = sum(layer.in_features * layer.out_features for layer in layers.values())
-    sample = []
-    for name, layer in layers.items():
-        shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
-        shapes = shapes[is_loud]
-        wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
-        sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
-    learned = torch.cat(sample)  # (sample, G)
+    # The mean over all inputs; some of it uniform, so that every point has some weight.
+    found = [weights(each, _places(each)) for each in observed.values()]
+    total = torch.stack([(each / each.sum(0)).sum(1) for each in found]).sum(0)
+    density = 0.99 * total / total.sum() + 0.01 / POINTS
+    learned = _sample(layers, observed, density, np.random.default_rng(seed))  # (sample, G)
     if len(learned) < 2:  # all edges are flat: any shapes, with no edges
         some, _ = _shapes(torch.stack([u, u.square()], dim=1)[..., None], density)
         learned = torch.cat([learned, some])
     scale = density.sqrt()  # weights distances by the density
     pca = PCA(min(COMPONENTS, *learned.shape)).fit(learned * scale)
-    clusters = MiniBatchKMeans(min(k, len(learned)), batch_size=4096, n_init=5, random_state=seed)
+    options: dict[str, Any] = {"batch_size": 4096, "n_init": 5, "random_state": seed}
+    clusters = MiniBatchKMeans(min(k, len(learned)), **options)
     label = clusters.fit_predict(pca.transform(learned * scale))
     # Means of the members in full, rather than in a few components.
     shapes = torch.stack([learned[label == one].mean(0) for one in np.unique(label)])
-    found = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
-    centres = torch.from_numpy(pca.transform(shapes * scale))
+    made = Atlas(u, density, shapes, {}, pca.explained_variance_ratio_.tolist())
     for done, (name, layer) in enumerate(layers.items()):
         progress(done, len(layers))
-        found.layers[name] = _assign(found, layer, observed[name], pca, centres)
-    return _most_frequent_first(found)
-
-
-def _most_frequent_first(found: Atlas) -> Atlas:
-    order = torch.from_numpy(np.argsort(-found.counts().sum(axis=1).to_numpy(), kind="stable"))
+        made.layers[name] = _assign(made, layer, observed[name], pca)
+    order = torch.from_numpy(np.argsort(-made.counts().sum(axis=1).to_numpy(), kind="stable"))
     rank = torch.cat([order.argsort(), torch.tensor([-1])])  # -1 stays -1
-    layers = {n: replace(each, shape=rank[each.shape]) for n, each in found.layers.items()}
-    return replace(found, shapes=found.shapes[order], layers=layers)
+    assigned = {n: replace(each, shape=rank[each.shape]) for n, each in made.layers.items()}
+    return replace(made, shapes=shapes[order], layers=assigned)
 
 
 def _places(observed: Observed) -> Tensor:
@@ -157,14 +143,21 @@ def _places(observed: Observed) -> Tensor:
     return even_points(observed.low, observed.high, POINTS)
 
 
-def _common_density(observed: dict[str, Observed]) -> Tensor:
-    """(G,) density of inputs at every u, the mean over all inputs of all layers.
-
-    A hundredth of it is uniform, so that every point of a shape has some weight.
-    """
-    found = [weights(each, _places(each)) for each in observed.values()]
-    total = sum((each / each.sum(0)).sum(1) for each in found)
-    return 0.99 * total / total.sum() + 0.01 / POINTS
+def _sample(
+    layers: dict[str, KANLinear],
+    observed: dict[str, Observed],
+    density: Tensor,
+    random: np.random.Generator,
+) -> Tensor:
+    """(E, G) shapes of some edges of all layers."""
+    edges = sum(layer.in_features * layer.out_features for layer in layers.values())
+    sample = []
+    for name, layer in layers.items():
+        shapes, is_loud = _shapes(tabulate(layer, _places(observed[name])), density)
+        shapes = shapes[is_loud]
+        wanted = min(len(shapes), 1 + SAMPLE * len(shapes) // edges)
+        sample.append(shapes[random.choice(len(shapes), wanted, replace=False)])
+    return torch.cat(sample)
 
 
 def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,25 +178,24 @@ def _shapes(curves: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
     return rows * (torch.where(sign == 0, 1.0, sign) / size.clamp(min=1e-30))[:, None], is_loud
 
 
-def _assign(
-    found: Atlas, layer: KANLinear, observed: Observed, pca: PCA, centres: Tensor
-) -> Assigned:
+def _assign(found: Atlas, layer: KANLinear, observed: Observed, pca: PCA) -> Assigned:
     """The nearest shape of every edge, and its least-squares gain and offset over its inputs."""
-    at = _places(observed)
+    at, scale = _places(observed), found.density.sqrt()
     curves = tabulate(layer, at)  # (G, m, n)
     rows, is_loud = _shapes(curves, found.density)
-    where = torch.from_numpy(pca.transform(rows * found.density.sqrt()))
-    label = torch.cdist(where, centres).argmin(1).view_as(curves[0])  # (m, n)
+    rows, centres = (torch.from_numpy(pca.transform(each * scale)) for each in (rows, found.shapes))
+    label = torch.cdist(rows, centres).argmin(1).view_as(curves[0])  # (m, n)
     share = weights(observed, at)
     share = share / share.sum(0)  # (G, n)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.einsum("gn,gmn->mn", share, values)
+
     shape = found.shapes[label].movedim(-1, 0)  # (G, m, n)
-    mean, shape_mean = (torch.einsum("gn,gmn->mn", share, each) for each in (curves, shape))
-    curves, shape = curves - mean, shape - shape_mean
-    variance, product, of_shape = (
-        torch.einsum("gn,gmn->mn", share, each)
-        for each in (curves.square(), curves * shape, shape.square())
-    )
-    gain = product / of_shape.clamp(min=1e-30) * is_loud.view_as(label)
+    centre, shape_mean = mean(curves), mean(shape)
+    curves, shape = curves - centre, shape - shape_mean
+    variance, product, of_shape = mean(curves.square()), mean(curves * shape), mean(shape.square())
+    is_loud = is_loud.view_as(label)
+    gain = product / of_shape.clamp(min=1e-30) * is_loud
     r2 = (gain * product / variance.clamp(min=1e-30)).clamp(max=1.0)
-    label = label.where(is_loud.view_as(label), -1)
-    return Assigned(label, gain, mean - gain * shape_mean, r2)
+    return Assigned(label.where(is_loud, -1), gain, centre - gain * shape_mean, r2)

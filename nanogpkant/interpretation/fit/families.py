@@ -26,21 +26,16 @@ class Unary:
     """A family of functions a * f(rate * u + offset), with search ranges of rate and offset."""
 
     name: str
-    value: Callable[[Tensor], Tensor]
-    """f(z)"""
-    slope: Callable[[Tensor, Tensor], Tensor]
-    """f'(z), given z and f(z)"""
-    expression: str
-    """f(z) as sympy reads it"""
+    value: Callable[[Tensor], Tensor]  # f(z)
+    slope: Callable[[Tensor, Tensor], Tensor]  # f'(z), given z and f(z)
+    expression: str  # f(z) as sympy reads it
     rates: tuple[float, float, int]
     """least, greatest, number of candidates in equal ratios; 1, 1, 1 where the rate is fixed"""
-    offsets: tuple[float, float, int]
-    """least, greatest, number of candidates"""
+    offsets: tuple[float, float, int]  # least, greatest, number of candidates
     offset_of: str = "place"
     """meaning of ``offsets``: "place" is u at z = 0, "phase" is z at u = 0, "distance" is the least
     z on [-1, 1], in equal ratios"""
-    mirrored: bool = False
-    """f(-z) is not in the span of f: negative rates are candidates too"""
+    mirrored: bool = False  # f(-z) is not in the span of f: negative rates are candidates too
     with_line: str = "both"
     """candidates with a free line: "both" mirror images, "one" if they differ by a line, or "none"
     if another family is the same up to a line"""
@@ -58,13 +53,12 @@ class Unary:
 
     def starts(self) -> Tensor:
         """(C, 2) rates and offsets of the candidates."""
-        low, high, count = self.rates
-        rates = torch.logspace(0, 1, count, base=high / low) * low if count > 1 else torch.ones(1)
+        rates = _equal_ratios(*self.rates)
         if self.mirrored:
             rates = torch.cat([rates, -rates])
         low, high, count = self.offsets
         if self.offset_of == "distance":
-            offsets = torch.logspace(0, 1, count, base=high / low) * low
+            offsets = _equal_ratios(low, high, count)
         elif self.offset_of == "phase" and count > 1:
             offsets = torch.linspace(low, high, count + 1)[:-1]  # low and high are equal phases
         else:
@@ -78,8 +72,7 @@ class Unary:
         size = rate.abs().clamp(self.rates[0], self.rates[1])
         rate = torch.where(rate < 0, -size, size) if self.mirrored else size
         if self.offset_of != "phase":
-            ends = (self._offset(rate, torch.full_like(rate, end)) for end in self.offsets[:2])
-            one, other = ends
+            one, other = (self._offset(rate, torch.full_like(rate, o)) for o in self.offsets[:2])
             offset = offset.clamp(torch.minimum(one, other), torch.maximum(one, other))
         return torch.stack([rate, offset], dim=-1)
 
@@ -88,6 +81,10 @@ class Unary:
         if self.offset_of == "place":
             return -rate * value
         return rate.abs() + value if self.offset_of == "distance" else value
+
+
+def _equal_ratios(low: float, high: float, count: int) -> Tensor:
+    return torch.logspace(0, 1, count, base=high / low) * low
 
 
 def _gelu_slope(z: Tensor, value: Tensor) -> Tensor:
@@ -131,6 +128,20 @@ FAMILIES = (
     Unary("x*sin", lambda z: z * torch.sin(z), lambda z, f: torch.sin(z) + z * torch.cos(z),
            "z*sin(z)", (0.8, 14.0, 24), (-1.6, 1.6, 17)),
 )  # fmt: skip
+
+
+NAMES = [family.name for family in FAMILIES]
+OPTIONS = [*POLYNOMIALS, *NAMES, *(name + LINE for name in NAMES), "two terms"]
+"""candidates for every edge; elsewhere an ``option`` is an index into this list"""
+TERMS = len(POLYNOMIALS)  # the first option with a term
+TWO = len(OPTIONS) - 1
+COMPLEXITY = torch.tensor(
+    [degree + 1 for degree in range(len(POLYNOMIALS))]
+    + [f.complexity + line for line in (0, 1) for f in FAMILIES]
+    + [0]  # two terms: the complexities of both families are added
+)
+"""of every option"""
+COMPLEXITIES = 2 * max(f.complexity for f in FAMILIES)  # the greatest of any formula
 
 
 def select_families(names: Sequence[str] | None) -> tuple[list[Unary], int, bool]:

@@ -43,126 +43,108 @@ def polish(
     key = families[:, 0] * 2 + line
     if families.shape[1] == 2:
         key = key * len(FAMILIES) + families[:, 1]
+    searches = torch.tensor([f.searches for f in FAMILIES]).to(curves.y)
     for part in key.argsort(stable=True).split(AT_ONCE):
-        problem = EdgeFitting.of(curves, edges[part], families[part], line[part])
-        errors[part], found[part] = problem.minimise(shapes[part])
+        inputs = edges[part] // curves.y.shape[1]
+        free = [curves.root[inputs]]
+        if line[part].any():
+            free.append(curves.slant[inputs] * line[part, None])
+        free = torch.stack(free, dim=2)
+        y = project(curves.y.flatten(0, 1)[edges[part]][:, None], free)
+        sought = searches[families[part]].transpose(1, 2).flatten(1)
+        problem = _Problem(curves.u[inputs], free, y, families[part], sought)
+        errors[part], found[part] = _minimise(problem, shapes[part])
     return errors, found
 
 
 @dataclass
-class EdgeFitting:
+class _Problem:
     """Some edges and their families; see ``polish``."""
 
-    u: Tensor
-    """(E, G)"""
-    free: Tensor
-    """(E, G, L) constant and line as unit vectors; the line is 0 where none is added"""
-    y: Tensor
-    """(E, 1, G) the curves, orthogonal to these"""
-    families: Tensor
-    """(E, T)"""
-    sought: Tensor
-    """(E, 2T) 1 where a parameter is free: all rates, then all offsets"""
+    u: Tensor  # (E, G)
+    free: Tensor  # (E, G, L) constant and line as unit vectors; the line is 0 where none is added
+    y: Tensor  # (E, 1, G) the curves, orthogonal to these
+    families: Tensor  # (E, T)
+    sought: Tensor  # (E, 2T) 1 where a parameter is free: all rates, then all offsets
 
-    @classmethod
-    def of(
-        cls, curves: ScaledCurves, edges: Tensor, families: Tensor, line: Tensor
-    ) -> "EdgeFitting":
-        inputs = edges // curves.y.shape[1]
-        vectors = [curves.root[inputs]]
-        if line.any():
-            vectors.append(curves.slant[inputs] * line[:, None])
-        free = torch.stack(vectors, dim=2)
-        y = curves.y.flatten(0, 1)[edges][:, None]
-        searches = torch.tensor([f.searches for f in FAMILIES], device=edges.device)
-        sought = searches[families].transpose(1, 2).flatten(1).to(y)
-        return cls(curves.u[inputs], free, _project(y, free), families, sought)
+    def __getitem__(self, edges: Tensor) -> "_Problem":
+        return _Problem(*(part[edges] for part in vars(self).values()))
 
-    def at(self, chosen: Tensor) -> "EdgeFitting":
-        """The problem restricted to some of the edges."""
-        parts = (self.u, self.free, self.y, self.families, self.sought)
-        return EdgeFitting(*(part[chosen] for part in parts))
-
-    def minimise(self, shapes: Tensor) -> tuple[Tensor, Tensor]:
-        """Initial shapes (E, T, 2) -> (E,) 1 - R² and the best shapes."""
-        best = self._clamp(shapes)
-        error, gradient, curvature = self._evaluate(best)
-        errors, found = error.clone(), best.clone()
-        where, problem = torch.arange(len(error), device=error.device), self
-        damping = torch.full_like(error, 1e-2)
-        stalled = torch.zeros_like(error)
-        for _ in range(ITERATIONS):
-            keep = (stalled < 2) & (error > EXACT)
-            if keep.sum() < 0.7 * len(keep):
-                errors[where], found[where] = error, best
-                if not keep.any():
-                    break
-                problem, where = problem.at(keep), where[keep]
-                state = (best, error, gradient, curvature, damping, stalled)
-                best, error, gradient, curvature, damping, stalled = (s[keep] for s in state)
-            step = solve(_damped(curvature, damping), gradient)
-            trial = problem._clamp(best + step.unflatten(1, (2, -1)).transpose(1, 2).to(best))
-            new_error, new_gradient, new_curvature = problem._evaluate(trial)
-            better = new_error < error
-            small = (error - new_error).abs() < ENOUGH * error
-            stalled = torch.where(better & ~small, 0.0, stalled + 1)
-            best = torch.where(better[:, None, None], trial, best)
-            error = torch.where(better, new_error, error)
-            gradient = torch.where(better[:, None], new_gradient, gradient)
-            curvature = torch.where(better[:, None, None], new_curvature, curvature)
-            damping = damping * torch.where(better, 0.2, 8.0)
-        errors[where], found[where] = error, best
-        return errors, found
-
-    def _clamp(self, shapes: Tensor) -> Tensor:
+    def clamp(self, shapes: Tensor) -> Tensor:
         found = shapes.clone()
         for number in self.families.unique().tolist():
             chosen = self.families == number
             found[chosen] = FAMILIES[number].clamp(shapes[chosen])
         return found
 
-    def _evaluate(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """1 - R² (E,), negative half-gradient (E, 2T) and Gauss-Newton matrix (E, 2T, 2T)."""
         T = shapes.shape[1]
         values, slopes = terms(self.families, shapes, self.u, self.free[..., 0])
         vectors = torch.cat([values, slopes * self.u[:, None], slopes], dim=1)  # (E, 3T, G)
-        vectors = torch.cat([_project(vectors, self.free), self.y], dim=1)
+        vectors = torch.cat([project(vectors, self.free), self.y], dim=1)
         gram = torch.bmm(vectors, vectors.transpose(1, 2))
-        among, say = gram[:, :T, :T], gram[:, :T, -1]
-        amplitude = damped_solve(among, say)
+        among, with_y = gram[:, :T, :T], gram[:, :T, -1]
+        amplitude = solve(damped(among), with_y)
         fitted = (amplitude[:, None] @ among @ amplitude[..., None]).flatten()
-        error = gram[:, -1, -1] - 2 * (amplitude * say).sum(1) + fitted
+        error = gram[:, -1, -1] - 2 * (amplitude * with_y).sum(1) + fitted
         loudness = amplitude.abs() * among.diagonal(dim1=1, dim2=2).sqrt()
         is_sound = error.isfinite() & (loudness < LOUDEST).all(1)
         error = torch.where(is_sound, error, torch.inf)
         # Derivatives of the terms, projected orthogonally to the terms.
         scale = torch.cat([amplitude, amplitude], dim=1) * self.sought
         cross = gram[:, T:-1, :T]  # (E, 2T, T)
-        own = torch.stack(
-            [damped_solve(among, row) for row in cross.unbind(1)], dim=1
-        )  # fmt: skip
+        own = torch.stack([solve(damped(among), row) for row in cross.unbind(1)], dim=1)
         curvature = gram[:, T:-1, T:-1] - own @ cross.transpose(1, 2)
         curvature = curvature * scale[:, :, None] * scale[:, None]
         residual = gram[:, T:-1, -1] - (cross @ amplitude[..., None])[..., 0]
         return error, residual * scale, curvature
 
 
-def terms(
-    families: Tensor, shapes: Tensor, u: Tensor, root: Tensor
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _minimise(problem: _Problem, shapes: Tensor) -> tuple[Tensor, Tensor]:
+    """Initial shapes (E, T, 2) -> (E,) 1 - R² and the best shapes."""
+    best = problem.clamp(shapes)
+    error, gradient, curvature = problem.evaluate(best)
+    errors, found = error.clone(), best.clone()
+    where = torch.arange(len(error), device=error.device)
+    damping, stalled = torch.full_like(error, 1e-2), torch.zeros_like(error)
+    for _ in range(ITERATIONS):
+        keep = (stalled < 2) & (error > EXACT)
+        if keep.sum() < 0.7 * len(keep):
+            errors[where], found[where] = error, best
+            if not keep.any():
+                break
+            problem, where = problem[keep], where[keep]
+            state = (best, error, gradient, curvature, damping, stalled)
+            best, error, gradient, curvature, damping, stalled = (s[keep] for s in state)
+        step = solve(damped(curvature, damping[:, None]), gradient)
+        trial = problem.clamp(best + step.unflatten(1, (2, -1)).transpose(1, 2).to(best))
+        new_error, new_gradient, new_curvature = problem.evaluate(trial)
+        better = new_error < error
+        small = (error - new_error).abs() < ENOUGH * error
+        stalled = torch.where(better & ~small, 0.0, stalled + 1)
+        best = torch.where(better[:, None, None], trial, best)
+        error = torch.where(better, new_error, error)
+        gradient = torch.where(better[:, None], new_gradient, gradient)
+        curvature = torch.where(better[:, None, None], new_curvature, curvature)
+        damping = damping * torch.where(better, 0.2, 8.0)
+    errors[where], found[where] = error, best
+    return errors, found
+
+
+def terms(families: Tensor, shapes: Tensor, u: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
     """f and f' of every term at every point, times ``root``: (E, T, G) each."""
     z = shapes[..., :1] * u[:, None] + shapes[..., 1:]
     present = families.unique().tolist()
-    if len(present) == 1:
+    if len(present) == 1:  # without copies, as edges are sorted by family
         family = FAMILIES[present[0]]
         values = family.value(z)
         return values * root[:, None], family.slope(z, values) * root[:, None]
     values, slopes = torch.empty_like(z), torch.empty_like(z)
     for number in present:
-        family, (row, term) = FAMILIES[number], (families == number).nonzero(as_tuple=True)
-        at = z[row, term]
-        value = family.value(at)
-        values[row, term], slopes[row, term] = value, family.slope(at, value)
+        family, where = FAMILIES[number], families == number
+        values[where] = family.value(z[where])
+        slopes[where] = family.slope(z[where], values[where])
     return values * root[:, None], slopes * root[:, None]
 
 
@@ -186,19 +168,12 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
     return torch.stack(x, dim=1)
 
 
-def damped_solve(A: Tensor, b: Tensor) -> Tensor:
-    """``solve`` for amplitudes of terms that may be almost collinear."""
-    return solve(_damped(A, 1e-6), b)
-
-
-def _damped(A: Tensor, damping: Tensor | float) -> Tensor:
-    """The matrix with its diagonal increased by a share of itself."""
+def damped(A: Tensor, damping: Tensor | float = 1e-6) -> Tensor:
+    """(E, k, k) with the diagonal increased by a share of itself; terms may be almost collinear."""
     diagonal = A.diagonal(dim1=1, dim2=2)
-    if isinstance(damping, Tensor):
-        damping = damping[:, None]
     return A + torch.diag_embed(diagonal * damping + 1e-12)
 
 
-def _project(rows: Tensor, free: Tensor) -> Tensor:
+def project(rows: Tensor, free: Tensor) -> Tensor:
     """Project (E, k, G) orthogonally to orthonormal vectors (E, G, L)."""
     return torch.baddbmm(rows, rows @ free, free.transpose(1, 2), alpha=-1)

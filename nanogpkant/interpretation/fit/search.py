@@ -8,13 +8,13 @@ product per input, and the maximum over each family.
 n inputs, m outputs, G points, C candidates, E edges.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.fit.families import FAMILIES, Unary
+from nanogpkant.interpretation.fit.families import FAMILIES, OPTIONS, TERMS, select_families
 
 EVERYWHERE = 1e-3  # share of the weights that is uniform over the points
 SMALLEST = 1e-4  # minimum energy of a candidate left after projecting out the line
@@ -25,24 +25,15 @@ NOISE = 1e-6  # rounding errors of a constant, relative to the greatest value
 class ScaledCurves:
     """The edges of n inputs, scaled: u in [-1, 1], curves of mean 0 and length 1."""
 
-    u: Tensor
-    """(n, G)"""
-    root: Tensor
-    """(n, G) square roots of the weights: the constant as a unit vector"""
-    slant: Tensor
-    """(n, G) the line as a unit vector, orthogonal to the constant"""
-    y: Tensor
-    """(n, m, G) the curves times ``root``; 0 where an edge is flat"""
-    mean: Tensor
-    """(n, m)"""
-    std: Tensor
-    """(n, m); 1 where an edge is flat"""
-    flat: Tensor
-    """(n, m) edges that are constant but for rounding"""
-    middle: Tensor
-    """(n,) x at u = 0"""
-    half: Tensor
-    """(n,) x at u = 1 minus x at u = 0; 1 where an input is constant"""
+    u: Tensor  # (n, G)
+    root: Tensor  # (n, G) square roots of the weights: the constant as a unit vector
+    slant: Tensor  # (n, G) the line as a unit vector, orthogonal to the constant
+    y: Tensor  # (n, m, G) the curves times ``root``; 0 where an edge is flat
+    mean: Tensor  # (n, m)
+    std: Tensor  # (n, m); 1 where an edge is flat
+    flat: Tensor  # (n, m) edges that are constant but for rounding
+    middle: Tensor  # (n,) x at u = 0
+    half: Tensor  # (n,) x at u = 1 minus x at u = 0; 1 where an input is constant
 
 
 def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
@@ -55,8 +46,7 @@ def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
     # Also constrains a formula where there are no inputs.
     share = (1 - EVERYWHERE) * share + EVERYWHERE / share.shape[1]
     root = share.sqrt()
-    away = u - (share * u).sum(1, keepdim=True)
-    slant = root * away
+    slant = root * (u - (share * u).sum(1, keepdim=True))
     slant = slant / slant.norm(dim=1, keepdim=True).clamp(min=1e-12)
     y = values.permute(2, 1, 0).contiguous()  # (n, m, G)
     largest = y.abs().amax(-1)
@@ -70,87 +60,79 @@ def scaled(points: Tensor, weights: Tensor, values: Tensor) -> ScaledCurves:
 
 
 class Dictionary:
-    """Candidates of some families.
+    """Candidates of some families, in columns: a family, or a family and a free line.
 
-    ``columns`` of the result of ``best`` are (index in FAMILIES, with a line?); ``shapes`` (C, 2)
-    are the candidates' rates and offsets.
+    ``options`` (columns,) are indices in OPTIONS. The columns' candidates, one after the other, are
+    of the ``families`` (C,), indices in FAMILIES, and have the ``shapes`` (C, 2).
+
+    Args:
+        names: of families, as in ``select_families``.
+
+    Raises:
+        UsageError: an unknown name.
     """
 
-    def __init__(self, families: list[Unary], with_line: bool) -> None:
-        self.families = families
-        self.columns: list[tuple[int, bool]] = []
-        self.shapes = torch.cat([f.starts() for f in families] or [torch.empty(0, 2)])
-        self._picked, self._spans, begin = [], [], 0
-        for line in (False, True) if with_line else (False,):
-            start = 0
-            for family in families:
-                count = len(family.starts())
-                used = torch.arange(start, start + count)
-                start += count
-                if line and family.with_line == "one":
-                    used = used[self.shapes[used, 0] > 0]
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self._known, self.degree, self.has_line = select_families(names)
+        starts = [family.starts() for family in self._known]
+        self._counts = list(map(len, starts))
+        self._starts = torch.cat([*starts, torch.empty(0, 2)])
+        options, families, self._sizes = [], [], []
+        chosen = [torch.empty(0, dtype=torch.long)]  # rows of all starts, then all with a line
+        for line in (0, 1) if self.has_line else (0,):
+            self._first_with_line = sum(self._sizes)
+            every = torch.arange(len(self._starts)).split(self._counts)
+            for family, rows in zip(self._known, every, strict=True):
                 if line and family.with_line == "none":
                     continue
-                self.columns.append((FAMILIES.index(family), line))
-                self._picked.append(used)
-                self._spans.append((begin, begin + len(used)))
-                begin += len(used)
-
-    def _values(self, u: Tensor, root: Tensor) -> Tensor:
-        """(G,) -> (C, G), times ``root``."""
-        parts, start = [], 0
-        for family in self.families:
-            count = len(family.starts())
-            rate, offset = self.shapes[start : start + count].to(u).unbind(1)
-            parts.append(family.value(rate[:, None] * u + offset[:, None]))
-            start += count
-        return torch.cat(parts) * root
+                if line and family.with_line == "one":
+                    rows = rows[self._starts[rows, 0] > 0]
+                number = FAMILIES.index(family)
+                options.append(TERMS + number + line * len(FAMILIES))
+                families += [number] * len(rows)
+                self._sizes.append(len(rows))
+                chosen.append(rows + line * len(self._starts))
+        self._chosen = torch.cat(chosen)
+        self.options = torch.tensor(options, dtype=torch.long)
+        self.families = torch.tensor(families, dtype=torch.long)
+        self.shapes = self._starts.repeat(2, 1)[self._chosen]
 
     def candidates(self, u: Tensor, root: Tensor, slant: Tensor) -> Tensor:
-        """(G,) each -> (C', G): candidates of every column in turn, as unit or zero vectors."""
-        values = _without(self._values(u, root), root)
+        """(G,) each -> (C, G), as unit or zero vectors."""
+        z = self._starts[:, :1] * u + self._starts[:, 1:]
+        parts = zip(self._known, z.split(self._counts), strict=True)
+        values = torch.cat([family.value(part) for family, part in parts]) * root
+        values = _without(values, root)
         squares = values.square().sum(1, keepdim=True)
         straight = _without(values, slant)
         left = straight.square().sum(1, keepdim=True)
         is_bent = left > SMALLEST * squares
         plain = values / squares.sqrt().clamp(min=1e-12)
         straight = torch.where(is_bent, straight / left.sqrt().clamp(min=1e-12), 0.0)
-        return torch.cat(
-            [
-                (straight if line else plain)[used]
-                for (_, line), used in zip(self.columns, self._picked, strict=True)
-            ]
-        )
+        return torch.cat([plain, straight])[self._chosen]
 
-    def best(
-        self, curves: ScaledCurves, progress: Callable[[float], None]
-    ) -> tuple[Tensor, Tensor]:
-        """The best candidate of every column: (n, m, columns) 1 - R², and shapes (..., 2).
+    def best(self, curves: ScaledCurves) -> tuple[Tensor, Tensor]:
+        """The best candidate of every option: (n, m, OPTIONS) 1 - R², and shapes (..., 2).
 
-        Args:
-            progress: called with the share of the inputs done.
+        Options that are not in the dictionary have infinite errors.
         """
         n, m, _ = curves.y.shape
-        errors = curves.y.new_empty(n, m, len(self.columns))
-        found = torch.empty(n, m, len(self.columns), dtype=torch.long, device=curves.y.device)
-        for i in range(n if self.columns else 0):
+        errors = curves.y.new_full((n, m, len(OPTIONS)), torch.inf)
+        shapes = curves.y.new_zeros(n, m, len(OPTIONS), 2)
+        for i in range(n if self._sizes else 0):
             scores = curves.y[i] @ self.candidates(curves.u[i], curves.root[i], curves.slant[i]).T
+            scores.square_()  # (m, C)
             line = (curves.y[i] @ curves.slant[i]).square()
-            scores.square_()  # (m, C')
-            for column, (begin, end) in enumerate(self._spans):
-                score, index = scores[:, begin:end].max(1)
-                left = 1 - line if self.columns[column][1] else 1.0
-                errors[i, :, column] = left - score
-                found[i, :, column] = index
-            progress((i + 1) / n)
-        shapes = torch.stack(
-            [
-                self.shapes[used][found[..., c].cpu()]
-                for c, used in enumerate(self._picked)
-            ],
-            dim=2,
-        ) if self.columns else errors.new_empty(n, m, 0, 2)  # fmt: skip
-        return errors, shapes.to(errors)
+            begin = 0
+            for option, column in zip(
+                self.options.tolist(), scores.split(self._sizes, dim=1), strict=True
+            ):
+                score, index = column.max(1)
+                left = 1 - line if option >= TERMS + len(FAMILIES) else 1.0
+                errors[i, :, option] = left - score
+                shapes[i, :, option] = self.shapes[begin + index]
+                begin += column.shape[1]
+        return errors, shapes
 
     def second(
         self, curves: ScaledCurves, inputs: Tensor, rests: Tensor, terms: Tensor
@@ -165,23 +147,17 @@ class Dictionary:
         Returns:
             (E,) indices in FAMILIES, and (E, 2) shapes.
         """
-        lines = [(c, span) for c, span in enumerate(self._spans) if self.columns[c][1]]
-        begin = lines[0][1][0]
-        number = torch.cat([torch.full((e - b,), self.columns[c][0]) for c, (b, e) in lines])
-        shapes = torch.cat([self.shapes[self._picked[c]] for c, _ in lines])
-        found = torch.empty(len(inputs), dtype=torch.long, device=rests.device)
+        found = torch.empty(len(inputs), dtype=torch.long)
         ends = torch.bincount(inputs, minlength=len(curves.u)).cumsum(0).tolist()
         for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start == end:
                 continue
-            bent = self.candidates(curves.u[i], curves.root[i], curves.slant[i])[begin:].T
-            own = (
-                1 - (terms[start:end] @ bent).square_()
-            )  # energy after projecting out the first term
+            bent = self.candidates(curves.u[i], curves.root[i], curves.slant[i])
+            bent = bent[self._first_with_line :].T
+            own = 1 - (terms[start:end] @ bent).square_()  # energy left by the first term
             scores = (rests[start:end] @ bent).square_() / own.clamp_(min=0.02)
-            found[start:end] = scores.argmax(1)
-        found = found.cpu()
-        return number[found].to(rests.device), shapes[found].to(rests)
+            found[start:end] = self._first_with_line + scores.argmax(1)
+        return self.families[found], self.shapes[found]
 
 
 def _without(rows: Tensor, unit: Tensor) -> Tensor:

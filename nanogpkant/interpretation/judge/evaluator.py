@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.data import Batches, blocks
-from nanogpkant.interpretation.store import Remember
+from nanogpkant.data import Batches, Ids, blocks
 from nanogpkant.model.gpt import GPT
 
 TOKENS = 16384  # of one forward pass; lookup tables are computed anew for each
@@ -24,12 +22,9 @@ KEPT_PROBABILITIES = 1 << 26  # of the original; above, they are computed again 
 class Score:
     """Loss and divergence of a changed model."""
 
-    loss: float
-    """mean cross-entropy of the changed model, nats per token"""
-    kl: float
-    """mean Kullback-Leibler divergence from the original's predictions, nats per token"""
-    tokens: int
-    """predictions made"""
+    loss: float  # mean cross-entropy, nats per token
+    kl: float  # mean Kullback-Leibler divergence from the original's predictions, nats per token
+    tokens: int  # predictions made
 
 
 class SwapEvaluator:
@@ -42,7 +37,7 @@ class SwapEvaluator:
         seed: decides the windows.
     """
 
-    def __init__(self, model: GPT, text: np.ndarray, budget: int = 0, seed: int = 0) -> None:
+    def __init__(self, model: GPT, text: Ids, budget: int = 0, seed: int = 0) -> None:
         self.model = model
         size, device = model.config.block_size, model.tokens.weight.device
         at_once = max(1, min(TOKENS, PROBABILITIES // model.vocab_size) // size)
@@ -90,44 +85,41 @@ class SwapEvaluator:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A change to the model whose loss is to be measured."""
+class Intervention:
+    """A change to the model whose effect is measured."""
 
-    name: str
-    """key of its result on disk"""
-    modules: Callable[[], dict[str, nn.Module]]
-    """makes the modules to swap in"""
-    labels: dict[str, Any] = field(default_factory=dict)
-    """first columns of its row"""
+    labels: dict[str, Any]  # first columns of its row
+    modules: Callable[[], dict[str, nn.Module]]  # makes the modules to swap in
+    name: str = ""  # key of its result on disk; the values of the labels unless given
 
 
-def score_trials(
+def measure(
     evaluator: SwapEvaluator,
-    trials: list[Trial],
-    remember: Remember,
+    interventions: list[Intervention],
+    remember: Callable[[str, Callable[[], Any]], Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Measure every trial whose result is not on disk yet.
+    """Measure every intervention whose result is not on disk yet.
 
     Args:
-        remember: ``Stage.result``.
+        remember: ``Stage.result``: takes a name, and a function that computes its result.
         progress: called with (batches done, batches in all).
 
     Returns:
-        a row for each trial: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the loss
-        above the original's.
+        a row for each intervention: its labels, ``loss``, ``kl``, ``tokens``, and ``added``, the
+        loss above the original's.
     """
-    rows, each = [], len(evaluator.batches)
-    for done, trial in enumerate(trials):
+    rows, total, start = [], len(interventions) * len(evaluator.batches), 0
+    for each in interventions:
 
-        def measure(trial: Trial = trial, done: int = done) -> dict[str, float]:
-            score = evaluator.score(
-                trial.modules(), lambda batches: progress(done * each + batches, len(trials) * each)
-            )
-            return asdict(score) | {"added": score.loss - evaluator.original.loss}
+        def score(each: Intervention = each, start: int = start) -> dict[str, float]:
+            found = evaluator.score(each.modules(), lambda done: progress(start + done, total))
+            return asdict(found) | {"added": found.loss - evaluator.original.loss}
 
-        progress(done * each, len(trials) * each)
-        rows.append(trial.labels | remember(trial.name, measure))
+        progress(start, total)
+        start += len(evaluator.batches)
+        name = each.name or " ".join(map(str, each.labels.values()))
+        rows.append(each.labels | remember(name, score))
     return rows
 
 

@@ -1,7 +1,5 @@
 """A pruned model as a new run: saved, fine-tuned on request, and measured."""
 
-import statistics
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,13 @@ import torch
 from torch import nn
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError
-from nanogpkant.config import RunConfig, with_changes
+from nanogpkant.config import with_changes
 from nanogpkant.data import Batches, TokenData
 from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.interpretation.judge.evaluator import swapped
 from nanogpkant.kan import kan_layers
-from nanogpkant.machine.device import describe, synchronize
+from nanogpkant.machine.device import describe
+from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint, tensors_of
 from nanogpkant.run.folder import RunFolder, create_run
@@ -27,19 +25,6 @@ from nanogpkant.training.optim import make_optimizer
 
 BATCH_SIZE = 64  # sequences evaluated at a time
 TIMED_SEQUENCES, TIMINGS = 16, 7  # of each model, in turn; the median counts
-
-
-def check_pruning(share: float, out: Path | str, finetune: int) -> None:
-    """
-    Raises:
-        UsageError: a setting out of its range, or a folder that exists.
-    """
-    if Path(out).exists():
-        raise UsageError(f"--out {out} exists: name a new folder")
-    if not 0 < share < 1:
-        raise UsageError(f"--share {share}: must be above 0 and below 1")
-    if finetune < 0:
-        raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
 
 
 def write_pruned_run(
@@ -58,7 +43,7 @@ def write_pruned_run(
         data: what it was trained on.
         modules: the pruned layers: all KAN layers of the model, by name.
         out: the new run folder.
-        finetune: optimiser steps of fine-tuning, 0 for none. Their learning rate is the end of the
+        finetune: optimizer steps of fine-tuning, 0 for none. Their learning rate is the end of the
             run's schedule, extended by that many steps.
         about: recorded in environment.json and repeated in the report.
 
@@ -72,51 +57,39 @@ def write_pruned_run(
         UserError: the folder cannot be written.
         UsageError: it exists.
     """
-    model, config = trained.model, _config_of(trained, finetune)
-    checkpoint = load_checkpoint(source, f"step-{trained.step:06d}")
+    model, step = trained.model, trained.step
+    changes: dict[str, Any] = {"train.max_seconds": None, "train.init_from": "scratch"}
+    if finetune:
+        changes["train.max_iters"] = step + finetune
+    config = with_changes(trained.config, **changes)
+    checkpoint = load_checkpoint(source, f"step-{step:06d}")
     seconds = 0.0 if source.is_exported else checkpoint.training()["seconds"]
-    report = {"before": _size(model)}
-    report["before"]["val_loss"] = _evaluate(model, data, "evaluating the run").loss
+    before = _size(model) | {"val_loss": _evaluate(model, data, "evaluating the run").loss}
     with swapped(model, modules):
         found = _evaluate(model, data, "evaluating the pruned run")
         environment = describe(model.tokens.weight.device)
         environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
         run = create_run(out, config, environment, trained.tokenizer)
-        state = State(trained.step, seconds, found.loss, found.loss)
-        training = asdict(state)
+        training = asdict(State(step, seconds, found.loss, found.loss))
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()
-        features = features_of(model)
-        save_checkpoint(run, trained.step, model.state_dict(), training, True, 0, features)
-        report["pruned"] = _size(model) | {"val_loss": found.loss}
-    row = {"step": trained.step, "split": "val"} | found.as_dict() | {"seconds": state.seconds}
+        save_checkpoint(run, step, model.state_dict(), training, True, 0, features_of(model))
+        models = {"before": before, "pruned": _size(model) | {"val_loss": found.loss}}
+    row = {"step": step, "split": "val"} | found.as_dict() | {"seconds": seconds}
     write_metrics(run.metrics_file, [row])
     if finetune:
         loss = train(config, out, resume=True)["best_val_loss"]
-        report["finetuned"] = report["pruned"] | {"val_loss": loss}
+        models["finetuned"] = models["pruned"] | {"val_loss": loss}
     after = load_model(out, device=model.tokens.weight.device).model
-    last = list(report)[-1]
-    rates = _tokens_per_second({"before": model, last: after}, data)
-    for name, rate in rates.items():
-        report[name]["tokens_per_second"] = rate
-    return {"run": str(out), "about": about, "models": report, "shapes": _shapes(after)}
-
-
-def _config_of(trained: TrainedModel, finetune: int) -> RunConfig:
-    """The configuration that a pruned run resumes with."""
-    changes = {"train.max_seconds": None, "train.init_from": "scratch"}
-    if finetune:
-        changes["train.max_iters"] = trained.step + finetune
-    return with_changes(trained.config, **changes)
+    speeds = _tokens_per_second({"before": model, list(models)[-1]: after}, data)
+    for name, speed in speeds.items():
+        models[name]["tokens_per_second"] = speed
+    shapes = {name: [m.in_features, m.out_features] for name, m in kan_layers(after).items()}
+    return {"run": str(out), "about": about, "models": models, "shapes": shapes}
 
 
 def _evaluate(model: GPT, data: TokenData, doing: str) -> Evaluation:
     with bar(doing, "tokens") as progress:
         return evaluate(model, data.val, BATCH_SIZE, progress)
-
-
-def _shapes(model: GPT) -> dict[str, list[int]]:
-    """[inputs, outputs] of every KAN layer."""
-    return {name: [m.in_features, m.out_features] for name, m in kan_layers(model).items()}
 
 
 def _size(model: GPT) -> dict[str, Any]:
@@ -132,17 +105,10 @@ def _size(model: GPT) -> dict[str, Any]:
 
 @torch.no_grad()
 def _tokens_per_second(models: dict[str, GPT], data: TokenData) -> dict[str, float]:
-    """Tokens per second of each model: median of several forward passes, taken in turn."""
+    """Tokens per second of each model's forward pass."""
     model = next(iter(models.values()))
     device = model.tokens.weight.device
     x, _ = Batches(data.val, model.config.block_size, TIMED_SEQUENCES, seed=0).batch(0, device)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(1 + TIMINGS):
-        for name, each in models.items():
-            synchronize(device)
-            started = time.perf_counter()
-            each(x)
-            synchronize(device)
-            seconds[name].append(time.perf_counter() - started)
-    # The first pass of each is a warm-up.
-    return {n: round(x.numel() / statistics.median(s[1:]), 1) for n, s in seconds.items()}
+    tasks = {name: lambda each=each: each(x) for name, each in models.items()}
+    timings = interleaved(tasks, TIMINGS, device)
+    return {name: round(1000 * x.numel() / timings[name].median, 1) for name in models}

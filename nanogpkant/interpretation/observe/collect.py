@@ -3,30 +3,23 @@
 One pass over text, in which a histogram of each of n inputs is filled; inputs are not stored.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.data import Batches, blocks
+from nanogpkant.data import Batches, Ids, blocks
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
 
+BATCH_SIZE = 16  # windows read at a time
 BINS = 512  # of a histogram: a power of two
 GRADIENT_SHARE = 8  # one batch in this many also goes backward
 RANGE = (0.001, 0.999)  # quantiles of an input: the range on which its functions are described
-SITES = {
-    "attention.qkv": "qkv",
-    "attention.out": "attn_out",
-    "mlp.into": "mlp_in",
-    "mlp.out": "mlp_out",
-}
 
 
 @dataclass(frozen=True)
@@ -36,36 +29,21 @@ class Observed:
     Inputs are those of the functions: after ``prenorm`` where there is one.
     """
 
-    name: str
-    """of the module"""
-    site: str
-    """projection of its block, named as in ``model.kan.sites``, or its module's name"""
-    layer: int
-    """block, counted from 0; -1 where the name does not say"""
-    edges: Tensor
-    """(n, B + 1) borders of the bins of each input's histogram"""
-    counts: Tensor
-    """(n, B) inputs in each bin, float64"""
-    mean: Tensor
-    """(n,)"""
-    std: Tensor
-    """(n,)"""
-    low: Tensor
-    """(n,) the 0.1% quantile"""
-    high: Tensor
-    """(n,) the 99.9% quantile; ``low`` where the input is constant"""
-    outside: Tensor
-    """(n,) share of inputs outside the grid; 0 where the basis has none"""
+    edges: Tensor  # (n, B + 1) borders of the bins of each input's histogram
+    counts: Tensor  # (n, B) inputs in each bin, float64
+    mean: Tensor  # (n,)
+    std: Tensor  # (n,)
+    low: Tensor  # (n,) the 0.1% quantile
+    high: Tensor  # (n,) the 99.9% quantile; ``low`` where the input is constant
+    outside: Tensor  # (n,) share of inputs outside the grid; 0 where the basis has none
     grad_rms: Tensor
     """(m,) root mean square, over tokens, of the gradient of the summed loss at each output"""
-    tokens: int
-    """input vectors seen"""
+    tokens: int  # input vectors seen
 
 
 def collect(
     model: GPT,
-    tokens: np.ndarray,
-    batch_size: int = 16,
+    tokens: Ids,
     max_tokens: int = 65536,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -76,7 +54,6 @@ def collect(
         model: on the caller's device, under the caller's autocast; put into evaluation mode.
         tokens: (length,) token ids, more than the model's ``block_size``. A text longer than
             ``max_tokens`` is read in random windows.
-        batch_size: windows read at a time.
         max_tokens: tokens to read, rounded up to whole batches.
         seed: decides the windows.
         progress: called with (tokens read, tokens in all).
@@ -87,50 +64,37 @@ def collect(
     Raises:
         UserError: a layer's inputs or gradients are not finite, or it was never called.
     """
-    layers = kan_layers(model)
-    watched = {name: _Watched(name, layer) for name, layer in layers.items()}
+    recorders = {name: _Recorder(name, layer) for name, layer in kan_layers(model).items()}
     device = model.tokens.weight.device
-    total = min(max_tokens, len(tokens) - 1)
-    done = 0
-    with _watching(model, watched):
-        for number, (x, y) in enumerate(_batches(model, tokens, batch_size, max_tokens, seed)):
+    total, done, size = min(max_tokens, len(tokens) - 1), 0, model.config.block_size
+    if len(tokens) - 1 <= max_tokens:
+        batches = blocks(tokens, size, BATCH_SIZE)
+    else:
+        drawn = Batches(tokens, size, BATCH_SIZE, seed)
+        batches = map(drawn.batch, range(-(-max_tokens // (BATCH_SIZE * size))))
+    with _recording(model, recorders):
+        for number, (x, y) in enumerate(batches):
             backward = number % GRADIENT_SHARE == 0
             with torch.set_grad_enabled(backward):
                 logits = model(x.to(device)).float().flatten(0, 1)
-                if backward:
+                seen = {w: w.output for w in recorders.values() if w.output is not None}
+                if backward and seen:
                     loss = F.cross_entropy(logits, y.to(device).flatten(), reduction="sum")
-                    _backward(loss, list(watched.values()))
+                    gradients = torch.autograd.grad(loss, list(seen.values()))
+                    for each, gradient in zip(seen, gradients, strict=True):
+                        each.add_gradient(gradient)
             done += x.numel()
             progress(min(done, total), total)
-    return {name: each.observed() for name, each in watched.items()}
-
-
-def _batches(
-    model: GPT, tokens: np.ndarray, batch_size: int, max_tokens: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    size = model.config.block_size
-    if len(tokens) - 1 <= max_tokens:
-        return blocks(tokens, size, batch_size)
-    drawn = Batches(tokens, size, batch_size, seed)
-    return map(drawn.batch, range(-(-max_tokens // (batch_size * size))))
-
-
-def _backward(loss: Tensor, watched: list["_Watched"]) -> None:
-    """Pass the gradients at their outputs to all layers that were called."""
-    seen = [each for each in watched if each.output is not None]
-    if not seen:
-        return
-    for each, grad in zip(seen, torch.autograd.grad(loss, [w.output for w in seen]), strict=True):
-        each.add_gradient(grad)
+    return {name: each.observed() for name, each in recorders.items()}
 
 
 @contextmanager
-def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
+def _recording(model: GPT, recorders: dict[str, "_Recorder"]) -> Iterator[None]:
     """Freeze the model, in evaluation mode and with hooks on its layers, within the context."""
     was_training = model.training
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval()
-    handles = [w.layer.register_forward_hook(w.hook) for w in watched.values()]
+    handles = [w.layer.register_forward_hook(w.hook) for w in recorders.values()]
     try:
         for parameter in learned:
             parameter.requires_grad_(False)
@@ -143,7 +107,7 @@ def _watching(model: GPT, watched: dict[str, "_Watched"]) -> Iterator[None]:
         model.train(was_training)
 
 
-class _Watched:
+class _Recorder:
     """Running sums of one layer."""
 
     def __init__(self, name: str, layer: KANLinear) -> None:
@@ -156,41 +120,36 @@ class _Watched:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.sum, self.squares = torch.zeros(2, n, dtype=wide, device=device)
         self.gradient_squares = torch.zeros(m, dtype=wide, device=device)
+        # First and last grid point of the layer's functions, of each edge or shared.
+        basis = layer.basis
+        self.grid = getattr(getattr(basis, "family", basis), "grid_range", None)
 
     def hook(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        self.add(self.layer.normalise(args[0].detach()).float().flatten(0, -2))
-        self.output = None
-        if torch.is_grad_enabled():
-            # In a frozen model the graph begins at the first such output.
-            self.output = output if output.requires_grad else output.requires_grad_()
-
-    def add(self, x: Tensor) -> None:
-        """(rows, n)."""
-        if not x.isfinite().all():
-            raise UserError(
-                f"the inputs of {self.name} are not finite: the model has diverged; use another "
-                "checkpoint"
-            )
+        x = self._rows(self.layer.normalise(args[0].detach()).float(), "inputs of")  # (rows, n)
         if self.histogram is None:
             self.histogram = _Histogram(x)
         self.histogram.add(x)
         self.tokens += len(x)
         self.sum += x.sum(0, dtype=self.sum.dtype)
         self.squares += x.to(self.sum.dtype).square().sum(0)
-        grid = _grid_range(self.layer)
-        if grid is not None:
-            self.outside += ((x < grid[0]) | (x > grid[1])).sum(0)
+        if self.grid is not None:
+            self.outside += ((x < self.grid[0]) | (x > self.grid[1])).sum(0)
+        self.output = None
+        if torch.is_grad_enabled():
+            # In a frozen model the graph begins at the first such output.
+            self.output = output if output.requires_grad else output.requires_grad_()
 
     def add_gradient(self, gradient: Tensor) -> None:
         """(..., m)."""
-        rows = gradient.flatten(0, -2)
-        if not rows.isfinite().all():
-            raise UserError(
-                f"the gradients at {self.name} are not finite: the model has diverged; use another "
-                "checkpoint"
-            )
+        rows = self._rows(gradient, "gradients at")
         self.gradient_squares += rows.to(self.gradient_squares.dtype).square().sum(0)
         self.gradients += len(rows)
+
+    def _rows(self, values: Tensor, what: str) -> Tensor:
+        if not values.isfinite().all():
+            problem = f"the {what} {self.name} are not finite: the model has diverged"
+            raise UserError(f"{problem}; use another checkpoint")
+        return values.flatten(0, -2)
 
     def observed(self) -> Observed:
         if self.histogram is None:
@@ -199,11 +158,7 @@ class _Watched:
         variance = (self.squares / self.tokens - mean.square()).clamp(min=0)
         low, high = self.histogram.quantiles(RANGE)
         grad_rms = (self.gradient_squares / max(1, self.gradients)).sqrt()
-        site, block = _place(self.name)
         return Observed(
-            name=self.name,
-            site=site,
-            layer=block,
             edges=self.histogram.edges().cpu(),
             counts=self.histogram.counts.double().cpu(),
             mean=mean.float().cpu(),
@@ -241,9 +196,8 @@ class _Histogram:
             self._double(above, downwards=False)
         bins = ((x - self.start) / self.width * BINS).long().clamp(0, BINS - 1)
         bins += BINS * torch.arange(x.shape[1], device=x.device)
-        self.counts += torch.bincount(bins.flatten(), minlength=self.counts.numel()).view_as(
-            self.counts
-        )
+        counts = torch.bincount(bins.flatten(), minlength=self.counts.numel())
+        self.counts += counts.view_as(self.counts)
 
     def _double(self, chosen: Tensor, downwards: bool) -> None:
         pairs = self.counts[chosen].unflatten(1, (-1, 2)).sum(2)
@@ -270,16 +224,3 @@ class _Histogram:
             value = edges.gather(1, bins).lerp(edges.gather(1, bins + 1), part)[:, 0]
             found.append(value.clamp(self.low, self.high))
         return tuple(found)
-
-
-def _grid_range(layer: KANLinear) -> tuple[float, float] | None:
-    """First and last grid point of a layer's functions, of each edge or shared."""
-    basis = layer.basis
-    return getattr(getattr(basis, "family", basis), "grid_range", None)
-
-
-def _place(name: str) -> tuple[str, int]:
-    """Site and block of a module, from its name."""
-    block = re.search(r"\.(\d+)\.", f".{name}.")
-    found = (site for end, site in SITES.items() if f".{end}." in f".{name}.")
-    return next(found, name), int(block[1]) if block else -1

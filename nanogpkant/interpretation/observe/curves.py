@@ -29,7 +29,7 @@ def points(observed: Observed, count: int = 64) -> Tensor:
     """
     low, high = observed.low, observed.high
     borders = observed.edges.clamp(low[:, None], high[:, None])  # (n, B + 1)
-    filled = _interpolate(borders, observed.edges, _filled(observed))
+    filled = _filled(observed, borders)
     even = (borders - low[:, None]) / (high - low).clamp(min=1e-30)[:, None]
     span = (filled[:, -1:] - filled[:, :1]).clamp(min=1e-30)
     mixed = EVEN * even + (1 - EVEN) * (filled - filled[:, :1]) / span
@@ -46,13 +46,8 @@ def even_points(low: Tensor, high: Tensor, count: int) -> Tensor:
 
 
 def weights(observed: Observed, points: Tensor) -> Tensor:
-    """Share of the inputs nearest to each point: (G, n), sums to 1 for every input.
-
-    Args:
-        points: (G, n), ascending.
-    """
-    middles = (points[1:] + points[:-1]).T / 2  # (n, G - 1)
-    filled = _interpolate(middles.contiguous(), observed.edges, _filled(observed))
+    """Share of the inputs nearest to each point: (G, n) ascending -> (G, n), sums to 1 over G."""
+    filled = _filled(observed, (points[1:] + points[:-1]).T / 2)  # (n, G - 1)
     ends = filled.new_zeros(len(filled), 1)
     found = torch.cat([ends, filled, ends + 1], dim=1).diff(dim=1)
     is_constant = observed.high <= observed.low
@@ -76,14 +71,7 @@ def tabulate(layer: KANLinear, points: Tensor) -> Tensor:
 
 
 def check_memory(needed: int, what: str) -> None:
-    """
-    Args:
-        needed: bytes.
-        what: plural noun, for the message.
-
-    Raises:
-        UserError: less memory is free.
-    """
+    """Refuse what needs more bytes than are free; ``what`` is a plural noun."""
     free = psutil.virtual_memory().available
     if needed > free:
         remedy = "take fewer layers at a time with --layers, or a machine with more"
@@ -91,11 +79,10 @@ def check_memory(needed: int, what: str) -> None:
         raise UserError(f"{what} {sizes}: {remedy}; finished layers are kept")
 
 
-def _filled(observed: Observed) -> Tensor:
-    """(n, B + 1) cumulative share of the inputs at every border."""
-    counts = observed.counts.double()
-    filled = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
-    return (filled / filled[:, -1:]).to(observed.edges.dtype)
+def _filled(observed: Observed, x: Tensor) -> Tensor:
+    """Cumulative share of each input's values up to x: (n, K) -> (n, K)."""
+    counts = torch.nn.functional.pad(observed.counts.double().cumsum(1), (1, 0))  # (n, B + 1)
+    return _interpolate(x, observed.edges, (counts / counts[:, -1:]).to(observed.edges.dtype))
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

@@ -21,16 +21,10 @@ def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[
         raise UserError(f"{run} has no KAN layers: {remedy}")
     if names is None:
         return layers
-    for name in names:
-        if not any(_is_in(layer, name) for layer in layers):
+    chosen = {name: [n for n in layers if f"{n}.".startswith(f"{name}.")] for name in names}
+    for name, found in chosen.items():
+        if not found:
             hint = nearest(name, list(layers))
-            raise UsageError(f"--layers {name}: {hint if '?' in hint else _known(layers)}")
-    return {n: layer for n, layer in layers.items() if any(_is_in(n, name) for name in names)}
-
-
-def _is_in(layer: str, name: str) -> bool:
-    return layer == name or layer.startswith(f"{name}.")
-
-
-def _known(layers: dict[str, KANLinear]) -> str:
-    return f"the KAN layers are {', '.join(layers)}"
+            known = hint if "?" in hint else f"the KAN layers are {', '.join(layers)}"
+            raise UsageError(f"--layers {name}: {known}")
+    return {n: layers[n] for n in layers if any(n in found for found in chosen.values())}

@@ -8,25 +8,20 @@ import pandas as pd
 from torch import Tensor
 
 from nanogpkant.interpretation.fit.atlas import Atlas
-from nanogpkant.interpretation.fit.formulas import Fits
-from nanogpkant.interpretation.observe.collect import Observed
+from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.observe.curves import points, weights
-from nanogpkant.kan import KANLinear
 
 
 @dataclass(frozen=True)
 class EdgeCard:
     """One curve, its formula and the density of its input; all arrays are (G,)."""
 
-    title: str
-    """short lines, the first the most important"""
-    about: str
-    """one line with all details"""
+    title: str  # short lines, the first the most important
+    about: str  # one line with all details
     x: np.ndarray
     curve: np.ndarray
-    formula: np.ndarray | None
-    density: np.ndarray
-    """per unit of x; the largest is 1"""
+    formula: np.ndarray
+    density: np.ndarray  # per unit of x; the largest is 1
 
     @property
     def across(self) -> np.ndarray:
@@ -34,52 +29,79 @@ class EdgeCard:
         width = self.x[-1] - self.x[0]
         return (self.x - self.x[0]) / width if width > 0 else np.linspace(0, 1, len(self.x))
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of curve and formula, or a unit interval around a flat one."""
+        low = float(min(self.curve.min(), self.formula.min()))
+        high = float(max(self.curve.max(), self.formula.max()))
+        return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+    def up(self, y: np.ndarray) -> np.ndarray:
+        """Values scaled so that the bounds are 0 and 1."""
+        low, high = self.bounds
+        return (y - low) / (high - low)
+
+
+def all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
+    """Cards of the atlas, of the ``worst`` fits and of the most important edges of each layer."""
+    edges, layers = interpretation.edges, interpretation.layers
+    important = edges.iloc[: max(top, round(len(edges) / 10))]
+    worst = important.sort_values("r2", kind="stable").iloc[:top]
+    cards = {
+        "atlas": _shape_cards(interpretation.atlas),
+        "worst": edge_cards(interpretation, worst, "{title}\n{layer}"),
+    }
+    shown = {name: edges[edges["layer"] == name].iloc[:top] for name in layers}
+    return cards | {name: edge_cards(interpretation, rows) for name, rows in shown.items()}
+
 
 def edge_cards(
-    rows: pd.DataFrame, layer: KANLinear, observed: Observed, fits: Fits
+    interpretation: Interpretation, rows: pd.DataFrame, form: str = "{title}"
 ) -> list[EdgeCard]:
-    """The cards of some edges of a layer.
+    """The cards of some edges, in the order of their rows in the table of edges.
 
     Args:
-        rows: of the table of edges.
+        form: of the title; ``layer`` is known too.
     """
-    at, edges = points(observed), list[Any](rows.itertuples())  # (G, n)
-    x = _numpy(at)
-    density = _numpy(weights(observed, at)) / np.gradient(x, axis=0).clip(min=1e-30)
-    outputs, inputs = rows["output"].to_numpy(), rows["input"].to_numpy()
-    curves = _numpy(layer.edges(at.to(layer.weight)))[:, outputs, inputs]
-    formulas = _numpy(fits.evaluate(at))[:, outputs, inputs]
-    return [
-        EdgeCard(
-            f"{row.input} → {row.output}\n{row.family}, R² {row.r2:.4f}",
-            f"{row.layer}, input {row.input} → output {row.output}: {row.formula}, "
-            f"R² {row.r2:.4f}, importance {row.importance:.3g}",
-            x[:, row.input],
-            curves[:, number],
-            formulas[:, number],
-            density[:, row.input] / density[:, row.input].max(),
-        )
-        for number, row in enumerate(edges)
-    ]
+    cards: dict[Any, EdgeCard] = {}
+    for name, of_layer in rows.groupby("layer", sort=False):
+        layer, observed = interpretation.layers[str(name)], interpretation.observed[str(name)]
+        at = points(observed)  # (G, n)
+        x = _numpy(at)
+        density = _numpy(weights(observed, at)) / np.gradient(x, axis=0).clip(min=1e-30)
+        curves = _numpy(layer.edges(at.to(layer.weight)))  # (G, m, n)
+        formulas = _numpy(interpretation.fits[str(name)].evaluate(at))
+        for row in of_layer.to_dict("records"):
+            edge = row["output"], row["input"]
+            title = "{input} → {output}\n{family}, R² {r2:.4f}".format(**row)
+            about = "{layer}, input {input} → output {output}: {formula}, R² {r2:.4f}, importance "
+            cards[(name, *edge)] = EdgeCard(
+                form.format(title=title, layer=name),
+                (about + "{importance:.3g}").format(**row),
+                x[:, edge[1]],
+                curves[:, *edge].copy(),
+                formulas[:, *edge].copy(),
+                density[:, edge[1]] / density[:, edge[1]].max(),
+            )
+    return [cards[key] for key in zip(rows["layer"], rows["output"], rows["input"], strict=True)]
 
 
-def shape_cards(atlas: Atlas) -> list[EdgeCard]:
+def _shape_cards(atlas: Atlas) -> list[EdgeCard]:
     """The cards of an atlas' shapes, with the number of edges of each and the main layer."""
-    shapes, fits = list[Any](atlas.table().itertuples()), atlas.fits
     u, density = _numpy(atlas.u), _numpy(atlas.density)
-    formulas = _numpy(fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
+    formulas = _numpy(atlas.fits.evaluate(atlas.u[:, None]))[:, :, 0]  # (G, k)
+    title = "{number}: {edges:,} edges, {share:.1%}\nmost in {mostly_in}\n{family}"
+    about = "shape {number}: {edges:,} edges, most in {mostly_in}; {formula}, R² {formula_r2:.4f}"
     return [
         EdgeCard(
-            f"{number + 1}: {row.edges:,} edges, {row.share:.1%}\n"
-            f"most in {row.mostly_in}\n{row.family}",
-            f"shape {number + 1}: {row.edges:,} edges, most in {row.mostly_in}; {row.formula}, "
-            f"R² {row.formula_r2:.4f}",
+            title.format(number=number + 1, **row),
+            about.format(number=number + 1, **row),
             u,
             _numpy(atlas.shapes[number]),
             formulas[:, number],
             density / density.max(),
         )
-        for number, row in enumerate(shapes)
+        for number, row in enumerate(atlas.table().to_dict("records"))
     ]
 
 

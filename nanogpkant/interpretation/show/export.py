@@ -16,25 +16,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow
 import pyarrow.csv
-import pyarrow.parquet
 import safetensors.torch
 import sympy
 from torch import Tensor
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import replacing, sha256_of, write_atomic, write_json, writing
+from nanogpkant.base.files import replacing, sha256_of, write_atomic, write_json
 from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS
 from nanogpkant.interpretation.fit.formulas import ACCEPTED, GOOD
 from nanogpkant.interpretation.interpretation import OBSERVED_TOKENS, Interpretation
 from nanogpkant.interpretation.observe.curves import even_points, tabulate
 
 DIGITS = 5  # of numbers in LaTeX
-READABLE = ("layer", "output", "input", "importance", "std", "family", "formula", "low", "high")
-READABLE += ("r2", "max_error", "complexity", "runner_up", "margin")
+READABLE = ["layer", "output", "input", "importance", "std", "family", "formula", "low", "high"]
+READABLE += ["r2", "max_error", "complexity", "runner_up", "margin"]
 """columns of edges.csv; all columns would take 400 bytes an edge"""
 BEYOND = "constant: the value at the nearer end"
 BETWEEN = "straight lines"
@@ -63,18 +61,21 @@ def expression(row: Mapping[str, Any], x: sympy.Symbol | None = None) -> sympy.E
     return found
 
 
+@cache
+def _function(name: str) -> tuple[sympy.Symbol, sympy.Expr]:
+    z = sympy.Symbol("z", real=True)
+    family = next(f for f in FAMILIES if f.name == name)
+    return z, sympy.sympify(family.expression, locals={"z": z})  # pyright: ignore[reportCallIssue]
+
+
 def neuron(interpretation: Interpretation, layer: str, output: int) -> sympy.Expr:
     """An output of a layer: the sum of the formulas of all its edges, and its bias.
 
     Inputs x_0, x_1, ... are those of the functions, after ``prenorm`` where the layer has one.
     Edges without an accepted formula are included with their best formula.
-
-    Raises:
-        UsageError: no such layer or output.
     """
-    _check_neuron(interpretation, layer, output)
     edges, bias = interpretation.edges, interpretation.layers[layer].bias
-    rows = edges[(edges["layer"] == layer) & (edges["output"] == output)].to_dict("records")
+    rows = edges.query("layer == @layer and output == @output").to_dict("records")
     constant = 0 if bias is None else bias[output].item()
     return sympy.Add(constant, *map(expression, rows))
 
@@ -98,40 +99,72 @@ def write_export(
         UsageError: no such neuron, or a table of one point.
         UserError: a file cannot be written.
     """
-    wanted = [(name, *_named_neuron(interpretation, name)) for name in neurons]
+    wanted = {name: _layer_and_output(interpretation, name) for name in neurons}
     if lookup < 0 or lookup == 1:
         raise UsageError(f"--lookup {lookup}: must be 0 (no tables) or at least 2 points")
-    folder = interpretation.folder / "export"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    edges = interpretation.edges
-    files = ["edges.parquet", "edges.csv", "formulas.json"]
-    _write_table(edges, folder)
+    folder, edges = interpretation.folder / "export", interpretation.edges
+    with replacing(folder / "edges.parquet") as unfinished:
+        edges.to_parquet(unfinished, engine="pyarrow", compression="zstd", index=False)
+    readable = edges[READABLE].astype({"low": "float32", "high": "float32"})
+    with replacing(folder / "edges.csv") as unfinished:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
+    kept = ("layer", "input", "output", "low", "high", "r2", "accepted")
     most = edges.groupby("layer", sort=False).head(top).to_dict("records")
     formulas = {
         "edges": [
-            {key: row[key] for key in ("layer", "input", "output", "low", "high", "r2", "accepted")}
+            {key: row[key] for key in kept}
             | _written(expression(row))
             | {"pareto": interpretation.fits[row["layer"]].pareto(row["output"], row["input"])}
             for row in most
         ],
-        "neurons": {
-            name: _written(neuron(interpretation, layer, output)) for name, layer, output in wanted
-        },
+        "neurons": {name: _written(neuron(interpretation, *of)) for name, of in wanted.items()},
     }
     write_json(folder / "formulas.json", formulas)
+    files = ["edges.parquet", "edges.csv", "formulas.json"]
     if lookup:
         files.append("lookup.safetensors")
-        write_lookup(interpretation, folder / "lookup.safetensors", lookup)
+        _write_lookup(interpretation, folder / "lookup.safetensors", lookup)
     else:
         (folder / "lookup.safetensors").unlink(missing_ok=True)  # of another model
-    manifest = _manifest(interpretation, lookup)
-    manifest["files"] = {name: sha256_of(folder / name) for name in files}
+    layers = interpretation.layers.items()
+    manifest = {
+        "run": interpretation.run.path.name,
+        "step": interpretation.trained.step,
+        "weights_sha256": interpretation.identity["weights"],
+        "data_fingerprint": interpretation.identity["data"],
+        "seed": interpretation.seed,
+        "layers": {name: [layer.in_features, layer.out_features] for name, layer in layers},
+        "fitted_on": {"split": "train", "tokens": OBSERVED_TOKENS},
+        "thresholds": {"simpler_if_1_minus_r2_below": GOOD, "spline_if_1_minus_r2_above": ACCEPTED},
+        "families": {f.name: f.expression for f in FAMILIES},
+        "formula": "sum of p_k*(x - middle)^k, and a*f(b*x + c) for each of term and term2",
+        "range": {"low": "0.1% quantile", "high": "99.9% quantile", "beyond": BEYOND},
+        "lookup": {"points": lookup, "between": BETWEEN, "beyond": BEYOND} if lookup else None,
+        "files": {name: sha256_of(folder / name) for name in files},
+    }
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def write_lookup(interpretation: Interpretation, file: Path, count: int) -> None:
+def _layer_and_output(interpretation: Interpretation, name: str) -> tuple[str, int]:
+    """The parts of LAYER:OUTPUT."""
+    layer, _, output = name.rpartition(":")
+    if not (layer and output.isdecimal()):
+        raise UsageError(f"--neurons {name}: must be LAYER:OUTPUT, such as blocks.0.mlp.into:5")
+    if layer not in interpretation.layers:
+        known = ", ".join(interpretation.layers)
+        raise UsageError(f"--neurons {name}: the layers are {known}")
+    last = interpretation.layers[layer].out_features - 1
+    if int(output) > last:
+        raise UsageError(f"--neurons {name}: the outputs of {layer} are 0 to {last}")
+    return layer, int(output)
+
+
+def _written(found: sympy.Expr) -> dict[str, str]:
+    return {"sympy": sympy.sstr(found), "latex": sympy.latex(sympy.N(found, DIGITS))}
+
+
+def _write_lookup(interpretation: Interpretation, file: Path, count: int) -> None:
     """Write every learned edge of every layer as a table of ``count`` evenly spaced points.
 
     For each layer: ``low`` and ``high`` (n,), first and last point of each input's tables, and
@@ -148,58 +181,3 @@ def write_lookup(interpretation: Interpretation, file: Path, count: int) -> None
             tensors |= {f"{name}/{key}": part.contiguous() for key, part in parts.items()}
     about = {"between_points": BETWEEN, "beyond_the_ends": BEYOND, "points": str(count)}
     write_atomic(file, safetensors.torch.save(tensors, about))
-
-
-@cache
-def _function(name: str) -> tuple[sympy.Symbol, sympy.Expr]:
-    z = sympy.Symbol("z", real=True)
-    family = next(f for f in FAMILIES if f.name == name)
-    return z, sympy.sympify(family.expression, locals={"z": z})
-
-
-def _written(found: sympy.Expr) -> dict[str, str]:
-    return {"sympy": sympy.sstr(found), "latex": sympy.latex(sympy.N(found, DIGITS))}
-
-
-def _named_neuron(interpretation: Interpretation, name: str) -> tuple[str, int]:
-    layer, _, output = name.rpartition(":")
-    if not (layer and output.isdecimal()):
-        raise UsageError(f"--neurons {name}: must be LAYER:OUTPUT, such as blocks.0.mlp.into:5")
-    _check_neuron(interpretation, layer, int(output))
-    return layer, int(output)
-
-
-def _check_neuron(interpretation: Interpretation, layer: str, output: int) -> None:
-    if layer not in interpretation.layers:
-        raise UsageError(
-            f"--neurons {layer}:{output}: the layers are {', '.join(interpretation.layers)}"
-        )
-    if not 0 <= output < interpretation.layers[layer].out_features:
-        last = interpretation.layers[layer].out_features - 1
-        raise UsageError(f"--neurons {layer}:{output}: the outputs of {layer} are 0 to {last}")
-
-
-def _write_table(edges: pd.DataFrame, folder: Path) -> None:
-    table = pyarrow.Table.from_pandas(edges, preserve_index=False)
-    with replacing(folder / "edges.parquet") as unfinished:
-        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
-    readable = edges[list(READABLE)].astype({"low": "float32", "high": "float32"})
-    with replacing(folder / "edges.csv") as unfinished:
-        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
-
-
-def _manifest(interpretation: Interpretation, lookup: int) -> dict[str, Any]:
-    return {
-        "run": interpretation.run.path.name,
-        "step": interpretation.trained.step,
-        "weights_sha256": interpretation.identity["weights"],
-        "data_fingerprint": interpretation.identity["data"],
-        "seed": interpretation.seed,
-        "layers": {n: [m.in_features, m.out_features] for n, m in interpretation.layers.items()},
-        "fitted_on": {"split": "train", "tokens": OBSERVED_TOKENS},
-        "thresholds": {"simpler_if_1_minus_r2_below": GOOD, "spline_if_1_minus_r2_above": ACCEPTED},
-        "families": {f.name: f.expression for f in FAMILIES},
-        "formula": "sum of p_k*(x - middle)^k, and a*f(b*x + c) for each of term and term2",
-        "range": {"low": "0.1% quantile", "high": "99.9% quantile", "beyond": BEYOND},
-        "lookup": {"points": lookup, "between": BETWEEN, "beyond": BEYOND} if lookup else None,
-    }

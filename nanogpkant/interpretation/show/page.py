@@ -2,61 +2,165 @@
 
 import base64
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import colormaps
 from matplotlib.image import imsave
 
+from nanogpkant.interpretation.interpretation import Interpretation
+from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard
-from nanogpkant.interpretation.show.plots import bounds, colour_scale, sorted_map
+from nanogpkant.interpretation.show.summary import words
 from nanogpkant.report.html import render
 from nanogpkant.report.section import Cell, Section
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most
+TABLE_ROWS = 1000  # of the most important edges
+WORST = "The worst fits among the most important tenth"
+KEY = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
+METHOD = [
+    "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
+    "Importance is the standard deviation of an edge over real inputs times the root mean square "
+    "of the loss's gradient at its output: to first order, how much the edge moves the loss.",
+    "A formula is a description, not a discovered law: for many edges several families fit about "
+    "as well, and the table names the runner-up. What counts is whether the model with formulas in "
+    "place of its edges predicts as before: KL is the mean divergence of its predictions from the "
+    "original's, on text that neither the model nor the formulas have seen.",
+    "All replacements run through the same tables of points in straight lines, constant beyond the "
+    "0.1% and 99.9% quantiles of each input; splines as tables show what that alone costs. A line "
+    "is an edge's best line, a mean its mean, zero nothing.",
+]
 
 
 @dataclass(frozen=True)
 class EdgeSection(Section):
     """A section that may also show edges."""
 
-    map: np.ndarray | None = None
-    """importance (m, n) of a layer"""
+    map: np.ndarray | None = None  # importance (m, n) of a layer
     cards: list[EdgeCard] = field(default_factory=list)
 
 
-def page(title: str, about: str, sections: list[EdgeSection]) -> str:
-    """The whole page as HTML."""
-    filters = {"picture": _picture, "heat": _heat}
+def page(
+    interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        found: ``summary``.
+        cards: ``all_cards``.
+    """
     return render(
-        title, about, sections, "edges.html.jinja", "nanogpkant.interpretation.show", filters
+        f"Inside {interpretation.run.path.name}",
+        f"Step {found['step']}, {found['edges']:,} edges.",
+        _sections(interpretation, found, cards),
+        "edges.html.jinja",
+        "nanogpkant.interpretation.show",
+        {"picture": _picture, "heat": _heat},
     )
 
 
-def with_table(section: EdgeSection, frame: pd.DataFrame) -> EdgeSection:
-    """The section with a table."""
+def _sections(
+    interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
+) -> list[EdgeSection]:
+    totals = interpretation.totals[["replacement", "loss", "added", "kl", "tokens"]]
+    shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
+    most = interpretation.edges[[*shown, "runner_up", "margin"]].iloc[:TABLE_ROWS]
+    layers = [
+        EdgeSection(
+            name,
+            [f"Importance of its edges, and the {len(cards[name])} most important. {KEY}"],
+            map=importance.numpy(),
+            cards=cards[name],
+            is_folded=number > 0,
+        )
+        for number, (name, importance) in enumerate(interpretation.importance["std_grad"].items())
+    ]
+    return [
+        EdgeSection("The answer", words(found), **_table(totals)),
+        EdgeSection(
+            "Are the formulas faithful?",
+            [
+                "Edges replaced by share, in three orders, and one layer at a time. Values below "
+                "0.00001 are drawn there."
+            ],
+            charts=plots.faithfulness_charts(interpretation.faithfulness),
+            is_table_folded=True,
+            **_table(interpretation.faithfulness),
+        ),
+        EdgeSection(
+            "What can be pruned?",
+            ["Edges removed, the lowest score first; inputs go with all their edges."],
+            charts=plots.pruning_charts(interpretation.pruning),
+            is_table_folded=True,
+            **_table(interpretation.pruning),
+        ),
+        EdgeSection(
+            "Does importance predict the effect of an edge?",
+            [
+                f"{len(interpretation.ablations)} edges, from the most to the least important, "
+                "were removed one at a time. Spearman's rank correlation of each score with the KL "
+                "of the predictions, and with the change of the loss, which for one edge is near "
+                "the resolution of 32-bit numbers."
+            ],
+            **_table(interpretation.rank_correlations),
+        ),
+        EdgeSection(
+            "Which layers matter, and which families are in them?",
+            [
+                "Importance is the layer's share of the importance of all edges, outside the share "
+                "of its inputs outside the grid, accepted the share of edges with a formula."
+            ],
+            charts=plots.family_charts(interpretation.edges, list(interpretation.layers)),
+            **_table(interpretation.by_layer),
+        ),
+        EdgeSection(
+            "The atlas: which shapes are there?",
+            [
+                "The shapes that stand for all edges, the most frequent first, over each input's "
+                "range from -1 to 1. Dashed is the nearest formula."
+            ],
+            cards=cards["atlas"],
+        ),
+        EdgeSection(WORST, [KEY], cards=cards["worst"]),
+        *layers,
+        EdgeSection(
+            f"The {len(most):,} most important edges",
+            ["All edges are in the tables beside this page. A click on a heading sorts."],
+            **_table(most),
+        ),
+        EdgeSection("How to read this", METHOD),
+    ]
+
+
+def _table(frame: Any) -> dict[str, Any]:
+    """A section's table."""
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return replace(section, head=list(frame.columns), rows=rows)
+    return {"head": list(frame.columns), "rows": rows}
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, float | np.floating):
+        return Cell(f"{value:.5g}", float(value))
+    if isinstance(value, int | np.integer):
+        return Cell(f"{value:,}", int(value))
+    return Cell(str(value), str(value))
 
 
 def _picture(card: EdgeCard) -> dict[str, Any]:
     """A card's paths, in the units of its picture, and their values."""
-    low, high = bounds(card)
 
     def path(y: np.ndarray) -> str:
         places = zip(WIDTH * card.across, HEIGHT * (1 - y), strict=True)
         return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
 
-    def scaled(y: np.ndarray) -> np.ndarray:
-        return 0.04 + 0.92 * (y - low) / (high - low)
-
+    low, high = card.bounds
     return {
         "density": f"{path(0.75 * card.density)}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",
-        "curve": path(scaled(card.curve)),
-        "formula": None if card.formula is None else path(scaled(card.formula)),
+        "curve": path(0.04 + 0.92 * card.up(card.curve)),
+        "formula": path(0.04 + 0.92 * card.up(card.formula)),
         "x": [f"{x:.4g}" for x in card.x],
         "y": [f"{y:.4g}" for y in card.curve],
         "low": low,
@@ -66,23 +170,13 @@ def _picture(card: EdgeCard) -> dict[str, Any]:
 
 def _heat(importance: np.ndarray) -> dict[str, Any]:
     """A layer's sorted map as a picture, and its values for the tooltip."""
-    cells = sorted_map(importance, MAP_CELLS)
-    colours = colormaps["viridis"](colour_scale(float(cells.max()))(cells))
+    cells = plots.sorted_map(importance, MAP_CELLS)
+    colours = colormaps["viridis"](plots.colour_scale(float(cells.max()))(cells))
     buffer = io.BytesIO()
     imsave(buffer, colours, format="png", metadata=dict[str, Any](Software=None))
     return {
         "picture": base64.b64encode(buffer.getvalue()).decode(),
-        "rows": cells.shape[0],
-        "columns": cells.shape[1],
         "outputs": importance.shape[0],
         "inputs": importance.shape[1],
         "values": [[float(f"{value:.2e}") for value in row] for row in cells],
     }
-
-
-def _cell(value: Any) -> Cell:
-    if isinstance(value, float | np.floating):
-        return Cell(f"{value:.5g}", float(value))
-    if isinstance(value, int | np.integer):
-        return Cell(f"{value:,}", int(value))
-    return Cell(str(value), str(value))

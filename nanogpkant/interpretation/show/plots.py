@@ -1,19 +1,21 @@
 """Pictures as matplotlib figures. Many curves are one collection in one pair of axes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nanogpkant.interpretation.show.cards import EdgeCard
-from nanogpkant.report.charts import COLOURS, Draw, plain
+from nanogpkant.report.charts import COLOURS, Draw, colour_of
 
-INK = "#1d2329"
+INK, QUIET = "#1d2329", "#5b6570"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"
 KEY = "blue: the curve, dashed red: its formula, grey: how often its input is there"
 REPLACEMENT_COLOURS = {
@@ -23,6 +25,8 @@ REPLACEMENT_COLOURS = {
     "zero": COLOURS[7],
     "spline": COLOURS[3],
 }
+LEAST_KL, LEAST_LOSS = 1e-5, 1e-3  # drawn, nats per token
+FAMILIES_SHOWN = 12  # by name
 
 
 def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
@@ -33,23 +37,17 @@ def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
     axes.set(xlim=(0, columns), ylim=(-rows, 0))
     axes.set_axis_off()
     axes.set_title(title, fontsize=11, loc="left")
-    axes.set_title(KEY, fontsize=8, loc="right", color="#5b6570")
+    axes.set_title(KEY, fontsize=8, loc="right", color=QUIET)
     curves, formulas, areas = [], [], []
+    small: dict[str, Any] = {"fontsize": 6, "color": QUIET}
     for number, card in enumerate(cards):
         left, top = number % columns + 0.04, -(number // columns) - 0.24
-        across = left + 0.92 * card.across
-        low, high = bounds(card)
-
-        def up(y: np.ndarray, low=low, high=high, top=top) -> np.ndarray:
-            return top - 0.6 * (1 - (y - low) / (high - low))
-
-        curves.append(np.column_stack([across, up(card.curve)]))
-        if card.formula is not None:
-            formulas.append(np.column_stack([across, up(card.formula)]))
-        bottom = np.full_like(across, top - 0.6)
+        across, bottom = left + 0.92 * card.across, top - 0.6
+        curves.append(np.column_stack([across, bottom + 0.6 * card.up(card.curve)]))
+        formulas.append(np.column_stack([across, bottom + 0.6 * card.up(card.formula)]))
         outline = np.column_stack([across, bottom + 0.5 * card.density])
-        areas.append(np.vstack([outline, np.column_stack([across, bottom])[::-1]]))
-        head, small = card.title.splitlines(), {"fontsize": 6, "color": "#5b6570"}
+        areas.append([(across[0], bottom), *outline, (across[-1], bottom)])
+        head, (low, high) = card.title.splitlines(), card.bounds
         axes.text(left, top + 0.16, head[0], fontsize=7.5, color=INK)
         axes.text(left, top + 0.02, "\n".join(head[1:]), va="bottom", **small)
         axes.text(left, top - 0.68, f"{card.x[0]:.2g}", **small)
@@ -57,17 +55,9 @@ def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
         axes.text(left + 0.46, top - 0.68, f"y {low:.2g} to {high:.2g}", ha="center", **small)
     axes.add_collection(PolyCollection(areas, facecolors=DENSITY, edgecolors="none"))
     axes.add_collection(LineCollection(curves, colors=CURVE, linewidths=1.6))
-    axes.add_collection(
-        LineCollection(formulas, colors=FORMULA, linewidths=1.1, linestyles=(0, (3, 2)))
-    )
+    dashed = {"colors": FORMULA, "linewidths": 1.1, "linestyles": (0, (3, 2))}
+    axes.add_collection(LineCollection(formulas, **dashed))
     return figure
-
-
-def bounds(card: EdgeCard) -> tuple[float, float]:
-    """Lowest and highest value of a card's curves, or a unit interval around a flat one."""
-    values = np.concatenate([card.curve] + ([] if card.formula is None else [card.formula]))
-    low, high = float(values.min()), float(values.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def sorted_map(importance: np.ndarray, cells: int = 96) -> np.ndarray:
@@ -78,12 +68,10 @@ def sorted_map(importance: np.ndarray, cells: int = 96) -> np.ndarray:
     power = np.square(importance, dtype=np.float64)
     power = power[np.argsort(-power.sum(1), kind="stable")]
     power = power[:, np.argsort(-power.sum(0), kind="stable")]
-    for axis in (0, 1):
-        count = power.shape[axis]
-        edges = np.linspace(0, count, min(cells, count) + 1).astype(int)[:-1]
-        sizes = np.diff(np.append(edges, count))
-        shape = (-1, 1) if axis == 0 else (1, -1)
-        power = np.add.reduceat(power, edges, axis=axis) / sizes.reshape(shape)
+    for axis, count in enumerate(power.shape):
+        edges = np.linspace(0, count, min(cells, count) + 1).astype(int)
+        sizes = np.expand_dims(np.diff(edges), 1 - axis)
+        power = np.add.reduceat(power, edges[:-1], axis=axis) / sizes
     return np.sqrt(power)
 
 
@@ -100,7 +88,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
             2, 2, width_ratios=[6, 1], height_ratios=[1, 6], wspace=0.02, hspace=0.02
         )
         above, axes, right = (figure.add_subplot(inner[at]) for at in ((0, 0), (1, 0), (1, 1)))
-        image = axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
+        axes.imshow(maps[name], norm=norm, cmap="viridis", aspect="auto")
         power = np.square(values, dtype=np.float64)
         by_input, by_output = (np.sort(np.sqrt(power.sum(axis)))[::-1] for axis in (0, 1))
         above.stairs(by_input, fill=True, color=CURVE)
@@ -113,6 +101,7 @@ def importance_maps(importances: dict[str, np.ndarray]) -> Figure:
         for each in (above, axes, right):
             each.set(xticks=[], yticks=[])
             each.spines[:].set_visible(False)
+    image = ScalarMappable(norm, "viridis")
     figure.colorbar(image, cax=figure.add_subplot(outer[0, columns]), label="importance, nats")
     return figure
 
@@ -123,115 +112,94 @@ def colour_scale(highest: float) -> LogNorm:
     return LogNorm(highest * 1e-3, highest, clip=True)
 
 
-def faithfulness_charts(table: pd.DataFrame, least: float = 1e-5) -> dict[str, Draw]:
+def faithfulness_charts(table: pd.DataFrame) -> dict[str, Draw]:
     """KL from the original's predictions: one chart per order, and one by layers."""
-    whole = table[table["layers"] == "all"]
-    ends = whole[whole["order"] == ""]
-    limit = float(ends.loc[ends["replacement"] == "spline", "kl"].iloc[0])
-    charts = {
-        f"edges replaced, {order}": _share_chart(
-            pd.concat([rows, ends[ends["replacement"] != "spline"]]), limit, least
-        )
-        for order, rows in whole[whole["order"] != ""].groupby("order", sort=False)
-    }
-    layers = table[table["layers"] != "all"]
-    if len(layers):
-        charts["one layer at a time, all its edges"] = _layer_chart(layers, least)
-    return charts
+    table = table.assign(kl=table["kl"].clip(lower=LEAST_KL))
+    whole, layers = table.query("layers == 'all'"), table.query("layers != 'all'")
+    ends = whole.query("order == ''").set_index("replacement")["kl"].to_dict()
+    widths = [2.2 if name == "formula" else 1.4 for name in REPLACEMENT_COLOURS]
+    colours = list(REPLACEMENT_COLOURS.values())
 
+    def chart(rows: pd.DataFrame) -> Draw:
+        kl = rows.pivot(index="share", columns="replacement", values="kl")
+        kl.loc[1.0] = pd.Series(ends)
 
-def _share_chart(rows: pd.DataFrame, limit: float, least: float) -> Draw:
-    def draw(axes: Axes) -> None:
-        axes.set_yscale("log")
-        for name, colour in REPLACEMENT_COLOURS.items():
-            found = rows[rows["replacement"] == name].sort_values("share")
-            if len(found):
-                style = {"color": colour, "lw": 2.2 if name == "formula" else 1.4}
-                values = found["kl"].clip(lower=least)
-                axes.plot(found["share"], values, marker="o", ms=3, label=name, **style)
-        colour = REPLACEMENT_COLOURS["spline"]
-        axes.axhline(max(limit, least), color=colour, ls="--", lw=1.2, label="splines as tables")
-        axes.set(xlabel="share of edges replaced", ylabel="KL to the original, nats per token")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(frameon=False, fontsize=7)
+        def draw(axes: Axes) -> None:
+            axes.set_prop_cycle(color=colours, lw=widths)
+            names = [name for name in REPLACEMENT_COLOURS if name in kl]
+            axes.plot(kl[names], marker="o", ms=3, label=names)
+            style = {"color": REPLACEMENT_COLOURS["spline"], "ls": "--", "lw": 1.2}
+            axes.axhline(ends["spline"], label="splines as tables", **style)
+            _finish(axes, "share of edges replaced", "KL to the original, nats per token")
 
-    return draw
+        return draw
 
-
-def _layer_chart(rows: pd.DataFrame, least: float) -> Draw:
-    def draw(axes: Axes) -> None:
-        names = list(dict.fromkeys(rows["layers"]))
-        axes.set_xscale("log")
-        for name, colour in REPLACEMENT_COLOURS.items():
-            found = rows[rows["replacement"] == name].set_index("layers").reindex(names)
+    def by_layer(axes: Axes) -> None:
+        kl = layers.pivot(index="layers", columns="replacement", values="kl")
+        kl = kl.loc[list(dict.fromkeys(layers["layers"]))]
+        axes.set_prop_cycle(color=colours)
+        for name in REPLACEMENT_COLOURS:
             label = "splines as tables" if name == "spline" else name
-            axes.plot(found["kl"].clip(lower=least), names, "o", ms=5, color=colour, label=label)
-        axes.set(xlabel="KL to the original, nats per token")
+            axes.plot(kl[name], kl.index, "o", ms=5, label=label)
+        axes.set(xlabel="KL to the original, nats per token", xscale="log")
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=7)
         axes.legend(frameon=False, fontsize=7)
 
-    return draw
+    orders = whole.query("order != ''").groupby("order", sort=False)
+    charts = {f"edges replaced, {order}": chart(rows) for order, rows in orders}
+    return charts | {"one layer at a time, all its edges": by_layer}
 
 
-def pruning_charts(table: pd.DataFrame, least: float = 1e-3) -> dict[str, Draw]:
+def pruning_charts(table: pd.DataFrame) -> dict[str, Draw]:
     """Added loss against the share of edges removed, one chart per ablation."""
-    highest = max(float(table["added"].max()), 10 * least)
+    table = table.assign(added=table["added"].clip(lower=LEAST_LOSS))
+    highest = max(table["added"].to_numpy().max(), 10 * LEAST_LOSS)
 
     def chart(rows: pd.DataFrame) -> Draw:
+        added = rows.pivot(index="share", columns="score", values="added")
+        names = list(rows["score"].unique())
+
         def draw(axes: Axes) -> None:
-            scores = rows.groupby("score", sort=False)
-            for (name, found), colour in zip(scores, COLOURS, strict=False):
-                style = {"marker": "o", "ms": 3, "lw": 1.6, "color": colour}
-                axes.plot(found["share"], found["added"].clip(lower=least), label=name, **style)
-            axes.set_yscale("log")
-            axes.set(ylim=(least, 1.5 * highest), xlabel="share of edges removed")
-            axes.set_ylabel("added loss, nats per token")
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            axes.legend(frameon=False, fontsize=7)
+            axes.set_prop_cycle(color=COLOURS)
+            axes.plot(added[names], marker="o", ms=3, lw=1.6, label=names)
+            _finish(axes, "share of edges removed", "added loss, nats per token")
+            axes.set_ylim(LEAST_LOSS, 1.5 * highest)
 
         return draw
 
-    words = {"mean": "removed edges become their mean", "zero": "removed edges become zero"}
-    return {words[name]: chart(rows) for name, rows in table.groupby("ablation", sort=False)}
+    ablations = table.groupby("ablation", sort=False)
+    words = {"mean": "their mean", "zero": "zero"}
+    return {f"removed edges become {words[str(name)]}": chart(rows) for name, rows in ablations}
 
 
-def family_chart(shares: pd.DataFrame) -> Draw:
-    """Share of each family (columns) of the edges of each layer (rows)."""
+def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Axes for a share from left to right, and a logarithm upwards."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.legend(frameon=False, fontsize=7)
+
+
+def family_charts(edges: pd.DataFrame, layers: Sequence[str]) -> dict[str, Draw]:
+    """Share of each family of formulas in the edges of each layer, as one chart."""
+    # A pair of families is "a + b + line": there are too many to tell apart.
+    family = edges["family"].mask(edges["family"].str.count(r" \+ ") == 2, "two terms")
+    common = list(family.value_counts().index[:FAMILIES_SHOWN])
+    family = family.where(family.isin(common), "others")
+    shares = pd.crosstab(edges["layer"], family, normalize="index").loc[list(layers)]
+    shares = shares[shares.sum().sort_values(ascending=False).index]
 
     def draw(axes: Axes) -> None:
-        start = np.zeros(len(shares))
-        names = list(shares.index)
-        for number, family in enumerate(shares):
-            values = shares[family].to_numpy()
-            colour = "#c9ced4" if family == "spline" else _family_colour(number)
-            axes.barh(names, values, left=start, color=colour, label=family, height=0.75)
-            start = start + values
+        start = shares.cumsum(axis=1) - shares
+        for number, name in enumerate(shares):
+            shade = ("", "99", "55")[number // len(COLOURS) % 3]
+            colour = "#c9ced4" if name == "spline" else colour_of(number) + shade
+            style = {"left": start[name], "height": 0.75, "color": colour, "label": name}
+            axes.barh(list(layers), shares[name], **style)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1), xlabel="share of edges")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.tick_params(axis="y", labelsize=7)
         axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return draw
-
-
-def _family_colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)] + ("", "99", "55")[number // len(COLOURS) % 3]
-
-
-def panels(charts: dict[str, Draw], title: str, columns: int = 3) -> Figure:
-    """Charts side by side."""
-    columns = min(columns, len(charts))
-    rows = -(-len(charts) // columns)
-    width = max(4.4 * columns, 7.0)
-    figure = Figure(figsize=(width, 3.4 * rows + 0.4), layout="constrained")
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (name, draw) in zip(places, charts.items(), strict=False):
-        draw(axes)
-        axes.set_title(name, fontsize=9)
-        plain(axes)
-    for axes in places[len(charts) :]:
-        axes.set_axis_off()
-    figure.suptitle(title, fontsize=11)
-    return figure
+    return {"share of each layer's edges": draw}
