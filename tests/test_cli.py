@@ -68,10 +68,23 @@ def test_impossible_settings_are_refused_before_anything_is_loaded(flags, words,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_no_memory_holds(tiny_experiment, tmp_path, capsys):
-    flags = ["--model.n_embd", "6000000000000", "--out", str(tmp_path / "run")]
-    line = error_line(capsys, "train", str(tiny_experiment), *flags, status=1)
-    assert "out of memory: lower --train.batch_size" in line
+@pytest.mark.parametrize(
+    ("n_embd", "words", "status"),
+    [("6000000000000", "must be at most 1,048,576", 2), ("1048576", "lower --model.n_embd", 1)],
+)
+def test_a_model_that_no_memory_holds(n_embd, words, status, tiny_experiment, tmp_path, capsys):
+    flags = ["--model.n_embd", n_embd, "--out", str(tmp_path / "run")]
+    assert words in error_line(capsys, "train", str(tiny_experiment), *flags, status=status)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_one_line(tiny_experiment, tmp_path, capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("nanogpkant.training.loop.train", fail)
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "run")]
+    assert "out of memory: lower --train.batch_size" in error_line(capsys, *command, status=1)
 
 
 def test_a_grid_that_no_input_reaches(tiny_experiment, tmp_path, capsys):
