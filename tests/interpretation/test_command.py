@@ -158,11 +158,11 @@ def test_weights_that_are_not_finite(tiny_run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("package", ["pandas", "sklearn"])
-def test_without_a_package_of_the_extra(tiny_run, package):
+def test_without_a_package_of_the_extra(tiny_run, tmp_path, package):
     script = (
         f"import sys; sys.modules['{package}'] = None\n"
         "from nanogpkant.cli import main\n"
-        f"sys.exit(main(['interpret', {str(tiny_run)!r}]))"
+        f"sys.exit(main(['interpret', {str(tiny_run)!r}, '--out', {str(tmp_path / 'i')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
