@@ -48,7 +48,6 @@ from nanogpkant.interpretation.observe.curves import check_memory, points, tabul
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.store import Stage
-from nanogpkant.kan import kan_layers
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -334,7 +333,7 @@ class Interpretation:
         ranks = (self.importance | random)[score]
         keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
         means = dict(self._means)
-        for name, layer in kan_layers(self.model).items():
+        for name, layer in select_layers(self.model, None, self.run.path).items():
             if name not in keep:
                 keep[name] = torch.ones(layer.out_features, layer.in_features, dtype=torch.bool)
                 means[name] = torch.zeros(())

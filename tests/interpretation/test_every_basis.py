@@ -68,3 +68,10 @@ def looked_into(run):
     )
     assert sum(found["layer_importance"].values()) == pytest.approx(1, abs=1e-4)
     assert (interpretation.inputs["outside"].between(0, 1)).all()
+
+
+def test_curves_of_distance_are_left_alone(tiny_experiment, tmp_path):
+    run = trained(tiny_experiment, tmp_path / "run", "--model.position", "curve")
+    looked_into(run)
+    command = ["prune", str(run), "--share", "0.3", "--out", str(tmp_path / "pruned")]
+    assert main([*command, "--device", "cpu"]) == 0

@@ -6,6 +6,7 @@ from torch import nn
 
 from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.kan import KANLinear, kan_layers
+from nanogpkant.kan.curve import DistanceCurve
 
 
 def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
@@ -15,7 +16,8 @@ def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[
         UserError: the model has no KAN layers.
         UsageError: a name that no layer has.
     """
-    layers = kan_layers(model)
+    # Curves of distance are read by attention itself, which cannot take tables in their place yet.
+    layers = {n: m for n, m in kan_layers(model).items() if not isinstance(m, DistanceCurve)}
     if not layers:
         remedy = "there is nothing to interpret; train one with --model.kan.sites"
         raise UserError(f"{run} has no KAN layers: {remedy}")
