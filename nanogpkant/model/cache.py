@@ -29,7 +29,11 @@ class Cache:
         """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens so far."""
         end = self.length + k.shape[2]
         if end > self.store.shape[4]:  # longer than the block: see ModelConfig.extrapolates
-            self.store = torch.cat([self.store, torch.empty_like(self.store)], dim=4)
+            longer = list(self.store.shape)
+            longer[4] = 2 * end
+            grown = self.store.new_empty(longer)
+            grown[:, :, :, :, : self.length] = self.store[:, :, :, :, : self.length]
+            self.store = grown
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]

@@ -321,3 +321,13 @@ def test_mlp_of_earlier_versions_is_activation(tmp_path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("model: {mlp: swiglu}\n", encoding="utf-8")
     assert load_config(path).model.activation == "swiglu"
+
+
+@pytest.mark.parametrize("first", [1, 20, 37])
+def test_a_text_outgrows_the_block(tiny_gpt, first: int) -> None:
+    """The cache grows to any length, at once or token by token."""
+    model, idx = tiny_gpt(position="slopes").eval(), torch.randint(11, (2, 40))
+    cache = Cache(model.config, 2, idx.device, torch.float64)
+    parts = [model(idx[:, :first], cache=cache)]
+    parts += [model(idx[:, i : i + 1], cache=cache) for i in range(first, 40)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(idx), rtol=0, atol=1e-6)
