@@ -1,22 +1,23 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
-from nanogpkant.config.settings import (
+from nanogpkant.config.bounds import check_seed, refuse
+from nanogpkant.config.model import (
     FORMER_KEYS,
     SITES,
-    TRACKERS,
     CurveConfig,
-    DataConfig,
-    GridConfig,
     KANConfig,
     ModelConfig,
+    Site,
+)
+from nanogpkant.config.settings import (
+    TRACKERS,
+    DataConfig,
+    GridConfig,
     OptimConfig,
     RunConfig,
-    Site,
     Tracker,
     TrackingConfig,
     TrainConfig,
-    check_seed,
-    refuse,
     with_changes,
 )
 from nanogpkant.config.yaml import (

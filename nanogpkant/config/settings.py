@@ -9,286 +9,14 @@ import math
 import re
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from nanogpkant.base.errors import UsageError
-from nanogpkant.kan.bases import BASES, parse_share
+from nanogpkant.config.bounds import FINE, LONG, at_least, at_most, check_seed, fraction, refuse
+from nanogpkant.config.model import ModelConfig
+from nanogpkant.kan.bases import BASES
 
-Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]
-SITES: tuple[Site, ...] = typing.get_args(Site)
-if TYPE_CHECKING:
-    BasisName = str
-else:
-    BasisName = Literal[tuple(BASES)]
 Tracker = Literal["wandb", "tensorboard", "trackio"]
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
-# Of earlier versions: keys, and values by key.
-FORMER_KEYS = {"model.mlp": "model.activation"}
-FORMER_VALUES = {("model.activation", "gated"): "swiglu"}
-POSITIONS = ("learned", "rope", "alibi", "slopes", "curve", "none")
-
-
-LONG = 10**12  # steps, tokens or seconds: no run is longer, and products of two fit an int64
-WIDE = 2**20  # one size of a tensor: a square of it in float32 is 4 TB
-FINE = 10**4  # functions of an edge, layers: more do not get far in training
-BIG = 1e18  # float32 holds its square
-MOST: dict[str, float] = {
-    **dict.fromkeys(("model.n_embd", "model.n_head", "model.block_size"), WIDE),
-    **dict.fromkeys(("model.conv_length", "model.curve.knots"), FINE),
-    **dict.fromkeys(("train.batch_size", "train.grad_accum_steps"), WIDE),
-    **dict.fromkeys(("model.n_layer", "model.kan.grid_size", "grid.max_size"), FINE),
-    **dict.fromkeys(("model.kan.degree", "model.mlp_ratio"), 1000),
-    **dict.fromkeys(("optim.warmup_iters", "optim.lr_decay_iters", "train.max_iters"), LONG),
-    **dict.fromkeys(("train.max_seconds", "train.eval_interval", "train.eval_tokens"), LONG),
-    **dict.fromkeys(("train.keep_every", "train.log_interval", "train.sample_tokens"), LONG),
-    **dict.fromkeys(("grid.update_every", "grid.until", "optim.decay_iters"), LONG),
-    **dict.fromkeys(("optim.learning_rate", "optim.min_lr", "optim.kan_learning_rate"), BIG),
-    **dict.fromkeys(("optim.function_learning_rate", "optim.weight_decay"), BIG),
-    **dict.fromkeys(("optim.kan_weight_decay", "optim.function_weight_decay"), BIG),
-    **dict.fromkeys(("optim.grad_clip", "model.logit_softcap"), BIG),
-    "train.timeout": 10**9,  # 30 years; torch counts nanoseconds
-}
-
-
-def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
-    """Raise the one-line error for an invalid setting."""
-    raise UsageError(f"--{flag} {value!s:.80}: {remedy}")
-
-
-def _at_most(section: str, config: Any) -> None:
-    for key, most in MOST.items():
-        where, _, name = key.rpartition(".")
-        value = getattr(config, name) if where == section else None
-        if value is not None and value > most:
-            refuse(key, value, f"must be at most {most:,}")
-
-
-def check_seed(seed: int, flag: str = "seed") -> None:
-    """Refuse a seed outside the range of any random generator in use."""
-    if not 0 <= seed < 2**31:
-        refuse(flag, seed, "must be 0 to 2147483647")
-
-
-def _at_least(section: str, config: Any, **minima: float) -> None:
-    for name, least in minima.items():
-        value = getattr(config, name)
-        if not (value >= least and math.isfinite(value)):
-            refuse(f"{section}.{name}", value, f"must be at least {least}")
-
-
-def _fraction(section: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            refuse(f"{section}.{name}", value, "must be at least 0 and below 1")
-
-
-@dataclass(frozen=True)
-class KANConfig:
-    """Which projections are KAN layers, and their functions."""
-
-    sites: list[Site] = field(default_factory=list)
-    """projections that are KAN layers: any of qkv, attn_out, mlp_in, mlp_out; none is the plain
-    GPT"""
-    basis: BasisName = "bspline"
-    """family of one-dimensional functions; hat is piecewise linear; rational and line need a shared
-    model.kan.share; line, a control, is a learned slope"""
-    share: str = "edge"
-    """which edges share a function: edge: none; input: the edges of an input; group:G: those of
-    each of G groups of inputs; atoms:K: every edge mixes K functions of the layer"""
-    grid_size: int = 5
-    """grid intervals of bspline, hat and rbf"""
-    spline_order: int = 3
-    """polynomial degree of bspline, 1 to 5; 3 is cubic"""
-    degree: int = 3
-    """highest degree of chebyshev and rational, highest frequency of fourier"""
-    grid_range: tuple[float, float] = (-1.0, 1.0)
-    """first and last grid point, in units of the layer's input"""
-    outside: Literal["zero", "linear"] = "zero"
-    """bspline and hat beyond the grid: zero, or linear extrapolation"""
-    base: Literal["silu", "gelu", "gelu_tanh", "even", "identity", "none", "gpt"] = "silu"
-    """base function added to the splines of every edge, with a learned weight, or to the first
-    shared function; gpt: as in the plain GPT: before mlp_out model.activation, identity
-    elsewhere and with swiglu"""
-    prenorm: Literal["none", "rms"] = "none"
-    """normalisation of the layer's input: none, or rms: divide by its root mean square"""
-    spline_scale: bool = False
-    """one more learned factor on every edge's spline, as in efficient-kan"""
-    init: Literal["variance_preserving", "whitened", "original"] = "variance_preserving"
-    """initial KAN weights: variance_preserving: unit variance in and out; whitened: the same, with
-    all curve shapes equally likely; original: as in efficient-kan"""
-    dropout: float = 0.0
-    """probability of dropping an input of a KAN layer, with all its functions, in training; 0 to
-    below 1"""
-    backend: Literal["auto", "triton", "recompute", "reference"] = "auto"
-    """implementation: triton: GPU kernels; recompute: saves only the layer's input for the
-    backward pass; reference: materialises all features; auto: the fastest that runs"""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid_range", tuple(self.grid_range))
-        _at_most("model.kan", self)
-        _at_least("model.kan", self, grid_size=1, degree=1)
-        _fraction("model.kan", self, "dropout")
-        try:
-            kind, number = parse_share(self.share)
-        except ValueError:
-            remedy = "must be edge, input, group:G or atoms:K, such as group:8"
-            refuse("model.kan.share", self.share, remedy)
-        if number > WIDE:
-            refuse("model.kan.share", self.share, f"must be of at most {WIDE:,}")
-        if self.basis not in BASES:
-            refuse("model.kan.basis", self.basis, f"must be one of {', '.join(BASES)}")
-        if BASES[self.basis].must_be_shared and kind == "edge":
-            refuse("model.kan.basis", self.basis, "has to be shared: --model.kan.share group:8")
-        if not 1 <= self.spline_order <= 5:
-            refuse("model.kan.spline_order", self.spline_order, "must be 1 to 5")
-        low, high = self.grid_range
-        if not -BIG <= low < high <= BIG:
-            value = f"[{low}, {high}]"
-            remedy = f"the first number must be below the second, both within {BIG:g}"
-            refuse("model.kan.grid_range", value, remedy)
-        if len(set(self.sites)) != len(self.sites):
-            refuse("model.kan.sites", self.sites, "names a site twice; name each once")
-
-
-@dataclass(frozen=True)
-class CurveConfig:
-    """Learned curves of distance: those of model.position curve, and of model.conv curve."""
-
-    basis: Literal["hat", "bspline", "fourier"] = "hat"
-    """functions of a curve: hat is piecewise linear, bspline cubic, fourier cosines and sines"""
-    knots: int = 12
-    """grid points of hat and bspline, frequencies of fourier; at most as many as distances"""
-    scale: Literal["log", "linear", "buckets"] = "log"
-    """what is equally spaced: log: log2(1 + distance); linear: distance; buckets: T5's buckets,
-    a number each"""
-    start: Literal["alibi", "zero"] = "alibi"
-    """initial curves: ALiBi's lines, or zero"""
-    beyond: Literal["clamp", "linear"] = "clamp"
-    """distances beyond block_size: clamp: the last value; linear: along the last slope"""
-
-    def __post_init__(self) -> None:
-        least = 1 if self.basis == "fourier" else 2
-        _at_most("model.curve", self)
-        _at_least("model.curve", self, knots=least)
-        if self.scale == "buckets" and self.basis != "hat":
-            refuse("model.curve.basis", self.basis, "--model.curve.scale buckets takes hat")
-        if self.beyond == "linear" and (self.basis == "fourier" or self.scale == "buckets"):
-            remedy = "fourier and buckets have no last slope; use clamp"
-            refuse("model.curve.beyond", self.beyond, remedy)
-
-    def at_most(self, distances: int) -> int:
-        """Knots of a curve of so many distances."""
-        return min(self.knots, distances)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of the GPT. With no KAN sites it is a plain one, by default nanoGPT's."""
-
-    n_layer: int = 6
-    """transformer blocks"""
-    n_head: int = 6
-    """attention heads per block"""
-    n_embd: int = 384
-    """width of the residual stream; a multiple of n_head"""
-    block_size: int = 256
-    """context length, in tokens"""
-    position: str = "learned"
-    """how tokens know their place: learned: an embedding each; rope: rotated queries and keys;
-    alibi: fixed slopes of distance in every head; slopes: learned ones; curve: learned curves of
-    distance, see model.curve; none; or two with +, such as rope+curve"""
-    curve: CurveConfig = field(default_factory=CurveConfig)
-    norm: Literal["layer", "rms"] = "layer"
-    """normalisation: layer: LayerNorm; rms: RMSNorm"""
-    norm_weight: bool = True
-    """learn a factor for every channel in norms"""
-    qk_norm: bool = False
-    """normalise queries and keys in every head, by RMSNorm"""
-    activation: Literal[
-        "gelu", "gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "xielu", "swiglu"
-    ] = "gelu"
-    """activation of the MLP: gelu; gelu_tanh: its tanh approximation, as in GPT-2; silu; even:
-    x (Phi(x) - 1/2), GELU without its linear part; relu2, leaky_relu2: squares; xielu: with two
-    learned numbers; swiglu: SiLU(gate) * value, with twice as many outputs of mlp_in"""
-    mlp_ratio: float = 4.0
-    """hidden width of each MLP, in units of n_embd"""
-    conv: Literal["none", "taps", "curve"] = "none"
-    """causal convolution before queries, keys and values: taps: a number for every lag and channel;
-    curve: a learned curve of the lag for every head's channels, see model.curve"""
-    conv_length: int = 4
-    """tokens that the convolution sees"""
-    value_residual: bool = False
-    """add the first block's values to those of every block, with learned factors"""
-    tied: bool = True
-    """one matrix for the embedding and the output projection"""
-    logit_softcap: float = 0.0
-    """soft limit of logits, cap * tanh(logits / cap); 0 is none"""
-    dropout: float = 0.2
-    """dropout probability in training, 0 to below 1"""
-    bias: bool = False
-    """biases in norms and projections, as in GPT-2"""
-    init: Literal["gpt2", "fan_in", "variance_preserving"] = "gpt2"
-    """initial weights of plain projections: gpt2: N(0, 0.02); fan_in: N(0, 1/sqrt(inputs))
-    (standard deviations); variance_preserving: the same, after an activation divided by its root
-    mean square"""
-    residual: Literal["scaled", "zero"] = "scaled"
-    """initial projections into the residual stream: scaled: 1/sqrt(2 n_layer) times
-    smaller; zero"""
-    kan: KANConfig = field(default_factory=KANConfig)
-
-    def __post_init__(self) -> None:
-        former = FORMER_VALUES.get(("model.activation", self.activation), self.activation)
-        object.__setattr__(self, "activation", former)
-        _at_most("model", self)
-        _at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
-        _at_least("model", self, conv_length=1, logit_softcap=0)
-        _fraction("model", self, "dropout")
-        if self.n_embd % self.n_head:
-            fits = self.n_head * max(1, round(self.n_embd / self.n_head))
-            remedy = f"must be a multiple of --model.n_head {self.n_head}; {fits} would be"
-            refuse("model.n_embd", self.n_embd, remedy)
-        if self.mlp_width < 1:
-            refuse("model.mlp_ratio", self.mlp_ratio, "leaves the MLP no width at all")
-        self._check_positions()
-
-    def _check_positions(self) -> None:
-        named = self.position.split("+")
-        biases = [name for name in named if name in ("alibi", "slopes", "curve")]
-        if unknown := [name for name in named if name not in POSITIONS]:
-            remedy = f"{unknown[0]!r} is none of {', '.join(POSITIONS)}"
-            refuse("model.position", self.position, remedy)
-        if len(set(named)) < len(named) or len(biases) > 1 or ("none" in named and len(named) > 1):
-            remedy = "these exclude each other; give one, or two such as rope+curve"
-            refuse("model.position", self.position, remedy)
-        head = self.n_embd // self.n_head
-        if "rope" in named and head % 2:
-            remedy = (
-                f"rotates pairs, and a head of {self.n_embd} / {self.n_head} has {head} numbers"
-            )
-            refuse("model.position", self.position, f"{remedy}; make that even")
-        for name, has_curve, flag in (
-            ("position", "curve" in named, "block_size"),
-            ("conv", self.conv == "curve", "conv_length"),
-        ):
-            if has_curve and getattr(self, flag) < 2:
-                remedy = f"--model.{name} {getattr(self, name)} needs at least 2"
-                refuse(f"model.{flag}", getattr(self, flag), remedy)
-
-    @property
-    def positions(self) -> list[str]:
-        """The kinds of ``position``."""
-        return self.position.split("+")
-
-    @property
-    def extrapolates(self) -> bool:
-        """Whether texts may outgrow block_size: distance alone says where tokens stand."""
-        return set(self.positions) <= {"alibi", "slopes", "curve"}
-
-    @property
-    def mlp_width(self) -> int:
-        """Inputs of an MLP's second projection."""
-        return round(self.mlp_ratio * self.n_embd)
 
 
 @dataclass(frozen=True)
@@ -347,14 +75,14 @@ class OptimConfig:
     """maximum norm of the gradient; 0 disables clipping"""
 
     def __post_init__(self) -> None:
-        _at_most("optim", self)
-        _at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
-        _at_least("optim", self, grad_clip=0)
-        _fraction("optim", self, "beta1", "beta2", "ema_decay")
-        _at_least("optim", self, function_weight_decay=0)
+        at_most("optim", self)
+        at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
+        at_least("optim", self, grad_clip=0)
+        fraction("optim", self, "beta1", "beta2", "ema_decay")
+        at_least("optim", self, function_weight_decay=0)
         for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
             if getattr(self, name) is not None:
-                _at_least("optim", self, **{name: 0})
+                at_least("optim", self, **{name: 0})
         for name in ("kan_learning_rate", "function_learning_rate"):
             if getattr(self, name) and not self.learning_rate:
                 remedy = "follows the schedule of --optim.learning_rate, which must be above 0"
@@ -363,7 +91,7 @@ class OptimConfig:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
         if self.decay_iters is not None:
-            _at_least("optim", self, decay_iters=1)
+            at_least("optim", self, decay_iters=1)
         if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
             remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
             refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)
@@ -384,10 +112,10 @@ class GridConfig:
     over model.kan.grid_range; each size a multiple of the one before"""
 
     def __post_init__(self) -> None:
-        _at_most("grid", self)
-        _at_least("grid", self, update_every=0, max_size=1)
+        at_most("grid", self)
+        at_least("grid", self, update_every=0, max_size=1)
         if self.until is not None:
-            _at_least("grid", self, until=0)
+            at_least("grid", self, until=0)
         object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
         for step, size in self.refine_at.items():
             if step < 1:
@@ -462,14 +190,14 @@ class TrainConfig:
     """seconds to wait for another process before it counts as lost and the run stops"""
 
     def __post_init__(self) -> None:
-        _at_most("train", self)
-        _at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
-        _at_least("train", self, timeout=1)
-        _at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
+        at_most("train", self)
+        at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
+        at_least("train", self, timeout=1)
+        at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
         if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             refuse("train.max_seconds", self.max_seconds, "must be above 0")
         if self.eval_tokens is not None:
-            _at_least("train", self, eval_tokens=1)
+            at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"

@@ -14,7 +14,8 @@ import yaml
 
 from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
-from nanogpkant.config.settings import FORMER_KEYS, FORMER_VALUES, RunConfig
+from nanogpkant.config.model import FORMER_KEYS, FORMER_VALUES
+from nanogpkant.config.settings import RunConfig
 
 LARGEST = 1 << 20  # bytes of a configuration
 MOST_VALUES = 10**5  # of it
