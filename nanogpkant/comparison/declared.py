@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nanogpkant.comparison.experiment import Experiment
+from nanogpkant.comparison.findings import SAME_BUDGET, SIGNIFICANT
 from nanogpkant.comparison.runs import Run
 from nanogpkant.comparison.statistics import (
     Difference,
@@ -16,8 +17,6 @@ from nanogpkant.comparison.statistics import (
     paired_difference,
 )
 
-SIGNIFICANT = 0.05
-SAME_COST = 0.02  # relative difference below which costs count as equal
 COSTS = {"parameters": "parameters", "flops_per_token": "FLOPs", "seconds": "seconds"}
 
 
@@ -59,11 +58,11 @@ class Verdict:
     @property
     def at_cost(self) -> str:
         """The three costs, in words."""
-        equal = [COSTS[key] for key, ratio in self.costs.items() if abs(ratio - 1) <= SAME_COST]
+        equal = [COSTS[key] for key, ratio in self.costs.items() if abs(ratio - 1) <= SAME_BUDGET]
         other = [
             f"{ratio:.2f} times the {COSTS[key]}"
             for key, ratio in self.costs.items()
-            if abs(ratio - 1) > SAME_COST
+            if abs(ratio - 1) > SAME_BUDGET
         ]
         return " and ".join([*([f"equal {', '.join(equal)}"] if equal else []), *other])
 

@@ -132,7 +132,7 @@ def mean_and_spread(
 def p_not_above(first: list[float], second: list[float], margin: float) -> float | None:
     """p of the one-sided paired t-test that the first is not above the second by the margin.
 
-    A small p says "no worse than". Both ways round, the larger p is that of equivalence: the two
+    A small p says "no worse than". The larger p of both directions tests equivalence: the two
     one-sided tests of D. Schuirmann (1987). One pair, or equal differences, are not tested.
     """
     differences = np.subtract(first, second)

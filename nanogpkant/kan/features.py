@@ -184,18 +184,26 @@ class Features:
     def gaussian_moments(self) -> tuple[Tensor, Tensor]:
         """Mean (M,) and second moments (M, M) of the features of x ~ N(0, 1), in float64.
 
-        Shared functions are taken at their initial coefficients. By a fine trapezoid rule, which
-        kinks do not disturb; on the CPU, since the cache outlives torch's default device.
+        Shared functions are taken at their initial coefficients.
         """
-        x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
-        density = torch.exp(-0.5 * x * x)
-        density /= density.sum()
+        x, density = normal_points()
         start = self.start()
         if start is None:
             features = self.expand(x)  # (M, points)
         else:  # all groups start alike: take one input of the first
             features = self.expand(x[:, None].expand(-1, self.groups), start.to(x))[..., 0].T
         return features @ density, (features * density) @ features.T
+
+
+def normal_points() -> tuple[Tensor, Tensor]:
+    """Points and weights, (points,) each in float64, of integrals over x ~ N(0, 1).
+
+    A fine trapezoid rule, which kinks do not disturb; on the CPU, since caches of its results
+    outlive torch's default device.
+    """
+    x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
+    density = torch.exp(-0.5 * x * x)
+    return x, density / density.sum()
 
 
 def _prepend(x: Tensor, expanded: Tensor, function: Callable[[Tensor], Tensor] | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpkant.kan.features import even, leaky_relu2, relu2
+from nanogpkant.kan.features import even, leaky_relu2, normal_points, relu2
 
 
 class XIELU(nn.Module):
@@ -61,10 +61,9 @@ ACTIVATIONS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 @cache
 def root_mean_square(activation: str) -> float:
     """Of the activation of standard normal inputs: what a following layer's start divides by."""
-    x = torch.linspace(-8, 8, 16001, dtype=torch.float64, device="cpu")
-    density = torch.exp(-0.5 * x * x)
+    x, density = normal_points()
     function: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]()
     if activation == "swiglu":  # the value is independent of the gate, and of unit variance
         function = F.silu
     with torch.no_grad():
-        return math.sqrt((function(x).square() @ density / density.sum()).item())
+        return math.sqrt((function(x).square() @ density).item())
