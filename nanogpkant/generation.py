@@ -45,7 +45,7 @@ def sample_run(
     dtype_name: str,
     samples: int,
     stream: Callable[[str], None] | None,
-    *settings: Any,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Let a run's model write.
 
@@ -78,7 +78,7 @@ def sample_run(
     decode = trained.tokenizer.decode
     prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
-    drawn = generate(trained.model, ids.repeat(samples, 1), *settings)
+    drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
     tokens = []
     if stream and samples == 1:
         stream(prompt)

@@ -187,9 +187,9 @@ def _compared(rows: list[Row], limit: float) -> list[Row]:
 
 
 def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
-    """Lower bound of a layer's time: that of its FLOPs or of its bytes, whichever is longer.
+    """Lower bound of a layer's time: the larger of its FLOPs' time and its bytes' time.
 
-    The rate of FLOPs is that of the fastest matrix product measured, the layer's own included.
+    The FLOP rate is the fastest of all matrix products measured, the layer's own included.
     """
     rate, speed = rates(problem.dtype, problem.device)
     if products := timings.get(BARE_PRODUCTS):

@@ -8,11 +8,7 @@ costs three times the forward pass: the backward pass has two products for each 
 import math
 from dataclasses import dataclass
 
-import torch
-
-from nanogpkant.base.errors import UserError
 from nanogpkant.config import SITES, ModelConfig, Site
-from nanogpkant.machine.device import memory_of
 from nanogpkant.model.projection import features_at, site_shape
 
 SHAKESPEARE_CHARACTERS = 65
@@ -63,30 +59,6 @@ def count(config: ModelConfig, vocab_size: int) -> Count:
     products = sum(flops for _, flops in sites) + extra_flops
     forward = layers * (products + attention) + 2 * vocab_size * width
     return Count(parameters, parameters - positions, forward)
-
-
-def check_fits(
-    config: ModelConfig,
-    vocab_size: int,
-    bytes_each: int = 4,
-    others: int = 0,
-    device: torch.device | str = "cpu",
-) -> None:
-    """Refuse a model that a device surely cannot hold, before anything is allocated.
-
-    Args:
-        bytes_each: of a parameter, with all that training keeps beside it.
-        others: bytes besides the parameters.
-
-    Raises:
-        UserError: that is more than the memory of the device.
-    """
-    device, parameters = torch.device(device), count(config, vocab_size).parameters
-    needed, there = bytes_each * parameters + others, memory_of(device)
-    if needed > there:
-        problem = f"{parameters:,} parameters need at least {needed / 1e9:,.1f} GB with all beside"
-        remedy = "lower --model.n_embd, --model.n_layer or --train.batch_size"
-        raise UserError(f"{problem}, and {device} has {there / 1e9:,.1f} GB: {remedy}")
 
 
 def _count_extras(config: ModelConfig) -> tuple[int, int]:

@@ -7,15 +7,40 @@ import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError
-from nanogpkant.config import DataConfig, RunConfig
+from nanogpkant.config import DataConfig, ModelConfig, RunConfig
 from nanogpkant.data import TokenData, Tokenizer, ensure
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.pruned import like_saved
 from nanogpkant.kan.state import coefficients_of, set_features
-from nanogpkant.model.counting import check_fits
+from nanogpkant.machine.device import memory_of
+from nanogpkant.model.counting import count
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint, tensors_of
 from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
+
+
+def check_fits(
+    config: ModelConfig,
+    vocab_size: int,
+    bytes_each: int = 4,
+    others: int = 0,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Refuse a model that a device surely cannot hold, before anything is allocated.
+
+    Args:
+        bytes_each: of a parameter, with all that training keeps beside it.
+        others: bytes besides the parameters.
+
+    Raises:
+        UserError: that is more than the memory of the device.
+    """
+    device, parameters = torch.device(device), count(config, vocab_size).parameters
+    needed, there = bytes_each * parameters + others, memory_of(device)
+    if needed > there:
+        problem = f"{parameters:,} parameters need at least {needed / 1e9:,.1f} GB with all beside"
+        remedy = "lower --model.n_embd, --model.n_layer or --train.batch_size"
+        raise UserError(f"{problem}, and {device} has {there / 1e9:,.1f} GB: {remedy}")
 
 
 def take_pruned_shape(model: GPT, checkpoint: Checkpoint) -> None:

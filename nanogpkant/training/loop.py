@@ -30,13 +30,12 @@ from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.generation import generate
 from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, synchronize
 from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
-from nanogpkant.model.counting import check_fits
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
 from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
-from nanogpkant.run.load import load_model, load_weights
+from nanogpkant.run.load import check_fits, load_model, load_weights
 from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
@@ -170,10 +169,7 @@ def open_session(
         others = tokens * (8 + 2 * data.vocab_size)  # indices, and logits in 16 bits
         # Weights, gradients and one moment, all in 32 bits.
         check_fits(config.model, data.vocab_size, 12 // shards, others, device)
-    # Weights and moments are of one checkpoint.
-    last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
-    with world.together():
-        checkpoint = load_checkpoint(open_run(out), last) if last else None
+    checkpoint = last_checkpoint(out, resume, world)
     # Rank 0 first: it may have to download starting weights, which the others then find.
     model = world.main_first(lambda: make_model(config, data, checkpoint, start))
     with world.together():
@@ -210,6 +206,13 @@ def open_session(
         trackers=trackers,
         average=average,
     )
+
+
+def last_checkpoint(out: Path, resume: bool, world: World) -> Checkpoint | None:
+    """The checkpoint to resume from, the same on all ranks; it has the weights and the moments."""
+    last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
+    with world.together():
+        return load_checkpoint(open_run(out), last) if last else None
 
 
 def new_run(
@@ -381,9 +384,9 @@ def evaluate_start(
     with start_world(config.train) as world:
         resumed = world.from_main(lambda: out.exists() if resume == "auto" else bool(resume))
         config, device, data = open_all(config, out, resumed, world)
+        checkpoint = last_checkpoint(out, resumed, world)
         with world.together():
-            has_own = resumed and open_run(out).index()
-            checkpoint = load_checkpoint(open_run(out), "last") if has_own else None
+            check_fits(config.model, data.vocab_size)
             model = make_model(config, data, checkpoint, start)
         model = model.to(device)
         with autocast(device, config.train.dtype):
@@ -397,7 +400,6 @@ def make_model(
     start: Start | None = None,
 ) -> GPT:
     """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
-    check_fits(config.model, data.vocab_size)
     model = GPT(config.model, data.vocab_size)
     draw_parameters(model, config.train.seed)
     if resumed is not None:  # before there is an optimiser of its parameters

@@ -83,8 +83,10 @@ def sample(
     from nanogpkant.generation import sample_run
 
     prompt = prompt if prompt_file is None else read_text(Path(prompt_file))
-    settings = (tokens, temperature, top_k, top_p, seed, not no_cache)
-    return Sampled(**sample_run(run, checkpoint, prompt, device, dtype, samples, stream, *settings))
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    settings |= {"max_new_tokens": tokens, "use_cache": not no_cache}
+    found = sample_run(run, checkpoint, prompt, device, dtype, samples, stream, **settings)
+    return Sampled(**found)
 
 
 def evaluate(

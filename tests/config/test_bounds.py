@@ -12,7 +12,7 @@ import pytest
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.cli import main
 from nanogpkant.config import ModelConfig, RunConfig, field_names, with_settings
-from nanogpkant.model.counting import check_fits
+from nanogpkant.run.load import check_fits
 
 VALUES = [
     0,

@@ -68,7 +68,7 @@ class Fits(Formulas):
     """(m, n) bool: the formula may replace the edge, which otherwise stays a spline"""
     runner_up: Tensor
     """(m, n) uint8: best other option of no greater complexity; the option itself if none"""
-    margin: Tensor  # (m, n) R² of the formula minus that of the runner-up; infinite if none
+    margin: Tensor  # (m, n) lead in R² over the runner-up; infinite if there is none
     front: Tensor  # (m, n, COMPLEXITIES) float16: least 1 - R² at each complexity, from 1
     front_options: Tensor  # (m, n, COMPLEXITIES) uint8: the option with that error
 
