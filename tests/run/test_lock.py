@@ -66,9 +66,9 @@ WRITERS = {
 def test_every_writer_is_refused_beside_another(
     verb: str, tiny_run: Path, tiny_experiment: Path, tmp_path: Path, capsys
 ):
-    run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
+    source, run = (Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("s", "r"))
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    arguments = WRITERS[verb](str(tiny_run), str(run), str(tiny_experiment))
+    arguments = WRITERS[verb](str(source), str(run), str(tiny_experiment))
     busy = Path(arguments[arguments.index("--out") + 1])
     process = holder(busy)
     assert main(arguments) == 1
