@@ -33,7 +33,7 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
     place = folder.resolve()  # the same by whichever name
     file = place.with_name(f".{place.name}.lock")
     lock = FileLock(file, is_singleton=True)
-    is_first = not place.parent.exists()
+    made = [parent for parent in place.parents if not parent.exists()]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,9 +55,9 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
             with suppress(OSError):  # on Windows a locked file cannot be removed
                 file.unlink()
         lock.release()
-        if is_first:
+        for parent in made:
             with suppress(OSError):  # it is not empty
-                place.parent.rmdir()
+                parent.rmdir()
 
 
 def _holder(file: Path) -> str:

@@ -51,7 +51,7 @@ from nanogpkant.interpretation.store import Stage
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
-from nanogpkant.run.folder import WEIGHTS, open_run
+from nanogpkant.run.folder import RUNS, WEIGHTS, open_run
 from nanogpkant.run.load import load_model, open_run_data
 from nanogpkant.run.manifest import MANIFEST
 
@@ -67,6 +67,17 @@ SITES = {  # projection of a block, by a part of the module's name
     "mlp.into": "mlp_in",
     "mlp.out": "mlp_out",
 }
+
+
+def results_folder(run: Path | str, folder: Path | str | None) -> Path:
+    """The folder of a run's interpretation; None is RUN/interpret.
+
+    Raises:
+        UserError: no such run.
+    """
+    path = open_run(run).path
+    home = RUNS / path.name if str(run).startswith(PREFIX) else path
+    return home / "interpret" if folder is None else Path(folder)
 
 
 class Interpretation:
@@ -124,8 +135,7 @@ class Interpretation:
             raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
         for split in ("train", "val"):
             check_length(self.data.split(split), self.model.config.block_size, split)
-        home = Path("runs") if str(run).startswith(PREFIX) else self.run.path.parent
-        self.folder = Path(folder or home / self.run.path.name / "interpret")
+        self.folder = results_folder(run, folder)
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         sha256 = read_json(saved / MANIFEST)["sha256"]
         self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
@@ -385,5 +395,5 @@ class Interpretation:
     @contextmanager
     def _stage(self, name: str, **settings: Any) -> Iterator[Stage]:
         """The stage's folder, and a clock around it."""
-        with self._timed(name):
+        with only_writer(self.folder), self._timed(name):
             yield Stage(self.folder / "cache" / name, self.identity | settings)
