@@ -149,9 +149,10 @@ class ModelConfig:
     learned numbers; swiglu: SiLU(gate) * value, with twice as many outputs of mlp_in"""
     mlp_ratio: float = 4.0
     """hidden width of each MLP, in units of n_embd"""
-    conv: Literal["none", "taps", "curve"] = "none"
+    conv: Literal["none", "taps", "decay", "curve"] = "none"
     """causal convolution before queries, keys and values: taps: a number for every lag and channel;
-    curve: a learned curve of the lag for every head's channels, see model.curve"""
+    decay: an exponential of the lag for every head's channels; curve: a learned curve of it, see
+    model.curve"""
     conv_length: int = 4
     """tokens that the convolution sees"""
     value_residual: bool = False

@@ -73,6 +73,8 @@ def _count_extras(config: ModelConfig) -> tuple[int, int]:
     count += 2 * (config.activation == "xielu" and "mlp_out" not in config.kan.sites)
     if config.conv == "taps":
         count += config.n_embd * config.conv_length
+    elif config.conv == "decay":
+        count += 2 * config.n_head
     elif config.conv == "curve":
         count += _curve_size(config, config.conv_length)
     flops = 2 * config.n_embd * config.conv_length if config.conv != "none" else 0

@@ -13,6 +13,7 @@ from nanogpkant.kan.curve import bucket
 from nanogpkant.model.activation import ACTIVATIONS, root_mean_square
 from nanogpkant.model.attention import ROWS, Attention
 from nanogpkant.model.cache import Cache
+from nanogpkant.model.convolution import make_convolution
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.model.positions import Places, alibi_slopes, rotate
@@ -27,6 +28,7 @@ OPTIONS = {
     "norm without weights": {"norm_weight": False},
     "qk_norm": {"qk_norm": True},
     "taps": {"conv": "taps"},
+    "decay": {"conv": "decay", "conv_length": 6},
     "lag curve": {"conv": "curve", "conv_length": 6, "curve.knots": 3},
     "value residual": {"value_residual": True, "n_layer": 3},
     "untied": {"tied": False},
@@ -165,6 +167,22 @@ def test_attention_with_a_bias_is_torchs(tiny_config, position: str, length: int
     torch.testing.assert_close(
         ours, torch.autograd.grad(expected, leaves, gradient), rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_decay_is_scipys_filter(tiny_config) -> None:
+    signal = pytest.importorskip("scipy.signal")
+    convolution = make_convolution(tiny_config(conv="decay", conv_length=9)).double()
+    kernel = convolution.kernel
+    nn.init.normal_(kernel.size)
+    nn.init.normal_(kernel.log_length)
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        found = convolution(x, Places.of(9, 9, x.device, None), 0)
+        decay = torch.exp(-torch.exp(-kernel.log_length))
+    for head in range(2):
+        own = x[..., 4 * head : 4 * head + 4]
+        tail = signal.lfilter([kernel.size[head].item()], [1, -decay[head].item()], own, axis=1)
+        torch.testing.assert_close(found[..., 4 * head : 4 * head + 4], own + torch.tensor(tail))
 
 
 def test_rms_and_qk_norm_are_qwens(tiny_config) -> None:

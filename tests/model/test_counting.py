@@ -81,7 +81,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         norm_weight=draw(flags),
         qk_norm=draw(flags),
         activation=draw(st.sampled_from(["gelu", "even", "xielu", "swiglu"])),
-        conv=draw(st.sampled_from(["none", "taps", "curve"])),
+        conv=draw(st.sampled_from(["none", "taps", "decay", "curve"])),
         value_residual=draw(flags),
         tied=draw(flags),
         bias=draw(flags),
