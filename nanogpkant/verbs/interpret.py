@@ -35,10 +35,11 @@ class Interpreted(Answer):
         return self.summary | {"export": {"folder": self.export, **self.manifest}}
 
     def words(self) -> str:
-        from nanogpkant.interpretation import words
+        from nanogpkant.interpretation import formula_lines, words
 
+        heads = formula_lines(self.interpretation) if self.interpretation.curves else []
         where = f"Tables and formulas are in {self.export}. The page: {self.page}"
-        return "\n".join([*words(self.summary), where])
+        return "\n".join([*words(self.summary), *heads, where])
 
 
 @dataclass(frozen=True)
