@@ -141,6 +141,9 @@ class ModelConfig:
     """learn a factor for every channel in norms"""
     qk_norm: bool = False
     """normalise queries and keys in every head, by RMSNorm"""
+    score_degree: int = 0
+    """attention scores: 0: scaled products of queries and keys; 1: their cosine times a learned
+    temperature a head; above: a learned polynomial of the cosine, of this degree"""
     activation: Literal[
         "gelu", "gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "xielu", "swiglu"
     ] = "gelu"
@@ -179,7 +182,7 @@ class ModelConfig:
         object.__setattr__(self, "activation", former)
         at_most("model", self)
         at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
-        at_least("model", self, conv_length=1, logit_softcap=0)
+        at_least("model", self, conv_length=1, logit_softcap=0, score_degree=0)
         fraction("model", self, "dropout")
         if self.n_embd % self.n_head:
             fits = self.n_head * max(1, round(self.n_embd / self.n_head))
@@ -187,6 +190,9 @@ class ModelConfig:
             refuse("model.n_embd", self.n_embd, remedy)
         if self.mlp_width < 1:
             refuse("model.mlp_ratio", self.mlp_ratio, "leaves the MLP no width at all")
+        if self.score_degree and self.qk_norm:
+            remedy = "--model.score_degree norms queries and keys itself; leave one out"
+            refuse("model.qk_norm", self.qk_norm, remedy)
         self._check_positions()
 
     def _check_positions(self) -> None:

@@ -11,6 +11,7 @@ from nanogpkant.model.convolution import make_convolution
 from nanogpkant.model.dropout import Dropout
 from nanogpkant.model.positions import Places, make_bias, rotate
 from nanogpkant.model.projection import make_linear, make_norm
+from nanogpkant.model.score import CosineScore
 
 ROWS = 512  # queries at a time where scores are held in memory
 SCORES = 1 << 21  # of all heads, kept for the backward pass of a layer
@@ -31,6 +32,9 @@ class Attention(nn.Module):
         self.convolution = make_convolution(config)
         self.q_norm = make_norm(config, head, "rms") if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, head, "rms") if config.qk_norm else nn.Identity()
+        self.score = None
+        if config.score_degree:
+            self.score = CosineScore(config.n_head, head, config.score_degree)
         self.is_mixed = config.value_residual
         self.mix = nn.Parameter(torch.full((2,), 0.5)) if self.is_mixed and layer else None
 
@@ -44,6 +48,8 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rotates:
             q, k = rotate(q, places.new_position), rotate(k, places.new_position)
+        if self.score is not None:
+            q, k = self.score.normalize(q, k)
         if self.mix is not None and places.first_value is not None:
             v = self.mix[0] * v + self.mix[1] * places.first_value
         elif self.is_mixed:
@@ -65,11 +71,12 @@ class Attention(nn.Module):
         in_kernel = dropout if q.device.type == "cuda" else 0.0
         if dropout and not in_kernel:
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
-        if self.bias is not None or is_short(q, k, places):
+        kernel = None if self.score is None or self.score.is_linear else self.score
+        if self.bias is not None or kernel is not None or is_short(q, k, places):
             values = None
             if self.bias is not None:  # (H, S)
                 values = self.bias.of(torch.arange(k.shape[2], device=q.device))
-            return attend_in_parts(q, k, v, values, places, in_kernel)
+            return attend_in_parts(q, k, v, values, places, in_kernel, kernel)
         # A mask is only needed around padding, and for several tokens that follow cached ones.
         T, S = q.shape[2], k.shape[2]
         is_causal = places.is_text is None and bool(T == S)
@@ -94,9 +101,15 @@ def is_short(q: Tensor, k: Tensor, places: Places) -> bool:
 
 
 def attend_in_parts(
-    q: Tensor, k: Tensor, v: Tensor, values: Tensor | None, places: Places, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    values: Tensor | None,
+    places: Places,
+    dropout: float,
+    kernel: CosineScore | None,
 ) -> Tensor:
-    """``Attention.attend`` with a bias of distance (H, S) added to the scores, or without.
+    """``Attention.attend`` with a bias of distance (H, S) or a function of the scores, or without.
 
     ``ROWS`` queries and about ``SCORES`` scores at a time, recomputed in the backward pass, so that
     memory grows with S and not with its square.
@@ -109,7 +122,7 @@ def attend_in_parts(
         distance = places.distance(start, end)
         bias = values.gather(1, distance.flatten().expand(len(values), -1))
         bias = bias.view(-1, *distance.shape).movedim(0, -3)  # (H, T, S) or (B, H, T, S)
-        return weigh_in_parts(q, k, v, bias, dropout)
+        return weigh_in_parts(q, k, v, bias, dropout, kernel)
 
     if torch.compiler.is_exporting() or T <= ROWS:
         return rows(q, k, v, values, 0, T)
@@ -122,23 +135,31 @@ def attend_in_parts(
     return torch.cat(parts, dim=2)
 
 
-def weigh_in_parts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+def weigh_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float, kernel: CosineScore | None
+) -> Tensor:
     """``weigh`` of a few sequences at a time."""
     count = max(1, SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
     if torch.compiler.is_exporting() or q.device.type == "cuda" or len(q) <= count:
-        return weigh(q, k, v, bias, dropout)
+        return weigh(q, k, v, bias, dropout, kernel)
     biases = bias.split(count) if bias.dim() == 4 else [bias] * -(-len(q) // count)
     parts = zip(q.split(count), k.split(count), v.split(count), biases, strict=True)
-    return torch.cat([checkpoint(weigh, *part, dropout, use_reentrant=False) for part in parts])
+    return torch.cat(
+        [checkpoint(weigh, *part, dropout, kernel, use_reentrant=False) for part in parts]
+    )
 
 
-def weigh(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+def weigh(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float, kernel: CosineScore | None
+) -> Tensor:
     """Attention with a bias that learns: (B, H, T, D), twice (B, H, S, D), (H, T, S) -> as q.
 
     A CPU has no fused kernel with a gradient of the bias.
     """
-    if q.device.type == "cuda":
+    if q.device.type == "cuda" and kernel is None:
         mask = bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if kernel is not None:
+        scores = kernel(scores)
     return (scores + bias.to(scores.dtype)).softmax(-1) @ v

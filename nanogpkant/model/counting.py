@@ -70,6 +70,7 @@ def _count_extras(config: ModelConfig) -> tuple[int, int]:
     biases = {"slopes": heads, "alibi": heads, "curve": _curve_size(config, config.block_size)}
     count = sum(biases.get(name, 0) for name in config.positions)
     count += 2 * head * (config.qk_norm and config.norm_weight)
+    count += heads * config.score_degree
     count += 2 * (config.activation == "xielu" and "mlp_out" not in config.kan.sites)
     if config.conv == "taps":
         count += config.n_embd * config.conv_length

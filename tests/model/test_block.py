@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ OPTIONS = {
     "rms": {"norm": "rms"},
     "norm without weights": {"norm_weight": False},
     "qk_norm": {"qk_norm": True},
+    "temperature": {"score_degree": 1},
+    "score": {"score_degree": 3, "position": "slopes"},
+    "score, rotated": {"score_degree": 4, "position": "rope"},
     "taps": {"conv": "taps"},
     "decay": {"conv": "decay", "conv_length": 6},
     "lag curve": {"conv": "curve", "conv_length": 6, "curve.knots": 3},
@@ -174,6 +178,22 @@ def test_attention_in_parts_is_torchs(
     torch.testing.assert_close(
         ours, torch.autograd.grad(expected, leaves, gradient), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("degree", [1, 2, 5])
+def test_a_score_is_numpys_series_of_the_cosine(tiny_config, degree: int) -> None:
+    attention = Attention(tiny_config(score_degree=degree, position="none"), 0).double()
+    nn.init.normal_(attention.score.coefficients)
+    q, k, v = (torch.randn(2, 2, 6, 4, dtype=torch.float64) for _ in "qkv")
+    with torch.no_grad():
+        place = Places.of(6, 6, q.device, None)
+        found = attention.attend(*attention.score.normalize(q, k), v, place)
+    cosine = F.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1).numpy()
+    for head in range(2):
+        series = [0.0, *attention.score.coefficients[head].tolist()]
+        score = torch.tensor(np.polynomial.chebyshev.chebval(cosine[:, head], series))
+        score = score.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
+        torch.testing.assert_close(found[:, head], score.softmax(-1) @ v[:, head])
 
 
 def test_a_decay_is_scipys_filter(tiny_config) -> None:
@@ -329,6 +349,8 @@ def test_softcap(tiny_gpt) -> None:
         ("position", "rope"),
         ("logit_softcap", -1.0),
         ("conv_length", 1),
+        ("score_degree", -1),
+        ("qk_norm", True),
     ],
 )
 def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> None:
@@ -337,6 +359,7 @@ def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> Non
         "curve.knots": {"position": "curve"},
         "curve.beyond": {"curve.basis": "fourier", "curve.knots": 3},
         "conv_length": {"conv": "curve"},
+        "qk_norm": {"score_degree": 1},
     }
     with pytest.raises(UsageError, match=rf"^--model\.{flag} .*: ."):
         tiny_config(**others.get(flag, {}), **{flag: value})

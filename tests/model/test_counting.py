@@ -79,7 +79,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         curve=curve,
         norm=draw(st.sampled_from(["layer", "rms"])),
         norm_weight=draw(flags),
-        qk_norm=draw(flags),
+        **draw(st.sampled_from([{}, {"qk_norm": True}, {"score_degree": 1}, {"score_degree": 3}])),
         activation=draw(st.sampled_from(["gelu", "even", "xielu", "swiglu"])),
         conv=draw(st.sampled_from(["none", "taps", "decay", "curve"])),
         value_residual=draw(flags),
