@@ -146,22 +146,29 @@ def test_buckets_are_t5s(count: int, longest: int) -> None:
     assert torch.equal(bucket(distance.float(), count, longest).long(), theirs)
 
 
-@pytest.mark.parametrize("position", ["alibi", "curve", "rope+curve"])
+@pytest.mark.parametrize("scores", [1, 1 << 40], ids=["a sequence at a time", "all sequences"])
+@pytest.mark.parametrize("position", ["alibi", "curve", "rope+curve", "none"])
 @pytest.mark.parametrize("length", [5, ROWS, ROWS + 3, 2 * ROWS + 17])
-def test_attention_with_a_bias_is_torchs(tiny_config, position: str, length: int) -> None:
+def test_attention_in_parts_is_torchs(
+    tiny_config, monkeypatch, position: str, length: int, scores: int
+) -> None:
+    monkeypatch.setattr("nanogpkant.model.attention.SCORES", scores)
     config = tiny_config(position=position, block_size=64)
     attention = Attention(config, 0).double()
     if "curve" in position:
         nn.init.normal_(attention.bias.weight)
     q, k, v = (torch.randn(2, 2, length, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv")
     places = Places.of(length, length, q.device, None)
-    values = attention.bias.of(torch.arange(length))
+    values = torch.zeros(1, length)
+    if attention.bias is not None:
+        values = attention.bias.of(torch.arange(length))
     distance = torch.arange(length)[:, None] - torch.arange(length)
     mask = values[:, distance.clamp(min=0)].masked_fill(distance < 0, -math.inf)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.double())
     given = attention.attend(q, k, v, places)
     torch.testing.assert_close(given, expected)
-    leaves = [q, k, v, *(p for p in attention.bias.parameters() if p.requires_grad)]
+    biases = [p for name, p in attention.named_parameters() if name.startswith("bias")]
+    leaves = [q, k, v, *(p for p in biases if p.requires_grad)]
     gradient = torch.randn_like(q)
     ours = torch.autograd.grad(given, leaves, gradient)
     torch.testing.assert_close(
