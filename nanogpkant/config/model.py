@@ -100,6 +100,8 @@ class CurveConfig:
     a number each"""
     start: Literal["alibi", "zero"] = "alibi"
     """initial curves: ALiBi's lines, or zero"""
+    learned: bool = True
+    """false: curves keep their initial values, or the formulas of train.from_formulas"""
     beyond: Literal["clamp", "linear"] = "clamp"
     """distances beyond block_size: clamp: the last value; linear: along the last slope"""
 

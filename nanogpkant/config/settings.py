@@ -176,6 +176,9 @@ class TrainConfig:
     """initial weights: scratch, a run (its best checkpoint), a folder of a GPT-2 in the format of
     transformers, or gpt2, gpt2-medium, gpt2-large or gpt2-xl (downloaded); projections that are
     plain there may be KAN here, with their function preserved"""
+    from_formulas: str | None = None
+    """a run with curves of distance that nanogpkant interpret has seen: its formulas, fixed, tell
+    this model where tokens stand (model.position as there), whatever its size; null is none"""
     seed: int = 1337
     """seed of initial weights, batches and dropout"""
     device: str = "auto"
@@ -200,6 +203,9 @@ class TrainConfig:
         if self.eval_tokens is not None:
             at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
+        if self.from_formulas is not None and self.init_from != "scratch":
+            remedy = f"does not go with --train.init_from {self.init_from}; give one of them"
+            refuse("train.from_formulas", self.from_formulas, remedy)
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
             refuse("train.keep_every", self.keep_every, remedy)
