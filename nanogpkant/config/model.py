@@ -2,7 +2,7 @@
 
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.config.bounds import BIG, WIDE, at_least, at_most, fraction, refuse
 from nanogpkant.kan.bases import BASES, parse_share
@@ -100,6 +100,8 @@ class CurveConfig:
     a number each"""
     start: Literal["alibi", "zero"] = "alibi"
     """initial curves: ALiBi's lines, or zero"""
+    learned: bool = True
+    """false: curves keep their initial values, or the formulas of train.from_formulas"""
     beyond: Literal["clamp", "linear"] = "clamp"
     """distances beyond block_size: clamp: the last value; linear: along the last slope"""
 
@@ -112,6 +114,16 @@ class CurveConfig:
         if self.beyond == "linear" and (self.basis == "fourier" or self.scale == "buckets"):
             remedy = "fourier and buckets have no last slope; use clamp"
             refuse("model.curve.beyond", self.beyond, remedy)
+
+    def check_refinable(self, distances: int, flag: str, value: Any) -> None:
+        """Refuse to refine curves of so many distances that have no grid, or none to refine."""
+        if self.basis == "fourier":
+            refuse(flag, value, "--model.curve.basis fourier has no grid of splines")
+        if self.scale == "buckets":
+            refuse(flag, value, "--model.curve.scale buckets has a number for every bucket already")
+        if self.knots >= distances:
+            remedy = f"--model.curve.knots {self.knots} is a number for every distance already"
+            refuse(flag, value, remedy)
 
     def at_most(self, distances: int) -> int:
         """Knots of a curve of so many distances."""
@@ -222,6 +234,12 @@ class ModelConfig:
     def positions(self) -> list[str]:
         """The kinds of ``position``."""
         return self.position.split("+")
+
+    @property
+    def curve_lengths(self) -> list[int]:
+        """Distances that the curves of the model are of: the positions', and the convolution's."""
+        lengths = [self.block_size] if "curve" in self.positions else []
+        return lengths + ([self.conv_length] if self.conv == "curve" else [])
 
     @property
     def extrapolates(self) -> bool:

@@ -22,7 +22,7 @@ from nanogpkant.base.lock import only_writer
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
-from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, with_values
+from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, start_of, with_values
 from nanogpkant.interpretation.fit.families import OPTIONS, select_families
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
@@ -52,9 +52,8 @@ from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.store import Stage
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.machine.device import resolve_device
-from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
-from nanogpkant.run.folder import WEIGHTS, open_run
+from nanogpkant.run.folder import WEIGHTS, interpretation_folder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 from nanogpkant.run.manifest import MANIFEST
 
@@ -131,8 +130,7 @@ class Interpretation:
             raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
         for split in ("train", "val"):
             check_length(self.data.split(split), self.model.config.block_size, split)
-        home = Path("runs") if str(run).startswith(PREFIX) else self.run.path.parent
-        self.folder = Path(folder or home / self.run.path.name / "interpret")
+        self.folder = Path(folder or interpretation_folder(run))
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         sha256 = read_json(saved / MANIFEST)["sha256"]
         self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
@@ -303,7 +301,7 @@ class Interpretation:
     def curve_totals(self) -> pd.DataFrame:
         """The loss with curves of distance replaced: see ``replacements.curve_replacements``."""
         fits = self.curve_fits.items()
-        values = {name: each.replacements(self.curves[name].initial) for name, each in fits}
+        values = {name: each.replacements(start_of(self.curves[name])) for name, each in fits}
         found = curve_replacements(values, self.model.tokens.weight.device)
         settings = {"curves": list(self.curves), "families": self.families}
         return self._measured("curves_replaced", "replacing curves", found, TOTAL, **settings)

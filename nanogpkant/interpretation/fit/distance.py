@@ -122,6 +122,12 @@ def values_of(curve: DistanceCurve, distance: Tensor) -> Tensor:
     return curve.of(distance.to(curve.weight.device)).float().cpu()
 
 
+def start_of(curve: DistanceCurve) -> Tensor:
+    """(H, L) values before training; of a curve that does not learn, its own."""
+    distance = torch.arange(curve.initial.shape[1])
+    return curve.initial if curve.weight.requires_grad else values_of(curve, distance)
+
+
 def attended(scores: Tensor) -> Tensor:
     """(H, L) scores by distance -> share of a block's attention that goes there, if all were equal.
 

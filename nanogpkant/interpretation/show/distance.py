@@ -69,7 +69,9 @@ def curve_figure(
     for axes, name in zip(places, charts, strict=True):
         axes.set_title(name, fontsize=9)
     about = KEY if fits is not None else KEY.replace(", dashed are formulas", "")
-    figure.suptitle(f"Learned curves of distance. {about}", fontsize=9)
+    is_learned = any(curve.weight.requires_grad for curve in curves.values())
+    title = f"Learned curves of distance. {about}" if is_learned else "Fixed curves of distance"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 

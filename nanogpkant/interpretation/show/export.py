@@ -31,12 +31,13 @@ from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS
 from nanogpkant.interpretation.fit.formulas import ACCEPTED, GOOD
 from nanogpkant.interpretation.interpretation import OBSERVED_TOKENS, Interpretation
 from nanogpkant.interpretation.observe.curves import even_points, tabulate
+from nanogpkant.run.folder import FORMULAS
 
 DIGITS = 5  # of numbers in LaTeX
 READABLE = ["layer", "output", "input", "importance", "std", "family", "formula", "low", "high"]
 READABLE += ["r2", "max_error", "complexity", "runner_up", "margin"]
 """columns of edges.csv; all columns would take 400 bytes an edge"""
-FILES = ("edges.parquet", "edges.csv", "curves.csv", "curves.safetensors")
+FILES = ("edges.parquet", "edges.csv", "curves.csv", FORMULAS.name)
 FILES += ("formulas.json", "lookup.safetensors")
 BEYOND = "constant: the value at the nearer end"
 BETWEEN = "straight lines"
@@ -165,7 +166,7 @@ def _write_curves(interpretation: Interpretation, folder: Path) -> dict[str, Any
     write_atomic(folder / "curves.csv", heads.to_csv(index=False))
     values = {name: each.formulas.contiguous() for name, each in interpretation.curve_fits.items()}
     about = {"step": str(interpretation.trained.step)}
-    write_atomic(folder / "curves.safetensors", safetensors.torch.save(values, about))
+    write_atomic(interpretation.folder / FORMULAS, safetensors.torch.save(values, about))
     scales = {"d": d, "log2(1 + d)": sympy.log(1 + d, 2)}
     kept = ("layer", "head", "verdict", "r2", "rms", "accepted")
     written = [
