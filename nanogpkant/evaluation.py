@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError, require_positive
-from nanogpkant.config import check_seed
+from nanogpkant.config import ModelConfig, check_seed
 from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
@@ -97,8 +97,9 @@ def evaluate(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
     world: World = ALONE,
+    length: int | None = None,
 ) -> Evaluation:
-    """Predict every token of a split once, in consecutive windows of ``block_size``.
+    """Predict every token of a split once, in consecutive windows of ``length``.
 
     Nothing is random: each of the len - 1 next-token predictions is made exactly once. Several
     processes take batches in turn; all sums are added in the order of the text, so that the result
@@ -110,16 +111,20 @@ def evaluate(
         batch_size: windows evaluated at a time.
         progress: called with (predictions made, predictions in all).
         world: the processes that share the work; all of them call.
+        length: of a window, in tokens; the model's block_size without it.
     """
-    text = Blocks(tokens, model.config.block_size, batch_size)
+    text = Blocks(tokens, length or model.config.block_size, batch_size)
     starts = [text.start(number) for number in range(len(text))]
     return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
-def estimate(model: GPT, tokens: Ids, batch_size: int, iters: int, seed: int) -> Evaluation:
+def estimate(
+    model: GPT, tokens: Ids, batch_size: int, iters: int, seed: int, length: int | None = None
+) -> Evaluation:
     """The original's estimate: the mean over ``iters`` random batches, drawn from ``seed``."""
-    drawn = Batches(tokens, model.config.block_size, batch_size, seed)
-    each = batch_size * model.config.block_size
+    length = length or model.config.block_size
+    drawn = Batches(tokens, length, batch_size, seed)
+    each = batch_size * length
     starts = [number * each for number in range(iters)]
     return _score(model, drawn.batch, starts, iters * each, None, ALONE)
 
@@ -133,6 +138,7 @@ def evaluate_run(
     batch_size: int,
     random_batches: int,
     seed: int,
+    length: int | None,
 ) -> Evaluation:
     """Evaluate a run's checkpoint on the data that it was trained on.
 
@@ -143,12 +149,13 @@ def evaluate_run(
         batch_size: sequences at a time.
         random_batches: 0 reads the whole split; more estimates from that many random batches.
         seed: decides the random batches.
+        length: of a window, in tokens; the run's block_size without it.
 
     Raises:
         UserError: no such run, checkpoint or data, or data other than the run's.
-        UsageError: a setting out of its range.
+        UsageError: a setting out of its range, or a length beyond learned positions.
     """
-    require_positive(batch_size=batch_size)
+    require_positive(batch_size=batch_size, **({} if length is None else {"length": length}))
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     check_seed(seed)
@@ -157,15 +164,27 @@ def evaluate_run(
     trained = load_model(run, which, device)
     data = open_run_data(open_run(run), trained.config.data)
     tokens = data.split(split)
-    check_length(tokens, trained.config.model.block_size, split)
+    check_window(length, trained.config.model)
+    flag = "--length" if length else "--model.block_size"
+    check_length(tokens, length or trained.config.model.block_size, split, flag)
     with autocast(device, dtype):
         if random_batches:
-            return estimate(trained.model, tokens, batch_size, random_batches, seed)
+            return estimate(trained.model, tokens, batch_size, random_batches, seed, length)
         with bar("evaluating", "tokens") as progress:
-            result = evaluate(trained.model, tokens, batch_size, progress)
+            result = evaluate(trained.model, tokens, batch_size, progress, length=length)
     if not math.isfinite(result.loss):
         raise UserError(f"{run}: its loss is {result.loss}; use another checkpoint")
     return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
+
+
+def check_window(length: int | None, config: ModelConfig) -> None:
+    """
+    Raises:
+        UsageError: windows longer than the positions that a model has learned.
+    """
+    if length and length > config.block_size and "learned" in config.positions:
+        remedy = f"positions were learned for {config.block_size} tokens: give at most that"
+        raise UsageError(f"--length {length}: {remedy}")
 
 
 def count_bytes(tokenizer: Tokenizer, tokens: Ids) -> int:

@@ -409,7 +409,10 @@ def test_bad_sampling_settings(tiny_run, capsys, flags, words, status):
     assert words in error_line(capsys, "sample", str(tiny_run), *flags, status=status)
 
 
-@pytest.mark.parametrize("flags", [["--batch_size", "0"], ["--random_batches", "-1"]])
+BAD_EVALUATION = [["--batch_size", "0"], ["--random_batches", "-1"], ["--length", "0"]]
+
+
+@pytest.mark.parametrize("flags", [*BAD_EVALUATION, ["--length", "17"]])
 def test_bad_evaluation_settings(tiny_run, capsys, flags):
     assert flags[0] in error_line(capsys, "eval", str(tiny_run), *flags, status=2)
 

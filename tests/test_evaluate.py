@@ -28,12 +28,14 @@ def tokens() -> np.ndarray:
 
 
 @torch.no_grad()
-def one_token_at_a_time(model: GPT, tokens: np.ndarray) -> tuple[np.ndarray, float]:
+def one_token_at_a_time(
+    model: GPT, tokens: np.ndarray, window: int = BLOCK
+) -> tuple[np.ndarray, float]:
     """Losses (len - 1,) and accuracy, each prediction from the tokens of its own window alone."""
     model.eval()
     losses, hits = [], []
     for index in range(len(tokens) - 1):
-        seen = tokens[index // BLOCK * BLOCK : index + 1].astype(np.int64)
+        seen = tokens[index // window * window : index + 1].astype(np.int64)
         probability = model(torch.from_numpy(seen)[None])[0, -1].softmax(-1)
         losses.append(-math.log(probability[tokens[index + 1]]))
         hits.append(int(probability.argmax()) == tokens[index + 1])
@@ -58,6 +60,14 @@ def test_evaluation_is_that_of_a_slow_loop(
     }
     assert result.accuracy == pytest.approx(accuracy)
     assert result.tokens == length - 1
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi", "curve", "none"])
+@pytest.mark.parametrize("window", [3, 20])
+def test_windows_of_any_length(tiny_gpt, tokens: np.ndarray, position: str, window: int) -> None:
+    model = tiny_gpt(position=position, **{"curve.knots": 4})
+    losses, _ = one_token_at_a_time(model, tokens, window)
+    assert evaluate(model, tokens, 4, length=window).loss == pytest.approx(losses.mean())
 
 
 def test_progress_reaches_the_end(model: GPT, tokens: np.ndarray) -> None:

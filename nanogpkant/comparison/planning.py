@@ -17,6 +17,7 @@ from nanogpkant.config import (
     settings_that_differ,
     with_settings,
 )
+from nanogpkant.conversion.formulas import with_formulas
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import resolve_device, resolve_dtype
 from nanogpkant.measure.step import Job, step
@@ -95,15 +96,19 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
-    config = with_settings(base, changes)
+    config = _settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
     changes |= {"train.dtype": _dtype(config, folder)}
-    changes |= _budgeted(with_settings(base, changes), experiment.budget, data.vocab_size)
+    changes |= _budgeted(_settled(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
-        config, path = with_settings(base, own), folder / variant.name / f"seed-{seed}"
+        config, path = _settled(base, own), folder / variant.name / f"seed-{seed}"
         state, done = _state(path, config, data.fingerprint)
         yield Planned(variant.name, variant.preset, own, config, data.vocab_size, path, state, done)
+
+
+def _settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    return with_formulas(with_settings(base, changes), base)
 
 
 def _dtype(config: RunConfig, folder: Path) -> str:

@@ -15,7 +15,7 @@ MOST: dict[str, float] = {
     **dict.fromkeys(("model.conv_length", "model.curve.knots"), FINE),
     **dict.fromkeys(("train.batch_size", "train.grad_accum_steps"), WIDE),
     **dict.fromkeys(("model.n_layer", "model.kan.grid_size", "grid.max_size"), FINE),
-    **dict.fromkeys(("model.kan.degree", "model.mlp_ratio"), 1000),
+    **dict.fromkeys(("model.kan.degree", "model.score_degree", "model.mlp_ratio"), 1000),
     **dict.fromkeys(("optim.warmup_iters", "optim.lr_decay_iters", "train.max_iters"), LONG),
     **dict.fromkeys(("train.max_seconds", "train.eval_interval", "train.eval_tokens"), LONG),
     **dict.fromkeys(("train.keep_every", "train.log_interval", "train.sample_tokens"), LONG),

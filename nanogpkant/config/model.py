@@ -2,7 +2,7 @@
 
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.config.bounds import BIG, WIDE, at_least, at_most, fraction, refuse
 from nanogpkant.kan.bases import BASES, parse_share
@@ -100,6 +100,8 @@ class CurveConfig:
     a number each"""
     start: Literal["alibi", "zero"] = "alibi"
     """initial curves: ALiBi's lines, or zero"""
+    learned: bool = True
+    """false: curves keep their initial values, or the formulas of train.from_formulas"""
     beyond: Literal["clamp", "linear"] = "clamp"
     """distances beyond block_size: clamp: the last value; linear: along the last slope"""
 
@@ -112,6 +114,16 @@ class CurveConfig:
         if self.beyond == "linear" and (self.basis == "fourier" or self.scale == "buckets"):
             remedy = "fourier and buckets have no last slope; use clamp"
             refuse("model.curve.beyond", self.beyond, remedy)
+
+    def check_refinable(self, distances: int, flag: str, value: Any) -> None:
+        """Refuse to refine curves of so many distances that have no grid, or none to refine."""
+        if self.basis == "fourier":
+            refuse(flag, value, "--model.curve.basis fourier has no grid of splines")
+        if self.scale == "buckets":
+            refuse(flag, value, "--model.curve.scale buckets has a number for every bucket already")
+        if self.knots >= distances:
+            remedy = f"--model.curve.knots {self.knots} is a number for every distance already"
+            refuse(flag, value, remedy)
 
     def at_most(self, distances: int) -> int:
         """Knots of a curve of so many distances."""
@@ -141,6 +153,9 @@ class ModelConfig:
     """learn a factor for every channel in norms"""
     qk_norm: bool = False
     """normalise queries and keys in every head, by RMSNorm"""
+    score_degree: int = 0
+    """attention scores: 0: scaled products of queries and keys; 1: their cosine times a learned
+    temperature a head; above: a learned polynomial of the cosine, of this degree"""
     activation: Literal[
         "gelu", "gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "xielu", "swiglu"
     ] = "gelu"
@@ -149,9 +164,10 @@ class ModelConfig:
     learned numbers; swiglu: SiLU(gate) * value, with twice as many outputs of mlp_in"""
     mlp_ratio: float = 4.0
     """hidden width of each MLP, in units of n_embd"""
-    conv: Literal["none", "taps", "curve"] = "none"
+    conv: Literal["none", "taps", "decay", "curve"] = "none"
     """causal convolution before queries, keys and values: taps: a number for every lag and channel;
-    curve: a learned curve of the lag for every head's channels, see model.curve"""
+    decay: an exponential of the lag for every head's channels; curve: a learned curve of it, see
+    model.curve"""
     conv_length: int = 4
     """tokens that the convolution sees"""
     value_residual: bool = False
@@ -178,7 +194,7 @@ class ModelConfig:
         object.__setattr__(self, "activation", former)
         at_most("model", self)
         at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
-        at_least("model", self, conv_length=1, logit_softcap=0)
+        at_least("model", self, conv_length=1, logit_softcap=0, score_degree=0)
         fraction("model", self, "dropout")
         if self.n_embd % self.n_head:
             fits = self.n_head * max(1, round(self.n_embd / self.n_head))
@@ -186,6 +202,9 @@ class ModelConfig:
             refuse("model.n_embd", self.n_embd, remedy)
         if self.mlp_width < 1:
             refuse("model.mlp_ratio", self.mlp_ratio, "leaves the MLP no width at all")
+        if self.score_degree and self.qk_norm:
+            remedy = "--model.score_degree norms queries and keys itself; leave one out"
+            refuse("model.qk_norm", self.qk_norm, remedy)
         self._check_positions()
 
     def _check_positions(self) -> None:
@@ -215,6 +234,12 @@ class ModelConfig:
     def positions(self) -> list[str]:
         """The kinds of ``position``."""
         return self.position.split("+")
+
+    @property
+    def curve_lengths(self) -> list[int]:
+        """Distances that the curves of the model are of: the positions', and the convolution's."""
+        lengths = [self.block_size] if "curve" in self.positions else []
+        return lengths + ([self.conv_length] if self.conv == "curve" else [])
 
     @property
     def extrapolates(self) -> bool:

@@ -109,7 +109,8 @@ class GridConfig:
     """grid intervals that an update may not exceed"""
     refine_at: dict[int, int] = field(default_factory=dict)
     """refinements by step: {1000: 10} gives grids, after step 1000, the spacing of 10 intervals
-    over model.kan.grid_range; each size a multiple of the one before"""
+    over model.kan.grid_range; each size a multiple of the one before. Curves of distance are split
+    alike; without model.kan.sites, sizes are of their model.curve.knots - 1 intervals"""
 
     def __post_init__(self) -> None:
         at_most("grid", self)
@@ -175,6 +176,9 @@ class TrainConfig:
     """initial weights: scratch, a run (its best checkpoint), a folder of a GPT-2 in the format of
     transformers, or gpt2, gpt2-medium, gpt2-large or gpt2-xl (downloaded); projections that are
     plain there may be KAN here, with their function preserved"""
+    from_formulas: str | None = None
+    """a run with curves of distance that nanogpkant interpret has seen: its formulas, fixed, tell
+    this model where tokens stand (model.position as there), whatever its size; null is none"""
     seed: int = 1337
     """seed of initial weights, batches and dropout"""
     device: str = "auto"
@@ -199,6 +203,9 @@ class TrainConfig:
         if self.eval_tokens is not None:
             at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
+        if self.from_formulas is not None and self.init_from != "scratch":
+            remedy = f"does not go with --train.init_from {self.init_from}; give one of them"
+            refuse("train.from_formulas", self.from_formulas, remedy)
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
             refuse("train.keep_every", self.keep_every, remedy)
@@ -249,8 +256,8 @@ class RunConfig:
         flag = "update_every" if grid.update_every else "refine_at"
         value = getattr(grid, flag)
         if value and not kan.sites:
-            refuse(f"grid.{flag}", value, "there is no grid without --model.kan.sites")
-        if value and not BASES[kan.basis].has_grid:
+            self._check_curves(f"grid.{flag}", value)
+        if value and kan.sites and not BASES[kan.basis].has_grid:
             refuse(f"grid.{flag}", value, f"--model.kan.basis {kan.basis} has no grid of splines")
         if value and self.train.parallel == "fsdp":
             remedy = f"grids cannot change in shards: use ddp, or leave --grid.{flag} out"
@@ -263,12 +270,32 @@ class RunConfig:
                 refuse("train.parallel", "fsdp", "--optim.name muon needs whole matrices; use ddp")
             if self.train.dtype == "float16":
                 refuse("train.dtype", "float16", "does not go with --optim.name muon; use bfloat16")
-        size = kan.grid_size
+        size = self.grid_size
         for finer in grid.refine_at.values():
             if finer <= size or finer % size:
                 remedy = f"{finer} must be a multiple of the {size} before it, such as {2 * size}"
                 refuse("grid.refine_at", grid.refine_at, remedy)
             size = finer
+
+    @property
+    def grid_size(self) -> int:
+        """Grid intervals at first: of KAN layers, or of curves of distance where there are none."""
+        if self.model.kan.sites or not self.model.curve_lengths:
+            return self.model.kan.grid_size
+        return self.model.curve.at_most(max(self.model.curve_lengths)) - 1
+
+    def _check_curves(self, flag: str, value: Any) -> None:
+        """Refuse changes of grids for a model whose only KAN functions are curves of distance."""
+        if not self.model.curve_lengths:
+            remedy = "there is no grid without --model.kan.sites or --model.position curve"
+            refuse(flag, value, remedy)
+        if self.grid.update_every:
+            refuse(flag, value, "curves of distance cover all distances already; leave it out")
+        longest = max(self.model.curve_lengths)
+        self.model.curve.check_refinable(longest, flag, value)
+        if max(self.grid.refine_at.values()) >= longest:
+            remedy = f"curves of {longest} distances take fewer intervals than that"
+            refuse(flag, value, remedy)
 
 
 def with_changes(config: Any, **changes: Any) -> Any:

@@ -21,7 +21,7 @@ def starting_config(source: ModelSource) -> RunConfig:
 
     Its ``train.init_from`` names the source: training from this configuration converts again.
     """
-    changes = {"train.init_from": source.name}
+    changes = {"train.from_formulas": None, "train.init_from": source.name}
     if not source.config.model.kan.sites:
         changes["model.kan.base"] = "gpt"
     return with_changes(source.config, **changes)

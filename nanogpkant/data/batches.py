@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_length(tokens: Ids, block_size: int, split: str) -> None:
-    """Check that a split holds at least one window of ``block_size`` inputs and a target.
+def check_length(tokens: Ids, length: int, split: str, flag: str = "--model.block_size") -> None:
+    """Check that a split holds at least one window of ``length`` inputs and a target.
+
+    ``flag`` set that length.
 
     Raises:
         UserError: it does not.
     """
-    if len(tokens) <= block_size:
+    if len(tokens) <= length:
         raise UserError(
-            f"--model.block_size {block_size} needs {block_size + 1} tokens a split, but the "
-            f"{split} split has {len(tokens)}: use a longer text or a smaller --model.block_size"
+            f"{flag} {length} needs {length + 1} tokens a split, but the "
+            f"{split} split has {len(tokens)}: use a longer text or a smaller {flag}"
         )
 
 

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpkant.interpretation.interpretation import Interpretation, results_folder
+    from nanogpkant.interpretation.interpretation import Interpretation
+    from nanogpkant.interpretation.show.distance import draw_curves, formula_lines
     from nanogpkant.interpretation.show.export import write_export
     from nanogpkant.interpretation.show.report import figures, write
     from nanogpkant.interpretation.show.summary import summary, words
 
-__all__ = ["Interpretation", "figures", "results_folder", "summary"]
-__all__ += ["words", "write", "write_export"]
+__all__ = ["Interpretation", "draw_curves", "figures", "formula_lines", "summary", "words"]
+__all__ += ["write", "write_export"]
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
-    "results_folder": "interpretation",
+    "draw_curves": "show.distance",
+    "formula_lines": "show.distance",
     "summary": "show.summary",
     "words": "show.summary",
     "write_export": "show.export",

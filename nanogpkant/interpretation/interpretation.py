@@ -22,6 +22,7 @@ from nanogpkant.base.lock import only_writer
 from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
+from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, start_of, with_values
 from nanogpkant.interpretation.fit.families import OPTIONS, select_families
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
@@ -37,6 +38,7 @@ from nanogpkant.interpretation.judge.removal import (
 )
 from nanogpkant.interpretation.judge.replacements import (
     Replaceable,
+    curve_replacements,
     first_share,
     partial_replacements,
     random_ranks,
@@ -48,10 +50,10 @@ from nanogpkant.interpretation.observe.curves import check_memory, points, tabul
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.store import Stage
+from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.machine.device import resolve_device
-from nanogpkant.pretrained import PREFIX
 from nanogpkant.run.checkpoint import load_checkpoint
-from nanogpkant.run.folder import RUNS, WEIGHTS, open_run
+from nanogpkant.run.folder import WEIGHTS, interpretation_folder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 from nanogpkant.run.manifest import MANIFEST
 
@@ -69,19 +71,10 @@ SITES = {  # projection of a block, by a part of the module's name
 }
 
 
-def results_folder(run: Path | str, folder: Path | str | None) -> Path:
-    """The folder of a run's interpretation; None is RUN/interpret.
-
-    Raises:
-        UserError: no such run.
-    """
-    path = open_run(run).path
-    home = RUNS / path.name if str(run).startswith(PREFIX) else path
-    return home / "interpret" if folder is None else Path(folder)
-
-
 class Interpretation:
     """The KAN edges of a trained run: curves, formulas, importance, and tests of all three.
+
+    Its curves of distance, a function a head, have their own tables: ``heads``, ``curve_totals``.
 
         interpretation = Interpretation("quickstart_kan")
         interpretation.edges           # a row an edge: importance, formula, R²
@@ -128,14 +121,16 @@ class Interpretation:
         self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
-        self.layers = select_layers(self.model, layers, self.run.path)
+        chosen = select_layers(self.model, layers, self.run.path)
+        self.curves = {n: each for n, each in chosen.items() if isinstance(each, DistanceCurve)}
+        self.layers = {n: each for n, each in chosen.items() if n not in self.curves}
         self.data = open_run_data(self.run, self.trained.config.data)
         if self.data.tokenizer != self.trained.tokenizer:
             remedy = "restore the data that the run was trained on"
             raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
         for split in ("train", "val"):
             check_length(self.data.split(split), self.model.config.block_size, split)
-        self.folder = results_folder(run, folder)
+        self.folder = Path(folder or interpretation_folder(run))
         saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
         sha256 = read_json(saved / MANIFEST)["sha256"]
         self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
@@ -203,6 +198,23 @@ class Interpretation:
         observed, at = self.observed[name], points(self.observed[name])
         density, curves = weights(observed, at), tabulate(self.layers[name], at)
         return {name: fit(at, density, curves, self.families, progress)}
+
+    @cached_property
+    def curve_fits(self) -> dict[str, CurveFits]:
+        """The formulas of every curve of distance."""
+        found = {}
+        with self._stage("curves", families=self.families, options=OPTIONS) as stage:
+            for name, curve in self.curves.items():
+                find = partial(fit_curve, name, curve, self.families)
+                fits = stage.records(Fits, name, lambda name=name, find=find: {name: find()})
+                found[name] = with_values(name, curve, fits[name])
+        return found
+
+    @cached_property
+    def heads(self) -> pd.DataFrame:
+        """A row for every head of every curve of distance: see ``CurveFits.table``."""
+        tables = {name: each.table() for name, each in self.curve_fits.items()}
+        return pd.concat(tables, names=["layer"]).reset_index("layer").reset_index(drop=True)
 
     @cached_property
     def edges(self) -> pd.DataFrame:
@@ -286,6 +298,15 @@ class Interpretation:
         return self._measured("totals", doing, found, TOTAL, families=self.families)
 
     @cached_property
+    def curve_totals(self) -> pd.DataFrame:
+        """The loss with curves of distance replaced: see ``replacements.curve_replacements``."""
+        fits = self.curve_fits.items()
+        values = {name: each.replacements(start_of(self.curves[name])) for name, each in fits}
+        found = curve_replacements(values, self.model.tokens.weight.device)
+        settings = {"curves": list(self.curves), "families": self.families}
+        return self._measured("curves_replaced", "replacing curves", found, TOTAL, **settings)
+
+    @cached_property
     def pruning(self) -> pd.DataFrame:
         """The loss without a share of the edges: see ``removal.prunings``."""
         importance = self.importance["std_grad"]
@@ -331,6 +352,8 @@ class Interpretation:
         """
         if Path(out).exists():
             raise UsageError(f"--out {out} exists: name a new folder")
+        if not self.layers:
+            raise UserError(f"{self.run.path} has curves of distance alone: nothing to prune")
         if not 0 < share < 1:
             raise UsageError(f"--share {share}: must be above 0 and below 1")
         if finetune < 0:
@@ -344,7 +367,7 @@ class Interpretation:
         keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
         means = dict(self._means)
         for name, layer in select_layers(self.model, None, self.run.path).items():
-            if name not in keep:
+            if name not in keep and not isinstance(layer, DistanceCurve):
                 keep[name] = torch.ones(layer.out_features, layer.in_features, dtype=torch.bool)
                 means[name] = torch.zeros(())
         about = {"of": str(self.run.path), "step": self.trained.step, "share": share, "unit": unit}

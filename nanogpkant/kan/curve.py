@@ -1,13 +1,16 @@
 """Learned functions of a number that a model knows exactly: a distance between tokens, or a lag."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nanogpkant.kan.bases import load_basis
 from nanogpkant.kan.bases.base import wide
+from nanogpkant.kan.grid import GridChange
 from nanogpkant.kan.layer import KANLinear
+from nanogpkant.kan.state import spline_of
 
 SCALES = ("log", "linear", "buckets")
 
@@ -63,6 +66,17 @@ class DistanceCurve(KANLinear):
         # gelsd: the smallest solution where two knots see no distance between them
         solution = torch.linalg.lstsq(weight * functions, weight * wanted, driver="gelsd").solution
         self.weight.copy_(solution.mT[..., None])
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has a number for every distance or bucket: finer knots would say no more."""
+        return self.scale == "buckets" or self.knots >= self.initial.shape[1]
+
+    def refine(self, grid_size: int, optimizer: torch.optim.Optimizer | None = None) -> GridChange:
+        """As of any layer; but the grid, which all distances lie in, does not get wider."""
+        basis = replace(spline_of(self), outside="linear")
+        self.features = replace(self.features, basis=basis)
+        return super().refine(grid_size, optimizer)
 
     def on_scale(self, distance: Tensor) -> Tensor:
         """Distances -> numbers on the curve's scale, of the same shape, in float32 or wider."""

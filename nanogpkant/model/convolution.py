@@ -27,6 +27,25 @@ class Taps(nn.Module):
         return self.weight[:, lag]
 
 
+class Decay(nn.Module):
+    """1 at lag 0, and a e^(-lag / b) at every lag: two numbers a head, at first a = 0, b = 1."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.size, self.log_length = (nn.Parameter(torch.empty(heads)) for _ in range(2))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.size.zero_()
+        self.log_length.zero_()
+
+    def of(self, lag: Tensor) -> Tensor:
+        """(L,) lags -> (H, L)."""
+        tail = torch.exp(-lag * torch.exp(-self.log_length[:, None]))
+        return (lag == 0) + self.size[:, None] * tail
+
+
 class Convolution(nn.Module):
     """y_t = sum over lags l of k(l) * x_(t - l), which starts as the identity.
 
@@ -36,7 +55,7 @@ class Convolution(nn.Module):
     Source: convolutions of a few tokens in attention are from Primer (So et al., arXiv 2109.08668).
     """
 
-    def __init__(self, kernel: Taps | DistanceCurve, length: int) -> None:
+    def __init__(self, kernel: Taps | Decay | DistanceCurve, length: int) -> None:
         super().__init__()
         self.kernel, self.length = kernel, length
 
@@ -57,5 +76,7 @@ def make_convolution(config: ModelConfig) -> Convolution | None:
         return None
     if config.conv == "taps":
         return Convolution(Taps(config.n_embd, config.conv_length), config.conv_length)
+    if config.conv == "decay":
+        return Convolution(Decay(config.n_head), config.conv_length)
     identity = torch.eye(1, config.conv_length, device="cpu").repeat(config.n_head, 1)
     return Convolution(make_curve(identity, config), config.conv_length)

@@ -67,12 +67,15 @@ def _count_extras(config: ModelConfig) -> tuple[int, int]:
     Curves of distance are computed once a batch, which is nothing a token.
     """
     heads, head = config.n_head, config.n_embd // config.n_head
-    biases = {"slopes": heads, "alibi": heads, "curve": _curve_size(config, config.block_size)}
+    biases = {"slopes": heads, "curve": _curve_size(config, config.block_size)}
     count = sum(biases.get(name, 0) for name in config.positions)
     count += 2 * head * (config.qk_norm and config.norm_weight)
+    count += heads * config.score_degree
     count += 2 * (config.activation == "xielu" and "mlp_out" not in config.kan.sites)
     if config.conv == "taps":
         count += config.n_embd * config.conv_length
+    elif config.conv == "decay":
+        count += 2 * config.n_head
     elif config.conv == "curve":
         count += _curve_size(config, config.conv_length)
     flops = 2 * config.n_embd * config.conv_length if config.conv != "none" else 0
@@ -82,7 +85,7 @@ def _count_extras(config: ModelConfig) -> tuple[int, int]:
 def _curve_size(config: ModelConfig, distances: int) -> int:
     knots = config.curve.at_most(distances)
     sizes = {"hat": knots, "bspline": knots + 2, "fourier": 2 * knots}
-    return config.n_head * sizes[config.curve.basis]
+    return config.n_head * sizes[config.curve.basis] * config.curve.learned
 
 
 def _count_site(site: Site, config: ModelConfig) -> tuple[int, int]:

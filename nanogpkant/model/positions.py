@@ -117,4 +117,6 @@ def make_bias(config: ModelConfig) -> Slopes | DistanceCurve | None:
 def make_curve(start: Tensor, config: ModelConfig) -> DistanceCurve:
     """The curves of ``model.curve`` that start at (heads, distances) values."""
     curve, knots = config.curve, config.curve.at_most(start.shape[1])
-    return DistanceCurve(start, curve.basis, knots, curve.scale, curve.beyond)
+    made = DistanceCurve(start, curve.basis, knots, curve.scale, curve.beyond)
+    made.weight.requires_grad_(curve.learned)
+    return made

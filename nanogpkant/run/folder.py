@@ -41,8 +41,9 @@ WEIGHTS, TRAINING, SHARDS = "model.safetensors", "training.pt", "moments"
 EXPORTED = (WEIGHTS, "config.yaml", "tokenizer.json", "environment.json")
 EXPORTED_IF_THERE = ("metrics.jsonl", "samples.txt")
 # Settings of a model that do not change what it computes once it is trained.
-NOT_COMPUTED = {"model.dropout", "model.init", "model.residual"}
+NOT_COMPUTED = {"model.dropout", "model.init", "model.residual", "model.curve.learned"}
 NOT_COMPUTED |= {"model.kan.dropout", "model.kan.init", "model.kan.backend"}
+FORMULAS = Path("export/curves.safetensors")  # of curves of distance, in an interpretation
 RUNS = Path("runs")  # where a bare name is looked for
 
 
@@ -182,6 +183,16 @@ def open_run(name: str | Path) -> RunFolder:
     if not RunFolder(path).config_file.is_file():
         raise UserError(f"{name} is not a run: {_remedy(str(name), path)}")
     return RunFolder(path)
+
+
+def interpretation_folder(name: str | Path) -> Path:
+    """Where a run's interpretation lies: in it, or in runs/NAME for a model of the package's.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run = open_run(name).path
+    return (RUNS / run.name if str(name).startswith(PREFIX) else run) / "interpret"
 
 
 def _remedy(name: str, path: Path) -> str:

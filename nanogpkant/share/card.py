@@ -138,7 +138,8 @@ def figures(
 ) -> str:
     """The table of the model's quality and cost."""
     learned = [tensor for tensor in weights.values() if tensor.is_floating_point()]
-    parameters = sum(tensor.numel() for tensor in learned)
+    fixed = sum(p.numel() for p in trained.model.parameters() if not p.requires_grad)
+    parameters = sum(tensor.numel() for tensor in learned) - fixed
     counted = count(trained.config.model, trained.tokenizer.vocab_size)
     # Grids may have changed: a coefficient more is 6 FLOPs more, a multiply and an add three times.
     flops = counted.flops_per_token + 6 * (parameters - counted.parameters)

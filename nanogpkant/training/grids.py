@@ -9,7 +9,8 @@ from torch import Tensor
 from nanogpkant.base.console import note, warn
 from nanogpkant.config import RunConfig
 from nanogpkant.kan import KANLinear, kan_layers
-from nanogpkant.kan.grid import GridChange, health, refine, update_grid
+from nanogpkant.kan.curve import DistanceCurve
+from nanogpkant.kan.grid import GridChange, health, update_grid
 from nanogpkant.kan.state import has_grid, spline_of
 from nanogpkant.model.gpt import GPT
 
@@ -109,9 +110,10 @@ def change_grids(
         a row of metrics: the number of parameters, and the change of every layer's grid.
     """
     layers, done = grid_layers(model), {}
-    parts = config.grid.splits_at(step, config.model.kan.grid_size)
+    parts = config.grid.splits_at(step, config.grid_size)
     for name, layer in layers.items() if parts > 1 else ():
-        done[name] = refine(layer, parts * spline_of(layer).grid_size, optimizer)
+        if not (isinstance(layer, DistanceCurve) and layer.is_table):
+            done[name] = layer.refine(parts * spline_of(layer).grid_size, optimizer)
     if config.grid.updates_at(step):  # now, so that it drops fine intervals that see no input
         inputs, limit = layer_inputs(model, x), config.grid.max_size
         for name, layer in layers.items():

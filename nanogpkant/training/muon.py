@@ -10,8 +10,8 @@ Training* (arXiv 2502.16982). torch.optim.Muon does the same for weights that ar
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from nanogpkant.model.mlp import MLP
 MOMENTUM = 0.95
 ITERATIONS = 5  # of Newton and Schulz: singular values above 1/670 of the norm end at 0.7 to 1.2
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients, steepest at zero
+BATCH = 1 << 25  # numbers of the gradients in one batch: 128 MB
 SIZE = 0.2  # root mean square of AdamW's steps, measured by Liu et al.
 
 
@@ -51,39 +52,53 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if group["n_stacked"] and parameter.grad is not None:
-                    self._step(parameter, parameter.grad, group)
-                    parameter.grad = None  # AdamW passes those without a gradient by
+            if group["n_stacked"]:
+                for parameters in _batches(group["params"]):
+                    self._step(parameters, group)
         super().step()
         return loss
 
-    def _step(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
-        state = self.state[parameter]
+    def _step(self, parameters: list[Tensor], group: dict) -> None:
+        """Step P parameters of one shape in one batch: small products leave a GPU idle."""
+        ahead = torch.stack([self._look_ahead(p) for p in parameters])
+        steps = orthogonal_step(ahead, group["n_stacked"], self.dtype)
+        for parameter, step in zip(parameters, steps, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.sub_(step, alpha=group["lr"])
+            parameter.grad = None  # AdamW passes those without a gradient by
+
+    def _look_ahead(self, parameter: Tensor) -> Tensor:
+        """The gradient with Nesterov's momentum."""
+        state, gradient = self.state[parameter], cast(Tensor, parameter.grad)
         if not state:  # AdamW's names: it cannot load a state without "step"
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
         state["step"] += 1
         mean = state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(mean, MOMENTUM)  # Nesterov's
-        step = orthogonal_step(ahead, group["n_stacked"], self.dtype)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(step, alpha=group["lr"])
+        return gradient.lerp(mean, MOMENTUM)
 
 
-def orthogonal_step(gradient: Tensor, n_stacked: int, dtype: torch.dtype) -> Tensor:
-    """(out, in) or (out, M, in) -> the same: each of its matrices made orthogonal, of AdamW's size.
+def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters with a gradient, of one shape each time, and at most ``BATCH`` numbers."""
+    learned = [p for p in parameters if p.grad is not None]
+    for shape in dict.fromkeys(p.shape for p in learned):
+        alike, count = [p for p in learned if p.shape == shape], max(1, BATCH // shape.numel())
+        yield from (alike[first : first + count] for first in range(0, len(alike), count))
+
+
+def orthogonal_step(gradients: Tensor, n_stacked: int, dtype: torch.dtype) -> Tensor:
+    """(P, out, in) or (P, out, M, in) -> the same: each matrix orthogonal, of AdamW's size.
 
     Args:
-        n_stacked: matrices stacked in the gradient, out / n_stacked rows each.
+        n_stacked: matrices stacked in each of P gradients, out / n_stacked rows each.
         dtype: of the products.
     """
-    out, n_in = gradient.shape[0], gradient.shape[-1]
-    stack = gradient.reshape(n_stacked, out // n_stacked, -1, n_in).transpose(1, 2)
-    step = orthogonal(stack.flatten(0, 1).to(dtype)).to(gradient.dtype)
-    step = step.view(stack.shape)  # (n_stacked, M, rows, in)
+    P, out, n_in = len(gradients), gradients.shape[1], gradients.shape[-1]
+    stack = gradients.reshape(P, n_stacked, out // n_stacked, -1, n_in).transpose(2, 3)
+    step = orthogonal(stack.flatten(0, 2).to(dtype)).to(gradients.dtype)
+    step = step.view(stack.shape)  # (P, n_stacked, M, rows, in)
     size = SIZE * math.sqrt(max(step.shape[-2:]))
-    return size * step.transpose(1, 2).reshape(gradient.shape)
+    return size * step.transpose(2, 3).reshape(gradients.shape)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def compare(
         if value and out is None:
             raise UsageError(f"--{name}: is for the report; add --out DIR")
     _check_plot(plot)
+    from nanogpkant.comparison.findings import answer, find
     from nanogpkant.comparison.runs import load_runs, variants_of
     from nanogpkant.comparison.table import compare_runs, table
 
@@ -75,7 +76,8 @@ def compare(
     _plot(plot, loaded)
     if out is None:
         rows = compare_runs(loaded)
-        return Compared(rows, table(rows))
+        verdict = answer(find(variants_of(loaded)))
+        return Compared(rows, "\n".join([table(rows), "", *verdict]))
     return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
 
 

@@ -37,10 +37,11 @@ class Interpreted(Answer):
         return self.summary | {"export": {"folder": self.export, **self.manifest}}
 
     def words(self) -> str:
-        from nanogpkant.interpretation import words
+        from nanogpkant.interpretation import formula_lines, words
 
+        heads = formula_lines(self.interpretation) if self.interpretation.curves else []
         where = f"Tables and formulas are in {self.export}. The page: {self.page}"
-        return "\n".join([*words(self.summary), where])
+        return "\n".join([*words(self.summary), *heads, where])
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,11 @@ def interpret(
         'runs/quickstart_kan/interpret/index.html'
     """
     with _resumable():
-        from nanogpkant.interpretation import Interpretation, results_folder, write, write_export
+        from nanogpkant.interpretation import Interpretation, write, write_export
+        from nanogpkant.run.folder import interpretation_folder
 
         require_positive(top=top)
-        with only_writer(results_folder(run, out)):
+        with only_writer(Path(out or interpretation_folder(run))):
             interpretation = Interpretation(
                 run, checkpoint, layers, families, budget, seed, device, folder=out
             )

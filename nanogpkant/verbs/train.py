@@ -122,6 +122,8 @@ def train(
     start = None
     if config.train.init_from != "scratch":
         from nanogpkant.conversion import start_from as start
+    elif config.train.from_formulas is not None:
+        from nanogpkant.conversion.formulas import start_from_formulas as start
     if config.train.eval_only:
         return Evaluated("val", evaluate_start(config, folder, how, start))
     return Trained(**train_run(config, folder, how, overwrite, start, wait, settle))
@@ -139,7 +141,12 @@ def _settled(
     from nanogpkant.run.folder import RunFolder
 
     if not (is_resume and (folder / "config.yaml").is_file()):
-        return with_settings(base, settings)
+        config = with_settings(base, settings)
+        if config.train.from_formulas is None:
+            return config
+        from nanogpkant.conversion.formulas import with_formulas
+
+        return with_formulas(config, base)
     base = RunFolder(folder).config()
     config = with_settings(base, settings)
     if (config.model, config.data) != (base.model, base.data):

@@ -95,6 +95,7 @@ def evaluate(
     split: Literal["train", "val", "test"] = "val",
     random_batches: int = 0,
     batch_size: int = 64,
+    length: int | None = None,
     seed: int = 1337,
     harness: list[str] | None = None,
     harness_limit: int | None = None,
@@ -109,6 +110,8 @@ def evaluate(
         split: text to predict.
         random_batches: estimate from this many random batches, as the original did; 0 reads all.
         batch_size: sequences at a time.
+        length: tokens of a sequence; the model's block_size without it. Models without learned
+            positions take longer ones, too.
         seed: decides the random batches.
         harness: run these tasks of lm-evaluation-harness instead: names, downloaded, or YAML files.
         harness_limit: documents of each task; all unless given.
@@ -131,5 +134,7 @@ def evaluate(
         return run_harness(run, checkpoint, harness, harness_limit, device, dtype, batch_size)
     from nanogpkant.evaluation import evaluate_run
 
-    found = evaluate_run(run, checkpoint, split, device, dtype, batch_size, random_batches, seed)
+    found = evaluate_run(
+        run, checkpoint, split, device, dtype, batch_size, random_batches, seed, length
+    )
     return Evaluated(split, found)

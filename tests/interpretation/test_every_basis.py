@@ -70,7 +70,7 @@ def looked_into(run):
     assert (interpretation.inputs["outside"].between(0, 1)).all()
 
 
-def test_curves_of_distance_are_left_alone(tiny_experiment, tmp_path):
+def test_pruning_leaves_curves_of_distance_alone(tiny_experiment, tmp_path):
     run = trained(tiny_experiment, tmp_path / "run", "--model.position", "curve")
     looked_into(run)
     command = ["prune", str(run), "--share", "0.3", "--out", str(tmp_path / "pruned")]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from nanogpkant.kan.curve import bucket
 from nanogpkant.model.activation import ACTIVATIONS, root_mean_square
 from nanogpkant.model.attention import ROWS, Attention
 from nanogpkant.model.cache import Cache
+from nanogpkant.model.convolution import make_convolution
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
 from nanogpkant.model.positions import Places, alibi_slopes, rotate
@@ -26,7 +28,11 @@ OPTIONS = {
     "rms": {"norm": "rms"},
     "norm without weights": {"norm_weight": False},
     "qk_norm": {"qk_norm": True},
+    "temperature": {"score_degree": 1},
+    "score": {"score_degree": 3, "position": "slopes"},
+    "score, rotated": {"score_degree": 4, "position": "rope"},
     "taps": {"conv": "taps"},
+    "decay": {"conv": "decay", "conv_length": 6},
     "lag curve": {"conv": "curve", "conv_length": 6, "curve.knots": 3},
     "value residual": {"value_residual": True, "n_layer": 3},
     "untied": {"tied": False},
@@ -144,27 +150,66 @@ def test_buckets_are_t5s(count: int, longest: int) -> None:
     assert torch.equal(bucket(distance.float(), count, longest).long(), theirs)
 
 
-@pytest.mark.parametrize("position", ["alibi", "curve", "rope+curve"])
+@pytest.mark.parametrize("scores", [1, 1 << 40], ids=["a sequence at a time", "all sequences"])
+@pytest.mark.parametrize("position", ["alibi", "curve", "rope+curve", "none"])
 @pytest.mark.parametrize("length", [5, ROWS, ROWS + 3, 2 * ROWS + 17])
-def test_attention_with_a_bias_is_torchs(tiny_config, position: str, length: int) -> None:
+def test_attention_in_parts_is_torchs(
+    tiny_config, monkeypatch, position: str, length: int, scores: int
+) -> None:
+    monkeypatch.setattr("nanogpkant.model.attention.SCORES", scores)
     config = tiny_config(position=position, block_size=64)
     attention = Attention(config, 0).double()
     if "curve" in position:
         nn.init.normal_(attention.bias.weight)
     q, k, v = (torch.randn(2, 2, length, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv")
     places = Places.of(length, length, q.device, None)
-    values = attention.bias.of(torch.arange(length))
+    values = torch.zeros(1, length)
+    if attention.bias is not None:
+        values = attention.bias.of(torch.arange(length))
     distance = torch.arange(length)[:, None] - torch.arange(length)
     mask = values[:, distance.clamp(min=0)].masked_fill(distance < 0, -math.inf)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.double())
     given = attention.attend(q, k, v, places)
     torch.testing.assert_close(given, expected)
-    leaves = [q, k, v, *(p for p in attention.bias.parameters() if p.requires_grad)]
+    biases = [p for name, p in attention.named_parameters() if name.startswith("bias")]
+    leaves = [q, k, v, *(p for p in biases if p.requires_grad)]
     gradient = torch.randn_like(q)
     ours = torch.autograd.grad(given, leaves, gradient)
     torch.testing.assert_close(
         ours, torch.autograd.grad(expected, leaves, gradient), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("degree", [1, 2, 5])
+def test_a_score_is_numpys_series_of_the_cosine(tiny_config, degree: int) -> None:
+    attention = Attention(tiny_config(score_degree=degree, position="none"), 0).double()
+    nn.init.normal_(attention.score.coefficients)
+    q, k, v = (torch.randn(2, 2, 6, 4, dtype=torch.float64) for _ in "qkv")
+    with torch.no_grad():
+        place = Places.of(6, 6, q.device, None)
+        found = attention.attend(*attention.score.normalize(q, k), v, place)
+    cosine = F.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1).numpy()
+    for head in range(2):
+        series = [0.0, *attention.score.coefficients[head].tolist()]
+        score = torch.tensor(np.polynomial.chebyshev.chebval(cosine[:, head], series))
+        score = score.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
+        torch.testing.assert_close(found[:, head], score.softmax(-1) @ v[:, head])
+
+
+def test_a_decay_is_scipys_filter(tiny_config) -> None:
+    signal = pytest.importorskip("scipy.signal")
+    convolution = make_convolution(tiny_config(conv="decay", conv_length=9)).double()
+    kernel = convolution.kernel
+    nn.init.normal_(kernel.size)
+    nn.init.normal_(kernel.log_length)
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        found = convolution(x, Places.of(9, 9, x.device, None), 0)
+        decay = torch.exp(-torch.exp(-kernel.log_length))
+    for head in range(2):
+        own = x[..., 4 * head : 4 * head + 4]
+        tail = signal.lfilter([kernel.size[head].item()], [1, -decay[head].item()], own, axis=1)
+        torch.testing.assert_close(found[..., 4 * head : 4 * head + 4], own + torch.tensor(tail))
 
 
 def test_rms_and_qk_norm_are_qwens(tiny_config) -> None:
@@ -304,6 +349,8 @@ def test_softcap(tiny_gpt) -> None:
         ("position", "rope"),
         ("logit_softcap", -1.0),
         ("conv_length", 1),
+        ("score_degree", -1),
+        ("qk_norm", True),
     ],
 )
 def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> None:
@@ -312,6 +359,7 @@ def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> Non
         "curve.knots": {"position": "curve"},
         "curve.beyond": {"curve.basis": "fourier", "curve.knots": 3},
         "conv_length": {"conv": "curve"},
+        "qk_norm": {"score_degree": 1},
     }
     with pytest.raises(UsageError, match=rf"^--model\.{flag} .*: ."):
         tiny_config(**others.get(flag, {}), **{flag: value})

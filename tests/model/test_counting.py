@@ -47,7 +47,7 @@ def curve_flops(model: GPT) -> int:
 
 def check_counts(config: ModelConfig, vocab_size: int, batch_size: int) -> None:
     model, expected = built(config, vocab_size), count(config, vocab_size)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert expected.parameters == parameters
     positions = 0 if model.positions is None else model.positions.weight.numel()
     assert expected.parameters_without_positions == parameters - positions
@@ -68,7 +68,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         spline_scale=draw(flags),
         prenorm=draw(st.sampled_from(["none", "rms"])),
     )
-    curve = CurveConfig(draw(st.sampled_from(["hat", "bspline", "fourier"])), knots=2)
+    curve = CurveConfig(
+        draw(st.sampled_from(["hat", "bspline", "fourier"])), knots=2, learned=draw(flags)
+    )
     return ModelConfig(
         n_layer=draw(st.integers(1, 3)),
         n_head=heads,
@@ -79,9 +81,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         curve=curve,
         norm=draw(st.sampled_from(["layer", "rms"])),
         norm_weight=draw(flags),
-        qk_norm=draw(flags),
+        **draw(st.sampled_from([{}, {"qk_norm": True}, {"score_degree": 1}, {"score_degree": 3}])),
         activation=draw(st.sampled_from(["gelu", "even", "xielu", "swiglu"])),
-        conv=draw(st.sampled_from(["none", "taps", "curve"])),
+        conv=draw(st.sampled_from(["none", "taps", "decay", "curve"])),
         value_residual=draw(flags),
         tied=draw(flags),
         bias=draw(flags),

@@ -312,3 +312,58 @@ def test_a_grid_that_misses_its_inputs_is_warned_of_once(tiny_experiment, tmp_pa
 def test_trackers_get_numbers() -> None:
     row = {"dead": 0.5, "layers": {"a.b": {"dead": 0.25, "reason": "text"}}}
     assert numbers_in(row, "grid") == {"grid/dead": 0.5, "grid/layers/a.b/dead": 0.25}
+
+
+@pytest.mark.parametrize("basis", ["hat", "bspline"])
+def test_curves_of_distance_are_refined(tiny_experiment, tmp_path, basis) -> None:
+    """Where they are the only KAN functions, by their own sizes; the values stay."""
+    flags = ["--model.kan.sites", "[]", "--model.position", "curve", "--model.curve.basis", basis]
+    flags += ["--model.conv", "curve", "--model.curve.knots", "5", "--train.max_iters", "8"]
+    flags += ["--grid.refine_at", "{4: 8}", "--optim.function_weight_decay", "0.1"]
+    outs = [tmp_path / "whole", tmp_path / "resumed"]
+    assert main(["train", str(tiny_experiment), *flags, "--out", str(outs[0])]) == 0
+    half = ["train", str(tiny_experiment), *flags, "--out", str(outs[1]), "--train.max_iters", "6"]
+    half += ["--optim.lr_decay_iters", "8"]
+    assert main(half) == 0
+    rest = ["--resume", "--train.max_iters", "8", "--out", str(outs[1])]
+    assert main(["train", str(tiny_experiment), *rest]) == 0
+    weights = [load_checkpoint(open_run(out), "last").weights() for out in outs]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    (row,) = rows(outs[0], "grid_change")
+    assert list(row["layers"]) == ["blocks.0.attention.bias", "blocks.1.attention.bias"]
+    for change in row["layers"].values():  # the 4 lags of the convolution have a knot each
+        assert change["grid_size"] == 8
+        assert change["change"] < 1e-5
+    assert load_model(outs[0]).config.grid_size == 4
+
+
+def test_weight_decay_draws_curves_towards_zero(tiny_gpt) -> None:
+    model = tiny_gpt(position="curve", **{"curve.knots": 4})
+    options = OptimConfig(learning_rate=0.1, function_weight_decay=0.5, weight_decay=0.0)
+    optimizer, before = (
+        make_optimizer(model, options),
+        model.blocks[0].attention.bias.weight.clone(),
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model.blocks[0].attention.bias.weight, 0.95 * before)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.curve.basis", "fourier"], "basis fourier has no grid"),
+        (["--model.curve.scale", "buckets"], "a number for every bucket"),
+        (["--model.curve.scale", "linear", "--model.curve.knots", "16"], "for every distance"),
+        (["--model.curve.knots", "9"], "8: 8 must be a multiple of the 8 before it"),
+        (["--model.curve.knots", "5", "--grid.refine_at", "{2: 16}"], "fewer intervals than that"),
+        (["--grid.update_every", "4"], "cover all distances already"),
+        (["--model.position", "rope"], "without --model.kan.sites or --model.position curve"),
+    ],
+)
+def test_curves_that_cannot_be_refined(tiny_experiment, tmp_path, capsys, flags, words) -> None:
+    given = ["--model.kan.sites", "[]", "--model.position", "curve", "--grid.refine_at", "{2: 8}"]
+    assert main(["train", str(tiny_experiment), *given, *flags, "--out", str(tmp_path / "x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line.replace("}: ", ": ")

@@ -87,12 +87,14 @@ def test_every_matrix_of_a_weight_is_stepped_by_itself(
     parts = torch.randn(n_stacked, features or 1, 6, 10)
     parts *= 10 ** torch.randn(n_stacked, features or 1, 1, 1)  # as different as they come
     weight = parts.transpose(1, 2).reshape(n_stacked * 6, features or 1, 10)
-    step = orthogonal_step(weight if features else weight[:, 0], n_stacked, torch.float32)
-    assert step.shape == (weight if features else weight[:, 0]).shape
+    weight = weight if features else weight[:, 0]
+    others = torch.randn(2, *weight.shape)  # in the same batch
+    step = orthogonal_step(torch.stack([others[0], weight, others[1]]), n_stacked, torch.float32)[1]
+    assert step.shape == weight.shape
     step = step.reshape(n_stacked, 6, features or 1, 10).transpose(1, 2)
     for k in range(n_stacked):
         for m in range(features or 1):
-            alone = orthogonal_step(parts[k, m], 1, torch.float32)
+            alone = orthogonal_step(parts[k, m][None], 1, torch.float32)[0]
             torch.testing.assert_close(step[k, m], alone, atol=1e-5, rtol=0)
             assert alone.square().mean().sqrt() == pytest.approx(0.2, rel=0.3)  # AdamW's size
 
@@ -207,3 +209,23 @@ def test_edges_that_are_gone_stay_so(tiny_gpt) -> None:
     assert (before == 0).any()
     assert torch.equal(after == 0, before == 0)
     assert not torch.equal(after, before)
+
+
+def test_batches_of_parameters_are_steps_of_each_alone(monkeypatch) -> None:
+    """However many parameters of a shape there are, with or without a gradient."""
+    torch.manual_seed(4)
+    together = [
+        nn.Parameter(torch.randn(shape)) for shape in 3 * [(6, 8)] + [(8, 6)] + 2 * [(6, 8)]
+    ]
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    settings = {"lr": 0.02, "weight_decay": 0.1, "fused": True}
+    batched = Muon([{"params": together, "n_stacked": 2}], torch.float32, **settings)
+    single = [Muon([{"params": [p], "n_stacked": 2}], torch.float32, **settings) for p in alone]
+    monkeypatch.setattr("nanogpkant.training.muon.BATCH", 100)  # two of these parameters
+    for seed in range(3):
+        set_gradients(together[:-1], seed)
+        for ours, theirs, optimizer in zip(together, alone, single, strict=True):
+            theirs.grad = None if ours.grad is None else ours.grad.clone()
+            optimizer.step()
+        batched.step()
+    torch.testing.assert_close(together, alone)

@@ -127,18 +127,19 @@ def _texts(columns: dict[str, np.ndarray]) -> list[str]:
 
 
 def _text(powers: list[float], middle: float, *terms: Any) -> str:
-    t = f"(x{_signed(-middle)})" if middle else "x"
+    t = f"(x{signed(-middle)})" if middle else "x"
     text = ""
     for k, p in enumerate(powers):
         if p:
-            text += _signed(p) + ("" if k == 0 else f"*{t}" if k == 1 else f"*{t}^{k}")
+            text += signed(p) + ("" if k == 0 else f"*{t}" if k == 1 else f"*{t}^{k}")
     for name, a, b, c in (terms[:4], terms[4:]):
         if name:
-            z = f"{b:.{DIGITS}g}*x" + (_signed(c) if c else "")
-            text += _signed(a) + WRITTEN.get(name, f"*{name}({{z}})").format(z=z)
+            z = f"{b:.{DIGITS}g}*x" + (signed(c) if c else "")
+            text += signed(a) + WRITTEN.get(name, f"*{name}({{z}})").format(z=z)
     text = text or " + 0"
     return text[3:] if text.startswith(" + ") else "-" + text[3:]
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A number as the next summand of a formula."""
     return f" {'-' if value < 0 else '+'} {abs(value):.{DIGITS}g}"

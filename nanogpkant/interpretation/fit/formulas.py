@@ -117,11 +117,9 @@ class _Fitter:
 
     def choice(self) -> Tensor:
         """(E,) the simplest option about as good as the best one."""
-        best = self.errors.amin(1)
-        enough = (2 * best).clamp(min=GOOD).minimum(best.clamp(min=ACCEPTED))
         cost = COMPLEXITY + self.errors
         cost[:, TWO] += COMPLEXITIES
-        return torch.where(self.errors <= enough[:, None], cost, torch.inf).argmin(1)
+        return simplest(self.errors, cost)
 
     def polish(self, edges: Tensor, option: Tensor) -> None:
         """Polish one option of each edge, where it has a single term not polished before."""
@@ -235,6 +233,13 @@ class _Fitter:
         error, runner_up = others.min(1)
         runner_up = torch.where(error.isfinite(), runner_up, option)
         return runner_up, error - self.errors[every, option]
+
+
+def simplest(errors: Tensor, cost: Tensor) -> Tensor:
+    """(E,) the candidate of least cost about as good as the best; 1 - R² and cost are (E, C)."""
+    best = errors.amin(1, keepdim=True)
+    enough = (2 * best).clamp(min=GOOD).minimum(best.clamp(min=ACCEPTED))
+    return torch.where(errors <= enough, cost, torch.inf).argmin(1)
 
 
 def _family(option: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,7 @@ def write_pruned_run(
     """
     model, step = trained.model, trained.step
     changes: dict[str, Any] = {"train.max_seconds": None, "train.init_from": "scratch"}
+    changes["train.from_formulas"] = None
     if finetune:
         changes["train.max_iters"] = step + finetune
     config = with_changes(trained.config, **changes)

@@ -24,6 +24,7 @@ from nanogpkant.interpretation.judge.evaluator import Intervention
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, points, weights
 from nanogpkant.kan import KANLinear
+from nanogpkant.model.convolution import Taps
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of all edges
 CONTROLS = ("line", "mean", "zero")  # weighted least-squares line, weighted mean, nothing
@@ -199,3 +200,33 @@ def total_replacements(
     modules |= {by: lambda by=by: replaced(layers, by) for by in REPLACEMENTS}
     modules[FITTING] = lambda: replaced(layers, "formula", accepted)
     return [Intervention({"replacement": name}, make) for name, make in modules.items()]
+
+
+def curve_replacements(
+    values: dict[str, dict[str, Tensor]], device: torch.device
+) -> list[Intervention]:
+    """Curves of distance by each replacement beside "original", and one layer's by its formulas.
+
+    Labels: ``layers`` ("all" or a name) and ``replacement``.
+
+    Args:
+        values: (heads, distances) of every replacement, by layer and name.
+    """
+
+    def tables(by: str, names: list[str]) -> dict[str, nn.Module]:
+        found: dict[str, nn.Module] = {}
+        for name in names:
+            found[name] = table = Taps(*values[name][by].shape)
+            table.weight = nn.Parameter(values[name][by].to(device), requires_grad=False)
+        return found
+
+    def replacing(layers: str, by: str, names: list[str]) -> Intervention:
+        labels = {"layers": layers, "replacement": by}
+        return Intervention(labels, lambda: tables(by, names))
+
+    every = list(values)
+    return [
+        Intervention({"layers": "all", "replacement": "original"}, dict),
+        *(replacing("all", by, every) for by in next(iter(values.values()))),
+        *(replacing(name, "formula", [name]) for name in every),
+    ]

@@ -1,4 +1,4 @@
-"""Selection of KAN layers by name."""
+"""Selection of KAN layers by name, curves of distance among them."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ from torch import nn
 
 from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.kan import KANLinear, kan_layers
-from nanogpkant.kan.curve import DistanceCurve
 
 
 def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[str, KANLinear]:
@@ -16,10 +15,9 @@ def select_layers(model: nn.Module, names: list[str] | None, run: Path) -> dict[
         UserError: the model has no KAN layers.
         UsageError: a name that no layer has.
     """
-    # Curves of distance are read by attention itself, which cannot take tables in their place yet.
-    layers = {n: m for n, m in kan_layers(model).items() if not isinstance(m, DistanceCurve)}
+    layers = kan_layers(model)
     if not layers:
-        remedy = "there is nothing to interpret; train one with --model.kan.sites"
+        remedy = "train one with --model.kan.sites, or with --model.position curve"
         raise UserError(f"{run} has no KAN layers: {remedy}")
     if names is None:
         return layers

@@ -44,6 +44,8 @@ class EdgeCard:
 
 def all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCard]]:
     """Cards of the atlas, of the ``worst`` fits and of the most important edges of each layer."""
+    if not interpretation.layers:
+        return {}
     edges, layers = interpretation.edges, interpretation.layers
     important = edges.iloc[: max(top, round(len(edges) / 10))]
     worst = important.sort_values("r2", kind="stable").iloc[:top]

@@ -3,7 +3,9 @@
 RUN/interpret/export/
   edges.parquet        every edge: importance, fit and its formula in full precision
   edges.csv            every edge, for reading: formulas have 4 digits
-  formulas.json        the most important edges, and whole outputs, in sympy and LaTeX
+  curves.csv           every head of every curve of distance, with its formula
+  curves.safetensors   values of these formulas at each distance: (heads, distances) by layer
+  formulas.json        the most important edges, whole outputs, and curves, in sympy and LaTeX
   lookup.safetensors   every edge as a table of points, on request
   manifest.json        run, data, thresholds, families, sha256 of each file
 
@@ -29,11 +31,14 @@ from nanogpkant.interpretation.fit.families import FAMILIES, POLYNOMIALS
 from nanogpkant.interpretation.fit.formulas import ACCEPTED, GOOD
 from nanogpkant.interpretation.interpretation import OBSERVED_TOKENS, Interpretation
 from nanogpkant.interpretation.observe.curves import even_points, tabulate
+from nanogpkant.run.folder import FORMULAS
 
 DIGITS = 5  # of numbers in LaTeX
 READABLE = ["layer", "output", "input", "importance", "std", "family", "formula", "low", "high"]
 READABLE += ["r2", "max_error", "complexity", "runner_up", "margin"]
 """columns of edges.csv; all columns would take 400 bytes an edge"""
+FILES = ("edges.parquet", "edges.csv", "curves.csv", FORMULAS.name)
+FILES += ("formulas.json", "lookup.safetensors")
 BEYOND = "constant: the value at the nearer end"
 BETWEEN = "straight lines"
 
@@ -102,31 +107,20 @@ def write_export(
     wanted = {name: _layer_and_output(interpretation, name) for name in neurons}
     if lookup < 0 or lookup == 1:
         raise UsageError(f"--lookup {lookup}: must be 0 (no tables) or at least 2 points")
-    folder, edges = interpretation.folder / "export", interpretation.edges
-    with replacing(folder / "edges.parquet") as unfinished:
-        edges.to_parquet(unfinished, engine="pyarrow", compression="zstd", index=False)
-    readable = edges[READABLE].astype({"low": "float32", "high": "float32"})
-    with replacing(folder / "edges.csv") as unfinished:
-        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
-    kept = ("layer", "input", "output", "low", "high", "r2", "accepted")
-    most = edges.groupby("layer", sort=False).head(top).to_dict("records")
-    formulas = {
-        "edges": [
-            {key: row[key] for key in kept}
-            | _written(expression(row))
-            | {"pareto": interpretation.fits[row["layer"]].pareto(row["output"], row["input"])}
-            for row in most
-        ],
-        "neurons": {name: _written(neuron(interpretation, *of)) for name, of in wanted.items()},
+    folder, layers = interpretation.folder / "export", interpretation.layers.items()
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)  # of another model, or of other layers
+    formulas: dict[str, Any] = {}
+    if interpretation.layers:
+        formulas |= _write_edges(interpretation, folder, top)
+    if interpretation.curves:
+        formulas |= _write_curves(interpretation, folder)
+    formulas["neurons"] = {
+        name: _written(neuron(interpretation, *of)) for name, of in wanted.items()
     }
     write_json(folder / "formulas.json", formulas)
-    files = ["edges.parquet", "edges.csv", "formulas.json"]
-    if lookup:
-        files.append("lookup.safetensors")
+    if lookup and interpretation.layers:
         _write_lookup(interpretation, folder / "lookup.safetensors", lookup)
-    else:
-        (folder / "lookup.safetensors").unlink(missing_ok=True)  # of another model
-    layers = interpretation.layers.items()
     manifest = {
         "run": interpretation.run.path.name,
         "step": interpretation.trained.step,
@@ -134,16 +128,52 @@ def write_export(
         "data_fingerprint": interpretation.identity["data"],
         "seed": interpretation.seed,
         "layers": {name: [layer.in_features, layer.out_features] for name, layer in layers},
+        "curves": {name: curve.out_features for name, curve in interpretation.curves.items()},
         "fitted_on": {"split": "train", "tokens": OBSERVED_TOKENS},
         "thresholds": {"simpler_if_1_minus_r2_below": GOOD, "spline_if_1_minus_r2_above": ACCEPTED},
         "families": {f.name: f.expression for f in FAMILIES},
         "formula": "sum of p_k*(x - middle)^k, and a*f(b*x + c) for each of term and term2",
         "range": {"low": "0.1% quantile", "high": "99.9% quantile", "beyond": BEYOND},
         "lookup": {"points": lookup, "between": BETWEEN, "beyond": BEYOND} if lookup else None,
-        "files": {name: sha256_of(folder / name) for name in files},
+        "files": {name: sha256_of(folder / name) for name in FILES if (folder / name).exists()},
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _write_edges(interpretation: Interpretation, folder: Path, top: int) -> dict[str, Any]:
+    """Write the tables of edges; returns the formulas of the most important ones."""
+    edges = interpretation.edges
+    with replacing(folder / "edges.parquet") as unfinished:
+        edges.to_parquet(unfinished, engine="pyarrow", compression="zstd", index=False)
+    readable = edges[READABLE].astype({"low": "float32", "high": "float32"})
+    with replacing(folder / "edges.csv") as unfinished:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
+    kept = ("layer", "input", "output", "low", "high", "r2", "accepted")
+    most = edges.groupby("layer", sort=False).head(top).to_dict("records")
+    written = [
+        {key: row[key] for key in kept}
+        | _written(expression(row))
+        | {"pareto": interpretation.fits[row["layer"]].pareto(row["output"], row["input"])}
+        for row in most
+    ]
+    return {"edges": written}
+
+
+def _write_curves(interpretation: Interpretation, folder: Path) -> dict[str, Any]:
+    """Write the tables of curves of distance; returns their formulas."""
+    heads, d = interpretation.heads, sympy.Symbol("d")
+    write_atomic(folder / "curves.csv", heads.to_csv(index=False))
+    values = {name: each.formulas.contiguous() for name, each in interpretation.curve_fits.items()}
+    about = {"step": str(interpretation.trained.step)}
+    write_atomic(interpretation.folder / FORMULAS, safetensors.torch.save(values, about))
+    scales = {"d": d, "log2(1 + d)": sympy.log(1 + d, 2)}
+    kept = ("layer", "head", "verdict", "r2", "rms", "accepted")
+    written = [
+        {key: row[key] for key in kept} | _written(expression(row, scales[row["scale"]]))
+        for row in heads.to_dict("records")
+    ]
+    return {"curves": written}
 
 
 def _layer_and_output(interpretation: Interpretation, name: str) -> tuple[str, int]:

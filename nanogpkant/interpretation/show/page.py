@@ -12,6 +12,8 @@ from matplotlib.image import imsave
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard
+from nanogpkant.interpretation.show.distance import KEY as KEY_OF_CURVES
+from nanogpkant.interpretation.show.distance import curve_charts, head_cards
 from nanogpkant.interpretation.show.summary import words
 from nanogpkant.report.html import render
 from nanogpkant.report.section import Cell, Section
@@ -21,6 +23,7 @@ MAP_CELLS = 64  # of a map, each way at most
 TABLE_ROWS = 1000  # of the most important edges
 WORST = "The worst fits among the most important tenth"
 KEY = "Blue is the learned curve, dashed red its formula, grey how often the input is there."
+TOTALS = ["replacement", "loss", "added", "kl", "tokens"]
 METHOD = [
     "A KAN layer from n inputs to m outputs is m · n learned functions of one number, its edges. "
     "Importance is the standard deviation of an edge over real inputs times the root mean square "
@@ -52,20 +55,56 @@ def page(
         found: ``summary``.
         cards: ``all_cards``.
     """
+    has_edges, has_curves = interpretation.layers, interpretation.curves
+    counts = [f"{found['edges']:,} edges"] if has_edges else []
+    counts += [f"{found['curves']['heads']:,} curves of distance"] if has_curves else []
+    answer = _table(interpretation.totals[TOTALS]) if has_edges else {}
+    sections = [EdgeSection("The answer", words(found), **answer)]
+    sections += _sections_of_curves(interpretation) if has_curves else []
+    sections += _sections_of_edges(interpretation, cards) if has_edges else []
     return render(
         f"Inside {interpretation.run.path.name}",
-        f"Step {found['step']}, {found['edges']:,} edges.",
-        _sections(interpretation, found, cards),
+        f"Step {found['step']}, {', '.join(counts)}.",
+        sections,
         "edges.html.jinja",
         "nanogpkant.interpretation.show",
         {"picture": _picture, "heat": _heat},
     )
 
 
-def _sections(
-    interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
+def _sections_of_curves(interpretation: Interpretation) -> list[EdgeSection]:
+    shown = ["layer", "head", "verdict", "formula", "r2", "rms", "complexity", "runner_up"]
+    return [
+        EdgeSection(
+            "Curves of distance",
+            [f"What every head adds to its scores, by the distance of two tokens. {KEY_OF_CURVES}"],
+            charts=curve_charts(interpretation.curves, interpretation.curve_fits),
+        ),
+        EdgeSection(
+            "Their formulas",
+            [
+                "In the distance d, or in log2(1 + d), fitted where the curve itself directs "
+                "attention (grey); rms is in units of the scores. A constant added to a curve "
+                "changes nothing. In the pictures x is log2(1 + d)."
+            ],
+            cards=head_cards(interpretation),
+            **_table(interpretation.heads[shown]),
+        ),
+        EdgeSection(
+            "Are the formulas of distance faithful?",
+            [
+                "Curves replaced by their formulas, by their best lines in d, by their means (no "
+                "dependence on distance), and by what they started from; then those of one layer "
+                "at a time by their formulas."
+            ],
+            **_table(interpretation.curve_totals[["layers", *TOTALS]]),
+        ),
+    ]
+
+
+def _sections_of_edges(
+    interpretation: Interpretation, cards: dict[str, list[EdgeCard]]
 ) -> list[EdgeSection]:
-    totals = interpretation.totals[["replacement", "loss", "added", "kl", "tokens"]]
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     most = interpretation.edges[[*shown, "runner_up", "margin"]].iloc[:TABLE_ROWS]
     layers = [
@@ -79,7 +118,6 @@ def _sections(
         for number, (name, importance) in enumerate(interpretation.importance["std_grad"].items())
     ]
     return [
-        EdgeSection("The answer", words(found), **_table(totals)),
         EdgeSection(
             "Are the formulas faithful?",
             [

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from nanogpkant.base.console import bar
@@ -11,6 +12,7 @@ from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import EdgeCard, all_cards
+from nanogpkant.interpretation.show.distance import curve_figure
 from nanogpkant.interpretation.show.page import WORST, page
 from nanogpkant.interpretation.show.summary import summary
 from nanogpkant.report.charts import Draw, panels, save_figure
@@ -29,6 +31,10 @@ def figures(
         UsageError: fewer than one edge.
     """
     require_positive(top=top)
+    if interpretation.curves:
+        yield "curves", curve_figure(interpretation.curves, interpretation.curve_fits)
+    if not interpretation.layers:
+        return
     cards = cards or all_cards(interpretation, top)
     layers = list(interpretation.layers)
 
@@ -66,22 +72,13 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
     """
     require_positive(top=top)
     folder = interpretation.folder
-    tables = {
-        "faithfulness": interpretation.faithfulness,
-        "totals": interpretation.totals,
-        "pruning": interpretation.pruning,
-        "ablations": interpretation.ablations,
-        "atlas": interpretation.atlas.table(),
-        "layers": interpretation.by_layer,
-        "inputs": interpretation.inputs,
-        "outputs": interpretation.outputs,
-    }
-    for name, frame in tables.items():
+    for name, frame in _tables(interpretation).items():
         write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     cards, written = all_cards(interpretation, top), []
+    pictures = 6 * bool(interpretation.layers) + len(interpretation.layers)
     with bar("drawing", "pictures") as progress:
         for done, (name, figure) in enumerate(figures(interpretation, top, cards)):
-            progress(done, 6 + len(interpretation.layers))
+            progress(done, pictures + bool(interpretation.curves))
             written.append(folder / "pictures" / f"{name}.png")
             save_figure(figure, written[-1], dpi=110)
     for old in {*(folder / "pictures").glob("*.png")} - {*written}:
@@ -91,3 +88,22 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
     found["page"] = str(folder / "index.html")
     write_json(folder / "summary.json", found)
     return found
+
+
+def _tables(interpretation: Interpretation) -> dict[str, pd.DataFrame]:
+    """The tables to write as CSV, by name: of edges, and of curves of distance."""
+    tables = {}
+    if interpretation.layers:
+        tables |= {
+            "faithfulness": interpretation.faithfulness,
+            "totals": interpretation.totals,
+            "pruning": interpretation.pruning,
+            "ablations": interpretation.ablations,
+            "atlas": interpretation.atlas.table(),
+            "layers": interpretation.by_layer,
+            "inputs": interpretation.inputs,
+            "outputs": interpretation.outputs,
+        }
+    if interpretation.curves:
+        tables |= {"curves": interpretation.heads, "curve_totals": interpretation.curve_totals}
+    return tables

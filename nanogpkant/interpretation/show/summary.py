@@ -4,18 +4,48 @@ from typing import Any
 
 import numpy as np
 
+from nanogpkant.interpretation.fit.distance import LAWS
 from nanogpkant.interpretation.fit.formulas import ACCEPTED
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.machine.device import peak_memory
 
 
 def summary(interpretation: Interpretation) -> dict[str, Any]:
-    """The results as numbers.
+    """The results as numbers, of edges and of curves of distance, where the model has these.
 
     ``explained`` is the share of the splines' gain over means that formulas keep: (mean - formula)
     / (mean - spline) of the losses; None where means are no worse than splines. Shares
     ``of_importance`` are of the sum of squared importances.
     """
+    found: dict[str, Any] = {
+        "run": str(interpretation.run.path),
+        "step": interpretation.trained.step,
+        "layers": list(interpretation.layers),
+    }
+    found |= _of_edges(interpretation) if interpretation.layers else {}
+    found |= {"curves": _of_curves(interpretation)} if interpretation.curves else {}
+    return found | {
+        "seconds": {name: round(spent, 2) for name, spent in interpretation.seconds.items()},
+        "peak_memory_bytes": peak_memory(interpretation.model.tokens.weight.device),
+    }
+
+
+def _of_curves(interpretation: Interpretation) -> dict[str, Any]:
+    heads, totals = interpretation.heads, interpretation.curve_totals
+    totals = totals.query("layers == 'all'").set_index("replacement")
+    tokens = totals.pop("tokens").to_numpy()
+    accepted = heads.query("accepted")
+    return {
+        "layers": list(interpretation.curves),
+        "heads": len(heads),
+        "accepted": len(accepted) / len(heads),
+        "verdicts": accepted["verdict"].value_counts().to_dict(),
+        "totals": totals.drop(columns="layers").to_dict("index"),
+        "total_tokens": int(tokens[0]),
+    }
+
+
+def _of_edges(interpretation: Interpretation) -> dict[str, Any]:
     edges, totals = interpretation.edges, interpretation.totals.set_index("replacement")
     loss: dict[str, float] = totals["loss"].to_dict()
     power = np.square(edges["importance"].to_numpy(dtype=np.float64))
@@ -24,9 +54,6 @@ def summary(interpretation: Interpretation) -> dict[str, Any]:
     ranks = interpretation.rank_correlations.set_index("score").astype(object)
     has_formula = edges["accepted"].to_numpy()
     return {
-        "run": str(interpretation.run.path),
-        "step": interpretation.trained.step,
-        "layers": list(interpretation.layers),
         "edges": len(edges),
         "accepted": float(has_formula.mean()),
         "accepted_of_importance": float(power[has_formula].sum()),
@@ -41,17 +68,41 @@ def summary(interpretation: Interpretation) -> dict[str, Any]:
             "variance_of_components": interpretation.atlas.variance,
             **interpretation.atlas_score,
         },
-        "seconds": {name: round(spent, 2) for name, spent in interpretation.seconds.items()},
-        "peak_memory_bytes": peak_memory(interpretation.model.tokens.weight.device),
     }
 
 
 def words(found: dict[str, Any]) -> list[str]:
     """The results in sentences, the most important first."""
+    of_edges = _words_of_edges(found) if "edges" in found else []
+    return of_edges + (_words_of_curves(found["curves"]) if "curves" in found else [])
+
+
+def _words_of_curves(found: dict[str, Any]) -> list[str]:
+    loss = _losses(found)
+    laws = {law: n for law, n in found["verdicts"].items() if law in LAWS.values()}
+    others = sum(found["verdicts"].values()) - sum(laws.values())
+    laws |= {"another function": others} if others else {}
+    which = ", ".join(f"{count} as {law}" for law, count in laws.items())
+    return [
+        f"With every one of {found['heads']} curves of distance replaced by its formula, the loss "
+        f"is {loss['formula']} nats per token, and {found['totals']['original']['loss']:.4f} as it "
+        f"is; {loss['line']} with every curve its best line in the distance, {loss['mean']} with "
+        f"its mean, {loss['start']} with what it started from. Measured on "
+        f"{found['total_tokens']:,} tokens of the validation split.",
+        f"R² is {1 - ACCEPTED} or above for {found['accepted']:.1%} of the curves"
+        + (f": {which}." if which else ".")
+        + f" With the others left as they are the loss is {loss['formula where it fits']}.",
+    ]
+
+
+def _losses(found: dict[str, Any]) -> dict[str, str]:
+    totals = found["totals"].items()
+    return {name: f"{row['loss']:.4f} ({row['added']:+.4f})" for name, row in totals}
+
+
+def _words_of_edges(found: dict[str, Any]) -> list[str]:
     atlas, rank = found["atlas"], found["rank_correlations"]["std_grad"]["with_kl"]
-    loss = {
-        name: f"{row['loss']:.4f} ({row['added']:+.4f})" for name, row in found["totals"].items()
-    }
+    loss = _losses(found)
     predicted = (  # no rank is above another where no edge matters, as after text of one character
         "which cannot be measured: none of them matters"
         if rank is None
