@@ -158,6 +158,7 @@ def evaluate_run(
     require_positive(batch_size=batch_size, **({} if length is None else {"length": length}))
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
+    require_positive(random_batches=random_batches or None)
     check_seed(seed)
     device = resolve_device(device_name, "--device")
     dtype = resolve_dtype(dtype_name, device, "--dtype")

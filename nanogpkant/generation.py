@@ -192,6 +192,7 @@ def draw(
         share = ordered.softmax(-1)
         # A token goes when those before it already reach top_p; the first always stays.
         gone = share.cumsum(-1) - share >= top_p
+        gone[:, 0] = False  # also of a top_p that float32 rounds to 0
         logits = logits.masked_fill(gone.scatter(-1, order, gone), -torch.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=random).squeeze(-1)
 

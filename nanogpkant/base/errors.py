@@ -22,14 +22,15 @@ class UsageError(UserError):
 
 
 def require_positive(**values: int | None) -> None:
-    """Refuse a flag that is given and below 1.
+    """Refuse a count that is given and below 1, or above what any computer could do.
 
     Raises:
         UsageError: naming the flag.
     """
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= 10**12:
+            most = "at least 1" if value < 1 else f"at most {10**12:,}"
+            raise UsageError(f"--{name} {value!s:.80}: must be {most}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,13 @@
 """Text that came with a run or a file, made harmless for the formats that we write."""
 
+import os
 import re
 from typing import Any
+
+
+def readable(name: str) -> str:
+    """A file's name as text in any locale; bytes that are no text become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def markdown(text: str) -> str:

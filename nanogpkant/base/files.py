@@ -164,7 +164,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         UserError: it cannot be written, or another process is writing it.
         UsageError: ``out`` is not empty.
     """
-    draft = out.with_name(f".{out.name}.tmp")
+    place = out.absolute()  # "." has no name
+    draft = place.with_name(f".{place.name}.tmp")
     with only_writer(out):
         check_is_new(out)
         with writing(out):
@@ -173,9 +174,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         try:
             yield draft
             with writing(out):
-                if out.exists():
-                    out.rmdir()
-                draft.rename(out)
+                if place.exists():
+                    place.rmdir()
+                draft.rename(place)
                 fsync_folder(out.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)

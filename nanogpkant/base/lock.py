@@ -39,6 +39,8 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            if not file.exists():  # it is no process that keeps us from making it
+                file.touch()
             busy = f"{folder} is being written by {_holder(file)}"
             if not wait:
                 raise BusyError(f"{busy}: wait until it is done, or end it") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.escape import readable
 from nanogpkant.base.files import read_text
 from nanogpkant.config import (
     DataConfig,
@@ -223,7 +224,7 @@ def load_run(path: Path) -> Run:
                 problem = f"the evaluation at step {row['step']} has no {key}"
                 raise UserError(f"{run.metrics_file}: {problem}: the file was edited")
     finished = is_finished(run, config.train)
-    return Run(path, path.name, config, environment, metrics, counted, finished)
+    return Run(path, readable(path.name), config, environment, metrics, counted, finished)
 
 
 def is_finished(run: RunFolder, options: TrainConfig) -> bool:
@@ -276,5 +277,5 @@ def short_names(paths: list[Path]) -> list[str]:
             other != path and other.parts[-length:] == path.parts[-length:] for other in paths
         ):
             length += 1
-        names.append("/".join(path.parts[-length:]))
+        names.append(readable("/".join(path.parts[-length:])))
     return names

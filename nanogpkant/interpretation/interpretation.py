@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.base.files import read_json
 from nanogpkant.base.lock import only_writer
 from nanogpkant.config import check_seed
@@ -358,6 +358,7 @@ class Interpretation:
             raise UsageError(f"--share {share}: must be above 0 and below 1")
         if finetune < 0:
             raise UsageError(f"--finetune {finetune}: must be 0 (none) or above")
+        require_positive(finetune=finetune or None)
         choices = ("score", score, SCORES), ("ablation", ablation, ABLATIONS), ("unit", unit, UNITS)
         for flag, value, known in choices:
             if value not in known:

@@ -177,7 +177,7 @@ class Features:
         try:
             values = json.loads(spec)
             return Features(_basis(values["basis"]), values["base"])
-        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"no basis has the description {spec!r}") from error
 
     @cache  # noqa: B019 - few values, and small

@@ -234,10 +234,9 @@ def remove_run(path: Path) -> None:
     """
     if not path.exists():
         return
-    if not RunFolder(path).config_file.is_file():
-        raise UsageError(
-            f"--overwrite: {path} is not a run folder; remove it yourself, or use --out"
-        )
+    if path.is_symlink() or not RunFolder(path).config_file.is_file():
+        what = "a symbolic link" if path.is_symlink() else "not a run folder"
+        raise UsageError(f"--overwrite: {path} is {what}; remove it yourself, or use --out")
     doomed = path.with_name(f".{path.name}.removed")
     with writing(path):
         shutil.rmtree(doomed, ignore_errors=True)

@@ -128,7 +128,7 @@ def test_any_value_of_any_flag_is_taken_or_refused_in_one_line(
                 assert any(each in line for each in told), (name, value, line)
     assert "--about" in taken
     assert not {"--resume", "--config", "--model"} & taken
-    assert {path.name for path in here.iterdir()} <= {*ABSURD}  # folders of data
+    assert {path.name for path in here.iterdir()} <= {*ABSURD, "corpus"}  # of data
 
 
 @pytest.mark.parametrize("name", ["data.dataset", "data.file", "data.dir", "train.init_from"])

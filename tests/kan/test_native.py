@@ -204,6 +204,7 @@ def test_says_what_is_unsupported(basis, inputs, dtype, reason: str) -> None:
 @pytest.mark.parametrize(
     ("compiler", "said"),
     [
+        ('gcc "', r"no C compiler \(cc, gcc or clang\) for bspline.c"),
         ("", r"no C compiler \(cc, gcc or clang\) for bspline.c"),
         ("/nonexistent/cc", "/nonexistent/cc does not compile bspline.c: .*No such file"),
         ("false", "false does not compile bspline.c: .*non-zero exit status"),

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from nanogpkant import sample
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.escape import csv_cell, fenced, markdown
 from nanogpkant.base.files import parse_json, read_text, sha256_of
 from nanogpkant.cli import main
 from nanogpkant.config import load_config, read_yaml
+from nanogpkant.kan.features import Features
 from nanogpkant.run.checkpoint import load_checkpoint, write_weights
 from nanogpkant.run.folder import TRAINING, open_run
 from nanogpkant.run.metrics import read_metrics
@@ -252,6 +254,60 @@ def test_any_path_under_any_locale(place: str, locale: str, tiny_experiment: Pat
     read = subprocess.run([*nanogpkant, "sample", out], env=environment, capture_output=True)
     assert read.returncode == 0, read.stderr
     assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [PLACES[place]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_reports_on_any_path_under_any_locale(tiny_run: Path, tmp_path: Path):
+    run = os.fsencode(copytree(tiny_run, tmp_path / "é日"))
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for verb, flags in {"compare": [], "interpret": ["--budget", "64", "--top", "2"]}.items():
+        command = [sys.executable, "-m", "nanogpkant.cli", verb, run, "--out", run + b"/" + b"out"]
+        made = subprocess.run([*command, *flags], env=environment, capture_output=True)
+        assert made.returncode == 0, made.stderr
+    report = (tmp_path / "é日" / "out" / "report.md").read_text(encoding="utf-8")
+    assert "é日" in report
+
+
+def test_overwriting_a_symbolic_link_removes_nothing(tiny_run, tiny_experiment, tmp_path, capsys):
+    copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "link").symlink_to("run")
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "link"), "--overwrite"]
+    assert main(command) == 2
+    assert "symbolic link" in said(capsys)
+    assert load_checkpoint(open_run(tmp_path / "link"), "last").step == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
+
+
+def test_a_folder_given_as_nothing_is_this_one(tiny_run: Path, tmp_path, monkeypatch, capsys):
+    run = Path(copytree(tiny_run, tmp_path / "run"))
+    monkeypatch.chdir(run)
+    assert main(["export", ".", "--out", ""]) == 2
+    assert "--out .: exists and is not an empty folder" in said(capsys)
+
+
+def test_features_nested_too_deeply_are_no_features():
+    with pytest.raises(ValueError, match="no basis"):
+        Features.from_spec('{"basis": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("sample --tokens 1000000000000000000000", "--tokens"),
+        ("prune --share 0.5 --out p --finetune 1000000000000000000000", "--finetune"),
+        ("sample --samples 1000000000000000000000", "--samples"),
+        ("eval --random_batches 1000000000000000000000", "--random_batches"),
+    ],
+)
+def test_counts_that_no_computer_could_do(command: str, flag: str, tiny_run: Path, capsys):
+    verb, *flags = command.split()
+    assert main([verb, str(tiny_run), *flags]) == 2
+    assert f"{flag} 1000000000000000000000: must be at most" in said(capsys)
+
+
+def test_a_probability_that_rounds_to_zero_takes_the_most_likely(tiny_run: Path):
+    texts = [sample(str(tiny_run), tokens=5, device="cpu", top_p=p).texts for p in (1e-320, 1e-9)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")

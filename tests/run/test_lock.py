@@ -56,6 +56,13 @@ def test_a_dead_holder_does_not_block_and_a_live_one_is_named(tmp_path: Path):
         pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a place where even root makes no file")
+def test_where_no_file_can_be_made_nobody_is_blamed():
+    """Nor waited for."""
+    with pytest.raises(UserError, match="cannot write /proc/x"), only_writer(Path("/proc/x"), True):
+        pass
+
+
 # Commands in a folder with two runs, a and b, and the folder that each writes.
 WRITERS = {
     "train": ("train tiny.yaml --out b --resume", "b"),

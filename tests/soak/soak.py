@@ -24,6 +24,7 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.run.load import load_model
 
 NANOGPKANT = [sys.executable, "-m", "nanogpkant.cli"]
+ORPHANS = "is being trained by another process"  # runs that a killed experiment leaves at work
 TIMES = ("seconds", "tokens_per_second", "memory_bytes", "peak_memory_bytes")
 PRESET = """\
 model: {n_layer: 2, n_head: 2, n_embd: 16, block_size: 16, dropout: 0.2,
@@ -138,9 +139,10 @@ def killed(folder: Path, name: str, count: int, chance: random.Random, until: fl
             process.kill()
             process.communicate()
             row.tries += 1
+        said = "not started"
         if out.exists() and name in ("export", "convert"):  # it appeared whole
             said = None
-        else:
+        while said and (said == "not started" or ORPHANS in said):
             said = finish(start(folder, *work.command, *(work.again if out.exists() else [])))
         if said or digest(out, work.counted) != expected:
             row.lost, row.note = row.lost + 1, said or "another result"

@@ -144,11 +144,11 @@ def write_export(
 def _write_edges(interpretation: Interpretation, folder: Path, top: int) -> dict[str, Any]:
     """Write the tables of edges; returns the formulas of the most important ones."""
     edges = interpretation.edges
-    with replacing(folder / "edges.parquet") as unfinished:
-        edges.to_parquet(unfinished, engine="pyarrow", compression="zstd", index=False)
-    readable = edges[READABLE].astype({"low": "float32", "high": "float32"})
-    with replacing(folder / "edges.csv") as unfinished:
-        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(readable, preserve_index=False), unfinished)
+    with replacing(folder / "edges.parquet") as unfinished, open(unfinished, "wb") as file:
+        edges.to_parquet(file, engine="pyarrow", compression="zstd", index=False)
+    few = edges[READABLE].astype({"low": "float32", "high": "float32"})
+    with replacing(folder / "edges.csv") as unfinished, open(unfinished, "wb") as file:
+        pyarrow.csv.write_csv(pyarrow.Table.from_pandas(few, preserve_index=False), file)
     kept = ("layer", "input", "output", "low", "high", "r2", "accepted")
     most = edges.groupby("layer", sort=False).head(top).to_dict("records")
     written = [

@@ -139,7 +139,10 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
 @cache
 def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
     here = next(filter(shutil.which, ("cc", "gcc", "clang")), "")
-    compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
+    try:
+        compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
+    except ValueError:  # or a quote that is not closed
+        compiler = []
     if not compiler:
         log.info("there is no C compiler (cc, gcc or clang) for %s", source)
         return None
