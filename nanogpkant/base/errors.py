@@ -40,8 +40,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a library's error as one line; its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error as one line of at most 800 characters; its type if it has none."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 800 else f"{words[:500]} ... {words[-250:]}"
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

@@ -102,6 +102,8 @@ def read_text(path: Path, most: int = LARGEST) -> str:
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 text first"
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): {remedy}") from error
+    except ValueError as error:  # no name of a file
+        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def read_json(path: Path) -> Any:

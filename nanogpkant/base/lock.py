@@ -30,11 +30,11 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
         BusyError: another process holds it.
         UserError: the file cannot be written.
     """
-    place = folder.resolve()  # the same by whichever name
-    file = place.with_name(f".{place.name}.lock")
-    lock = FileLock(file, is_singleton=True)
-    is_first = not place.parent.exists()
     try:
+        place = folder.resolve()  # the same by whichever name
+        file = place.with_name(f".{place.name}.lock")
+        lock = FileLock(file, is_singleton=True)
+        made = [parent for parent in place.parents if not parent.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
@@ -46,6 +46,8 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{folder} cannot be the name of a folder: {error}") from error
     try:
         with suppress(OSError):  # on Windows a locked file cannot be written
             file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
@@ -55,9 +57,9 @@ def only_writer(folder: Path, wait: bool = False) -> Iterator[None]:
             with suppress(OSError):  # on Windows a locked file cannot be removed
                 file.unlink()
         lock.release()
-        if is_first:
+        for parent in made:
             with suppress(OSError):  # it is not empty
-                place.parent.rmdir()
+                parent.rmdir()
 
 
 def _holder(file: Path) -> str:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
-from nanogpkant.base.errors import UsageError
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
@@ -103,10 +102,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
 
     Raises:
         UserError: the file cannot be written.
-        UsageError: its name does not end in .png.
     """
-    if out.suffix != ".png":
-        raise UsageError(f"--plot {out}: name a file that ends in .png")
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for run in runs:

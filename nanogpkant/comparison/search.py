@@ -28,6 +28,7 @@ from optuna.trial import TrialState
 from nanogpkant.base.errors import UsageError, UserError, prefixed
 from nanogpkant.base.escape import csv_cell
 from nanogpkant.base.files import write_atomic
+from nanogpkant.base.lock import only_writer
 from nanogpkant.comparison.experiment import (
     Experiment,
     Variant,
@@ -239,27 +240,30 @@ def search(file: Path, out: Path, jobs: int = 1) -> SearchResult:
 
     Raises:
         UsageError: an invalid file.
-        UserError: the search was stopped, or no run of a family could be trained.
+        UserError: the search was stopped, another process is at work on it, or no run of a family
+            could be trained.
     """
     search = load_search(file)
-    rounds = _Rounds(search, out / search.name, jobs)
-    first, *later = search.rungs
-    trials = _first_trials(search, rounds, first)
-    for rung in later:
-        trials = {name: _best(of)[: rung.trials] for name, of in trials.items()}
-        rounds.train(list(itertools.chain(*trials.values())), rung)
-    lines = []
-    for name, of in trials.items():
-        winner = _best(of)[0]
-        if math.isinf(winner.losses[-1]):
-            raise UserError(f"{name}: no trial could be trained; see {rounds.table}")
-        best, about = rounds.folder / f"{name}.yaml", f"{name}: the best of {first.trials} trials"
-        write_atomic(best, to_yaml(with_changes(winner.runs[-1].config, about=about)))
-        choices = winner.row("")["choices"].items()
-        chosen = ", ".join(f"{key} {value}" for key, value in choices)
-        lines.append(f"{name:<12} {winner.losses[-1]:.4f} in {best}: {chosen}")
-    lines.append(f"every trial is in {rounds.table}")
-    return SearchResult(rounds.rows, "\n".join(lines))
+    with only_writer(out / search.name):
+        rounds = _Rounds(search, out / search.name, jobs)
+        first, *later = search.rungs
+        trials = _first_trials(search, rounds, first)
+        for rung in later:
+            trials = {name: _best(of)[: rung.trials] for name, of in trials.items()}
+            rounds.train(list(itertools.chain(*trials.values())), rung)
+        lines = []
+        for name, of in trials.items():
+            winner = _best(of)[0]
+            if math.isinf(winner.losses[-1]):
+                raise UserError(f"{name}: no trial could be trained; see {rounds.table}")
+            best = rounds.folder / f"{name}.yaml"
+            about = f"{name}: the best of {first.trials} trials"
+            write_atomic(best, to_yaml(with_changes(winner.runs[-1].config, about=about)))
+            choices = winner.row("")["choices"].items()
+            chosen = ", ".join(f"{key} {value}" for key, value in choices)
+            lines.append(f"{name:<12} {winner.losses[-1]:.4f} in {best}: {chosen}")
+        lines.append(f"every trial is in {rounds.table}")
+        return SearchResult(rounds.rows, "\n".join(lines))
 
 
 def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, list[SearchTrial]]:
@@ -336,7 +340,7 @@ class _Rounds:
         rows = [row | row["choices"] for row in self.rows]
         columns = dict.fromkeys(key for row in rows for key in row if key != "choices")
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: csv_cell(row.get(key, "")) for key in columns} for row in rows)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(csv_cell, columns))
+        writer.writerows([csv_cell(row.get(key, "")) for key in columns] for row in rows)
         write_atomic(self.table, text.getvalue())

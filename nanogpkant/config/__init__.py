@@ -21,6 +21,7 @@ from nanogpkant.config.settings import (
     with_changes,
 )
 from nanogpkant.config.yaml import (
+    check_yaml,
     config_from,
     field_names,
     load_config,
@@ -49,6 +50,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "check_seed",
+    "check_yaml",
     "config_from",
     "field_names",
     "load_config",

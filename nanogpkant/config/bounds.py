@@ -1,6 +1,7 @@
 """Bounds of the settings, each for a reason, and the one-line errors beyond them."""
 
 import math
+import os
 import typing
 from typing import Any
 
@@ -46,6 +47,18 @@ def check_seed(seed: int, flag: str = "seed") -> None:
     """Refuse a seed outside the range of any random generator in use."""
     if not 0 <= seed < 2**31:
         refuse(flag, seed, "must be 0 to 2147483647")
+
+
+def path_like(section: str, config: Any, *names: str) -> None:
+    """Refuse settings of a section that no file system takes for a path; None is none."""
+    for name in names:
+        text = getattr(config, name) or ""
+        try:
+            encoded = os.fsencode(text)
+        except UnicodeEncodeError:
+            encoded = b"\0"
+        if b"\0" in encoded or len(encoded) > 4096 or max(map(len, encoded.split(b"/"))) > 255:
+            refuse(f"{section}.{name}", repr(text), "cannot be the path of a file or folder")
 
 
 def at_least(section: str, config: Any, **minima: float) -> None:

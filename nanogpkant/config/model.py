@@ -196,6 +196,8 @@ class ModelConfig:
         at_least("model", self, n_layer=1, n_head=1, n_embd=1, block_size=1, mlp_ratio=0)
         at_least("model", self, conv_length=1, logit_softcap=0, score_degree=0)
         fraction("model", self, "dropout")
+        if 0 < self.logit_softcap < 1e-3:  # logits / cap would overflow
+            refuse("model.logit_softcap", self.logit_softcap, "must be 0, or at least 0.001")
         if self.n_embd % self.n_head:
             fits = self.n_head * max(1, round(self.n_embd / self.n_head))
             remedy = f"must be a multiple of --model.n_head {self.n_head}; {fits} would be"

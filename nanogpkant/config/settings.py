@@ -11,7 +11,16 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nanogpkant.config.bounds import FINE, LONG, at_least, at_most, check_seed, fraction, refuse
+from nanogpkant.config.bounds import (
+    FINE,
+    LONG,
+    at_least,
+    at_most,
+    check_seed,
+    fraction,
+    path_like,
+    refuse,
+)
 from nanogpkant.config.model import ModelConfig
 from nanogpkant.kan.bases import BASES
 
@@ -29,6 +38,11 @@ class DataConfig:
     """text file, or folder of texts, to prepare under that name"""
     dir: str = "data"
     """folder of prepared datasets"""
+
+    def __post_init__(self) -> None:
+        path_like("data", self, "dataset", "file", "dir")
+        if self.file == "":
+            refuse("data.file", "''", "must be the path of a text, or null")
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ class TrainConfig:
         if self.eval_tokens is not None:
             at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
+        path_like("train", self, "init_from", "from_formulas", "device")
         if self.from_formulas is not None and self.init_from != "scratch":
             remedy = f"does not go with --train.init_from {self.init_from}; give one of them"
             refuse("train.from_formulas", self.from_formulas, remedy)

@@ -98,6 +98,20 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path} is not a YAML file: {one_line(error)}") from error
 
 
+def check_yaml(text: str) -> None:
+    """Refuse a text beyond the bounds of ``read_yaml``, before another library reads it.
+
+    Raises:
+        yaml.YAMLError: it is, or is not YAML.
+    """
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"has more than {LARGEST:,} bytes")
+    try:
+        yaml.compose(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values: no key twice, and no few lines of aliases that stand for gigabytes."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -166,7 +167,12 @@ def _prepare(
     is_raw = settings["tokenizer"] == "byte" or isinstance(given, ByteTokenizer)
     text_format = TextFormat(settings["field"], settings["separator"], is_raw)
     progress = progress or (lambda done, total: None)
-    with TemporaryDirectory(prefix="nanogpkant-") as downloads:
+    with (
+        nullcontext() if folder.exists() else only_writer(folder, wait=True),
+        TemporaryDirectory(prefix="nanogpkant-") as downloads,
+    ):
+        if dataset.needs_network and file is None and folder.exists():  # made meanwhile
+            return _reuse(folder, None, asked)
         corpus = _open_corpus(dataset, file, text_format, Path(downloads), progress)
         has_alphabet = settings["tokenizer"] != "char" or dataset.characters is not None
         passes = 1 + (corpus.sha256 is None) + (not has_alphabet and not corpus.one_text)
@@ -174,9 +180,7 @@ def _prepare(
         found = scan(corpus, dataset, not has_alphabet, advance)
         if folder.exists():
             return _reuse(folder, found.sha256, asked)
-        with only_writer(folder, wait=True), writing(folder):
-            if folder.exists():  # made by another process meanwhile
-                return _reuse(folder, found.sha256, asked)
+        with writing(folder):
             _write(folder, corpus, dataset, found, settings, given, workers, advance)
     return folder
 

@@ -418,5 +418,5 @@ class Interpretation:
     @contextmanager
     def _stage(self, name: str, **settings: Any) -> Iterator[Stage]:
         """The stage's folder, and a clock around it."""
-        with self._timed(name):
+        with only_writer(self.folder), self._timed(name):
             yield Stage(self.folder / "cache" / name, self.identity | settings)

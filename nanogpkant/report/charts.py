@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nanogpkant.base.files import writing
+from nanogpkant.base.files import replacing
 
 # Distinct on white, on black, and with most colour blindness.
 COLOURS = ("#c8553d", "#2f7fb0", "#6a9a2d", "#9460b8", "#c08a1e", "#3a9d8f", "#b84f86", "#7b8794")
@@ -49,9 +49,8 @@ def save_figure(figure: Figure, path: Path, dpi: int = 140) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=dpi)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
 
 
 def panels(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from nanogpkant.base.console import warn
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import check_is_new, new_folder, read_text, write_atomic
+from nanogpkant.base.files import new_folder, read_text, write_atomic
 from nanogpkant.run.checkpoint import load_checkpoint, write_weights
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, WEIGHTS, open_run
 from nanogpkant.run.load import load_model
@@ -41,16 +41,15 @@ def export_run(
     license: str | None = None,
 ) -> dict[str, Any]:
     """Write a run's checkpoint as a folder to share: the values of ``verbs.share.Exported``."""
-    check_is_new(out)  # before the model is loaded
     if bfloat16 and format == "onnx":
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
-    source = open_run(run)
-    trained = load_model(run, checkpoint)  # it loads, whatever the format
-    saved = load_checkpoint(source, checkpoint)
-    weights = saved.weights() if format == "run" else trained.model.state_dict()
-    if bfloat16:
-        weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
     with new_folder(out) as draft:
+        source = open_run(run)
+        trained = load_model(run, checkpoint)  # it loads, whatever the format
+        saved = load_checkpoint(source, checkpoint)
+        weights = saved.weights() if format == "run" else trained.model.state_dict()
+        if bfloat16:
+            weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
         if format == "hf":
             write_huggingface(draft, trained, weights)
         elif format == "onnx":

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nanogpkant.base.errors import UsageError, UserError, from_extra, one_line
-from nanogpkant.base.files import check_is_new, new_folder, sha256_of
+from nanogpkant.base.files import new_folder, sha256_of
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, open_run
 from nanogpkant.run.manifest import MANIFEST, read_manifest, verify
@@ -59,15 +59,13 @@ def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
 
 def pull(repo: str, out: Path) -> dict[str, Any]:
     """Download an exported run, complete and verified: the values of ``verbs.share.Pulled``."""
-    check_is_new(out)
     api = HfApi()
-    with hub_errors(repo):
-        info = api.model_info(repo, timeout=TIMEOUT)
-    names = [file.rfilename for file in info.siblings or ()]
-    if MANIFEST not in names or "config.json" in names:
-        hint = "from_pretrained opens a model for transformers"
-        raise UserError(f"{repo} is not an exported run of nanogpkant; {hint}")
     with new_folder(out) as draft, hub_errors(repo):
+        info = api.model_info(repo, timeout=TIMEOUT)
+        names = [file.rfilename for file in info.siblings or ()]
+        if MANIFEST not in names or "config.json" in names:
+            hint = "from_pretrained opens a model for transformers"
+            raise UserError(f"{repo} is not an exported run of nanogpkant; {hint}")
 
         def fetch(name: str) -> Path:
             return Path(api.hf_hub_download(repo, name, revision=info.sha, local_dir=draft))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UserError, one_line
 from nanogpkant.base.files import read_text, writing
+from nanogpkant.base.lock import only_writer
 from nanogpkant.config import RunConfig, Tracker, TrackingConfig, load_config, with_changes
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.metrics import read_metrics
@@ -244,10 +245,10 @@ def track_run(path: str | Path, tracking: TrackingConfig) -> dict[str, Any]:
     folder = Path("runs") / run.path.name if run.is_exported else run.path
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    trackers = start_trackers(config, run, folder, step=0, run_id=None)
-    with bar("sending", "rows") as progress:
+    with only_writer(folder / tracking.project), bar("sending", "rows") as progress:
+        trackers = start_trackers(config, run, folder, step=0, run_id=None)
         for number, row in enumerate(rows, start=1):
             log_row(trackers, row)
             progress(number, len(rows))
-    stop_trackers(trackers, run, rows[-1]["step"])
+        stop_trackers(trackers, run, rows[-1]["step"])
     return {"folder": str(folder), "rows": len(rows)}

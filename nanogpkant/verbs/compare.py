@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
+from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
     from nanogpkant.comparison.experiment import Experiment
@@ -66,6 +67,7 @@ def compare(
     for name, value in (("target", target), ("reference", reference), ("csv", csv)):
         if value and out is None:
             raise UsageError(f"--{name}: is for the report; add --out DIR")
+    _check_plot(plot)
     from nanogpkant.comparison.findings import answer, find
     from nanogpkant.comparison.runs import load_runs, variants_of
     from nanogpkant.comparison.table import compare_runs, table
@@ -113,6 +115,7 @@ def experiment(
         >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
     """
     require_positive(jobs=jobs)
+    _check_plot(plot)
     from nanogpkant.comparison.experiment import load_experiment
     from nanogpkant.comparison.planning import costs, costs_table, plan
 
@@ -139,6 +142,12 @@ def experiment(
         again = "the same command tries them again"
         answer = replace(answer, failure=f"{len(failed)} of {len(planned)} runs failed; {again}")
     return answer
+
+
+def _check_plot(file: str | None) -> None:
+    """Before hours of training."""
+    if file is not None and Path(file).suffix != ".png":
+        raise UsageError(f"--plot {file}: name a file that ends in .png")
 
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
@@ -173,7 +182,8 @@ def _report(
     findings = find(variants, target, list(failures))
     command = shlex.join(["nanogpkant", *sys.argv[1:]])
     declared = verdicts(experiment, variants) if experiment else []
-    found = write_report(folder, findings, references, title, command, experiment, declared)
+    with only_writer(folder, wait=True):
+        found = write_report(folder, findings, references, title, command, experiment, declared)
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     said = [verdict.words() for verdict in declared] or found["answer"]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.files import check_is_new
+from nanogpkant.base.lock import only_writer
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ def convert(source: str, *, out: str, **settings: Any) -> Converted:
         >>> ng.convert("pretrained:shakespeare-mini-kan", out="runs/short", **shorter).step
         4000
     """
-    check_is_new(Path(out))  # before anything is downloaded
+    with only_writer(Path(out)):
+        check_is_new(Path(out))  # before anything is downloaded
+        from nanogpkant.config import with_settings
+        from nanogpkant.conversion import convert, open_source, starting_config
 
-    from nanogpkant.config import with_settings
-    from nanogpkant.conversion import convert, open_source, starting_config
-
-    opened = open_source(source)
-    config = with_settings(starting_config(opened), settings)
-    return Converted(**convert(opened, config, Path(out)))
+        opened = open_source(source)
+        config = with_settings(starting_config(opened), settings)
+        return Converted(**convert(opened, config, Path(out)))

@@ -9,13 +9,40 @@ from dataclasses import fields
 from typing import Any
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import (
+    ArgumentParser,
+    DefaultHelpFormatter,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
+from yaml import YAMLError
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError, nearest
-from nanogpkant.config import FORMER_KEYS, RunConfig, load_preset, to_yaml, with_settings
+from nanogpkant.config import (
+    FORMER_KEYS,
+    RunConfig,
+    check_yaml,
+    load_preset,
+    to_yaml,
+    with_settings,
+)
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_yaml_of_jsonargparse = get_loader("yaml")
+
+
+def _bounded_yaml(text: str) -> Any:
+    """The value of a flag or of --config, of a text that cannot fill the memory."""
+    check_yaml(text)
+    try:
+        return _yaml_of_jsonargparse(text)
+    except ValueError as error:  # a number of thousands of digits
+        raise YAMLError(str(error)) from error
+
+
+set_loader("yaml", _bounded_yaml, (YAMLError,))
 
 Verb = Callable[..., Answer]
 SECTIONS = tuple(field.name for field in fields(RunConfig))
@@ -206,7 +233,11 @@ OTHER_ERRORS = (
         r"'str' object does not support item assignment",
         "--config: a flag that takes several values needs a list, [a, b]",
     ),
-    (r"Option '(.+?)' is not accepted", r"unknown flag --\1: --help lists those that exist"),
+    (
+        r"Option '(.+?)' is not accepted",
+        r"--config: unknown flag --\1: --help lists those that exist",
+    ),
+    (r"argument (.+?): ignored explicit argument '(.*)'", r"\1 \2: takes no value"),
     (r"Group '(.+?)' does not accept option '(.+?)'", r"unknown key \1.\2"),
     (
         r'Parser key "(.+?)": Unable to load config [\'"]?(.+?)[\'"]?( - .*)?',
@@ -226,6 +257,6 @@ def in_plain_words(message: str) -> str:
             expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
             return f"--{key} {value}: must be {expected}"
     for pattern, words in OTHER_ERRORS:
-        if re.fullmatch(pattern, message):
-            return re.sub(pattern, words, message)
+        if found := re.fullmatch(pattern, message):
+            return found.expand(words)
     return message

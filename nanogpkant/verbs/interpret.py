@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
+from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation import Interpretation
@@ -105,7 +107,8 @@ def interpret(
 
     Raises:
         UserError: no such run or checkpoint, no KAN layers, too little memory, a package that is
-            not installed, or Ctrl-C; the same call resumes.
+            not installed, another process that writes the same folder, or Ctrl-C; the same call
+            resumes.
         UsageError: a setting out of its range, or an unknown layer, family or neuron.
 
     Example:
@@ -116,13 +119,15 @@ def interpret(
     """
     with _resumable():
         from nanogpkant.interpretation import Interpretation, write, write_export
+        from nanogpkant.run.folder import interpretation_folder
 
         require_positive(top=top)
-        interpretation = Interpretation(
-            run, checkpoint, layers, families, budget, seed, device, folder=out
-        )
-        manifest = write_export(interpretation, top, neurons or [], lookup)
-        summary = write(interpretation, top)
+        with only_writer(Path(out or interpretation_folder(run))):
+            interpretation = Interpretation(
+                run, checkpoint, layers, families, budget, seed, device, folder=out
+            )
+            manifest = write_export(interpretation, top, neurons or [], lookup)
+            summary = write(interpretation, top)
     export = str(interpretation.folder / "export")
     return Interpreted(summary["page"], export, summary, manifest, interpretation)
 
@@ -157,7 +162,8 @@ def prune(
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        UserError: no such run or checkpoint, no KAN layers, or too little memory.
+        UserError: no such run or checkpoint, no KAN layers, too little memory, or another process
+            that writes the same folder.
         UsageError: a setting out of its range, an unknown layer, or a folder that exists.
 
     Example:
@@ -168,9 +174,10 @@ def prune(
     with _resumable():
         from nanogpkant.interpretation import Interpretation
 
-        interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
-        how = {"finetune": finetune, "score": score, "ablation": ablation, "unit": unit}
-        return Pruned(**interpretation.prune(share, out, **how))
+        with only_writer(Path(out)):
+            interpretation = Interpretation(run, checkpoint, layers, seed=seed, device=device)
+            how = {"finetune": finetune, "score": score, "ablation": ablation, "unit": unit}
+            return Pruned(**interpretation.prune(share, out, **how))
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Every setting has bounds, and says so in one line before anything is allocated."""
 
 import dataclasses
+import itertools
 import math
+import os
+import random
 import types
 import typing
 from collections.abc import Iterator
@@ -10,9 +13,11 @@ from typing import Any
 import pytest
 
 from nanogpkant.base.errors import UsageError, UserError
-from nanogpkant.cli import main
-from nanogpkant.config import ModelConfig, RunConfig, field_names, with_settings
+from nanogpkant.cli import function_of, main
+from nanogpkant.config import ModelConfig, RunConfig, field_names, refuse, with_settings
 from nanogpkant.run.load import check_fits
+from nanogpkant.training import loop
+from nanogpkant.verbs import flags
 
 VALUES = [
     0,
@@ -87,14 +92,75 @@ def test_refinements_are_bounded(refine_at: dict[int, int]):
         with_settings(RunConfig(), {"grid.refine_at": refine_at})
 
 
+ABSURD = ["0", "-1", "1e30", "nan", "inf", "1e-320", "9" * 30, "9" * 5000, "", "[1, 2]", "{a: 1}"]
+ABSURD += ["null", "true", "../../no/such", "é日\u202e", "x" * 20_000, "[" * 3000, "&a [*a]"]
+
+
+def test_any_value_of_any_flag_is_taken_or_refused_in_one_line(
+    tiny_experiment, tmp_path, capsys, monkeypatch
+):
+    """Before a model is made; the error names the flag, or the path that it gave.
+
+    ``ABSURD=18 pytest tests/config/test_bounds.py`` gives every flag all values.
+    """
+    verb = function_of("train")
+    parser = flags.parser_of("train", verb, with_all_settings=True)
+    monkeypatch.setattr(flags, "parser_of", lambda *_, **__: parser)  # made once
+    monkeypatch.setattr(loop, "make_model", lambda *_: refuse("taken", "", ""))
+    here = tmp_path / "deep" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    ends = ("--help", "--help_all", "--print_config", "--debug", "--json")
+    every = [f for a in parser._actions for f in a.option_strings if f.startswith("--")]
+    names = [name for name in every if not name.startswith(ends) and not name.endswith("+")]
+    assert len(names) > 65
+    chance, taken = random.Random(0), set()
+    for name in names:
+        for value in chance.sample(ABSURD, int(os.environ.get("ABSURD", "2"))):
+            out = [] if name == "--out" else ["--out", "r"]
+            status = main(["train", str(tiny_experiment), *out, f"{name}={value}"])
+            (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("note")]
+            assert status in (1, 2) and line.startswith("error: ") and len(line) < 900
+            if line.startswith("error: --taken"):
+                taken.add(name)
+            else:
+                told = (name.removeprefix("--"), value[:20], repr(value)[1:20])
+                assert any(each in line for each in told), (name, value, line)
+    assert "--about" in taken
+    assert not {"--resume", "--config", "--model"} & taken
+    assert {path.name for path in here.iterdir()} <= {*ABSURD}  # folders of data
+
+
+@pytest.mark.parametrize("name", ["data.dataset", "data.file", "data.dir", "train.init_from"])
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 256, "a/" * 2100])
+def test_what_cannot_be_a_path(name: str, text: str):
+    with pytest.raises(UsageError, match=name):
+        with_settings(RunConfig(), {name: text})
+
+
+@pytest.mark.parametrize("flag", ["--config", "--model"])
+@pytest.mark.parametrize("text", ["aliases", "itself", "depth"])
+def test_a_file_of_flags_is_bounded(flag, text, tiny_experiment, tmp_path, capsys, monkeypatch):
+    """As a preset is: here it is jsonargparse that reads it."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for old, new in itertools.pairwise("abcdefghi"):
+        lines.append(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]")
+    texts = {"aliases": "\n".join(lines), "itself": "a: &a [*a]", "depth": "a: " + "[" * 5000}
+    (tmp_path / "f.yaml").write_text(texts[text], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(tiny_experiment), "--out", "r", flag, "f.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert flag in line or "parsing config" in line
+
+
 def test_a_model_that_cannot_fit_is_refused_before_it_is_built(tiny_experiment, tmp_path, capsys):
     with pytest.raises(UserError, match="parameters need at least"):
         check_fits(ModelConfig(n_layer=10**4, n_head=1, n_embd=2**20), 65)
-    for flags in (
+    for given in (
         ["--model.n_layer", "10000", "--model.n_embd", "65536"],
         ["--train.batch_size", "1048576", "--model.block_size", "1024"],
     ):
-        assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "r")]) == 1
+        assert main(["train", str(tiny_experiment), *given, "--out", str(tmp_path / "r")]) == 1
         error = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
         assert len(error) == 1 and ("GB" in error[0] or "tokens a split" in error[0])
         assert not (tmp_path / "r").exists()

@@ -13,6 +13,8 @@ import pytest
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.lock import BusyError, only_writer
 from nanogpkant.cli import main
+from nanogpkant.data.corpus import scan
+from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model
@@ -37,8 +39,9 @@ def holder(folder: Path, seconds: float = 60) -> subprocess.Popen:
 
 
 def test_the_lock_is_held_once_and_leaves_nothing(tmp_path: Path):
-    with only_writer(tmp_path / "new" / "r"), only_writer(tmp_path / "new" / "r"):
-        assert (tmp_path / "new").is_dir()
+    folder = tmp_path / "new" / "deep" / "r"
+    with only_writer(folder), only_writer(folder):
+        assert folder.parent.is_dir()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,30 +56,77 @@ def test_a_dead_holder_does_not_block_and_a_live_one_is_named(tmp_path: Path):
         pass
 
 
+# Commands in a folder with two runs, a and b, and the folder that each writes.
 WRITERS = {
-    "train": lambda run, out, preset: ["train", preset, "--out", out, "--resume"],
-    "overwrite": lambda run, out, preset: ["train", preset, "--out", out, "--overwrite"],
-    "prune": lambda run, out, preset: ["prune", run, "--share", "0.5", "--out", out + "2"],
-    "convert": lambda run, out, preset: ["convert", run, "--out", out + "2"],
-    "export": lambda run, out, preset: ["export", run, "--out", out + "2"],
+    "train": ("train tiny.yaml --out b --resume", "b"),
+    "overwrite": ("train tiny.yaml --out b --overwrite", "b"),
+    "prune": ("prune a --share 0.5 --out c", "c"),
+    "interpret": ("interpret a", "a/interpret"),
+    "interpret elsewhere": ("interpret a --out i", "i"),
+    "convert": ("convert a --out c", "c"),
+    "export": ("export a --out c", "c"),
+    "pull": ("pull me/a --out c", "c"),
+    "search": ("search search.yaml", "runs/search"),
+    "track": ("track a --tracker tensorboard --project p", "a/p"),
 }
+SEARCH = """
+families: [{name: kan, preset: tiny.yaml, space: {optim.learning_rate: [0.01, 0.02]}}]
+rungs: [{iterations: 2, trials: 1}]
+"""
 
 
 @pytest.mark.parametrize("verb", WRITERS)
 def test_every_writer_is_refused_beside_another(
-    verb: str, tiny_run: Path, tiny_experiment: Path, tmp_path: Path, capsys
+    verb: str, tiny_run: Path, tiny_experiment: Path, tmp_path: Path, capsys, monkeypatch
 ):
-    source, run = (Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("s", "r"))
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    arguments = WRITERS[verb](str(source), str(run), str(tiny_experiment))
-    busy = Path(arguments[arguments.index("--out") + 1])
-    process = holder(busy)
-    assert main(arguments) == 1
+    """Before it makes a model or writes a file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(tiny_run, name)
+    shutil.copy(tiny_experiment, "tiny.yaml")
+    Path("search.yaml").write_text(SEARCH, encoding="utf-8")
+    monkeypatch.setattr(GPT, "__init__", lambda *_: pytest.fail("made a model"))
+    command, busy = WRITERS[verb]
+    process = holder(Path(busy))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(command.split()) == 1
     assert "is being written by process" in capsys.readouterr().err.splitlines()[-1]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     process.kill()
     process.wait()
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    assert not busy.exists() or busy == run
+
+
+@pytest.mark.parametrize("verb", ["prepare", "compare"])
+def test_who_would_be_done_soon_waits(verb, tiny_run, corpus, tmp_path, capsys, monkeypatch):
+    """And reads nothing before: an hour of reading would be for nothing."""
+    folder = tmp_path / "x"
+    process, told = holder(folder, seconds=2), []
+
+    def scan_and_tell(*arguments):
+        told.append(capsys.readouterr().err)
+        return scan(*arguments)
+
+    monkeypatch.setattr("nanogpkant.data.corpus.scan", scan_and_tell)
+    commands = {
+        "prepare": ["prepare", "x", "--file", str(corpus), "--dir", str(tmp_path)],
+        "compare": ["compare", str(tiny_run), "--out", str(folder)],
+    }
+    assert main(commands[verb]) == 0
+    assert process.wait() == 0
+    assert "waiting: " in [*told, capsys.readouterr().err][0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_stages_of_an_interpretation_are_locked_from_python_too(tiny_run, tmp_path):
+    from nanogpkant.interpretation import Interpretation
+
+    interpretation = Interpretation(tiny_run, device="cpu", folder=tmp_path / "i")
+    process = holder(tmp_path / "i")
+    with pytest.raises(BusyError):
+        _ = interpretation.observed
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "i").exists()
 
 
 def test_a_second_trainer_waits_if_asked_to(tiny_experiment: Path, tmp_path: Path, capsys):
