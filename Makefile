@@ -19,6 +19,9 @@ quickstart: $(VENV)/.ready
 	@echo "What the KAN writes:"
 	$(RUN) sample quickstart_kan --tokens 400
 	@echo
+	@echo "What its attention heads learned about distance (pictures: runs/quickstart_kan/interpret/index.html):"
+	$(RUN) interpret quickstart_kan --layers blocks.0.attention blocks.1.attention blocks.2.attention
+	@echo
 	$(RUN) compare quickstart_kan quickstart_gpt --plot runs/quickstart.png
 
 test: $(VENV)/.ready-dev
@@ -50,9 +53,9 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (once, about a minute)"
+	@echo "setting up $(VENV) (once, about two minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[shakespeare]'
+	$(INSTALL) -e '.[shakespeare,interpret]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

@@ -85,15 +85,18 @@ def interpret(
     seed: int = 1337,
     device: str = "auto",
 ) -> Interpreted:
-    """Describe the edges of a trained KAN as formulas, and measure how faithful those are.
+    """Describe the functions of a trained KAN as formulas, and measure how faithful those are.
+
+    They are the edges of its KAN layers, and its curves of distance, one for every head.
 
     Args:
         run: a run's name or folder, pretrained:NAME, or an exported folder.
         out: folder for the results, which also keeps them for a later call; RUN/interpret unless
             given.
         checkpoint: best, last, or step-NNNNNN.
-        layers: names of layers, or beginnings such as blocks.0; all unless given.
-        families: families of formulas to try; all unless given.
+        layers: names of layers and curves, or beginnings such as blocks.0; all unless given.
+        families: families of formulas to try; all unless given. exp alone leaves curves of
+            distance the field's: constants, lines in d and log2(1 + d), powers, exponentials.
         top: edges of each layer to draw and to write out.
         budget: validation tokens for each point of a curve, 32 times as many for totals; 0 takes
             the whole split for all.

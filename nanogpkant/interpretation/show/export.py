@@ -107,6 +107,7 @@ def write_export(
     wanted = {name: _layer_and_output(interpretation, name) for name in neurons}
     if lookup < 0 or lookup == 1:
         raise UsageError(f"--lookup {lookup}: must be 0 (no tables) or at least 2 points")
+    lookup = lookup if interpretation.layers else 0  # curves.safetensors has all distances
     folder, layers = interpretation.folder / "export", interpretation.layers.items()
     for name in FILES:
         (folder / name).unlink(missing_ok=True)  # of another model, or of other layers
@@ -119,7 +120,7 @@ def write_export(
         name: _written(neuron(interpretation, *of)) for name, of in wanted.items()
     }
     write_json(folder / "formulas.json", formulas)
-    if lookup and interpretation.layers:
+    if lookup:
         _write_lookup(interpretation, folder / "lookup.safetensors", lookup)
     manifest = {
         "run": interpretation.run.path.name,
@@ -182,7 +183,7 @@ def _layer_and_output(interpretation: Interpretation, name: str) -> tuple[str, i
     if not (layer and output.isdecimal()):
         raise UsageError(f"--neurons {name}: must be LAYER:OUTPUT, such as blocks.0.mlp.into:5")
     if layer not in interpretation.layers:
-        known = ", ".join(interpretation.layers)
+        known = ", ".join(interpretation.layers) or "curves of distance alone, one function a head"
         raise UsageError(f"--neurons {name}: the layers are {known}")
     last = interpretation.layers[layer].out_features - 1
     if int(output) > last:
