@@ -164,3 +164,9 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(tiny_experiment, 
         error = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
         assert len(error) == 1 and ("GB" in error[0] or "tokens a split" in error[0])
         assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("cap", [1e-320, 1e-30, 9e-4])
+def test_a_soft_limit_that_logits_would_overflow(cap: float):
+    with pytest.raises(UsageError, match=r"model\.logit_softcap"):
+        with_settings(RunConfig(), {"model.logit_softcap": cap})
