@@ -32,11 +32,19 @@ def commands(program: str) -> list[list[str]]:
     return [words for words in split if words and words[0] == program]
 
 
+@pytest.fixture(scope="session")
+def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "curves"
+    flags = ["--model.position", "curve", "--model.curve.knots", "4"]
+    assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
+    return out
+
+
 @pytest.fixture
-def newcomer(tiny_run, corpus, tmp_path, monkeypatch) -> Path:
+def newcomer(run_with_curves, corpus, tmp_path, monkeypatch) -> Path:
     """A folder with the runs that README's earlier commands would have made."""
     for name in ("quickstart_kan", "quickstart_gpt", "wide"):
-        shutil.copytree(tiny_run, tmp_path / "runs" / name)
+        shutil.copytree(run_with_curves, tmp_path / "runs" / name)
     shutil.copy(corpus, tmp_path / "corpus.txt")
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
@@ -52,8 +60,9 @@ def test_the_commands_work(words, newcomer, capsys):
     if words[1] == "sample":  # the tiny run has never seen README's prompt
         words[words.index("--prompt") + 1] = "Speak"
     if words[1] == "interpret":  # little text, and one layer of the model that comes with it
-        layers = [] if "quickstart_kan" in words else ["--layers", "blocks.1.mlp.out"]
-        words = [*words, "--budget", "64", *layers]
+        words = [*words, "--budget", "64"]
+        if "quickstart_kan" not in words:
+            words += ["--layers", "blocks.1.mlp.out"]
     assert main(words[1:]) == 0, capsys.readouterr().err
     if "--plot" in words:
         assert (newcomer / "runs" / "quickstart.png").stat().st_size > 10_000
