@@ -126,10 +126,14 @@ def front_matter(
 def description(model: ModelConfig) -> str:
     """The architecture in a sentence or two."""
     shape = f"{model.n_layer} layers, {model.n_head} heads and width {model.n_embd}"
-    kan, layers = model.kan, "It has no KAN layers."
+    kan, layers = model.kan, "Its projections are plain."
     if kan.sites:
         settings = f"basis {kan.basis}, grid_size {kan.grid_size}, share {kan.share}"
         layers = f"{', '.join(kan.sites)} are KAN layers: {settings}, base {kan.base}."
+    if model.curve_lengths:
+        curve = model.curve
+        layers += f" Its curves of distance: basis {curve.basis}, {curve.knots} knots, "
+        layers += f"scale {curve.scale}."
     return f"A GPT of {shape}, with a context of {model.block_size} tokens. {layers}"
 
 

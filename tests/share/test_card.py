@@ -75,4 +75,4 @@ def test_a_plain_gpt_has_no_kan_on_its_card(tiny_experiment: Path, tmp_path: Pat
     assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "run")]) == 0
     card = card_of(tmp_path / "run", tmp_path / "to")
     assert card.data.tags == ["nanogpkant"]
-    assert "no KAN layers" in card.text
+    assert "projections are plain" in card.text
