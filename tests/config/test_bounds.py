@@ -101,7 +101,7 @@ def test_any_value_of_any_flag_is_taken_or_refused_in_one_line(
 ):
     """Before a model is made; the error names the flag, or the path that it gave.
 
-    ``ABSURD=18 pytest tests/config/test_bounds.py`` gives every flag all values.
+    ``ABSURD=18 pytest --timeout 900 tests/config/test_bounds.py`` gives every flag all values.
     """
     verb = function_of("train")
     parser = flags.parser_of("train", verb, with_all_settings=True)
@@ -170,3 +170,10 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(tiny_experiment, 
 def test_a_soft_limit_that_logits_would_overflow(cap: float):
     with pytest.raises(UsageError, match=r"model\.logit_softcap"):
         with_settings(RunConfig(), {"model.logit_softcap": cap})
+
+
+def test_a_message_of_the_parser_is_put_in_plain_words_to_its_end():
+    said = """Parser key "model": Unable to load config 'xxx' - no such file"""
+    wanted = "--model xxx: must be keys and values, or a YAML file of them"
+    assert flags.in_plain_words(said) == wanted
+    assert flags.in_plain_words("Option 'xyz' is not accepted").startswith("--config: unknown")
