@@ -91,3 +91,12 @@ def tiny_run(tiny_experiment: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("runs") / "tiny"
     assert main(["train", str(tiny_experiment), "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
+    """A run with a KAN MLP and curves of distance. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "curves"
+    flags = ["--model.position", "curve", "--model.curve.knots", "4"]
+    assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
+    return out

@@ -32,14 +32,6 @@ def commands(program: str) -> list[list[str]]:
     return [words for words in split if words and words[0] == program]
 
 
-@pytest.fixture(scope="session")
-def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "curves"
-    flags = ["--model.position", "curve", "--model.curve.knots", "4"]
-    assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
-    return out
-
-
 @pytest.fixture
 def newcomer(run_with_curves, corpus, tmp_path, monkeypatch) -> Path:
     """A folder with the runs that README's earlier commands would have made."""

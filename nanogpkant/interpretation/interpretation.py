@@ -5,7 +5,7 @@ pictures, tables and the page from it.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -49,7 +49,8 @@ from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import check_memory, points, tabulate, weights
 from nanogpkant.interpretation.observe.importance import ends_of_edges, importance
 from nanogpkant.interpretation.observe.layers import select_layers
-from nanogpkant.interpretation.store import Stage
+from nanogpkant.interpretation.store import Sizes, Stage
+from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.run.checkpoint import load_checkpoint
@@ -69,6 +70,10 @@ SITES = {  # projection of a block, by a part of the module's name
     "mlp.into": "mlp_in",
     "mlp.out": "mlp_out",
 }
+
+
+def sizes_of(layers: Mapping[str, KANLinear]) -> Sizes:
+    return {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
 
 
 class Interpretation:
@@ -149,7 +154,7 @@ class Interpretation:
         ):
             text, most = self.data.train, OBSERVED_TOKENS
             find = partial(collect, self.model, text, most, self.seed, progress)
-            return stage.records(Observed, "observed", find)
+            return stage.records(Observed, "observed", find, sizes_of(kan_layers(self.model)))
 
     @cached_property
     def importance(self) -> dict[str, dict[str, Tensor]]:
@@ -190,7 +195,8 @@ class Interpretation:
                     progress(start + m * inputs, total)
 
                 advance(0)
-                fitted |= stage.records(Fits, name, partial(self._fit, name, advance))
+                find = partial(self._fit, name, advance)
+                fitted |= stage.records(Fits, name, find, sizes_of({name: layer}))
                 done += layer.in_features * layer.out_features
         return fitted
 
@@ -206,7 +212,8 @@ class Interpretation:
         with self._stage("curves", families=self.families, options=OPTIONS) as stage:
             for name, curve in self.curves.items():
                 find = partial(fit_curve, name, curve, self.families)
-                fits = stage.records(Fits, name, lambda name=name, find=find: {name: find()})
+                both = {name: (2 * curve.out_features, 1)}  # on two scales
+                fits = stage.records(Fits, name, lambda name=name, find=find: {name: find()}, both)
                 found[name] = with_values(name, curve, fits[name])
         return found
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -13,7 +13,18 @@ from torch import Tensor
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_json, write_atomic, write_json, writing
 
-Record = TypeVar("Record")
+
+class OfLayer(Protocol):
+    """Results for a layer: a dataclass of tensors, numbers and text."""
+
+    def is_of(self, n_in: int, n_out: int) -> bool:
+        """Whether its content can be of a layer of these sizes."""
+        ...
+
+
+Record = TypeVar("Record", bound=OfLayer)
+Sizes = dict[str, tuple[int, int]]
+"""inputs and outputs of layers, by name"""
 
 
 class Stage:
@@ -42,17 +53,20 @@ class Stage:
         return self._results[name]
 
     def records(
-        self, kind: type[Record], name: str, find: Callable[[], dict[str, Record]]
+        self, kind: type[Record], name: str, find: Callable[[], dict[str, Record]], sizes: Sizes
     ) -> dict[str, Record]:
-        """Dataclasses of tensors, numbers and text, computed only if they are not on disk.
+        """Results for these layers, computed only if they are not on disk.
 
         Raises:
-            UserError: their file is damaged.
+            UserError: their file is damaged, or of other layers.
         """
         file = self.folder / f"{name}.safetensors"
         if not file.exists():
             _save_records(find(), file)
-        return _load_records(kind, file)
+        found = _load_records(kind, file)
+        if found.keys() != sizes.keys() or not all(found[n].is_of(*sizes[n]) for n in sizes):
+            raise _damaged(file)
+        return found
 
 
 def _read(path: Path) -> Any:
@@ -88,4 +102,17 @@ def _load_records(kind: type[Record], file: Path) -> dict[str, Record]:
                 records.setdefault(name, {})[field] = value
         return {name: kind(**record) for name, record in records.items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged: remove it and run the command again") from error
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> UserError:
+    return UserError(f"{file} is damaged: remove it and run the command again")
+
+
+def have_shapes(record: Any, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether tensors of a record have these shapes and numbers, infinite ones apart."""
+    tensors = {name: getattr(record, name) for name in shapes}
+    return all(
+        isinstance(each, Tensor) and each.shape == shapes[name] and not each.isnan().any()
+        for name, each in tensors.items()
+    )

@@ -1,11 +1,14 @@
 """What stages keep on disk, and what becomes of it when it is old or damaged."""
 
+import shutil
 from dataclasses import dataclass
 
 import pytest
+import safetensors.torch
 import torch
 
 from nanogpkant.base.errors import UserError
+from nanogpkant.cli import main
 from nanogpkant.interpretation.store import Stage
 
 
@@ -16,6 +19,9 @@ class Record:
     values: torch.Tensor
     number: int
     word: str
+
+    def is_of(self, n_in: int, n_out: int) -> bool:
+        return len(self.values) == n_in
 
 
 def test_results_are_found_once(tmp_path):
@@ -60,8 +66,9 @@ def test_records_come_back(tmp_path):
         "b": Record(torch.ones(1), 0, ""),
     }
     stage = Stage(tmp_path, {})
-    stage.records(Record, "r", lambda: records)
-    found = stage.records(Record, "r", pytest.fail)
+    sizes = {"blocks.0.mlp": (4, 1), "b": (1, 1)}
+    stage.records(Record, "r", lambda: records, sizes)
+    found = stage.records(Record, "r", pytest.fail, sizes)
     assert set(found) == set(records)
     for name, record in records.items():
         assert torch.equal(found[name].values, record.values)
@@ -73,4 +80,38 @@ def test_damaged_records(tmp_path, content):
     stage = Stage(tmp_path, {})
     (tmp_path / "r.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"r\.safetensors is damaged: remove it"):
-        stage.records(Record, "r", pytest.fail)
+        stage.records(Record, "r", pytest.fail, {})
+
+
+@pytest.mark.parametrize("sizes", [{"a": (3, 1)}, {"b": (2, 1)}, {}, {"a": (2, 1), "b": (2, 1)}])
+def test_records_of_other_layers(tmp_path, sizes):
+    stage = Stage(tmp_path, {})
+    with pytest.raises(UserError, match=r"r\.safetensors is damaged: remove it"):
+        stage.records(Record, "r", lambda: {"a": Record(torch.ones(2), 1, "")}, sizes)
+
+
+RECORDS = {"observed": "mean", "formulas": "option", "curves": "front_options"}
+
+
+@pytest.mark.parametrize("stage", RECORDS)
+@pytest.mark.parametrize("change", ["shape", "nan", "gone"])
+def test_altered_results_are_refused(run_with_curves, tmp_path, capsys, stage, change):
+    """Whoever wrote the folder of an interpretation can have written anything."""
+    run = tmp_path / "run"
+    shutil.copytree(run_with_curves, run)
+    command = ["interpret", str(run), "--budget", "64", "--device", "cpu"]
+    assert main(command) == 0
+    file = next((run / "interpret" / "cache" / stage).glob("*.safetensors"))
+    with safetensors.safe_open(file, "pt") as saved:
+        metadata = saved.metadata()
+        tensors = {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
+    name = next(key for key in tensors if key.endswith(f"/{RECORDS[stage]}"))
+    value = tensors.pop(name)
+    if change == "shape":
+        tensors[name] = value[:0]
+    elif change == "nan":
+        tensors[name] = torch.full_like(value.float(), torch.nan)
+    file.write_bytes(safetensors.torch.save(tensors, metadata))
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "is damaged: remove it" in capsys.readouterr().err

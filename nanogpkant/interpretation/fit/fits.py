@@ -11,7 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nanogpkant.interpretation.fit.families import FAMILIES, LINE, NAMES, OPTIONS, POLYNOMIALS
+from nanogpkant.interpretation.fit.families import (
+    COMPLEXITIES,
+    FAMILIES,
+    LINE,
+    NAMES,
+    OPTIONS,
+    POLYNOMIALS,
+)
+from nanogpkant.interpretation.store import have_shapes
 
 AT_ONCE = 1 << 15  # terms evaluated at a time
 DIGITS = 4  # of numbers in the text of a formula; the table has full precision
@@ -71,6 +79,26 @@ class Fits(Formulas):
     margin: Tensor  # (m, n) lead in R² over the runner-up; infinite if there is none
     front: Tensor  # (m, n, COMPLEXITIES) float16: least 1 - R² at each complexity, from 1
     front_options: Tensor  # (m, n, COMPLEXITIES) uint8: the option with that error
+
+    def is_of(self, n_in: int, n_out: int) -> bool:
+        """Whether it can be of a layer of these sizes."""
+        alone = (
+            "option",
+            "r2",
+            "max_error",
+            "complexity",
+            "aicc",
+            "accepted",
+            "runner_up",
+            "margin",
+        )
+        more = {"coefficients": 6, "families": 2, "amplitudes": 2, "front": COMPLEXITIES}
+        shapes = {"middle": (n_in,), "half": (n_in,), "shapes": (n_out, n_in, 2, 2)}
+        shapes |= dict.fromkeys(alone, (n_out, n_in))
+        shapes |= {name: (n_out, n_in, size) for name, size in more.items()}
+        shapes["front_options"] = shapes["front"]
+        numbers = [self.option, self.runner_up, self.front_options]
+        return have_shapes(self, shapes) and all(int(each.max()) < len(OPTIONS) for each in numbers)
 
     def pareto(self, output: int, input: int) -> list[tuple[int, str, float]]:
         """Pareto front of an edge: (complexity, option, R²), each better than all simpler ones."""

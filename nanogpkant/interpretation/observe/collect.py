@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.data import Batches, Ids, blocks
+from nanogpkant.interpretation.store import have_shapes
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
 
@@ -39,6 +40,17 @@ class Observed:
     grad_rms: Tensor
     """(m,) root mean square, over tokens, of the gradient of the summed loss at each output"""
     tokens: int  # input vectors seen
+
+    def is_of(self, n_in: int, n_out: int) -> bool:
+        """Whether it can be of a layer of these sizes."""
+        names = ("mean", "std", "low", "high", "outside")
+        shapes = dict.fromkeys(names, (n_in,)) | {"grad_rms": (n_out,)}
+        shapes |= {"edges": (n_in, BINS + 1), "counts": (n_in, BINS)}
+        return (
+            have_shapes(self, shapes)
+            and all(getattr(self, name).isfinite().all() for name in shapes)
+            and bool((self.counts.sum(1) > 0).all() and (self.low <= self.high).all())
+        )
 
 
 def collect(
