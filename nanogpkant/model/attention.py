@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.out = make_linear("attn_out", config)
         self.bias = make_bias(config)
         self.rotates = "rope" in config.positions
+        self.is_always_fused = False  # for estimates of what other devices do
         self.convolution = make_convolution(config)
         self.q_norm = make_norm(config, head, "rms") if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, head, "rms") if config.qk_norm else nn.Identity()
@@ -72,7 +73,7 @@ class Attention(nn.Module):
         if dropout and not in_kernel:
             v = v * self.dropout(torch.ones_like(v[..., :1]))  # (B, H, S, 1) of 0 or 1 / (1 - p)
         kernel = None if self.score is None or self.score.is_linear else self.score
-        if self.bias is not None or kernel is not None or is_short(q, k, places):
+        if self.bias is not None or kernel is not None or self.is_short(q, k, places):
             values = None
             if self.bias is not None:  # (H, S)
                 values = self.bias.of(torch.arange(k.shape[2], device=q.device))
@@ -88,16 +89,17 @@ class Attention(nn.Module):
             q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=in_kernel
         )
 
+    def is_short(self, q: Tensor, k: Tensor, places: Places) -> bool:
+        """Whether plain products are faster than a CPU's fused kernel, whose backward pass is slow.
 
-def is_short(q: Tensor, k: Tensor, places: Places) -> bool:
-    """Whether plain products take less time than a CPU's fused kernel, whose backward pass is slow.
-
-    A training step of 16 x 128 tokens in bfloat16 takes 0.65 times as long with them.
-    """
-    if q.device.type != "cpu" or torch.compiler.is_exporting() or places.is_text is not None:
-        return False
-    longest = ROWS if q.dtype == torch.bfloat16 else 128
-    return 1 < k.shape[2] <= longest and q.shape[2] == k.shape[2]
+        A training step of 16 x 128 tokens in bfloat16 takes 0.65 times as long with them.
+        """
+        if self.is_always_fused or q.device.type != "cpu" or torch.compiler.is_exporting():
+            return False
+        if places.is_text is not None:
+            return False
+        longest = ROWS if q.dtype == torch.bfloat16 else 128
+        return 1 < k.shape[2] <= longest and q.shape[2] == k.shape[2]
 
 
 def attend_in_parts(

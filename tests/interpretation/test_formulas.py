@@ -186,8 +186,9 @@ def test_many_inputs_are_fitted_each_by_itself() -> None:
 def test_saved_fits_come_back(tmp_path) -> None:
     fits = fit(*problem(PLANTED.values()))
     stage = Stage(tmp_path, {})
-    stage.records(Fits, "layer", lambda: {"layer": fits})
-    again = stage.records(Fits, "layer", pytest.fail)["layer"]
+    sizes = {"layer": (fits.r2.shape[1], fits.r2.shape[0])}
+    stage.records(Fits, "layer", lambda: {"layer": fits}, sizes)
+    again = stage.records(Fits, "layer", pytest.fail, sizes)["layer"]
     assert all(torch.equal(value, getattr(again, name)) for name, value in vars(fits).items())
 
 

@@ -58,20 +58,20 @@ def test_a_preset_matched_by_hand_is_found(capsys):
 
 
 def test_one_number_that_cannot_reach_a_percent_says_so_and_a_second_mends_it(capsys):
-    assert main(["match", "quickstart_kan", "--vary", "n_layer"]) == 0
+    assert main(["match", "shakespeare_mini_kan", "--vary", "n_layer"]) == 0
     captured = capsys.readouterr()
     assert "this misses 1%; --vary n_layer mlp_ratio may come closer" in captured.err
     assert captured.out.startswith("about:")
-    found = match(capsys, "quickstart_kan", "--vary", "n_layer", "mlp_ratio")
+    found = match(capsys, "shakespeare_mini_kan", "--vary", "n_layer", "mlp_ratio")
     assert found["within_tolerance"]
     assert found["config"]["model"]["mlp_ratio"] != 4
 
 
 def test_a_kan_can_be_matched_to_another_kan(tmp_path, capsys):
-    flags = ["--kind", "kan", "--kan", "quickstart_kan", "--out", str(tmp_path / "m.yaml")]
+    flags = ["--kind", "kan", "--kan", "shakespeare_mini_kan", "--out", str(tmp_path / "m.yaml")]
     assert match(capsys, "shakespeare_char_micro_kan", *flags)["within_tolerance"]
     kan = load_config(tmp_path / "m.yaml").model.kan
-    assert kan == load_preset("quickstart_kan")[1].model.kan
+    assert kan == load_preset("shakespeare_mini_kan")[1].model.kan
 
 
 @given(
@@ -107,18 +107,18 @@ def test_step_times_are_matched_with_few_measurements(monkeypatch, tmp_path, cap
     monkeypatch.setattr(matching, "step", step)
     monkeypatch.setattr(matching, "interleaved", interleaved)
     flags = ["--by", "step_time", "--device", "cpu", "--dtype", "float32"]
-    found = match(capsys, "quickstart_kan", *flags)
+    found = match(capsys, "shakespeare_mini_kan", *flags)
     assert found["within_tolerance"]
     assert found["mismatch_of_medians"] == pytest.approx(found["mismatch"])
     assert len(timed) <= 12
     assert "by the medians" in found["config"]["about"]
-    assert "batch 16 x 64" in found["config"]["about"]
+    assert "batch 16 x 128" in found["config"]["about"]
 
 
 def test_memory_is_matched(monkeypatch, capsys):
     monkeypatch.setattr(matching, "step_memory", lambda job: 10**7 + job.config.n_embd * 10**6)
     flags = ["--by", "memory", "--device", "cpu", "--vary", "n_embd"]
-    found = match(capsys, "quickstart_kan", *flags)
+    found = match(capsys, "shakespeare_mini_kan", *flags)
     assert found["config"]["model"]["n_embd"] == 96
     assert found["mismatch"] == 0
 
@@ -126,7 +126,7 @@ def test_memory_is_matched(monkeypatch, capsys):
 @pytest.mark.parametrize(("peak", "words"), [(None, "did not fit"), (0, "too small to see")])
 def test_memory_that_cannot_be_measured_is_no_match(peak, words, monkeypatch, capsys):
     monkeypatch.setattr(matching, "step_memory", lambda job: peak)
-    assert main(["match", "quickstart_kan", "--by", "memory", "--device", "cpu"]) == 1
+    assert main(["match", "shakespeare_mini_kan", "--by", "memory", "--device", "cpu"]) == 1
     assert words in capsys.readouterr().err
 
 
@@ -142,16 +142,16 @@ def test_real_steps_are_timed(tiny_experiment, capsys):
     ("flags", "words", "status"),
     [
         (["nothing"], "unknown preset nothing", 2),
-        (["quickstart_kan", "--by", "weight"], "--by", 2),
-        (["quickstart_kan", "--vary", "n_embd", "n_embd"], "name each once", 2),
-        (["quickstart_kan", "--vary", "n_head"], "--vary n_head: must be any of", 2),
-        (["quickstart_kan", "--out", "matched.txt"], "ends in .yaml", 2),
-        (["quickstart_kan", "--repeats", "0"], "--repeats 0", 2),
-        (["quickstart_kan", "--batch_size", "-1"], "--batch_size -1", 2),
-        (["quickstart_kan", "--vocab_size", "0"], "--vocab_size 0", 2),
+        (["shakespeare_mini_kan", "--by", "weight"], "--by", 2),
+        (["shakespeare_mini_kan", "--vary", "n_embd", "n_embd"], "name each once", 2),
+        (["shakespeare_mini_kan", "--vary", "n_head"], "--vary n_head: must be any of", 2),
+        (["shakespeare_mini_kan", "--out", "matched.txt"], "ends in .yaml", 2),
+        (["shakespeare_mini_kan", "--repeats", "0"], "--repeats 0", 2),
+        (["shakespeare_mini_kan", "--batch_size", "-1"], "--batch_size -1", 2),
+        (["shakespeare_mini_kan", "--vocab_size", "0"], "--vocab_size 0", 2),
         (["quickstart_gpt", "--kan", "quickstart_gpt"], "without KAN layers", 2),
-        (["quickstart_kan", "--by", "memory", "--device", "toaster"], "--device toaster", 2),
-        (["quickstart_kan", "--var", "n_embd"], "did you mean --vary?", 2),
+        (["shakespeare_mini_kan", "--by", "memory", "--device", "toaster"], "--device toaster", 2),
+        (["shakespeare_mini_kan", "--var", "n_embd"], "did you mean --vary?", 2),
     ],
 )
 def test_bad_flags(flags, words, status, tmp_path, monkeypatch, capsys):
@@ -165,6 +165,6 @@ def test_bad_flags(flags, words, status, tmp_path, monkeypatch, capsys):
 
 def test_a_file_that_exists_is_not_written_over(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("about: years of work\n", encoding="utf-8")
-    assert main(["match", "quickstart_kan", "--out", str(tmp_path / "mine.yaml")]) == 2
+    assert main(["match", "shakespeare_mini_kan", "--out", str(tmp_path / "mine.yaml")]) == 2
     assert "exists" in capsys.readouterr().err
     assert (tmp_path / "mine.yaml").read_text(encoding="utf-8") == "about: years of work\n"

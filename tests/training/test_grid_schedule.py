@@ -79,7 +79,7 @@ def test_the_schedule() -> None:
 
 def test_a_schedule_comes_from_flags_and_goes_to_yaml_and_back(tmp_path, capsys) -> None:
     flags = ["--grid.update_every", "200", "--grid.refine_at", "{1000: 4, 2000: 8}"]
-    assert main(["train", "quickstart_kan", *flags, "--print_config"]) == 0
+    assert main(["train", "shakespeare_mini_kan", *flags, "--print_config"]) == 0
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     config = load_config(tmp_path / "config.yaml")
     assert config.grid == GridConfig(update_every=200, refine_at={1000: 4, 2000: 8})
@@ -107,7 +107,7 @@ def test_a_schedule_comes_from_flags_and_goes_to_yaml_and_back(tmp_path, capsys)
     ],
 )
 def test_a_schedule_that_cannot_work_is_refused_in_one_line(flags, words, capsys) -> None:
-    assert main(["train", "quickstart_kan", "--print_config", *flags]) == 2
+    assert main(["train", "shakespeare_mini_kan", "--print_config", *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(words, line)
     assert "--grid." in line
