@@ -167,7 +167,8 @@ def evaluate_run(
     tokens = data.split(split)
     check_window(length, trained.config.model)
     flag = "--length" if length else "--model.block_size"
-    check_length(tokens, length or trained.config.model.block_size, split, flag)
+    length = length or trained.config.model.block_size
+    check_length(tokens, length, split, flag)
     with autocast(device, dtype):
         if random_batches:
             return estimate(trained.model, tokens, batch_size, random_batches, seed, length)

@@ -374,7 +374,7 @@ class Interpretation:
         ranks = (self.importance | random)[score]
         keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
         means = dict(self._means)
-        for name, layer in select_layers(self.model, None, self.run.path).items():
+        for name, layer in kan_layers(self.model).items():
             if name not in keep and not isinstance(layer, DistanceCurve):
                 keep[name] = torch.ones(layer.out_features, layer.in_features, dtype=torch.bool)
                 means[name] = torch.zeros(())

@@ -117,14 +117,11 @@ def attend_in_parts(
     memory grows with S and not with its square.
     """
     T, S = q.shape[2], k.shape[2]
-    values = q.new_zeros(1, S) if values is None else values
-    values = F.pad(values, (0, 1), value=-torch.inf)  # distance S: cannot be seen
 
-    def rows(q: Tensor, k: Tensor, v: Tensor, values: Tensor, start: int, end: int) -> Tensor:
-        distance = places.distance(start, end)
-        bias = values.gather(1, distance.flatten().expand(len(values), -1))
-        bias = bias.view(-1, *distance.shape).movedim(0, -3)  # (H, T, S) or (B, H, T, S)
-        return weigh_in_parts(q, k, v, bias, dropout, kernel)
+    def rows(
+        q: Tensor, k: Tensor, v: Tensor, values: Tensor | None, start: int, end: int
+    ) -> Tensor:
+        return weigh_in_parts(q, k, v, bias_of(values, places, start, end), dropout, kernel)
 
     if torch.compiler.is_exporting() or T <= ROWS:
         return rows(q, k, v, values, 0, T)
@@ -135,6 +132,20 @@ def attend_in_parts(
         part = q[:, :, start:end], k[:, :, :seen], v[:, :, :seen], values, start, end
         parts.append(checkpoint(rows, *part, use_reentrant=False))
     return torch.cat(parts, dim=2)
+
+
+def bias_of(values: Tensor | None, places: Places, start: int, end: int) -> Tensor:
+    """What is added to a range of queries' scores, -inf where they may not look.
+
+    (H, S) values by distance, or none -> (H or 1, T, S), or (B, H or 1, T, S) with padding.
+    """
+    if values is None:
+        hidden = ~places.visible(start, end).unsqueeze(-3)
+        return torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
+    distance = places.distance(start, end)
+    values = F.pad(values, (0, 1), value=-torch.inf)  # distance S: cannot be seen
+    bias = values.gather(1, distance.flatten().expand(len(values), -1))
+    return bias.view(-1, *distance.shape).movedim(0, -3)
 
 
 def weigh_in_parts(
