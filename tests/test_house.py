@@ -25,6 +25,7 @@ LAYERS = [
     ["conversion", "share", "training"],
     ["measure"],
     ["comparison", "interpretation"],
+    ["play"],
     ["verbs"],
     [""],
     ["cli"],
