@@ -5,6 +5,7 @@ from .verbs.convert import convert
 from .verbs.interpret import interpret, prune
 from .verbs.load import LoadedRun, load
 from .verbs.measure import bench, match, plan
+from .verbs.play import edit, play
 from .verbs.prepare import prepare
 from .verbs.runs import info, presets, runs
 from .verbs.share import export, pull, push
@@ -24,6 +25,7 @@ __all__ = [
     "bench",
     "compare",
     "convert",
+    "edit",
     "evaluate",
     "experiment",
     "export",
@@ -34,6 +36,7 @@ __all__ = [
     "load",
     "match",
     "plan",
+    "play",
     "prepare",
     "presets",
     "prune",

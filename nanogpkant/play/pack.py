@@ -1,6 +1,7 @@
 """Tensors as one block of bytes, and the table that finds them there."""
 
 import base64
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +50,15 @@ class Pack:
         at = len(self.content)
         self.content += tensor.cpu().contiguous().numpy().tobytes()
         return at
+
+    def read(self, number: int) -> Tensor:
+        """A tensor that was added in float32."""
+        shape, at = self.table[number]["shape"], self.table[number]["at"]
+        return (
+            torch.frombuffer(self.content, dtype=torch.float32, offset=at, count=math.prod(shape))
+            .view(shape)
+            .clone()
+        )
 
     def as_text(self) -> str:
         """The bytes in base64."""

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 WEB = Path(__file__).parent / "web"
-ENGINE = ("bases", "kernel", "unpack", "model", "writing", "gradient", "tokenizer")
+ENGINE = (
+    "bases",
+    "kernel",
+    "unpack",
+    "model",
+    "writing",
+    "gradient",
+    "edits",
+    "session",
+    "tokenizer",
+)
 """modules that run the model, in a worker too; each imports earlier ones only"""
 
 
