@@ -2,6 +2,7 @@
 
 import ast
 
+MINUS = "\u2212"
 Tree = list["str | Tree"]
 
 
@@ -25,7 +26,7 @@ def _tree(node: ast.expr) -> Tree:
         case ast.Name(id=name):
             return ["mi", name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return ["mrow", ["mo", "−"], _tree(operand)]
+            return ["mrow", ["mo", MINUS], _tree(operand)]
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             return ["msup", _bracketed(left), _tree(right)]
         case ast.BinOp(left=left, op=ast.Div(), right=right):
@@ -33,7 +34,7 @@ def _tree(node: ast.expr) -> Tree:
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return ["mrow", _bracketed(left), ["mo", "\u2062"], _bracketed(right)]
         case ast.BinOp(left=left, op=op, right=right):
-            sign = "+" if isinstance(op, ast.Add) else "−"
+            sign = "+" if isinstance(op, ast.Add) else MINUS
             return ["mrow", _tree(left), ["mo", sign], _tree(right)]
         case ast.Call(func=ast.Name(id=name), args=[argument]):
             return _call(name, _tree(argument))

@@ -1,4 +1,4 @@
-"""play and edit: a run as one page in which its model runs, and the run with what was bent there."""
+"""play and edit: a run as one page in which its model runs, and the run as it was bent there."""
 
 from dataclasses import dataclass
 from pathlib import Path

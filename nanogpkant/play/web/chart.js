@@ -37,7 +37,7 @@ export function bounds(shape, lines, margin = 0.08) {
 export function scales(shape, [low, high], { left, top, width, height }) {
   return {
     x: (/** @type {number} */ x) => left + width * shape.place(x),
-    y: (/** @type {number} */ y) => top + height * (1 - (Math.max(low, Math.min(high, y)) - low) / (high - low)),
+    y: (/** @type {number} */ y) => top + height * (1 - (Math.max(low - (high - low), Math.min(2 * high - low, y)) - low) / (high - low)),
     value: (/** @type {number} */ y) => low + (high - low) * (1 - (y - top) / height),
   };
 }
@@ -98,6 +98,6 @@ export function axes(shape, range, at, box) {
   for (const y of ticks(range[0], range[1], 5))
     marks.push(
       svg("path", { class: y === 0 ? "axis" : "tick", d: `M${box.left} ${at.y(y).toFixed(1)}h${box.width}` }),
-      svg("text", { class: "number", x: box.left - 6, y: (at.y(y) + 4).toFixed(1), "text-anchor": "end" }, digits(y)));
+      svg("text", { class: "number", x: box.left - 12, y: (at.y(y) + 4).toFixed(1), "text-anchor": "end" }, digits(y)));
   return marks;
 }
