@@ -25,7 +25,7 @@ LAYERS = [
     ["conversion", "share", "training"],
     ["measure"],
     ["comparison", "interpretation"],
-    ["play"],
+    ["playground"],
     ["verbs"],
     [""],
     ["cli"],

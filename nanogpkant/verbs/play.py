@@ -68,7 +68,7 @@ def play(
         >>> ng.play("pretrained:shakespeare-mini-kan", out="page.html").step
         4000
     """
-    from nanogpkant.play.build import build
+    from nanogpkant.playground.build import build
 
     return Played(**build(run, Path(out), checkpoint, weights, text))
 
@@ -90,6 +90,6 @@ def edit(run: str, *, edits: str, out: str) -> Edited:
         >>> ng.edit("quickstart_kan", edits="edits.json", out="bent").edits  # doctest: +SKIP
         2
     """
-    from nanogpkant.play.edits import edit_run
+    from nanogpkant.playground.edits import edit_run
 
     return Edited(**edit_run(run, Path(edits), Path(out)))

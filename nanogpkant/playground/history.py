@@ -9,8 +9,8 @@ from nanogpkant.base.console import bar
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.model.gpt import GPT
-from nanogpkant.play.observe import even, shared_values
-from nanogpkant.play.pack import Pack
+from nanogpkant.playground.observe import even, shared_values
+from nanogpkant.playground.pack import Pack
 from nanogpkant.run.folder import RunFolder
 from nanogpkant.run.load import load_model
 from nanogpkant.run.metrics import read_metrics

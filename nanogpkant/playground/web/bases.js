@@ -248,18 +248,8 @@ export class Features {
   }
 
   /**
-   * A shared function at x.
+   * A shared function without edits, at x.
    * @param {number} number function * groups + group
-   * @param {number} x
-   */
-  shared(number, x) {
-    const replaced = this.replaced.get(number);
-    return replaced ? replaced(x) : this.original(number, x);
-  }
-
-  /**
-   * The same without edits.
-   * @param {number} number
    * @param {number} x
    */
   original(number, x) {
@@ -292,9 +282,12 @@ export class Features {
     const n = this.inputs;
     if (this.isShared) {
       const each = n / this.groups;
-      for (let m = 0; m < this.functions; m++)
-        for (let i = 0; i < n; i++)
-          out[to + m * n + i] = this.shared(m * this.groups + Math.floor(i / each), x[from + i]);
+      for (let number = 0; number < this.functions * this.groups; number++) {
+        const replaced = this.replaced.get(number), first = (number % this.groups) * each;
+        const at = to + Math.floor(number / this.groups) * n;
+        for (let i = first; i < first + each; i++)
+          out[at + i] = replaced ? replaced(x[from + i]) : this.original(number, x[from + i]);
+      }
       return;
     }
     const row = new Float64Array(this.size);

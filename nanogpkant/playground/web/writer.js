@@ -28,6 +28,8 @@ export class Writing {
     /** The text without edits. @type {number[]} */
     this.before = [];
     this.isWriting = false;
+    /** @type {[number, number] | null} the loss, and that without edits */
+    this.measured = null;
     const prompt = byId("prompt");
     prompt.value = run.prompt;
     byId("go").addEventListener("click", () => (this.isWriting ? this.stop() : this.write()));
@@ -77,13 +79,14 @@ export class Writing {
       Math.max(least, Math.min(most, Number(byId(id).value) || 0));
     const count = Math.round(number("length", 1, 4000)), limit = this.run.model.extrapolates ? 4000 : Infinity;
     const settings = { temperature: number("temperature", 0, 1.5), topK: Math.round(number("top-k", 0, 1e5)), seed: number("seed", 0, 2 ** 32 - 1) };
-    this.ids = [...prompt];
+    const ids = (this.ids = [...prompt]);
     this.shares = prompt.map(() => NaN);
     this.given = prompt.length;
     byId("text").replaceChildren();
     this.isWriting = true;
     byId("go").textContent = "Stop";
     const part = (/** @type {any} */ { tokens, shares }) => {
+      if (this.ids !== ids) return;  // of a text that was given up
       this.ids.push(...tokens);
       this.shares.push(...shares);
       this.show();
@@ -132,6 +135,8 @@ export class Writing {
       place.children[changed].classList.add("turn");
       place.children[changed].title = "from here on the text differs from that before the edits";
     }
+    for (const copy of document.querySelectorAll(".shown-text"))
+      copy.textContent = pieces.slice(this.given, this.given + 160).join("");
     const slider = byId("position");
     slider.max = Math.max(1, ids.length - 1);
     slider.value = position;
@@ -162,10 +167,17 @@ export class Writing {
     }));
   }
 
+  /** Show the text and the loss again, where they are shown anew. */
+  again() {
+    if (this.measured) this.losses(...this.measured);
+    this.show();
+  }
+
   /** @param {number} now @param {number} exact of the page's weights without edits */
   losses(now, exact) {
     const difference = now - exact, isEdited = this.state.active.length > 0;
-    byId("losses").replaceChildren(h("p", {},
+    this.measured = [now, exact];
+    for (const place of document.querySelectorAll("#losses, .shown-losses")) place.replaceChildren(h("p", {},
       h("span", { title: "mean over 1,000 tokens of validation text, in nats per token; lower is better" }, "Loss on 1,000 tokens of text ", h("b", {}, now.toFixed(4))),
       isEdited && h("span", { class: difference > 0 ? "worse" : "better" }, ` ${signed(difference, 2)} by ${this.state.active.length} edit${this.state.active.length > 1 ? "s" : ""}`),
       !isEdited && h("span", { class: "quiet", title: "what rounding the weights for this page costs" }, ` ${signed(this.run.loss.packed - this.run.loss.exact, 2)} by ${this.run.weights} weights`)));

@@ -104,7 +104,7 @@ export class Finder {
     }[/** @type {"importance" | "place" | "edited"} */ (this.order.value)];
     return [...this.catalogue.shapes.values()].filter((shape) => {
       const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${shape.formula?.text ?? ""}`.toLowerCase();
-      return (!site || shape.site === site) && pieces.every((piece) => text.includes(piece));
+      return (!site || shape.site === site) && pieces.every((piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
   }
 

@@ -83,13 +83,19 @@ async function start() {
 
   const why = new Why(byId("why"), catalogue, tokenizer, state, (shape) => openShape(shape));
   const text = new Writing(run, tokenizer, engine, state, (position) => study(position));
+  state.listen(() => {  // first of all: the worker begins while the page is drawn
+    engine.ask("edits", { edits: state.active });
+    measure();
+    text.write();
+  });
   const places = byId("functions");
   places.replaceChildren(h("div", { id: "editor" }), h("div", { id: "finder" }));
-  const editor = new Editor(byId("editor"), run, catalogue, state);
+  const editor = new Editor(byId("editor"), run, catalogue, state, () => text.again());
   const finder = new Finder(byId("finder"), catalogue, state, (shape) => openShape(shape));
   new Learning(byId("learning"), run, catalogue);
   makeTour(openTab);
 
+  let plain = run.loss.packed;  // the loss without edits
   /** @type {any} */
   let found = null;
   /** What the model thought there without edits, by the text up to it. */
@@ -124,7 +130,6 @@ async function start() {
     mark();
   }
 
-  let plain = run.loss.packed;
   async function measure() {
     const answer = await engine.ask("loss");
     if (!answer) return;
@@ -132,11 +137,6 @@ async function start() {
     text.losses(answer.loss, plain);
   }
 
-  state.listen(() => {
-    engine.ask("edits", { edits: state.active });
-    measure();
-    text.write();
-  });
   document.addEventListener("keydown", (event) => {
     const isField = /^(INPUT|TEXTAREA|SELECT)$/.test(/** @type {Element} */ (event.target).tagName);
     if (isField || !(event.ctrlKey || event.metaKey)) return;

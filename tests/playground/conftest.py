@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nanogpkant.model.gpt import GPT
-from nanogpkant.play.pack import Pack, Weights
-from nanogpkant.play.page import ENGINE, script
-from nanogpkant.play.recipe import recipe
+from nanogpkant.playground.pack import Pack, Weights
+from nanogpkant.playground.page import ENGINE, script
+from nanogpkant.playground.recipe import recipe
 
 NODE = shutil.which("node")
 

@@ -14,8 +14,8 @@ from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.features import Features
 from nanogpkant.model.gpt import GPT
-from nanogpkant.play.formulas import spoken
-from nanogpkant.play.pack import Pack
+from nanogpkant.playground.formulas import spoken
+from nanogpkant.playground.pack import Pack
 
 TOKENS = 8192  # read to observe inputs
 BINS = 40  # of a density
@@ -36,7 +36,7 @@ def functions(model: GPT, text: Ids, pack: Pack, has_formulas: bool = True) -> d
     layers = kan_layers(model)
     with torch.enable_grad():
         observed = collect(model, text, TOKENS) if layers else {}
-    formulas = importlib.import_module("nanogpkant.play.fitted") if has_formulas else None
+    formulas = importlib.import_module("nanogpkant.playground.fitted") if has_formulas else None
     return {
         "samples": SAMPLES,
         "bins": BINS,

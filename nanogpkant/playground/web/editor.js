@@ -8,7 +8,7 @@ import { asFile, asHash, fromFile } from "./state.js";
 /** @typedef {import("./shapes.js").Catalogue} Catalogue */
 /** @typedef {import("./state.js").State} State */
 
-const WIDTH = 640, HEIGHT = 320, BOX = { left: 56, top: 16, width: 566, height: 268 };
+const HEIGHT = 320, LEAST = 280, MOST = 900, BOX = { left: 56, top: 16, height: 268 };
 
 /**
  * How much of a control point's movement a point gets: 1 there, 0 at its neighbours.
@@ -26,16 +26,23 @@ function pull(shape, control, x) {
 }
 
 export class Editor {
-  /** @param {HTMLElement} place @param {any} run @param {Catalogue} catalogue @param {State} state */
-  constructor(place, run, catalogue, state) {
+  /** @param {HTMLElement} place @param {any} run @param {Catalogue} catalogue @param {State} state @param {() => void} tell fills in the losses and the text */
+  constructor(place, run, catalogue, state, tell) {
     this.place = place;
     this.run = run;
     this.catalogue = catalogue;
     this.state = state;
+    this.tell = tell;
     /** @type {Shape | null} */
     this.shape = null;
     this.move = onceAFrame((/** @type {() => void} */ act) => act());
     state.listen((isDraft) => this.shape && (isDraft ? this.redraw() : this.show(this.shape)));
+    new ResizeObserver(() => this.shape && this.width() !== this.drawn && this.show(this.shape)).observe(place);
+  }
+
+  /** Of the picture: as wide as there is room, so that its text keeps its size. */
+  width() {
+    return Math.max(LEAST, Math.min(MOST, this.place.clientWidth - 34));
   }
 
   /** The values of the function as it is, where an edit is drawn. */
@@ -65,12 +72,13 @@ export class Editor {
         h("h3", {}, `Block ${shape.block + 1}, ${shape.site}, ${shape.name}`, edit && h("span", { class: "tag" }, "edited")),
         h("span", { class: "quiet" }, shape.about)),
       this.picture(),
+      h("div", { class: "shown-losses" }), h("p", { class: "shown-text", "aria-hidden": "true" }),
       h("p", { class: "legend" },
-        h("span", { class: "key now" }, state.isBefore ? "before" : "now"), edit && h("span", { class: "key was" }, "before the edit"),
+        h("span", { class: edit && !state.isBefore ? "key bent" : "key now" }, state.isBefore ? "before" : "now"), edit && h("span", { class: "key was" }, "before the edit"),
         shape.start && h("span", { class: "key began" }, "before training"),
         shape.formula && h("span", { class: "key said" }, "formula"),
         shape.density && h("span", { class: "key inputs" }, "how often inputs lie there")),
-      shape.formula && h("p", { class: "formula" }, formula(shape.formula.math),
+      shape.formula && h("p", { class: "formula", tabindex: 0, role: "group", "aria-label": "Formula" }, formula(shape.formula.math),
         h("span", { class: "quiet", title: "the share of the curve's variance that the formula has" }, `R² ${shape.formula.r2.toFixed(4)}`)),
       shape.edits ? [
         h("p", { class: "quiet" }, "Drag a point, or choose one and press ↑ or ↓. Or replace the whole curve:"),
@@ -98,27 +106,29 @@ export class Editor {
         h("label", { class: "file" }, "Open edits",
           h("input", { type: "file", accept: ".json,application/json", change: (/** @type {any} */ event) => this.open(event.target.files[0]) }))),
       h("p", { id: "edit-said", class: "quiet", role: "status" })));
+    this.tell();
     if (focused) /** @type {HTMLElement | null} */ (this.place.querySelector(`[data-focus="${focused}"]`))?.focus();
   }
 
   picture() {
     const shape = /** @type {Shape} */ (this.shape), { state } = this;
-    const at = (this.at = scales(shape, /** @type {[number, number]} */ (this.range), BOX));
+    const width = (this.drawn = this.width()), box = { ...BOX, width: width - BOX.left - 18 };
+    const at = (this.at = scales(shape, /** @type {[number, number]} */ (this.range), box));
     const edit = state.edits.get(shape.id), line = state.line(shape);
     const said = shape.formula && through(shape, shape.formula.values);
     this.curve = svg("path", { class: edit && !state.isBefore ? "curve edited" : "curve", d: path(shape, line, at, 201) });
     this.dots = svg("g", { class: "study" });
     this.handles = shape.edits ? shape.controls.map((x, i) => this.handle(i, x)) : [];
-    this.drawing = svg("svg", { class: "big", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group",
+    this.drawing = svg("svg", { class: "big", viewBox: `0 0 ${width} ${HEIGHT}`, role: "group",
       "aria-label": `The curve of block ${shape.block + 1}, ${shape.site}, ${shape.name}` },
-    axes(shape, /** @type {[number, number]} */ (this.range), at, BOX),
-    svg("svg", { x: BOX.left, y: BOX.top, width: BOX.width, height: BOX.height, viewBox: `${BOX.left} ${BOX.top} ${BOX.width} ${BOX.height}` },
+    axes(shape, /** @type {[number, number]} */ (this.range), at, box),
+    svg("svg", { x: BOX.left, y: BOX.top, width: box.width, height: box.height, viewBox: `${box.left} ${box.top} ${box.width} ${box.height}` },
       area(shape, at, BOX.top + BOX.height, 70),
       shape.start && svg("path", { class: "began", d: path(shape, shape.start, at) }),
       said && svg("path", { class: "said", d: path(shape, said, at) }),
       edit && svg("path", { class: "ghost", d: path(shape, shape.original, at, 201) }),
       this.curve, this.dots),
-    svg("text", { class: "label", x: BOX.left + BOX.width, y: HEIGHT - 4, "text-anchor": "end" },
+    svg("text", { class: "label", x: box.left + box.width, y: HEIGHT - 4, "text-anchor": "end" },
       shape.kind === "distance" ? "tokens back" : "input"),
     this.handles);
     this.study(this.studied ?? []);

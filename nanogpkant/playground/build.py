@@ -11,12 +11,12 @@ from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.data import Ids, check_length
 from nanogpkant.evaluation import evaluate
 from nanogpkant.model.gpt import GPT
-from nanogpkant.play.edits import identity
-from nanogpkant.play.history import history
-from nanogpkant.play.observe import functions
-from nanogpkant.play.pack import BYTES, Pack, Weights
-from nanogpkant.play.page import page
-from nanogpkant.play.recipe import check, recipe, rounded_model
+from nanogpkant.playground.edits import identity
+from nanogpkant.playground.history import history
+from nanogpkant.playground.observe import functions
+from nanogpkant.playground.pack import BYTES, Pack, Weights
+from nanogpkant.playground.page import page
+from nanogpkant.playground.recipe import check, recipe, rounded_model
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 

@@ -6,6 +6,7 @@ import { Model } from "./model.js";
 import { Tensors } from "./unpack.js";
 import { Judge, Writer, draw, random, softmax } from "./writing.js";
 
+const AHEAD = 16;  // tokens that are written before the loss is measured
 const PIECE = 12;  // milliseconds of work between looks at the messages
 
 /**
@@ -19,13 +20,14 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
   const judge = new Judge(model, text), channel = new MessageChannel();
   /** @type {Record<string, number>} */
   const latest = {};
-  let changed = 0, waited = 0;
+  let changed = 0, waited = 0, measured = Promise.resolve();
+  channel.port1.start();
 
   /** Let messages in, now and then; whether this request is still wanted. */
   const goesOn = async (/** @type {{kind: string, number: number}} */ { kind, number }) => {
     if (performance.now() - waited > PIECE) {
       await new Promise((resolve) => {
-        channel.port1.onmessage = resolve;
+        channel.port1.addEventListener("message", resolve, { once: true });
         channel.port2.postMessage(0);
       });
       waited = performance.now();
@@ -49,6 +51,7 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
           answer({ number, tokens, shares });
           [tokens, shares, sent] = [[], [], performance.now()];
         }
+        if (i === AHEAD) await measured;  // a loss comes before the rest of the text
         if (!(await goesOn(request))) return null;
       }
       return { tokens, shares, milliseconds: performance.now() - started };
@@ -70,9 +73,12 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
     },
     async loss(request) {
       const from = changed;
+      let end = () => {};
+      measured = new Promise((resolve) => (end = () => resolve(undefined)));
       changed = Infinity;
       const loss = await judge.loss(Math.min(from, model.blocks.length), () => goesOn(request));
       if (loss === null) changed = Math.min(changed, from);
+      end();
       return loss === null ? null : { loss };
     },
   };

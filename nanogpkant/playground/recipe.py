@@ -20,7 +20,7 @@ from nanogpkant.model.activation import XIELU
 from nanogpkant.model.attention import Attention
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.positions import Slopes
-from nanogpkant.play.pack import Pack, Weights, rounded
+from nanogpkant.playground.pack import Pack, Weights, rounded
 
 KNOWN = set(BASES)  # bases that web/bases.js computes
 FAR = 8  # times as many distances as the curve was learned on

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanogpkant.generation import generate
-from nanogpkant.play.recipe import rounded_model
+from nanogpkant.playground.recipe import rounded_model
 
 ALL = ("qkv", "attn_out", "mlp_in", "mlp_out")
 GROUPS = {"kan.share": "group:2"}

@@ -321,6 +321,7 @@ export class Model {
       const place = from + t;
       for (let h = 0; h < H; h++) {
         const at = t * C + h * D;
+        const curve = block.bias, bias = curve?.rows[h], reach = bias ? curve.length : 0;
         let most = -Infinity;
         for (let s = 0; s <= place; s++) {
           const key = s * C + h * D;
@@ -328,7 +329,7 @@ export class Model {
           for (let d = 0; d < D; d++) sum += q[at + d] * k[key + d];
           sum *= scale;
           if (block.score) sum = polynomial(block.score, h * degree, degree, sum);
-          if (block.bias) sum += curveAt(block.bias, h, place - s);
+          if (bias) sum += place - s < reach ? bias[place - s] : curveAt(curve, h, place - s);
           weights[s] = sum;
           if (sum > most) most = sum;
         }

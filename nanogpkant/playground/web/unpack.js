@@ -1,4 +1,4 @@
-/** Tensors of the page: what nanogpkant/play/pack.py wrote. */
+/** Tensors of the page: what nanogpkant/playground/pack.py wrote. */
 
 /** @typedef {{shape: number[], kind: string, at: number, scale?: number}} Entry */
 

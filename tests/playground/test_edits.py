@@ -10,7 +10,7 @@ from nanogpkant.cli import main
 from nanogpkant.config import RunConfig
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
-from nanogpkant.play.edits import apply, identity
+from nanogpkant.playground.edits import apply, identity
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, load_weights
