@@ -10,6 +10,7 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.data import Ids, check_length
 from nanogpkant.evaluation import evaluate
+from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 from nanogpkant.playground.edits import identity
 from nanogpkant.playground.history import history
@@ -49,7 +50,6 @@ def build(
         "weights": weights,
         "loss": {"exact": exact, "packed": rounded},
         "dataset": trained.config.data.dataset,
-        "kan": _kan(trained.config.model.kan),
         "model": made,
         "tokenizer": {"type": trained.tokenizer.type, **trained.tokenizer.as_json()},
         "text": read.tolist(),
@@ -59,24 +59,17 @@ def build(
     }
     content = page(values | {"tensors": pack.table}, pack.as_text())
     write_atomic(out, content)
-    counted = count_functions(model)
     return {
         "page": str(out),
         "bytes": len(content.encode("utf-8")),
         "step": trained.step,
-        "functions": counted,
+        "functions": count_functions(model),
         "loss": {"exact": exact, "page": rounded},
     }
 
 
-def _kan(kan: Any) -> dict[str, Any]:
-    return {"sites": kan.sites, "basis": kan.basis, "share": kan.share}
-
-
 def count_functions(model: GPT) -> int:
     """Learned one-dimensional functions: shared ones, edges, heads."""
-    from nanogpkant.kan import kan_layers
-
     total = 0
     for layer in kan_layers(model).values():
         shape = layer.features.coefficient_shape

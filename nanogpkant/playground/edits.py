@@ -73,8 +73,9 @@ def _read(given: Any, run: RunFolder) -> tuple[int, list[dict[str, Any]]]:
     if not (isinstance(given, dict) and given.get("format") == FORMAT):
         raise UserError("is no file of edits: the page of nanogpkant play saves one")
     step, edits = given.get("step"), given.get("edits")
-    is_whole = type(step) is int and step >= 0 and isinstance(edits, list)
-    if not is_whole or not all(isinstance(edit, dict) for edit in edits):
+    if not (isinstance(edits, list) and isinstance(step, int) and step >= 0):
+        raise UserError("holds no edits: it was altered")
+    if not all(isinstance(edit, dict) for edit in edits):
         raise UserError("holds no edits: it was altered")
     with prefixed("it is for another model"):
         if identity(run, step) != given.get("weights"):
@@ -148,7 +149,7 @@ def _as_splines(layer: KANLinear, edit: dict[str, Any]) -> None:
     splines = spline.expand(x[:, None])[..., 0]  # (P, K)
     solved = torch.linalg.lstsq(splines, values.flatten(1)).solution  # (K, M * G)
     set_features(layer, replace(old, basis=replace(old.basis, family=spline), base="none"))
-    layer.coefficients[..., 1:] = solved.T.view(*coefficients.shape[:2], -1)
+    coefficients[..., 1:] = solved.T.view(*coefficients.shape[:2], -1)
 
 
 def _with_tables(

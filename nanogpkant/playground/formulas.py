@@ -21,8 +21,8 @@ def spoken(text: str) -> Tree:
 
 def _tree(node: ast.expr) -> Tree:
     match node:
-        case ast.Constant(value=value):
-            return _number(float(value))
+        case ast.Constant(value=int() | float() as value):
+            return _number(value)
         case ast.Name(id=name):
             return ["mi", name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -64,8 +64,7 @@ def _curve(
         "formulas": None,
     }
     if formulas is not None:
-        found, texts, r2 = formulas.of_curve(name, curve)
-        made["formulas"] = _formulas(found, texts, r2, pack)
+        made["formulas"] = _formulas(formulas.of_curve(name, curve), pack)
     return made
 
 
@@ -99,8 +98,7 @@ def _layer(
             x = even(torch.full((groups,), ends[0]), torch.full((groups,), ends[1]))
             near, weight = even(low, high, 64), torch.ones(64, groups)
             curves = shared_values(features, layer.coefficients, near)  # (64, M, G)
-            found = formulas.of_functions(near, weight, curves, x)
-            made["formulas"] = _formulas(*found, pack)
+            made["formulas"] = _formulas(formulas.of_functions(near, weight, curves, x), pack)
     else:
         matters = importance(layer, observed)["std_grad"]  # (m, n)
         top = matters.flatten().topk(min(TOP, matters.numel())).indices
@@ -112,12 +110,13 @@ def _layer(
             curves = layer.edges(at)[:, outputs, inputs]
             x = even(low[inputs], high[inputs])
             found = formulas.of_functions(own, share[:, inputs], curves[:, None], x)
-            made["formulas"] = _formulas(*found, pack)
+            made["formulas"] = _formulas(found, pack)
     return made
 
 
-def _formulas(values: Tensor, texts: list[str], r2: list[float], pack: Pack) -> dict[str, Any]:
-    """Formulas with (functions, samples) values."""
+def _formulas(found: tuple[Tensor, list[str], list[float]], pack: Pack) -> dict[str, Any]:
+    """Formulas as ``fitted`` gives them: (functions, samples) values, texts and R²."""
+    values, texts, r2 = found
     math = [spoken(text) for text in texts]
     return {"values": pack.add(values), "text": texts, "math": math, "r2": r2}
 

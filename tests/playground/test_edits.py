@@ -57,7 +57,8 @@ def test_the_edited_model_has_the_pages_logits(name, shaken, run_node):
     _, changed = apply(model, RunConfig(model=model.config), edits)
     with torch.no_grad():
         wanted = changed(ids)[0]
-    torch.testing.assert_close(torch.tensor(edited).view_as(wanted), wanted, atol=1e-4, rtol=1e-3)
+    # Other functions of an edited layer become splines too, very nearly what they were.
+    torch.testing.assert_close(torch.tensor(edited).view_as(wanted), wanted, atol=5e-4, rtol=0)
     assert (torch.tensor(before).view_as(wanted) - wanted).abs().max() > 1e-3
 
 

@@ -205,7 +205,7 @@ export class Editor {
     const shape = /** @type {Shape} */ (this.shape), at = /** @type {any} */ (this.at), line = this.state.line(shape);
     this.curve.setAttribute("d", path(shape, line, at, 201));
     this.curve.setAttribute("class", "curve edited");
-    this.handles.forEach((/** @type {any} */ circle, /** @type {number} */ i) => {
+    this.handles?.forEach((/** @type {any} */ circle, /** @type {number} */ i) => {
       const y = line(shape.controls[i]);
       circle.setAttribute("cy", String(within(at.y(y))));
       circle.setAttribute("aria-valuenow", String(Number(y.toPrecision(4))));

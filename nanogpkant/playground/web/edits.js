@@ -114,18 +114,19 @@ export class Edits {
   /** @param {Edit} edit @returns {() => void} what takes it back */
   apply(edit) {
     if (edit.kind === "distance") {
-      const curve = this.curves.get(edit.layer), head = Number(edit.head);
-      const { [head]: values } = curve.rows;
-      curve.rows[head] = Float32Array.from(edit.values ?? []);
-      return () => (curve.rows[head] = values);
+      const { rows } = /** @type {import("./model.js").Curve} */ (this.curves.get(edit.layer));
+      const head = Number(edit.head), values = rows[head];
+      rows[head] = Float32Array.from(edit.values ?? []);
+      return () => (rows[head] = values);
     }
-    const { matrix, features } = this.projections.get(edit.layer), coefficients = edit.coefficients ?? [];
+    const { matrix, features: known } = /** @type {import("./model.js").Projection} */ (this.projections.get(edit.layer));
+    const features = /** @type {import("./bases.js").Features} */ (known), coefficients = edit.coefficients ?? [];
     if (edit.kind === "shared") {
       const number = Number(edit.function) * features.groups + Number(edit.group);
       features.replaced.set(number, sumOf(splineOf(edit.spline ?? []), coefficients));
       return () => features.replaced.delete(number);
     }
-    const places = coefficients.map((_, m) => matrix.at(m * features.inputs + edit.input, edit.output));
+    const places = coefficients.map((_, m) => matrix.at(m * features.inputs + Number(edit.input), Number(edit.output)));
     const before = places.map((at) => matrix.data[at]);
     places.forEach((at, m) => (matrix.data[at] = coefficients[m]));
     return () => places.forEach((at, m) => (matrix.data[at] = before[m]));

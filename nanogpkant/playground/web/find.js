@@ -5,7 +5,7 @@ import { formula, grouped, h } from "./dom.js";
 
 /** @typedef {import("./shapes.js").Shape} Shape */
 
-const AT_ONCE = 24;
+const AT_ONCE = 24, LATER = 100;  // milliseconds after an edit: the new text comes first
 const ORDERS = { importance: "most important first", place: "by place", edited: "edited first" };
 
 export class Finder {
@@ -37,7 +37,11 @@ export class Finder {
         h("label", {}, "Search", this.search), h("label", {}, "Where", this.site), h("label", {}, "Order", this.order)),
       this.said, this.found, this.more);
     this.draw();
-    state.listen((isDraft) => !isDraft && this.draw());
+    let waits = 0;
+    state.listen((isDraft) => {
+      clearTimeout(waits);
+      if (!isDraft) waits = window.setTimeout(() => this.draw(), LATER);
+    });
   }
 
   draw() {
@@ -104,7 +108,7 @@ export class Finder {
     }[/** @type {"importance" | "place" | "edited"} */ (this.order.value)];
     return [...this.catalogue.shapes.values()].filter((shape) => {
       const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${shape.formula?.text ?? ""}`.toLowerCase();
-      return (!site || shape.site === site) && pieces.every((piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
+      return (!site || shape.site === site) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
   }
 

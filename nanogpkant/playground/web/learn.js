@@ -39,7 +39,7 @@ export class Learning {
         svg("text", { class: "number", x: BOX.left - 6, y: y(t) + 4, "text-anchor": "end" }, digits(t))]).flat(),
       ticks(0, last, 6).map((t) => svg("text", { class: "number", x: x(t), y: HEIGHT - 14, "text-anchor": "middle" }, grouped(t))),
       svg("path", { class: "train", d: line(train) }), svg("path", { class: "curve", d: line(val) }),
-      val.map(([step, loss]) => svg("circle", { class: "val", cx: x(step), cy: y(loss), r: 2.5 })),
+      val.map((/** @type {[number, number]} */ [step, loss]) => svg("circle", { class: "val", cx: x(step), cy: y(loss), r: 2.5 })),
       this.marker),
     h("p", { class: "legend" }, h("span", { class: "key now" }, "validation text"), h("span", { class: "key trained" }, "training text"), h("span", { class: "quiet" }, "nats per token, by step")));
   }

@@ -58,7 +58,7 @@ export class Cache {
   constructor(model) {
     this.start = 0;  // index in the text of the first token
     this.length = 0;
-    this.layers = model.blocks.map(({ convolution }) => ({
+    this.layers = model.blocks.map((/** @type {any} */ { convolution }) => ({
       k: new Float32Array(0),
       v: new Float32Array(0),
       before: new Float32Array(convolution ? (convolution.length - 1) * model.width : 0),
@@ -148,7 +148,6 @@ export class Model {
       out: projection(out),
     }));
     this.norm = norm(recipe.norm);
-    this.mlpWidth = this.blocks[0].into.matrix.m;
   }
 
   /** Every projection by its name. @returns {Map<string, Projection>} */
@@ -228,7 +227,7 @@ export class Model {
   forward(ids, cache, traces) {
     let x = this.embed(ids, cache.length);
     const pass = { firstValue: null };
-    this.blocks.forEach((_, index) => {
+    this.blocks.forEach((/** @type {any} */ _, /** @type {number} */ index) => {
       const trace = traces && (traces[index] = {});
       x = this.block(index, x, cache, pass, trace);
     });

@@ -41,13 +41,13 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
     async write(request) {
       const { ids, count, temperature, topK, seed, number } = request;
       const writer = new Writer(model, ids), next = random(seed), started = performance.now();
-      let tokens = [], shares = [], sent = 0;
+      let tokens = /** @type {number[]} */ ([]), shares = /** @type {number[]} */ ([]), sent = 0;
       for (let i = 0; i < count; i++) {
         const logits = writer.next(), token = draw(logits, temperature, topK, next);
         tokens.push(token);
         shares.push(softmax(logits)[token]);
         writer.ids.push(token);
-        if (i === 0 || performance.now() - sent > 30) {
+        if (i === 0 || i === AHEAD || performance.now() - sent > 30) {
           answer({ number, tokens, shares });
           [tokens, shares, sent] = [[], [], performance.now()];
         }
@@ -55,16 +55,6 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
         if (!(await goesOn(request))) return null;
       }
       return { tokens, shares, milliseconds: performance.now() - started };
-    },
-    /** The probability of every token of a text but the first. */
-    async read(request) {
-      const { ids } = request, writer = new Writer(model, ids.slice(0, 1)), shares = [];
-      for (let i = 1; i < ids.length; i++) {
-        shares.push(softmax(writer.next())[ids[i]]);
-        writer.ids.push(ids[i]);
-        if (!(await goesOn(request))) return null;
-      }
-      return { shares };
     },
     study: ({ ids, position, wanted }) => study(model, ids, position, wanted),
     edits: (request) => {

@@ -61,6 +61,8 @@ export class Catalogue {
     this.tensors = tensors;
     /** @type {Map<string, Shape>} */
     this.shapes = new Map();
+    /** Matrices, by number. @type {Map<number, Float32Array>} */
+    this.decoded = new Map();
     const { curves, layers } = run.functions;
     /** @type {any[]} */
     const projections = [], given = [];
@@ -195,9 +197,8 @@ export class Catalogue {
 
   /** A matrix, decoded once. @param {number} number */
   weights(number) {
-    this.decoded ??= new Map();
     if (!this.decoded.has(number)) this.decoded.set(number, this.tensors.get(number));
-    return this.decoded.get(number);
+    return /** @type {Float32Array} */ (this.decoded.get(number));
   }
 }
 

@@ -39,7 +39,7 @@ export function makeTour(openTab) {
     place.hidden = false;
     forth.focus({ preventScroll: true });
   };
-  place.addEventListener("keydown", (event) => event.key === "Escape" && close());
+  place.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && close());
   byId("tour-start").addEventListener("click", () => {
     asked = /** @type {HTMLElement} */ (document.activeElement);
     show(0);

@@ -103,7 +103,7 @@ export class Why {
     const rows = all.slice(0, 8), most = Math.abs(rows[0]?.gives ?? 0) || 1;
     return h("div", { class: "part" }, h("h3", {}, "Hidden units of the MLPs that moved it most"),
       h("table", {}, h("thead", {}, h("tr", {}, ["Block", "Unit", "Input", "Its function", "Contribution"].map((name) => h("th", { scope: "col" }, name)))),
-        h("tbody", {}, rows.map(({ index, unit, x, gives, unitsOf }) => {
+        h("tbody", {}, rows.map((/** @type {any} */ { index, unit, x, gives, unitsOf }) => {
           const layer = this.catalogue.layers.get(unitsOf), each = layer?.kind === "shared" ? layer.inputs / layer.groups : 0;
           const shape = each ? this.catalogue.find({ kind: "shared", layer: unitsOf, number: Math.floor(unit / each) }) : null;
           const bar = h("i", { class: gives < 0 ? "gives minus" : "gives" });

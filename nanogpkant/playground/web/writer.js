@@ -28,8 +28,6 @@ export class Writing {
     /** The text without edits. @type {number[]} */
     this.before = [];
     this.isWriting = false;
-    /** @type {[number, number] | null} the loss, and that without edits */
-    this.measured = null;
     const prompt = byId("prompt");
     prompt.value = run.prompt;
     byId("go").addEventListener("click", () => (this.isWriting ? this.stop() : this.write()));
@@ -169,14 +167,14 @@ export class Writing {
 
   /** Show the text and the loss again, where they are shown anew. */
   again() {
-    if (this.measured) this.losses(...this.measured);
+    for (const place of document.querySelectorAll(".shown-losses"))
+      place.replaceChildren(...byId("losses").cloneNode(true).childNodes);
     this.show();
   }
 
   /** @param {number} now @param {number} exact of the page's weights without edits */
   losses(now, exact) {
     const difference = now - exact, isEdited = this.state.active.length > 0;
-    this.measured = [now, exact];
     for (const place of document.querySelectorAll("#losses, .shown-losses")) place.replaceChildren(h("p", {},
       h("span", { title: "mean over 1,000 tokens of validation text, in nats per token; lower is better" }, "Loss on 1,000 tokens of text ", h("b", {}, now.toFixed(4))),
       isEdited && h("span", { class: difference > 0 ? "worse" : "better" }, ` ${signed(difference, 2)} by ${this.state.active.length} edit${this.state.active.length > 1 ? "s" : ""}`),
