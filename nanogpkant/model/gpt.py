@@ -89,9 +89,12 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += T
         head = self.tokens if self.head is None else self.head
-        logits = F.linear(self.norm(x), head.weight)  # (B, T, V)
-        if cap := self.config.logit_softcap:
-            logits = cap * torch.tanh(wide(logits) / cap)
+        logits = self.cap(F.linear(self.norm(x), head.weight))  # (B, T, V)
         if targets is None:
             return logits
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits within ``model.logit_softcap``."""
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(wide(logits) / cap) if cap else logits
