@@ -3,8 +3,8 @@
 When a text outgrows ``block_size``, the window moves to the last half block and the cache is filled
 again, once every half block of tokens. The window of a token depends only on the length of the
 text, so logits are the same with and without a cache. A model that knows positions by distance
-alone sees the whole text instead. On a CPU each token is one call of compiled C, where the model
-has such a step: see ``model/decoding.py``.
+alone sees the whole text instead. On a CPU tokens go through compiled C, where it knows the
+model's settings: see ``model/decoding.py``.
 """
 
 import time
@@ -118,7 +118,7 @@ def next_logits(
     """Logits of the token after a text: (B, length) -> (B, V).
 
     ``cache`` holds a beginning of the same text's window and is brought up to its end; None does
-    without. ``decoder`` takes single tokens.
+    without. ``decoder`` is the model's compiled step.
     """
     start = 0
     if not model.config.extrapolates:
@@ -128,7 +128,7 @@ def next_logits(
     if start != cache.start:
         cache.restart(start)
     new = text[:, start + cache.length :]
-    if decoder is not None and new.shape[1] == 1:
+    if decoder is not None:
         return decoder(new, cache)
     return model(new, cache=cache)[:, -1].float()
 

@@ -1,4 +1,4 @@
-"""One token of a few texts at a time, in decoding.c: what ``GPT.forward`` computes with a cache.
+"""New tokens of a few texts, in decoding.c: what ``GPT.forward`` computes with a cache.
 
 A token of a small model is hundreds of small operations of torch, whose calls take longer than the
 numbers. Here it is one call. Weights are packed once, and only the features that are not zero are
@@ -24,7 +24,8 @@ from nanogpkant.model.positions import rotations
 
 log = logging.getLogger(__name__)
 
-PANEL, TEXTS = 64, 4  # as in decoding.c
+PANEL, ROWS = 64, 16  # as in decoding.c
+AT_ONCE = 64  # tokens of all texts in a call, which bounds its memory
 MOST_TEXTS = 32  # more are faster by torch's products
 SOURCE = Path(__file__).with_name("decoding.c")
 
@@ -103,17 +104,22 @@ class Decoder:
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Ids (texts, 1) of the tokens that follow those in the cache -> logits (texts, V)."""
-        end = cache.length + 1
-        cache.reserve(end)
-        if self.struct.room < end:
-            self._make_tables(cache.store.shape[4])
-        logits = torch.empty(self.texts, self.model.vocab_size)
-        ids = ids.contiguous()
-        pointers = (tensor.data_ptr() for tensor in (ids, cache.store))
+        """Ids (texts, T) of the tokens that follow those in the cache -> logits (texts, V).
+
+        The logits are those of the token after the last.
+        """
+        cache.reserve(cache.length + ids.shape[1])
         room = cache.store.shape[4]
-        self.step(ctypes.byref(self.struct), *pointers, room, self.texts, end, logits.data_ptr())
-        cache.length = end
+        if self.struct.room < room:
+            self._make_tables(room)
+        logits = torch.empty(self.texts, self.model.vocab_size)
+        struct, store = ctypes.byref(self.struct), cache.store.data_ptr()
+        parts = [part.contiguous() for part in ids.split(max(1, AT_ONCE // self.texts), dim=1)]
+        for part in parts:
+            last = logits.data_ptr() if part is parts[-1] else None
+            where = room, self.texts, cache.length, part.shape[1]
+            self.step(struct, part.data_ptr(), store, *where, last)
+            cache.length += part.shape[1]
         return self.model.cap(logits)
 
     def _check(self) -> None:
@@ -140,7 +146,7 @@ class Decoder:
         library = native.compiled(SOURCE, frozenset(macros.items()))
         if library is None:
             raise UnsupportedError("there is no C compiler that works")
-        library.step.argtypes = (c_void_p,) * 3 + (c_long,) * 3 + (c_void_p,)
+        library.step.argtypes = (c_void_p,) * 3 + (c_long,) * 4 + (c_void_p,)
         return library.step
 
     def _pointer(self, tensor: Tensor | None) -> int | None:
@@ -212,11 +218,12 @@ class Decoder:
             struct.cosine, struct.sine = (table.data_ptr() for table in self.tables[-2:])
         block = self.blocks[0]
         products = [block.qkv, block.attention_out, block.mlp_in, block.mlp_out, struct.head]
-        most = max(p.n + 2 * p.n * p.size for p in products)
-        numbers = 6 * struct.width + block.mlp_in.out + struct.heads * room + most
-        self.scratch = torch.empty(self.texts * numbers)
-        groups = -(-self.texts // TEXTS)
-        self.index = torch.empty(groups * max(p.n * p.size for p in products), dtype=torch.int32)
+        features = max(p.n * p.size for p in products)
+        rows = max(self.texts, AT_ONCE)
+        numbers = rows * (6 * struct.width + block.mlp_in.out) + self.texts * struct.heads * room
+        numbers += ROWS * (max(p.n for p in products) + 2 * features)
+        self.scratch = torch.empty(numbers)
+        self.index = torch.empty(features, dtype=torch.int32)
         struct.scratch, struct.index = self.scratch.data_ptr(), self.index.data_ptr()
 
 

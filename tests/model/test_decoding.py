@@ -70,17 +70,15 @@ def made(tiny_gpt):
 
 
 def check_steps(model: GPT, texts: int, ids: Tensor, cached: int) -> None:
-    """Tokens one at a time, after some that torch's operations have cached, and more of those."""
+    """Some tokens by torch's operations, two by themselves, the rest at once, each with a cache."""
     cache, decoder = Cache(model.config, texts, CPU, torch.float32), Decoder(model, texts)
+    ends = [cached + 1, cached + 2, ids.shape[1]]
     with torch.no_grad():
-        wanted = model(ids)
-        logits = [model(ids[:, :cached], cache=cache)] if cached else []
-        while cache.length < ids.shape[1]:
-            logits.append(decoder(ids[:, cache.length : cache.length + 1], cache).unsqueeze(1))
-            if cache.length == cached + 2:
-                new = ids[:, cache.length : cache.length + 2]
-                logits.append(model(new, cache=cache))
-    torch.testing.assert_close(torch.cat(logits, 1), wanted, rtol=1e-4, atol=2e-5)
+        wanted = model(ids)[:, [end - 1 for end in ends]]
+        if cached:
+            model(ids[:, :cached], cache=cache)
+        logits = [decoder(ids[:, cache.length : end], cache) for end in ends]
+    torch.testing.assert_close(torch.stack(logits, 1), wanted, rtol=1e-4, atol=2e-5)
 
 
 @needs_compiler
@@ -101,7 +99,7 @@ def test_kan_models(made, options: dict[str, object]) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("nan_buffers")
-@pytest.mark.parametrize("texts", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("texts", [1, 2, 3, 4, 5, 9, 17, 32])
 def test_any_number_of_texts(made, texts: int) -> None:
     model = made(("mlp_in", "mlp_out"), **CURVE)
     check_steps(model, texts, torch.randint(11, (texts, 8)), cached=2)
@@ -120,6 +118,14 @@ def test_layers_worth_threads(made) -> None:
     model = made(n_embd=524, n_head=2, n_layer=1)
     assert model.config.n_embd * model.config.mlp_width >= 2**20
     check_steps(model, 1, torch.randint(11, (1, 8)), cached=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("head", [16, 32, 64, 72])
+@pytest.mark.parametrize("texts", [1, 3])
+def test_common_sizes_of_heads(made, texts: int, head: int) -> None:
+    model = made(n_head=2, n_embd=2 * head, block_size=90)
+    check_steps(model, texts, torch.randint(11, (texts, 90)), cached=1)
 
 
 @needs_compiler
