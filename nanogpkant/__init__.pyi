@@ -1,8 +1,10 @@
+from .conversion.pretrained_model import load_kanified
 from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
 from .verbs.convert import convert
 from .verbs.interpret import interpret, prune
+from .verbs.kanify import kanify
 from .verbs.load import LoadedRun, load
 from .verbs.measure import bench, match, plan
 from .verbs.prepare import prepare
@@ -31,7 +33,9 @@ __all__ = [
     "info",
     "interpret",
     "kan_linear",
+    "kanify",
     "load",
+    "load_kanified",
     "match",
     "plan",
     "prepare",
