@@ -1,3 +1,4 @@
+from .conversion.functions import load_functions, lora, save_functions, train_only
 from .conversion.pretrained_model import load_kanified
 from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
@@ -35,7 +36,9 @@ __all__ = [
     "kan_linear",
     "kanify",
     "load",
+    "load_functions",
     "load_kanified",
+    "lora",
     "match",
     "plan",
     "prepare",
@@ -45,8 +48,10 @@ __all__ = [
     "push",
     "runs",
     "sample",
+    "save_functions",
     "search",
     "track",
     "train",
+    "train_only",
 ]
 __version__: str
