@@ -1,4 +1,11 @@
 from .conversion.functions import load_functions, lora, save_functions, train_only
+from .conversion.others import (
+    from_efficient_kan,
+    from_fastkan,
+    from_inkan,
+    from_kans,
+    from_pykan,
+)
 from .conversion.pretrained_model import load_kanified
 from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
@@ -30,6 +37,11 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "from_efficient_kan",
+    "from_fastkan",
+    "from_inkan",
+    "from_kans",
+    "from_pykan",
     "hat",
     "info",
     "interpret",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.conversion.swap import Swap, apply, plain_weight
-from nanogpkant.kan import BASE_FUNCTIONS, BASES, BSpline, Family, Features
+from nanogpkant.kan import BASE_FUNCTIONS, BASES, BSpline, Family, Features, KANLinear
 from nanogpkant.kan.bases import make_basis
 from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.shared import share as shared
@@ -228,6 +228,9 @@ def plan(
                 raise ValueError('a gate has one function a unit; share="group:8"')
             if each.inputs % features.groups:
                 raise ValueError(f"{each.inputs} inputs do not split into {features.groups} groups")
+            if each.kind != "gate":  # try, on the smallest such layer, what only its making tells
+                tried: Any = features.basis
+                KANLinear(each.inputs, 1, basis=tried, base=each.base, device="meta")
         except ValueError as error:
             raise UsageError(f"--share {share}: {each.name}: {error}") from error
         swaps[each.name] = Swap(features.spec, each.folded)
