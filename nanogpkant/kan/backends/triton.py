@@ -203,6 +203,8 @@ def _base(x, c: tl.constexpr):
         x *= tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
     if c.base == "even":
         x *= 0.5 * tl.erf(x * 0.7071067811865476)
+    if c.base == "relu":
+        x = tl.where(x > 0, x, 0 * x)
     if c.base == "relu2":
         x = tl.where(x > 0, x * x, 0 * x)
     if c.base == "leaky_relu2":
@@ -225,6 +227,8 @@ def _base_derivative(x, c: tl.constexpr):
     if c.base == "even":
         density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
         return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
+    if c.base == "relu":
+        return tl.where(x > 0, 1.0 + 0 * x, 0 * x)
     if c.base == "relu2":
         return tl.where(x > 0, 2 * x, 0 * x)
     if c.base == "leaky_relu2":
