@@ -25,6 +25,7 @@ LAYERS = [
     ["share", "training"],
     ["conversion", "measure"],
     ["comparison", "interpretation"],
+    ["playground"],
     ["verbs"],
     [""],
     ["cli"],
