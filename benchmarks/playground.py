@@ -25,8 +25,9 @@ EDIT = """() => new Promise((done) => {
   const losses = document.getElementById('losses'), text = document.getElementById('text');
   const begun = performance.now(), found = {}, before = losses.textContent;
   const look = () => {
-    if (!found.text && text.querySelector('span:not(.given)')) found.text = performance.now() - begun;
-    if (losses.textContent !== before) found.loss = performance.now() - begun;
+    const passed = performance.now() - begun;
+    if (!found.text && text.querySelector('span:not(.given)')) found.text = passed;
+    if (losses.textContent !== before) found.loss = passed;
     if (found.loss && found.text) done(found);
     else setTimeout(look, 1);
   };

@@ -1,8 +1,18 @@
+from .conversion.functions import load_functions, lora, save_functions, train_only
+from .conversion.others import (
+    from_efficient_kan,
+    from_fastkan,
+    from_inkan,
+    from_kans,
+    from_pykan,
+)
+from .conversion.pretrained_model import load_kanified
 from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
 from .verbs.convert import convert
 from .verbs.interpret import interpret, prune
+from .verbs.kanify import kanify
 from .verbs.load import LoadedRun, load
 from .verbs.measure import bench, match, plan
 from .verbs.play import edit, play
@@ -29,11 +39,20 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "from_efficient_kan",
+    "from_fastkan",
+    "from_inkan",
+    "from_kans",
+    "from_pykan",
     "hat",
     "info",
     "interpret",
     "kan_linear",
+    "kanify",
     "load",
+    "load_functions",
+    "load_kanified",
+    "lora",
     "match",
     "plan",
     "play",
@@ -44,8 +63,10 @@ __all__ = [
     "push",
     "runs",
     "sample",
+    "save_functions",
     "search",
     "track",
     "train",
+    "train_only",
 ]
 __version__: str

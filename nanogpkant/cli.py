@@ -41,6 +41,7 @@ VERBS = {
     "plan": "measure:plan",
     "bench": "measure:bench",
     "convert": "convert:convert",
+    "kanify": "kanify:kanify",
     "export": "share:export",
     "push": "share:push",
     "pull": "share:pull",

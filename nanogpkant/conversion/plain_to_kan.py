@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.config import ModelConfig, Site, refuse, with_changes
-from nanogpkant.kan import KANLinear
+from nanogpkant.kan.layer import KANLinear
 from nanogpkant.model.projection import base_at
 
 

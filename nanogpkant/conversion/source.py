@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.config import DataConfig, RunConfig
 from nanogpkant.conversion.gpt2 import CONFIG, NAMES, download, read_shape, read_weights
+from nanogpkant.conversion.nanogpt import is_checkpoint, read_checkpoint, read_vocabulary
 from nanogpkant.conversion.vocabulary import read_tokenizer
 from nanogpkant.data.tokenizer import Tokenizer
 from nanogpkant.kan.features import Features
@@ -56,16 +57,22 @@ class ModelSource:
         return model
 
 
-def open_source(name: str) -> ModelSource:
-    """Open a run, the folder of a GPT-2, or a GPT-2 by name.
+def open_source(name: str, kind: str = "auto", vocabulary: str | None = None) -> ModelSource:
+    """Open a run, the folder of a GPT-2, a GPT-2 by name, or a checkpoint of nanoGPT's layout.
 
     Args:
-        name: a run as every command names one, a folder, or one of ``gpt2.NAMES``.
+        name: a run as every command names one, a folder, one of ``gpt2.NAMES``, or a ckpt.pt.
+        kind, vocabulary: of a ckpt.pt: see ``nanogpt``.
 
     Raises:
         UserError: none of these, a damaged one, one that our model cannot compute, or the Hub
             cannot be reached.
+        UsageError: ``kind`` or ``vocabulary`` with another source than a ckpt.pt.
     """
+    if is_checkpoint(name):
+        return _checkpoint(name, kind, vocabulary)
+    if vocabulary is not None or kind != "auto":
+        raise UsageError(f"--from and --vocabulary are for a ckpt.pt, and {name} is none")
     if name in NAMES:
         return _gpt2(name, download(name))
     if (Path(name) / CONFIG).is_file():
@@ -73,7 +80,7 @@ def open_source(name: str) -> ModelSource:
     try:
         run = open_run(name)
     except UserError as error:
-        others = f"the folder of a GPT-2 (config.json), {', '.join(NAMES)}"
+        others = f"the folder of a GPT-2 (config.json), {', '.join(NAMES)}, a ckpt.pt"
         raise UserError(f"{error}; a model can also start from {others}") from error
     return ModelSource(
         name,
@@ -82,6 +89,15 @@ def open_source(name: str) -> ModelSource:
         run.tokenizer(),
         run.data_fingerprint(),
     )
+
+
+def _checkpoint(name: str, kind: str, vocabulary: str | None) -> ModelSource:
+    file = Path(name)
+    shape, step, weights, features = read_checkpoint(file, kind)
+    size = len(weights["tokens.weight"])
+    tokenizer = read_vocabulary(Path(vocabulary) if vocabulary else None, file, size)
+    config = RunConfig(f"a model from {name}", shape, DataConfig(dataset="none"))
+    return ModelSource(name, config, Loaded(file, step, weights, features), tokenizer, "")
 
 
 def _gpt2(name: str, folder: Path) -> ModelSource:

@@ -75,23 +75,39 @@ class GPT(nn.Module):
         Raises:
             ValueError: more tokens than there are learned positions, those in the cache included.
         """
-        T = idx.shape[1]
-        S = T if cache is None else cache.length + T
-        if self.positions is not None and self.config.block_size < S:
-            raise ValueError(f"{S} tokens do not fit in block_size {self.config.block_size}")
-        places = Places.of(T, S, idx.device, attention_mask)
-        x = self.tokens(idx)  # (B, T, C)
-        if self.positions is not None:
-            x = x + self.positions(places.new_position)
-        x = self.dropout(x)
+        x, places = self.begin(self.tokens(idx), cache, attention_mask)
         for block in self.blocks:
             x = block(x, places, cache)
         if cache is not None:
-            cache.length += T
-        head = self.tokens if self.head is None else self.head
-        logits = F.linear(self.norm(x), head.weight)  # (B, T, V)
-        if cap := self.config.logit_softcap:
-            logits = cap * torch.tanh(wide(logits) / cap)
+            cache.length += idx.shape[1]
+        logits = self.logits(self.norm(x))
         if targets is None:
             return logits
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    def begin(
+        self, x: Tensor, cache: Cache | None = None, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Places]:
+        """(B, T, C) embeddings of tokens -> the same with positions, and the tokens' places.
+
+        Raises:
+            ValueError: see ``forward``.
+        """
+        T = x.shape[1]
+        S = T if cache is None else cache.length + T
+        if self.positions is not None and self.config.block_size < S:
+            raise ValueError(f"{S} tokens do not fit in block_size {self.config.block_size}")
+        places = Places.of(T, S, x.device, attention_mask)
+        if self.positions is not None:
+            x = x + self.positions(places.new_position)
+        return self.dropout(x), places
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, T, C) normalised stream after the last block -> (B, T, V)."""
+        head = self.tokens if self.head is None else self.head
+        return self.cap(F.linear(x, head.weight))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits within ``model.logit_softcap``."""
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(wide(logits) / cap) if cap else logits

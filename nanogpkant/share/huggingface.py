@@ -54,13 +54,13 @@ WITHOUT = {
     "KANLinear": {"update_grid", "refine"},
     "FeatureLayer": {"get_extra_state", "set_extra_state", "_load_from_state_dict"},
 }
+ALL_BASES = [f"nanogpkant.kan.bases.{e.source.replace(':', '.')}" for e in BASES.values()]
 
 
 def modeling_code() -> str:
     """The model's code as one file."""
-    bases = [f"nanogpkant.kan.bases.{e.source.replace(':', '.')}" for e in BASES.values()]
     start = f"nanogpkant.share.{MODELING}"
-    return f"{HEAD}\n{bundle(start, also=bases, overridden=OVERRIDDEN, without=WITHOUT)}"
+    return f"{HEAD}\n{bundle(start, also=ALL_BASES, overridden=OVERRIDDEN, without=WITHOUT)}"
 
 
 def write_huggingface(draft: Path, trained: TrainedModel, weights: dict[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ from nanogpkant.model.gpt import GPT
 
 UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
 # This and the next two definitions take the place of those in nanogpkant.kan.
-BACKENDS = ("reference",)
+BACKENDS = ("auto", "reference")
 
 
 def run(backend: str, call: Call) -> Tensor:
@@ -108,6 +108,8 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = NanoGPKANTConfig
     base_model_prefix = "model"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False
     accepts_loss_kwargs = True
     _no_split_modules = ["Block"]  # noqa: RUF012
 
@@ -144,11 +146,13 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: TransformersCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **others: Any,
     ) -> CausalLMOutputWithPast:
@@ -162,11 +166,15 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
             labels: (B, T) ids to predict, -100 where there is no loss; shifted by one here, so they
                 may be the input itself.
             use_cache: return keys and values; by default in evaluation mode.
+            inputs_embeds: (B, T, C) embeddings in the place of ``input_ids``.
+            output_hidden_states: return the residual stream (B, T, C) before every block, and
+                after the last norm.
             num_items_in_batch: number to divide the summed loss by, in place of the label count.
             others: arguments that transformers passes to every model; they must be None or False.
 
         Raises:
-            ValueError: an argument that it does not have, or more than ``block_size`` tokens.
+            ValueError: an argument that it does not have, both or neither of ``input_ids`` and
+                ``inputs_embeds``, or more than ``block_size`` tokens.
         """
         for name, value in others.items():
             if name not in UNUSED and value is not None and value is not False:
@@ -175,18 +183,39 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("attention_mask must be (batch, tokens); static caches do not work")
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
-        if attention_mask is not None:  # the padding's id may lie beyond the vocabulary
-            new = attention_mask[:, -input_ids.shape[1] :]
-            input_ids = input_ids.masked_fill(new == 0, 0)
-        use_cache = not self.training if use_cache is None else use_cache
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        embedded: Any = inputs_embeds
+        if input_ids is not None:
+            if attention_mask is not None:  # the padding's id may lie beyond the vocabulary
+                new = attention_mask[:, -input_ids.shape[1] :]
+                input_ids = input_ids.masked_fill(new == 0, 0)
+            embedded = self.model.tokens(input_ids)
+        recomputes = self.gradient_checkpointing and self.training
+        use_cache = not self.training if use_cache is None else use_cache and not recomputes
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()
-        past = None
+        past: Any = None
         if past_key_values is not None:
             past = PastTokens(past_key_values, self.config.num_attention_heads)
-        logits = self.model(input_ids, cache=past, attention_mask=attention_mask)
-        loss = None
+        x, places = self.model.begin(embedded, past, attention_mask)
+        states = []
+        for block in self.model.blocks:
+            states.append(x)
+            if recomputes:
+                x = self._gradient_checkpointing_func(block.__call__, x, places, past)
+            else:
+                x = block(x, places, past)
+        x = self.model.norm(x)
+        logits, loss = self.model.logits(x), None
         if labels is not None:
             size = self.config.vocab_size
             loss = self.loss_function(logits, labels, size, num_items_in_batch=num_items_in_batch)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=(*states, x) if output_hidden_states else None,
+        )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.files import check_is_new
@@ -26,13 +26,26 @@ class Converted(Answer):
         return f"{self.run}: {self.parameters / 1e6:.2f}M parameters; {change}"
 
 
-def convert(source: str, *, out: str, **settings: Any) -> Converted:
-    """Turn a GPT-2 or a plain run into a run: as it is, or with KAN layers of the same function.
+def convert(
+    source: str,
+    *,
+    out: str,
+    from_: Literal["auto", "nanogpt", "nanogpkant-original"] = "auto",
+    vocabulary: str | None = None,
+    **settings: Any,
+) -> Converted:
+    """Turn a GPT-2, a plain run or a ckpt.pt into a run: as it is, or with KAN layers.
+
+    KAN layers compute the same function as the projections that they replace.
 
     Args:
         source: a run's name or folder, pretrained:NAME, the folder of a GPT-2 saved by
-            transformers, or gpt2, gpt2-medium, gpt2-large, gpt2-xl.
+            transformers, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a ckpt.pt of nanoGPT or of the
+            original nanoGPKANT.
         out: run folder to write; it must not exist, or be empty.
+        from_: what a ckpt.pt is of; auto tells by its weights.
+        vocabulary: meta.pkl of a ckpt.pt, or the text that it was trained on; a meta.pkl beside it
+            unless given.
         **settings: dotted settings of the new run, laid over the source's, such as
             ``{"model.kan.sites": ["mlp_in", "mlp_out"]}``.
 
@@ -51,6 +64,6 @@ def convert(source: str, *, out: str, **settings: Any) -> Converted:
         from nanogpkant.config import with_settings
         from nanogpkant.conversion import convert, open_source, starting_config
 
-        opened = open_source(source)
+        opened = open_source(source, from_, vocabulary)
         config = with_settings(starting_config(opened), settings)
         return Converted(**convert(opened, config, Path(out)))

@@ -137,7 +137,7 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
 
 
 def _add(parser: ArgumentParser, parameter: inspect.Parameter, about: str) -> None:
-    name, kind, default = parameter.name, parameter.annotation, parameter.default
+    name, kind, default = flag_of(parameter), parameter.annotation, parameter.default
     if kind is bool:
         parser.add_argument(f"--{name}", action="store_true", help=about)
         return
@@ -156,6 +156,11 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, about: str) -> No
         parser.add_argument(f"--{name}", required=True, **options)
     else:
         parser.add_argument(name, **options)
+
+
+def flag_of(parameter: inspect.Parameter) -> str:
+    """The name of a parameter's flag: from_ is --from."""
+    return parameter.name.rstrip("_")
 
 
 def section_of(key: str) -> str:
@@ -198,7 +203,7 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
         given = parser.parse_args(arguments, defaults=False)
     except argparse.ArgumentError as error:
         raise UsageError(in_plain_words(str(error))) from error
-    values = {parameter.name: options[parameter.name] for parameter in own_parameters(verb)}
+    values = {each.name: options[flag_of(each)] for each in own_parameters(verb)}
     if takes_settings(verb):
         values |= {key: value for key, value in given.items() if section_of(key) in SECTIONS}
     return values

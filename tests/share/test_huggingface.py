@@ -240,3 +240,34 @@ def test_without_the_tokenizers_package_it_says_so(tiny_run, tmp_path, monkeypat
     assert main(["export", str(tiny_run), "--out", str(tmp_path / "to"), "--format", "hf"]) == 1
     assert "pip install 'nanogpkant[hf]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["everywhere", "groups", "modern"])
+def test_hidden_states_embeddings_and_recomputing(name: str, tiny_config) -> None:
+    from nanogpkant.share.modeling_nanogpkant import NanoGPKANTConfig, NanoGPKANTForCausalLM
+
+    sites, changes = MODELS[name]
+    gpt = vars(tiny_config(sites, **changes))
+    parts = {key: vars(gpt[key]) for key in ("kan", "curve")}
+    model = NanoGPKANTForCausalLM(NanoGPKANTConfig(gpt=gpt | parts, vocab_size=11)).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    ids = torch.randint(11, (2, 8))
+    found = model.eval()(ids, output_hidden_states=True)
+    assert len(found.hidden_states) == 3
+    torch.testing.assert_close(model.model.logits(found.hidden_states[-1]), found.logits)
+    torch.testing.assert_close(found.logits, model.model(ids))
+    embedded = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(model(inputs_embeds=embedded).logits, found.logits)
+    for given in ({}, {"input_ids": ids, "inputs_embeds": embedded}):
+        with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+            model(**given)
+    gradients = []
+    for recomputes in (False, True):
+        if recomputes:
+            model.gradient_checkpointing_enable()
+        model.train().zero_grad()
+        model(ids, labels=ids).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
