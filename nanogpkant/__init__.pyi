@@ -7,7 +7,8 @@ from .conversion.others import (
     from_pykan,
 )
 from .conversion.pretrained_model import load_kanified
-from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
+from .interpretation.estimators import KANClassifier, KANRegressor
+from .kan import KAN, RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
 from .verbs.convert import convert
@@ -23,11 +24,14 @@ from .verbs.use import evaluate, sample
 
 __all__ = [
     "GPT",
+    "KAN",
     "RBF",
     "BSpline",
     "Chebyshev",
     "Fourier",
+    "KANClassifier",
     "KANLinear",
+    "KANRegressor",
     "Line",
     "LoadedRun",
     "Rational",
