@@ -8,6 +8,7 @@ from .conversion.others import (
 )
 from .conversion.pretrained_model import load_kanified
 from .interpretation.estimators import KANClassifier, KANRegressor
+from .interpretation.frozen import freeze_functions
 from .kan import KAN, RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "freeze_functions",
     "from_efficient_kan",
     "from_fastkan",
     "from_inkan",

@@ -9,9 +9,11 @@ differentiation, which no operator of torch's library knows, "auto" is the refer
 import logging
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
@@ -96,7 +98,7 @@ def _is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     is_dual = forward_ad._current_level >= 0
-    return is_dual or torch._C._functorch.peek_interpreter_stack() is not None
+    return is_dual or peek_interpreter_stack() is not None
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:
@@ -182,13 +184,12 @@ def _differentiate(ctx, grad_y):
 def _composite(ctx, grad_y, needed):
     """Gradients by the reference, with a graph of their own; None where not needed."""
     # Copies in the graph: a weight that depends on x is no part of the gradient of x.
-    x, weight, coefficients, keep = (
-        None if each is None else each.view_as(each) for each in ctx.saved_tensors
-    )
-    features = Features.from_spec(ctx.features)
+    copies: Any = [None if each is None else each.view_as(each) for each in ctx.saved_tensors]
+    x, weight, coefficients, keep = copies
+    call = Call(x, weight, Features.from_spec(ctx.features), coefficients, keep, ctx.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        y = reference.forward(Call(x, weight, features, coefficients, keep, ctx.dtype))
-    inputs = [t for t, need in zip((x, weight, coefficients), needed, strict=True) if need]
+        y = reference.forward(call)
+    inputs = [each for each, need in zip(copies, needed, strict=False) if need]
     grads = iter(torch.autograd.grad(y, inputs, grad_y, create_graph=True))
     return tuple(next(grads) if need else None for need in needed)
 
