@@ -11,9 +11,16 @@ Every command of the shell is a function here, with the same names and defaults:
 are first used: ``import nanogpkant`` alone does not load torch.
 """
 
+import os
 from importlib.metadata import version
 
 import lazy_loader
+
+# Before torch loads OpenMP. Its threads wait for each other by spinning, by default for so long
+# that a busy machine runs those that wait instead of those that work: see dev/LOG.md. Some 30
+# microseconds of it lose no time on a free machine.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # __init__.pyi lists the names and where they live.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

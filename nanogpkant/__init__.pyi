@@ -17,6 +17,7 @@ from .verbs.interpret import interpret, prune
 from .verbs.kanify import kanify
 from .verbs.load import LoadedRun, load
 from .verbs.measure import bench, match, plan
+from .verbs.play import edit, play
 from .verbs.prepare import prepare
 from .verbs.runs import info, presets, runs
 from .verbs.share import export, pull, push
@@ -39,6 +40,7 @@ __all__ = [
     "bench",
     "compare",
     "convert",
+    "edit",
     "evaluate",
     "experiment",
     "export",
@@ -59,6 +61,7 @@ __all__ = [
     "lora",
     "match",
     "plan",
+    "play",
     "prepare",
     "presets",
     "prune",

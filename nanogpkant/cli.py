@@ -35,6 +35,8 @@ VERBS = {
     "search": "compare:search",
     "interpret": "interpret:interpret",
     "prune": "interpret:prune",
+    "play": "play:play",
+    "edit": "play:edit",
     "match": "measure:match",
     "plan": "measure:plan",
     "bench": "measure:bench",

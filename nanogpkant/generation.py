@@ -3,7 +3,8 @@
 When a text outgrows ``block_size``, the window moves to the last half block and the cache is filled
 again, once every half block of tokens. The window of a token depends only on the length of the
 text, so logits are the same with and without a cache. A model that knows positions by distance
-alone sees the whole text instead.
+alone sees the whole text instead. On a CPU tokens go through compiled C, where it knows the
+model's settings: see ``model/decoding.py``.
 """
 
 import time
@@ -25,8 +26,11 @@ from nanogpkant.machine.device import (
     synchronize,
 )
 from nanogpkant.model.cache import Cache
+from nanogpkant.model.decoding import Decoder, make_decoder
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_model
+
+WORTH_COMPILING = 32  # tokens: compiling takes as long as some hundred tokens
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -108,11 +112,13 @@ def sample_run(
 
 
 @torch.no_grad()
-def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
+def next_logits(
+    model: GPT, text: Tensor, cache: Cache | None, decoder: Decoder | None = None
+) -> Tensor:
     """Logits of the token after a text: (B, length) -> (B, V).
 
     ``cache`` holds a beginning of the same text's window and is brought up to its end; None does
-    without.
+    without. ``decoder`` is the model's compiled step.
     """
     start = 0
     if not model.config.extrapolates:
@@ -121,7 +127,10 @@ def next_logits(model: GPT, text: Tensor, cache: Cache | None) -> Tensor:
         return model(text[:, start:])[:, -1].float()
     if start != cache.start:
         cache.restart(start)
-    return model(text[:, start + cache.length :], cache=cache)[:, -1].float()
+    new = text[:, start + cache.length :]
+    if decoder is not None:
+        return decoder(new, cache)
+    return model(new, cache=cache)[:, -1].float()
 
 
 def generate(
@@ -157,9 +166,11 @@ def generate(
     cache = Cache(model.config, prompt.shape[0], weight.device, weight.dtype) if use_cache else None
 
     def tokens() -> Iterator[Tensor]:
-        text = prompt
+        text, decoder = prompt, None
+        if cache is not None and max_new_tokens >= WORTH_COMPILING:
+            decoder = make_decoder(model, len(prompt))
         for _ in range(max_new_tokens):
-            logits = next_logits(model, text, cache)
+            logits = next_logits(model, text, cache, decoder)
             # On a GPU only the first: reading more would wait for it at each token.
             is_first = text.shape == prompt.shape
             if (is_first or logits.is_cpu) and not torch.isfinite(logits).all():

@@ -25,6 +25,7 @@ LAYERS = [
     ["share", "training"],
     ["conversion", "measure"],
     ["comparison", "interpretation"],
+    ["playground"],
     ["verbs"],
     [""],
     ["cli"],
@@ -32,9 +33,9 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 # Lines: the goal is 17,500, see dev/LOG.md.
-MOST_ROOMS, MOST_ARROWS, MOST_LINES = 22, 112, 26_000
+MOST_ROOMS, MOST_ARROWS, MOST_LINES = 22, 112, 31_700
 MODULES = sorted(ROOT.rglob("*.py"))
-SOURCES = ("*.py", "*.c", "*.h", "*.jinja")
+SOURCES = ("*.py", "*.c", "*.h", "*.jinja", "*.js", "*.css", "*.html")
 
 
 def room_of(path: Path) -> str:
@@ -69,7 +70,7 @@ def arrows() -> set[tuple[str, str]]:
 
 
 def lines() -> int:
-    """Lines of Python, C and templates in the package."""
+    """Lines of Python, C, JavaScript and templates in the package."""
     files = [path for pattern in SOURCES for path in ROOT.rglob(pattern)]
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
 

@@ -84,6 +84,7 @@ def test_there_are_commands_to_run():
         "track",
         "export",
         "interpret",
+        "play",
     }
     assert [words[1] for words in commands("make")] == ["quickstart", "test", "bench"]
     assert len(code("python")) == 2

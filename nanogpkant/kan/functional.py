@@ -90,7 +90,8 @@ def run(backend: str, call: Call) -> Tensor:
     name = pick_backend(backend, x.device, features, dtype)
     if name == "reference":
         return reference.forward(call)
-    return _kan_linear(x, weight, coefficients, keep, features.spec, name, dtype)
+    operator = torch.ops.nanogpkant.kan_linear
+    return operator(x, weight, coefficients, keep, features.spec, name, dtype)
 
 
 def _is_transformed() -> bool:
@@ -128,26 +129,31 @@ def _log_once(features: Features, device: torch.device, dtype: torch.dtype, chos
 ARGUMENTS = "Tensor x, Tensor weight, Tensor? coefficients, Tensor? keep, str features, str backend"
 
 
-@torch.library.custom_op(
-    "nanogpkant::kan_linear", mutates_args=(), schema=f"({ARGUMENTS}, ScalarType dtype) -> Tensor"
-)
-def _kan_linear(x, weight, coefficients, keep, features, backend, dtype):
+# torch.library.custom_op is shorter, but its operators import torch._dynamo, for half a second.
+KERNEL = "CompositeExplicitAutograd"
+torch.library.define("nanogpkant::kan_linear", f"({ARGUMENTS}, ScalarType dtype) -> Tensor")
+
+
+@torch.library.impl("nanogpkant::kan_linear", KERNEL)
+def _forward(x, weight, coefficients, keep, features, backend, dtype):
     """(rows, out). ``features`` is a ``Features.spec``, as operators take no objects."""
     call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
     return FUSED[backend].forward(call)
 
 
-@_kan_linear.register_fake
+@torch.library.register_fake("nanogpkant::kan_linear")
 def _(x, weight, coefficients, keep, features, backend, dtype):
     return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
 
 
-@torch.library.custom_op(
+torch.library.define(
     "nanogpkant::kan_linear_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_y, {ARGUMENTS}, ScalarType dtype, bool needs_x, bool needs_weight)"
+    f"(Tensor grad_y, {ARGUMENTS}, ScalarType dtype, bool needs_x, bool needs_weight)"
     " -> (Tensor, Tensor, Tensor)",
 )
+
+
+@torch.library.impl("nanogpkant::kan_linear_backward", KERNEL)
 def _backward(grad_y, x, weight, coefficients, keep, features, backend, dtype, *needs):
     """Gradients of x, weight and coefficients; empty tensors for those that are not needed."""
     call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
@@ -155,7 +161,7 @@ def _backward(grad_y, x, weight, coefficients, keep, features, backend, dtype, *
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 
-@_backward.register_fake
+@torch.library.register_fake("nanogpkant::kan_linear_backward")
 def _(grad_y, x, weight, coefficients, keep, features, backend, dtype, needs_x, needs_weight):
     return (
         x.new_empty(x.shape if needs_x else 0),
@@ -176,7 +182,7 @@ def _differentiate(ctx, grad_y):
         grads = _composite(ctx, grad_y, needed)
     else:
         parts = (ctx.features, ctx.backend, ctx.dtype, needs_x or needs_coefficients, needs_weight)
-        grads = _backward(grad_y, *ctx.saved_tensors, *parts)
+        grads = torch.ops.nanogpkant.kan_linear_backward(grad_y, *ctx.saved_tensors, *parts)
     wanted = zip(grads, needed, strict=True)
     return *(grad if needed else None for grad, needed in wanted), None, None, None, None
 
@@ -194,7 +200,7 @@ def _composite(ctx, grad_y, needed):
     return tuple(next(grads) if need else None for need in needed)
 
 
-_kan_linear.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("nanogpkant::kan_linear", _differentiate, setup_context=_save)
 
 
 # For torch's FlopCounterMode: the matrix products alone, as for other layers.

@@ -25,15 +25,19 @@ class Cache:
         self.start, self.length = start, 0
         self.inputs.zero_()
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens so far."""
-        end = self.length + k.shape[2]
-        if end > self.store.shape[4]:  # longer than the block: see ModelConfig.extrapolates
+    def reserve(self, end: int) -> None:
+        """Make room for ``end`` tokens; more than a block: see ``ModelConfig.extrapolates``."""
+        if end > self.store.shape[4]:
             longer = list(self.store.shape)
             longer[4] = 2 * end
             grown = self.store.new_empty(longer)
             grown[:, :, :, :, : self.length] = self.store[:, :, :, :, : self.length]
             self.store = grown
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (B, H, T, D) keys and values of new tokens; returns those of all tokens so far."""
+        end = self.length + k.shape[2]
+        self.reserve(end)
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]

@@ -105,7 +105,9 @@ class GPT(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, C) normalised stream after the last block -> (B, T, V)."""
         head = self.tokens if self.head is None else self.head
-        logits = F.linear(x, head.weight)
-        if cap := self.config.logit_softcap:
-            logits = cap * torch.tanh(wide(logits) / cap)
-        return logits
+        return self.cap(F.linear(x, head.weight))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits within ``model.logit_softcap``."""
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(wide(logits) / cap) if cap else logits

@@ -66,13 +66,20 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
 
     Source: Su et al., RoFormer (arXiv 2104.09864), with the halves of a head paired, as in Llama.
     """
-    half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)
-    frequency = THETA ** (-torch.arange(half, dtype=wide, device=x.device) / half)
-    angle = position[..., None, :, None] * frequency  # (1 or B, 1, T, D / 2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = (w.to(x.dtype) for w in rotations(position[..., None, :], x.shape[-1], wide))
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def rotations(
+    position: Tensor, head: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles of heads of D numbers: (...) -> twice (..., D / 2)."""
+    half = head // 2
+    frequency = THETA ** (-torch.arange(half, dtype=dtype, device=position.device) / half)
+    angle = position[..., None] * frequency
+    return angle.cos(), angle.sin()
 
 
 def alibi_slopes(heads: int) -> Tensor:

@@ -229,6 +229,6 @@ def test_goes_on_without_a_compiler(
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_the_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "gcc -O2")
-    native._compiled.cache_clear()
+    native.compiled.cache_clear()
     assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
-    native._compiled.cache_clear()
+    native.compiled.cache_clear()

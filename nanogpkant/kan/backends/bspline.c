@@ -63,7 +63,7 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
             long intervals) {
     float start = grid[0], per_unit = grid[1];
     int splines = intervals + ORDER;
-    #pragma omp parallel for
+    #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
         struct where at;
         float values[BLOCK];
@@ -95,7 +95,7 @@ void pull_back(const INPUT *x, const float *grid, const FEATURE *grad, INPUT *gr
                long n, long intervals) {
     float start = grid[0], per_unit = grid[1];
     int splines = intervals + ORDER;
-    #pragma omp parallel for
+    #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
         struct where at;
         float total[BLOCK];

@@ -1,10 +1,12 @@
 """bspline.c and shared.c, compiled for this CPU at first use, the fastest way to expand there.
 
-Compiling takes a quarter of a second, once a process and kind of features. Nothing is kept on disk,
-so no other machine runs code compiled for this one.
+Compiling takes a quarter of a second for each kind of features. The result is kept in the user's
+cache folder, by the name of the CPU too: no other kind of machine runs code compiled for this one.
 """
 
 import ctypes
+import hashlib
+import json
 import logging
 import os
 import shlex
@@ -16,7 +18,7 @@ from collections.abc import Iterable
 from ctypes import c_long, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
 SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
 PREFIX = "nanogpkant-compiler-"  # of temporary folders
 LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
+HERE = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 
 
@@ -58,6 +61,21 @@ def expand(
     library.expand(*_pointers(x, numbers, out), *x.shape, count)
     if keep is not None:
         out *= keep.unsqueeze(-2)
+
+
+class Expansion(NamedTuple):
+    """``expand`` in C of float32 numbers, for callers in C: see bspline.c and shared.c."""
+
+    address: int | None
+    numbers: Tensor
+    functions: int
+
+
+def expansion(features: Features, coefficients: Tensor | None, n: int) -> Expansion:
+    """The expansion of n inputs by supported features."""
+    library = cast(ctypes.CDLL, _library(features, torch.float32, torch.float32))
+    address = ctypes.cast(library.expand, c_void_p).value
+    return Expansion(address, *_numbers(features, coefficients, n))
 
 
 def pull_back(
@@ -133,40 +151,66 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
     """The two functions for one kind of features, or None if they cannot be compiled."""
     types = {"INPUT": NUMBERS[inputs], "FEATURE": NUMBERS[dtype]}
     macros = {"BASE": features.base.upper(), **types, **(_macros(features.basis) or {})}
-    return _compiled("shared.c" if features.is_learned else "bspline.c", frozenset(macros.items()))
+    source = HERE / ("shared.c" if features.is_learned else "bspline.c")
+    library = compiled(source, frozenset(macros.items()))
+    if library is not None:
+        library.expand.argtypes = (c_void_p,) * 3 + (c_long,) * 3
+        library.pull_back.argtypes = (c_void_p,) * 4 + (c_long,) * 3
+        if features.is_learned:
+            library.pull_back.argtypes += (c_void_p, c_long)
+    return library
 
 
 @cache
-def _compiled(source: str, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
+def compiled(source: Path, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
+    """A C file compiled with macros, loaded; None where that cannot be done."""
     here = next(filter(shutil.which, ("cc", "gcc", "clang")), "")
     try:
         compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
     except ValueError:  # or a quote that is not closed
         compiler = []
     if not compiler:
-        log.info("there is no C compiler (cc, gcc or clang) for %s", source)
+        log.info("there is no C compiler (cc, gcc or clang) for %s", source.name)
         return None
-    defines = [f"-D{name}={value}" for name, value in macros]
+    defines = sorted(f"-D{name}={value}" for name, value in macros)
+    command = [*compiler, *FLAGS, f"-I{HERE}", *defines, "-c", str(source)]
+    kept = _kept(source, command)
     try:
-        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a kill
+        if kept is not None and kept.exists():
+            return ctypes.CDLL(str(kept))
+        room = tempfile.gettempdir() if kept is None else kept.parent
+        for left in Path(room).glob(f"{PREFIX}*"):  # by a kill
             if time.time() - left.stat().st_mtime > 3600:
                 shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory("", PREFIX, room, ignore_cleanup_errors=True) as folder:
             made, linked = (str(Path(folder, name)) for name in ("object.o", "library.so"))
-            path = str(Path(__file__).with_name(source))
             # Linked without OpenMP's library: its functions are found in the one that torch has
             # loaded, so that both share one pool of threads. (Two would wait for each other.)
-            for command in (
-                [*compiler, *FLAGS, *defines, "-c", path, "-o", made],
-                [*compiler, "-shared", made, "-o", linked],
-            ):
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
+            for step in ([*command, "-o", made], [*compiler, "-shared", made, "-o", linked]):
+                subprocess.run(step, check=True, capture_output=True, timeout=60)
             library = ctypes.CDLL(linked)
+            if kept is not None:
+                Path(linked).replace(kept)
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s does not compile %s: %s", compiler[0], source, error)
+        log.info("%s does not compile %s: %s", compiler[0], source.name, error)
         return None
-    library.expand.argtypes = (c_void_p,) * 3 + (c_long,) * 3
-    library.pull_back.argtypes = (c_void_p,) * 4 + (c_long,) * 3
-    if source == "shared.c":
-        library.pull_back.argtypes += (c_void_p, c_long)
     return library
+
+
+def _kept(source: Path, command: list[str]) -> Path | None:
+    """Where the compiled file is kept, under all that decides it: texts, command and CPU.
+
+    None where there is no such folder, or no description of the CPU.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = sorted(
+            {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+        )
+        texts = [source.read_text(), (HERE / "numbers.h").read_text(), *command, *cpu]
+        folder = caches / "nanogpkant"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder / f"{hashlib.sha256(json.dumps(texts).encode()).hexdigest()}.so"

@@ -131,4 +131,5 @@ static inline float base_slope(float x) {
     return 1;
 }
 
+#define WORTH_A_THREAD 4096 /* inputs; for fewer, waiting for threads takes longer */
 #define BLOCK 256 /* inputs at a time; their intermediate values stay in the L1 cache */

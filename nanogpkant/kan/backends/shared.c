@@ -98,7 +98,7 @@ static inline float slope(float x, float u, const float *c, long n, float grad, 
 /* x (rows, n), coefficients (functions, COEFFICIENTS, n) -> features (rows, functions, n). */
 void expand(const INPUT *x, const float *coefficients, FEATURE *features, long rows, long n,
             long functions) {
-    #pragma omp parallel for
+    #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
         float u[BLOCK], values[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {

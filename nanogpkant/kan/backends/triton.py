@@ -32,6 +32,7 @@ except ImportError:  # some platforms have none; the kernels below are then neve
 else:
     # Interpreted kernels run on the CPU, slowly, for tests. triton.jit reads this at import too.
     INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+    SPLINES = tl.constexpr(8)  # of the input's gradient that are computed together
 
 # Candidates (rows, outputs, inputs, warps, stages of loads) that fit the registers and the shared
 # memory of an H100. The last two are for float32 without tensor cores and for few rows.
@@ -40,8 +41,8 @@ FORWARD_BLOCKS = [
     (64, 64, 16, 8, 3), (16, 32, 64, 4, 4),
 ]  # fmt: skip
 GRAD_X_BLOCKS = [
-    (128, 64, 128, 8, 3), (64, 64, 128, 4, 3), (128, 64, 64, 8, 3), (64, 64, 64, 4, 3),
-    (64, 16, 64, 4, 3), (16, 64, 32, 4, 4),
+    (128, 64, 32, 8, 3), (128, 64, 16, 8, 3), (128, 32, 32, 8, 4), (64, 64, 16, 4, 3),
+    (32, 16, 16, 4, 3), (16, 64, 16, 4, 4),
 ]  # fmt: skip
 GRAD_WEIGHT_BLOCKS = [
     (64, 256, 128, 8, 2), (32, 256, 128, 8, 3), (32, 256, 64, 4, 4), (64, 128, 64, 4, 3),
@@ -296,8 +297,9 @@ def _forward_kernel(
     x_tile = tl.zeros((BR, BI), tl.float32)
     keep_tile = tl.zeros((BR, BI), tl.float32)
     # One loop over inputs and features: in a nest of two, the pipeline of loads would drain between
-    # blocks of inputs, and values hoisted out of the inner loop would fill the registers.
-    for step in range(tl.cdiv(n, BI) * c.size):
+    # blocks of inputs, and values hoisted out of the inner loop would fill the registers. At least
+    # once: ptxas serialises the products of a loop that may not run at all (its message C7515).
+    for step in range(tl.maximum(1, tl.cdiv(n, BI) * c.size)):
         i, m = step // c.size * BI, step % c.size
         if m == 0:
             x_tile = _load(x, row, rows, i, n, n, BR, BI).to(tl.float32)
@@ -312,16 +314,33 @@ def _forward_kernel(
 
 
 @_jit
-def _grad_feature(
-    grad_y, weight, row, rows, i, n, out,
+def _grad_splines(
+    grad_y, x_tile, weight, row, rows, i, n, out, first, has_base: tl.constexpr,
     c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """grad_y (BR, out) @ weight (out, BI) of one feature."""
-    total = tl.zeros((BR, BI), tl.float32)
-    for o in range(0, out, BO):
+    """grad_x (BR, BI) by SPLINES splines from ``first`` on, and by the base function."""
+    # One loop over the outputs for all of them: one for each would read grad_y as often, and drain
+    # the pipeline of loads between. The weights of a spline are BI columns of a tile.
+    spline, column = tl.arange(0, SPLINES * BI) // BI + first, tl.arange(0, SPLINES * BI) % BI + i
+    columns = (c.first + spline) * n + column
+    exists = (column < n) & (spline < c.size - c.first)
+    products = tl.zeros((BR, SPLINES * BI), tl.float32)
+    base = tl.zeros((BR, BI), tl.float32)
+    for step in range(tl.maximum(1, tl.cdiv(out, BO))):
+        o = step * BO
         g = _load(grad_y, row, rows, o, out, out, BR, BO)
-        w = _load(weight, o, out, i, n, c.size * n, BO, BI)
-        total = _dot(g, w, total, c)
+        r = tl.arange(0, BO)
+        start = weight + tl.cast(o, tl.int64) * c.size * n
+        mask = (o + r < out)[:, None] & exists[None, :]
+        w = tl.load(start + r[:, None] * (c.size * n) + columns[None, :], mask, other=0.0)
+        products = _dot(g, w, products, c)
+        if has_base:
+            base = _dot(g, _load(weight, o, out, i, n, c.size * n, BO, BI), base, c)
+    k = (first + tl.arange(0, SPLINES)).to(tl.float32)[None, :, None]
+    slopes = _spline_derivative(x_tile[:, None, :], k, c)  # (BR, SPLINES, BI)
+    total = tl.sum(tl.reshape(products, (BR, SPLINES, BI)) * slopes, axis=1)
+    if has_base:
+        total += base * _base_derivative(x_tile, c)
     return total
 
 
@@ -333,14 +352,14 @@ def _grad_x_kernel(
     """grad_x (BR, BI) = sum_m (grad_y (BR, out) @ weight_m (out, BI)) * feature_m' of x."""
     row, i = _block_pair(rows, BR, n, BI)
     x_tile = _load(x, row, rows, i, n, n, BR, BI).to(tl.float32)
-    total = tl.zeros((BR, BI), tl.float32)
-    if c.base != "none":
-        gradient = _grad_feature(grad_y, weight, row, rows, i, n, out, c, BR, BO, BI)
-        total += gradient * _base_derivative(x_tile, c)
-    for k in range(c.size - c.first):
-        w = weight + (c.first + k) * n
-        gradient = _grad_feature(grad_y, w, row, rows, i, n, out, c, BR, BO, BI)
-        total += gradient * _spline_derivative(x_tile, k, c)
+    has_base: tl.constexpr = c.base != "none"
+    total = _grad_splines(
+        grad_y, x_tile, weight, row, rows, i, n, out, 0, has_base, c, BR, BO, BI
+    )  # fmt: skip
+    for first in range(SPLINES, c.size - c.first, SPLINES):
+        total += _grad_splines(
+            grad_y, x_tile, weight, row, rows, i, n, out, first, False, c, BR, BO, BI
+        )  # fmt: skip
     if keep is not None:
         total *= _load(keep, row, rows, i, n, n, BR, BI).to(tl.float32)
     _store(grad_x, total, row, rows, i, n, n)
@@ -358,7 +377,8 @@ def _grad_weight_kernel(
     first = tl.program_id(1) * rows_per_split
     last = tl.minimum(first + rows_per_split, rows)
     total = tl.zeros((BI, BO), tl.float32)
-    for row in range(first, last, BR):
+    for step in range(tl.maximum(1, tl.cdiv(last - first, BR))):  # as in the forward kernel
+        row = first + step * BR
         feature = _feature(_load(x, row, last, i, n, n, BR, BI).to(tl.float32), m, c)
         if keep is not None:
             feature *= _load(keep, row, last, i, n, n, BR, BI).to(tl.float32)

@@ -1,0 +1,66 @@
+"""The text of a formula as MathML, in nested lists: [tag, child, ...], a child a text or a list."""
+
+import ast
+
+MINUS = "\u2212"
+Tree = list["str | Tree"]
+
+
+def spoken(text: str) -> Tree:
+    """A formula as the fit writes it, such as ``0.2 + 3*tanh(2*x - 1)``.
+
+    An expression of log2(1 + d) is written as one of s, with ", s = log2(1 + d)" behind it.
+    """
+    expression, _, where = text.partition(", s = ")
+    rows: Tree = ["mrow", _tree(ast.parse(expression.replace("^", "**"), mode="eval").body)]
+    if where:
+        named = ["mrow", ["mi", "s"], ["mo", "="], _tree(ast.parse(where, mode="eval").body)]
+        rows += [["mtext", ", "], named]
+    return rows
+
+
+def _tree(node: ast.expr) -> Tree:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return _number(value)
+        case ast.Name(id=name):
+            return ["mi", name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return ["mrow", ["mo", MINUS], _tree(operand)]
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return ["msup", _bracketed(left), _tree(right)]
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return ["mfrac", _tree(left), _tree(right)]
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return ["mrow", _bracketed(left), ["mo", "\u2062"], _bracketed(right)]
+        case ast.BinOp(left=left, op=op, right=right):
+            sign = "+" if isinstance(op, ast.Add) else MINUS
+            return ["mrow", _tree(left), ["mo", sign], _tree(right)]
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return _call(name, _tree(argument))
+    raise ValueError(f"{ast.unparse(node)} is no part of a formula")
+
+
+def _call(name: str, argument: Tree) -> Tree:
+    if name == "sqrt":
+        return ["msqrt", argument]
+    if name == "abs":
+        return ["mrow", ["mo", "|"], argument, ["mo", "|"]]
+    head: Tree = ["mi", name]
+    if name == "log2":
+        head = ["msub", ["mi", "log"], ["mn", "2"]]
+    return ["mrow", head, ["mo", "\u2061"], ["mo", "("], argument, ["mo", ")"]]
+
+
+def _bracketed(node: ast.expr) -> Tree:
+    """A factor or base, in brackets where it is a sum."""
+    is_sum = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)
+    return ["mrow", ["mo", "("], _tree(node), ["mo", ")"]] if is_sum else _tree(node)
+
+
+def _number(value: float) -> Tree:
+    text = f"{value:.3g}"
+    if "e" not in text:
+        return ["mn", text]
+    digits, _, power = text.partition("e")
+    return ["mrow", ["mn", digits], ["mo", "·"], ["msup", ["mn", "10"], ["mn", str(int(power))]]]
