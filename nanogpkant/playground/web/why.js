@@ -59,8 +59,9 @@ export class Why {
   /** @param {any} found @param {number[]} ids */
   attention(found, ids) {
     const pieces = this.tokenizer.pieces(ids.slice(found.start, found.position)).map(shown);
+    const hasCurves = [...this.catalogue.shapes.values()].some(({ site }) => site === "distance");
     return h("div", { class: "part" }, h("h3", {}, "Where each head looked"),
-      h("p", { class: "quiet" }, `The last ${Math.min(BACK, pieces.length)} of ${pieces.length} tokens that it saw, shaded by attention; below, attention by distance over the head's learned curve.`),
+      h("p", { class: "quiet" }, `The last ${Math.min(BACK, pieces.length)} of ${pieces.length} tokens that it saw, shaded by attention${hasCurves ? "; below, attention by distance over the head's learned curve" : ""}.`),
       found.layers.map((/** @type {any} */ { index, weights }) => h("div", { class: "layer" },
         h("h4", {}, `Block ${index + 1}`),
         h("div", { class: "heads" }, weights.map((/** @type {Float32Array} */ shares, /** @type {number} */ head) => this.head(index, head, shares, pieces))))));
