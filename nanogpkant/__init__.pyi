@@ -7,7 +7,9 @@ from .conversion.others import (
     from_pykan,
 )
 from .conversion.pretrained_model import load_kanified
-from .kan import RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
+from .interpretation.estimators import KANClassifier, KANRegressor
+from .interpretation.frozen import freeze_functions
+from .kan import KAN, RBF, BSpline, Chebyshev, Fourier, KANLinear, Line, Rational, hat, kan_linear
 from .model.gpt import GPT
 from .verbs.compare import compare, experiment, search
 from .verbs.convert import convert
@@ -24,11 +26,14 @@ from .verbs.use import evaluate, sample
 
 __all__ = [
     "GPT",
+    "KAN",
     "RBF",
     "BSpline",
     "Chebyshev",
     "Fourier",
+    "KANClassifier",
     "KANLinear",
+    "KANRegressor",
     "Line",
     "LoadedRun",
     "Rational",
@@ -39,6 +44,7 @@ __all__ = [
     "evaluate",
     "experiment",
     "export",
+    "freeze_functions",
     "from_efficient_kan",
     "from_fastkan",
     "from_inkan",

@@ -19,16 +19,18 @@ from nanogpkant.base.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
+    from nanogpkant.interpretation.module import ModuleInterpretation
     from nanogpkant.interpretation.show.distance import draw_curves, formula_lines
     from nanogpkant.interpretation.show.export import write_export
     from nanogpkant.interpretation.show.report import figures, write
     from nanogpkant.interpretation.show.summary import summary, words
 
-__all__ = ["Interpretation", "draw_curves", "figures", "formula_lines", "summary", "words"]
-__all__ += ["write", "write_export"]
+__all__ = ["Interpretation", "ModuleInterpretation", "draw_curves", "figures", "formula_lines"]
+__all__ += ["summary", "words", "write", "write_export"]
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
+    "ModuleInterpretation": "module",
     "draw_curves": "show.distance",
     "formula_lines": "show.distance",
     "summary": "show.summary",

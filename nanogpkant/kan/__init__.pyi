@@ -11,11 +11,13 @@ from .features import BASE_FUNCTIONS, Features
 from .functional import BACKENDS, kan_linear
 from .layer import KANLinear, kan_layers
 from .shared import Shared
+from .stack import KAN
 
 __all__ = [
     "BACKENDS",
     "BASES",
     "BASE_FUNCTIONS",
+    "KAN",
     "RBF",
     "BSpline",
     "Basis",

@@ -1,15 +1,20 @@
 """kan_linear: the operation of a KAN layer. It checks shapes and picks a backend.
 
 ``reference`` runs under autograd. ``triton`` and ``recompute`` save only x for the backward pass;
-they are one operator of torch, opaque to torch.compile and activation checkpointing.
+they are one operator of torch, opaque to torch.compile and activation checkpointing. Derivatives of
+their gradients are those of the reference; inside transforms of torch.func and forward-mode
+differentiation, which no operator of torch's library knows, "auto" is the reference itself.
 """
 
 import logging
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from nanogpkant.kan.backends import recompute, reference, triton
@@ -41,8 +46,9 @@ def kan_linear(
         coefficients: (functions, groups, numbers), parameters of shared functions.
         keep: (..., n), a factor for all features of an input; for dropout of whole inputs.
         backend: "triton" (fused GPU kernels, B-splines on uniform grids), "recompute" (works in
-            chunks; everywhere), "reference" (writes out all features; the only one that can be
-            differentiated twice), or "auto", the first of these that can run.
+            chunks; everywhere), "reference" (writes out all features), or "auto", the first of
+            these that can run; inside torch.func's transforms and forward-mode differentiation
+            that is "reference".
 
     Returns:
         (..., out), in autocast's dtype where autocast is on for x's device, else in x's dtype.
@@ -79,11 +85,21 @@ def run(backend: str, call: Call) -> Tensor:
         ValueError: see ``pick_backend``.
     """
     x, weight, features, coefficients, keep, dtype = call
+    if backend == "auto" and _is_transformed():
+        return reference.forward(call)
     name = pick_backend(backend, x.device, features, dtype)
     if name == "reference":
         return reference.forward(call)
     operator = torch.ops.nanogpkant.kan_linear
     return operator(x, weight, coefficients, keep, features.spec, name, dtype)
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func or a level of forward-mode differentiation is open."""
+    if torch.compiler.is_compiling():
+        return False
+    is_dual = forward_ad._current_level >= 0
+    return is_dual or peek_interpreter_stack() is not None
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:
@@ -161,18 +177,30 @@ def _save(ctx, inputs, output):
 
 def _differentiate(ctx, grad_y):
     needs_x, needs_weight, needs_coefficients, *_ = ctx.needs_input_grad
-    constants = (ctx.features, ctx.backend, ctx.dtype, needs_x or needs_coefficients, needs_weight)
-    grads = torch.ops.nanogpkant.kan_linear_backward(grad_y, *ctx.saved_tensors, *constants)
-    wanted = zip(grads, (needs_x, needs_weight, needs_coefficients), strict=True)
+    needed = needs_x, needs_weight, needs_coefficients
+    if torch.is_grad_enabled():  # the gradients are to be differentiated
+        grads = _composite(ctx, grad_y, needed)
+    else:
+        parts = (ctx.features, ctx.backend, ctx.dtype, needs_x or needs_coefficients, needs_weight)
+        grads = torch.ops.nanogpkant.kan_linear_backward(grad_y, *ctx.saved_tensors, *parts)
+    wanted = zip(grads, needed, strict=True)
     return *(grad if needed else None for grad, needed in wanted), None, None, None, None
 
 
-def _refuse(ctx, *grads):
-    raise RuntimeError('only backend="reference" can be differentiated twice')
+def _composite(ctx, grad_y, needed):
+    """Gradients by the reference, with a graph of their own; None where not needed."""
+    # Copies in the graph: a weight that depends on x is no part of the gradient of x.
+    copies: Any = [None if each is None else each.view_as(each) for each in ctx.saved_tensors]
+    x, weight, coefficients, keep = copies
+    call = Call(x, weight, Features.from_spec(ctx.features), coefficients, keep, ctx.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y = reference.forward(call)
+    inputs = [each for each, need in zip(copies, needed, strict=False) if need]
+    grads = iter(torch.autograd.grad(y, inputs, grad_y, create_graph=True))
+    return tuple(next(grads) if need else None for need in needed)
 
 
 torch.library.register_autograd("nanogpkant::kan_linear", _differentiate, setup_context=_save)
-torch.library.register_autograd("nanogpkant::kan_linear_backward", _refuse)
 
 
 # For torch's FlopCounterMode: the matrix products alone, as for other layers.

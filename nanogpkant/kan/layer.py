@@ -1,6 +1,7 @@
 """KANLinear: a KAN layer as a module, in place of ``nn.Linear``."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -226,6 +227,21 @@ class KANLinear(FeatureLayer):
         columns = columns.expand(-1, self.in_features)
         features = self.features.expand(columns, self.coefficients)  # (points, M, n)
         return torch.einsum("pmi,omi->poi", features, self.effective_weight().to(features.dtype))
+
+    @torch.no_grad()
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``edges`` in two parts whose sum they are: of the base function, and of the basis.
+
+        Returns:
+            twice (points, out_features, in_features).
+        """
+        whole = self.edges(x)
+        base = replace(self.features, base="none")
+        columns = (x.unsqueeze(-1) if x.dim() == 1 else x).expand(-1, self.in_features)
+        features = base.expand(columns, self.coefficients)  # (points, M', n)
+        weight = self.effective_weight()[:, int(self.features.has_base) :].to(features.dtype)
+        basis = torch.einsum("pmi,omi->poi", features, weight)
+        return whole - basis, basis
 
     def update_grid(self, samples: Tensor, **options: Any) -> GridChange:
         """Fit the spline grid to the inputs: see ``nanogpkant.kan.grid.update_grid``."""

@@ -51,7 +51,7 @@ OVERRIDDEN = {
     "nanogpkant.kan.bases": {"load_basis"},
 }
 WITHOUT = {
-    "KANLinear": {"update_grid", "refine"},
+    "KANLinear": {"parts", "update_grid", "refine"},
     "FeatureLayer": {"get_extra_state", "set_extra_state", "_load_from_state_dict"},
 }
 ALL_BASES = [f"nanogpkant.kan.bases.{e.source.replace(':', '.')}" for e in BASES.values()]

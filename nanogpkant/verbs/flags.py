@@ -169,9 +169,10 @@ def section_of(key: str) -> str:
 
 
 def own_parameters(verb: Verb) -> list[inspect.Parameter]:
-    """The parameters that are flags: ``stream`` is the shell's own, settings are RunConfig's."""
+    """The parameters that are flags: not settings, ``stream``, and values of Python's, of Any."""
     parameters = inspect.signature(verb).parameters.values()
-    return [p for p in parameters if p.name != "stream" and p.kind is not p.VAR_KEYWORD]
+    others = [p for p in parameters if p.name != "stream" and p.annotation is not Any]
+    return [p for p in others if p.kind is not p.VAR_KEYWORD]
 
 
 def takes_settings(verb: Verb) -> bool:

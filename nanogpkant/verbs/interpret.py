@@ -11,7 +11,7 @@ from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
 from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
-    from nanogpkant.interpretation import Interpretation
+    from nanogpkant.interpretation import Interpretation, ModuleInterpretation
 
 Score = Literal["std_grad", "std", "norm", "random"]
 Unit = Literal["edges", "inputs"]
@@ -72,8 +72,10 @@ class Pruned(Answer):
 
 
 def interpret(
-    run: str,
+    run: str | Any,
     *,
+    inputs: Any = None,
+    loss: Any = None,
     out: str | None = None,
     checkpoint: str = "best",
     layers: list[str] | None = None,
@@ -84,15 +86,19 @@ def interpret(
     lookup: int = 0,
     seed: int = 1337,
     device: str = "auto",
-) -> Interpreted:
+) -> "Interpreted | ModuleInterpretation":
     """Describe the functions of a trained KAN as formulas, and measure how faithful those are.
 
     They are the edges of its KAN layers, and its curves of distance, one for every head.
 
     Args:
-        run: a run's name or folder, pretrained:NAME, or an exported folder.
+        run: a run's name or folder, pretrained:NAME, or an exported folder. In Python also any
+            torch module with KAN layers: see ``ModuleInterpretation``, which is then returned.
+        inputs: example inputs of a torch module: a tensor, a tuple of arguments, a dict of
+            keywords, or a list of those.
+        loss: of a torch module's output, a function that returns a scalar; or None.
         out: folder for the results, which also keeps them for a later call; RUN/interpret unless
-            given.
+            given. Nothing is written for a torch module without one.
         checkpoint: best, last, or step-NNNNNN.
         layers: names of layers and curves, or beginnings such as blocks.0; all unless given.
         families: families of formulas to try; all unless given. exp alone leaves curves of
@@ -117,6 +123,14 @@ def interpret(
         >>> found.page
         'runs/quickstart_kan/interpret/index.html'
     """
+    if not isinstance(run, str | Path):
+        from nanogpkant.interpretation import ModuleInterpretation
+
+        found = ModuleInterpretation(run, inputs, loss, layers, families)
+        if out is not None:
+            with only_writer(Path(out)):
+                found.write(out, top)
+        return found
     with _resumable():
         from nanogpkant.interpretation import Interpretation, write, write_export
         from nanogpkant.run.folder import interpretation_folder

@@ -3,9 +3,10 @@
 One pass over text, in which a histogram of each of n inputs is filled; inputs are not stored.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from nanogpkant.model.gpt import GPT
 BATCH_SIZE = 16  # windows read at a time
 BINS = 512  # of a histogram: a power of two
 GRADIENT_SHARE = 8  # one batch in this many also goes backward
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 RANGE = (0.001, 0.999)  # quantiles of an input: the range on which its functions are described
 
 
@@ -89,19 +91,45 @@ def collect(
             backward = number % GRADIENT_SHARE == 0
             with torch.set_grad_enabled(backward):
                 logits = model(x.to(device)).float().flatten(0, 1)
-                seen = {w: w.output for w in recorders.values() if w.output is not None}
-                if backward and seen:
+                if backward:
                     loss = F.cross_entropy(logits, y.to(device).flatten(), reduction="sum")
-                    gradients = torch.autograd.grad(loss, list(seen.values()))
-                    for each, gradient in zip(seen, gradients, strict=True):
-                        each.add_gradient(gradient)
+                    _record_gradients(recorders, loss)
             done += x.numel()
             progress(min(done, total), total)
     return {name: each.observed() for name, each in recorders.items()}
 
 
+def collect_calls(
+    module: nn.Module, calls: Iterable[Call], loss: Callable[[Any], Tensor] | None = None
+) -> dict[str, Observed]:
+    """Observe every KAN layer of any module while it is called; it is left as it was.
+
+    Args:
+        calls: arguments and keywords of each call.
+        loss: of the module's output, a scalar; None leaves ``grad_rms`` at 0.
+
+    Raises:
+        UserError: see ``collect``.
+    """
+    recorders = {name: _Recorder(name, layer) for name, layer in kan_layers(module).items()}
+    with _recording(module, recorders), torch.set_grad_enabled(loss is not None):
+        for arguments, keywords in calls:
+            output = module(*arguments, **keywords)
+            if loss is not None:
+                _record_gradients(recorders, loss(output))
+    return {name: each.observed() for name, each in recorders.items()}
+
+
+def _record_gradients(recorders: dict[str, "_Recorder"], loss: Tensor) -> None:
+    seen = {each: each.output for each in recorders.values() if each.output is not None}
+    if seen:
+        gradients = torch.autograd.grad(loss, list(seen.values()))
+        for each, gradient in zip(seen, gradients, strict=True):
+            each.add_gradient(gradient)
+
+
 @contextmanager
-def _recording(model: GPT, recorders: dict[str, "_Recorder"]) -> Iterator[None]:
+def _recording(model: nn.Module, recorders: dict[str, "_Recorder"]) -> Iterator[None]:
     """Freeze the model, in evaluation mode and with hooks on its layers, within the context."""
     was_training = model.training
     learned = [p for p in model.parameters() if p.requires_grad]

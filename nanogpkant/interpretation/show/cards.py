@@ -57,12 +57,11 @@ def all_cards(interpretation: Interpretation, top: int) -> dict[str, list[EdgeCa
     return cards | {name: edge_cards(interpretation, rows) for name, rows in shown.items()}
 
 
-def edge_cards(
-    interpretation: Interpretation, rows: pd.DataFrame, form: str = "{title}"
-) -> list[EdgeCard]:
+def edge_cards(interpretation: Any, rows: pd.DataFrame, form: str = "{title}") -> list[EdgeCard]:
     """The cards of some edges, in the order of their rows in the table of edges.
 
     Args:
+        interpretation: with ``layers``, ``observed`` and ``fits``: of a run or of any module.
         form: of the title; ``layer`` is known too.
     """
     cards: dict[Any, EdgeCard] = {}

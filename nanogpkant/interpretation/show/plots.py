@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from nanogpkant.interpretation.observe.curves import points
 from nanogpkant.interpretation.show.cards import EdgeCard
 from nanogpkant.report.charts import COLOURS, Draw, colour_of
 
@@ -57,6 +58,27 @@ def sheet(cards: Sequence[EdgeCard], title: str, columns: int = 6) -> Figure:
     axes.add_collection(LineCollection(curves, colors=CURVE, linewidths=1.6))
     dashed = {"colors": FORMULA, "linewidths": 1.1, "linestyles": (0, (3, 2))}
     axes.add_collection(LineCollection(formulas, **dashed))
+    return figure
+
+
+def parts_sheet(interpretation: Any, rows: pd.DataFrame, title: str) -> Figure:
+    """Small pictures of edges: curve (grey), the base function's part and the basis' part."""
+    columns = min(6, max(1, len(rows)))
+    lines = max(1, -(-len(rows) // columns))
+    figure = Figure(figsize=(2.3 * columns, 1.9 * lines + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for number, row in enumerate(rows.to_dict("records")):
+        layer = interpretation.layers[row["layer"]]
+        x = points(interpretation.observed[row["layer"]]).to(layer.weight)  # (G, n)
+        base, rest = (part[:, row["output"], row["input"]].cpu() for part in layer.parts(x))
+        axes, at = figure.add_subplot(lines, columns, number + 1), x[:, row["input"]]
+        axes.plot(at.cpu(), base + rest, color="#a8b1ba", linewidth=3, label="curve")
+        axes.plot(at.cpu(), base, color=COLOURS[0], label=f"base: {layer.features.base}")
+        axes.plot(at.cpu(), rest, color=COLOURS[1], label="basis")
+        axes.set_title(f"{row['input']} → {row['output']}", fontsize=8, loc="left")
+        axes.tick_params(labelsize=6)
+        if not number:
+            axes.legend(fontsize=6, frameon=False)
     return figure
 
 
