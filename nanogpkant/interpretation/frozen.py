@@ -1,4 +1,8 @@
-"""Learned functions made fixed: tables or formulas, which cost about as much as an activation."""
+"""Learned functions made fixed, in plain torch: parts of the weights, tables or formulas.
+
+A function that is a line costs nothing. On a CPU a table takes longer than this package's kernels
+for the learned function itself (dev/LOG.md): it is for code that has only torch.
+"""
 
 from typing import Any, Literal
 
