@@ -18,6 +18,7 @@ with from_extra("interpret", "KANRegressor"):
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 
+    from nanogpkant.interpretation.fit.fits import signed
     from nanogpkant.interpretation.module import ModuleInterpretation
 
 REACH = 3.0  # of the grids, in standard deviations of an input
@@ -97,7 +98,7 @@ class _Estimator(BaseEstimator):
     def _scalings(self) -> list[str]:
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
         rows = enumerate(zip(names, self.mean_, self.scale_, strict=True))
-        return [f"z{i} = ({name} - {mean:.4g}) / {scale:.4g}" for i, (name, mean, scale) in rows]
+        return [f"z{i} = ({name}{signed(-mean)}) / {scale:.4g}" for i, (name, mean, scale) in rows]
 
     def _layers(self, found: ModuleInterpretation) -> list[str]:
         lines, inputs = [], "z"
