@@ -102,13 +102,14 @@ static inline float tanh_gate(float x) {
     return 1 / (1 + exponential(-1.59576912f * x * (1 + 0.044715f * x * x)));
 }
 
-enum { NONE, SILU, GELU, GELU_TANH, EVEN, RELU2, LEAKY_RELU2, IDENTITY };
+enum { NONE, SILU, GELU, GELU_TANH, EVEN, RELU, RELU2, LEAKY_RELU2, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
     if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
+    if (BASE == RELU) return x < 0 ? 0 : x;
     if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;
     return x;
@@ -122,6 +123,7 @@ static inline float base_slope(float x) {
         float density = bell(x), below = normal_below(x, density);
         return (BASE == EVEN ? below - 0.5f : below) + x * 0.39894228f * density;
     }
+    if (BASE == RELU) return x > 0 ? 1 : x == x ? 0 : x;
     if (BASE == RELU2) return x > 0 ? 2 * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? 2 * x : 0.5f * x;
     if (BASE == GELU_TANH) {
