@@ -1,4 +1,4 @@
-# make quickstart | make test | make soak | make bench | make bench-gpu | make lint | make clean
+# make quickstart | make test | make docs | make soak | make bench | make bench-gpu | make lint | make clean
 #
 # Every target does its own set-up in .venv, and does it again only when pyproject.toml or
 # constraints.txt changed. PYTHON names the interpreter to start from (3.11 to 3.13).
@@ -9,7 +9,7 @@ BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := $(BIN)/nanogpkant
 
-.PHONY: quickstart test soak bench bench-gpu lint clean
+.PHONY: quickstart test docs soak bench bench-gpu lint clean
 
 quickstart: $(VENV)/.ready
 	$(RUN) prepare shakespeare_char
@@ -31,6 +31,11 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# The site, in runs/site; links are checked.
+docs: $(VENV)/.ready-docs
+	COLUMNS=100 $(BIN)/python docs/site.py
+	$(BIN)/zensical build --strict -f mkdocs.yml
 
 # Kills, overlaps and long runs, in at most 20 minutes.
 soak: $(VENV)/.ready-dev
@@ -66,4 +71,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 $(VENV)/.ready-bench: $(VENV)/.ready-dev
 	$(INSTALL) -e '.[shakespeare,dev,bench]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(INSTALL) -e '.[shakespeare,docs]'
 	@touch $@

@@ -68,7 +68,7 @@ BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "gelu": (F.gelu, _gelu_derivative),
     "gelu_tanh": (_gelu_tanh, _gelu_tanh_derivative),
     "even": (even, _even_derivative),
-    "relu": (F.relu, lambda x: (x > 0).to(x)),
+    "relu": (F.relu, lambda x: (x > 0) + 0 * x.clamp(-1, 1)),  # a NaN stays a NaN
     "relu2": (relu2, lambda x: 2 * F.relu(x)),
     "leaky_relu2": (leaky_relu2, lambda x: torch.where(x > 0, 2 * x, 0.5 * x)),
     "identity": (lambda x: x, torch.ones_like),

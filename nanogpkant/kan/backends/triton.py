@@ -204,7 +204,7 @@ def _base(x, c: tl.constexpr):
     if c.base == "even":
         x *= 0.5 * tl.erf(x * 0.7071067811865476)
     if c.base == "relu":
-        x = tl.where(x > 0, x, 0 * x)
+        x = tl.where(x < 0, 0.0, x)
     if c.base == "relu2":
         x = tl.where(x > 0, x * x, 0 * x)
     if c.base == "leaky_relu2":
@@ -228,7 +228,7 @@ def _base_derivative(x, c: tl.constexpr):
         density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
         return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
     if c.base == "relu":
-        return tl.where(x > 0, 1.0 + 0 * x, 0 * x)
+        return tl.where(x > 0, 1.0, 0 * tl.clamp(x, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL))
     if c.base == "relu2":
         return tl.where(x > 0, 2 * x, 0 * x)
     if c.base == "leaky_relu2":

@@ -1,0 +1,17 @@
+# docker build --target cpu -t nanogpkant .        docker run --rm nanogpkant sample pretrained:shakespeare-mini-kan
+# docker build --target cuda -t nanogpkant:cuda .  docker run --rm --gpus all -v "$PWD/runs:/work/runs" nanogpkant:cuda train quickstart_kan
+FROM python:3.12-slim AS base
+# A C compiler makes the layer and sampling several times as fast on a CPU.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+WORKDIR /work
+COPY pyproject.toml constraints.txt README.md LICENSE THIRD_PARTY_LICENSES /src/
+COPY nanogpkant /src/nanogpkant
+ENTRYPOINT ["nanogpkant"]
+CMD ["--help"]
+
+FROM base AS cpu
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "torch==2.13.0" \
+ && pip install --no-cache-dir -c /src/constraints.txt "/src[shakespeare,interpret,compare]"
+
+FROM base AS cuda
+RUN pip install --no-cache-dir -c /src/constraints.txt "/src[shakespeare,interpret,compare]"
