@@ -109,11 +109,7 @@ static inline float base(float x) {
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
     if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
-<<<<<<< HEAD
     if (BASE == RELU) return at_least_0(x);
-=======
-    if (BASE == RELU) return x < 0 ? 0 : x;
->>>>>>> kanify
     if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;
     return x;
@@ -127,11 +123,7 @@ static inline float base_slope(float x) {
         float density = bell(x), below = normal_below(x, density);
         return (BASE == EVEN ? below - 0.5f : below) + x * 0.39894228f * density;
     }
-<<<<<<< HEAD
-    if (BASE == RELU) return x > 0;
-=======
     if (BASE == RELU) return x > 0 ? 1 : x == x ? 0 : x;
->>>>>>> kanify
     if (BASE == RELU2) return x > 0 ? 2 * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? 2 * x : 0.5f * x;
     if (BASE == GELU_TANH) {
