@@ -22,6 +22,8 @@ quickstart: $(VENV)/.ready
 	@echo "What its attention heads learned about distance (pictures: runs/quickstart_kan/interpret/index.html):"
 	$(RUN) interpret quickstart_kan --layers blocks.0.attention blocks.1.attention blocks.2.attention
 	@echo
+	$(RUN) play quickstart_kan --out runs/quickstart_kan.html
+	@echo
 	$(RUN) compare quickstart_kan quickstart_gpt --plot runs/quickstart.png
 
 test: $(VENV)/.ready-dev

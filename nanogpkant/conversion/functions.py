@@ -167,7 +167,7 @@ def lora(config: Any) -> Any:
     Raises:
         UserError: peft is not installed.
 
-    Example:
+    Examples:
         >>> from peft import LoraConfig, get_peft_model  # doctest: +SKIP
         >>> config = lora(LoraConfig(target_modules=["down_proj"], r=4))  # doctest: +SKIP
         >>> model = get_peft_model(model, config)  # doctest: +SKIP

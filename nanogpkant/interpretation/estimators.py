@@ -134,7 +134,7 @@ class KANRegressor(RegressorMixin, _Estimator):
         interpretation_: its edges: curves, importance, formulas.
         model_: the ``KAN``, of standardised inputs and targets.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from nanogpkant import KANRegressor
         >>> X = np.linspace(-1, 1, 200)[:, None]

@@ -59,7 +59,7 @@ class KANLinear(FeatureLayer):
     efficient-kan project (github.com/Blealtan/efficient-kan), and dropping features rather than
     inputs follows DropKAN (arXiv 2407.13044).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nanogpkant import BSpline, KANLinear
         >>> layer = KANLinear(4, 3, basis=BSpline(grid_size=5, order=3, grid_range=(-1, 1)))

@@ -19,7 +19,7 @@ class KAN(nn.Sequential):
     Raises:
         ValueError: fewer than two sizes, or see ``KANLinear``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nanogpkant import KAN
         >>> KAN([2, 5, 1])(torch.zeros(3, 2)).shape

@@ -58,7 +58,7 @@ def compare(
         UserError: runs that cannot be read.
         UsageError: flags of the report without ``out``.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> rows = ng.compare(["quickstart_kan", "quickstart_gpt"]).as_dict()
         >>> [row["run"] for row in rows]
@@ -110,7 +110,7 @@ def experiment(
         UserError: an experiment that cannot be read or was stopped, or of which no run succeeded.
         UsageError: settings that cannot work.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
     """
@@ -203,7 +203,7 @@ def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
         UserError: a search that cannot be read or was stopped.
         UsageError: settings that cannot work.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
     """

@@ -53,7 +53,7 @@ def convert(
         UserError: no such source, a damaged one, or shapes or vocabularies that do not fit.
         UsageError: ``out`` is not empty, or settings that would change the function.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> shorter = {"model.block_size": 32}
         >>> ng.convert("pretrained:shakespeare-mini-kan", out="runs/short", **shorter).step

@@ -117,7 +117,7 @@ def interpret(
             resumes.
         UsageError: a setting out of its range, or an unknown layer, family or neuron.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> found = ng.interpret("quickstart_kan", budget=64, top=2)
         >>> found.page
@@ -180,7 +180,7 @@ def prune(
             that writes the same folder.
         UsageError: a setting out of its range, an unknown layer, or a folder that exists.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.prune("quickstart_kan", share=0.5, out="runs/half").run
         'runs/half'

@@ -86,7 +86,7 @@ def kanify(
         UsageError: a pattern that matches no layer, layers that are tied, quantised or gates with
             an unknown activation, functions that do not fit; the model is unchanged.
 
-    Example:
+    Examples:
         >>> import torch, nanogpkant as ng
         >>> mlp = torch.nn.Sequential(
         ...     torch.nn.Linear(3, 16), torch.nn.GELU(), torch.nn.Linear(16, 2))

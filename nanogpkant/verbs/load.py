@@ -115,7 +115,7 @@ def load(run: str, *, checkpoint: str = "best", device: str = "auto") -> LoadedR
         UserError: no such run or checkpoint, or one that is damaged.
         UsageError: a device that is not here.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> model = ng.load("pretrained:shakespeare-mini-kan", device="cpu")
         >>> len(model.generate("ROMEO:", tokens=20, seed=1))

@@ -46,7 +46,7 @@ def plan(
         UsageError: flags or settings that cannot work.
         UserError: damaged token files.
 
-    Example:
+    Examples:
         >>> found = plan("gpt2", gpus=8, gpu="h100")
         >>> found.failure is None, found.setup.sequences
         (True, 12)
@@ -92,7 +92,7 @@ def match(
         UsageError: flags that cannot work.
         UserError: a model that does not fit into memory, or a file that cannot be written.
 
-    Example:
+    Examples:
         >>> found = match("shakespeare_char_micro_kan", vary=["n_layer"])
         >>> found.config.model.n_layer
         20
@@ -145,7 +145,7 @@ def bench(
         UsageError: flags that cannot work.
         UserError: a model that draws another text with the cache than without.
 
-    Example:
+    Examples:
         >>> bench(["quickstart_kan", "quickstart_gpt"]).rows[1]["over first"]  # doctest: +SKIP
         0.62
     """

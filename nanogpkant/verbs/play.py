@@ -63,7 +63,7 @@ def play(
         UserError: no such run, checkpoint or data, a model that is too large for a page, or one
             with a part that the page cannot run.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.play("pretrained:shakespeare-mini-kan", out="page.html").step
         4000
@@ -85,7 +85,7 @@ def edit(run: str, *, edits: str, out: str) -> Edited:
         UserError: no such run, edits of another model, or a file that holds none.
         UsageError: ``out`` is not empty.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.edit("quickstart_kan", edits="edits.json", out="bent").edits  # doctest: +SKIP
         2

@@ -69,7 +69,7 @@ def prepare(
         UsageError: the name or a setting is unknown or cannot work.
         UserError: the text cannot be read or downloaded, or another dataset has that name.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> text = Path(folder.name, "text.txt")

@@ -64,7 +64,7 @@ def runs(folder: str = "runs") -> Listing:
     Raises:
         UserError: no such folder.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> [row["name"] for row in ng.runs().as_dict()]
         ['quickstart_gpt', 'quickstart_kan']
@@ -137,7 +137,7 @@ def info(run: str) -> Description:
     Raises:
         UserError: no such run, or one that is damaged.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.info("pretrained:shakespeare-mini-kan").facts["vocabulary"]
         65
@@ -175,7 +175,7 @@ def info(run: str) -> Description:
 def presets() -> Listing:
     """List the presets with their size.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> "quickstart_kan" in {row["name"] for row in ng.presets().as_dict()}
         True

@@ -74,7 +74,7 @@ def export(
         UserError: no such run or checkpoint, a damaged one, or a package that is not installed.
         UsageError: ``out`` is not empty, or bfloat16 with onnx.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.export("pretrained:shakespeare-mini-kan", out="shared/mini", bfloat16=True).step
         4000
@@ -97,7 +97,7 @@ def push(run: str, *, repo: str, private: bool = False) -> Pushed:
         UserError: no such run, a damaged one, no token, or a Hub that cannot be reached or refuses.
         UsageError: ``repo`` is no name of a repository.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.push("quickstart_kan", repo="me/kan", private=True).url  # doctest: +SKIP
         'https://huggingface.co/me/kan'
@@ -119,7 +119,7 @@ def pull(repo: str, *, out: str | None = None) -> Pulled:
             an exported run.
         UsageError: ``out`` is not empty, or ``repo`` is no name of a repository.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.pull("me/kan", out="runs/pulled").folder  # doctest: +SKIP
         'runs/pulled'

@@ -100,7 +100,7 @@ def train(
         UsageError: settings that cannot work, or a run folder that exists.
         UserError: bad data, a damaged checkpoint, a full disk, a loss that is not finite.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> short = {"model.n_embd": 8, "train.max_iters": 2, "train.eval_tokens": 500}
         >>> ng.train("quickstart_kan", out="runs/short", **short).step
@@ -177,7 +177,7 @@ def track(
     Raises:
         UserError: no such run, one without metrics, or a tracker that cannot be opened.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.track("quickstart_kan", tracker="tensorboard").project
         'nanogpkant'

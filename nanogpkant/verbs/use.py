@@ -72,7 +72,7 @@ def sample(
         UserError: no such run or checkpoint, or a character that the tokenizer does not have.
         UsageError: a setting out of its range.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> answer = ng.sample("pretrained:shakespeare-mini-kan", prompt="ROMEO:", tokens=10)
         >>> len(answer.texts[0])
@@ -123,7 +123,7 @@ def evaluate(
         UserError: no such run, checkpoint or data, or data other than the run's.
         UsageError: a setting out of its range.
 
-    Example:
+    Examples:
         >>> import nanogpkant as ng
         >>> ng.evaluate("quickstart_kan").loss > 0
         True

@@ -242,7 +242,7 @@ def test_the_layer_runs_on_the_backend_that_it_is_told(monkeypatch: pytest.Monke
     [
         ({"in_features": 0}, "from 0 to 2"),
         ({"out_features": -1}, "from 3 to -1"),
-        ({"base": "relu"}, "relu.*silu"),
+        ({"base": "cosine"}, "cosine.*silu"),
         ({"init": "xavier"}, "xavier.*original"),
         ({"prenorm": "layer"}, "layer.*rms"),
         ({"share": "layer:3"}, "layer:3.*group:G"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nanogpkant.model.gpt import GPT
+from nanogpkant.playground.observe import functions
 from nanogpkant.playground.pack import Pack, Weights
 from nanogpkant.playground.page import ENGINE, script
 from nanogpkant.playground.recipe import recipe
@@ -19,15 +20,27 @@ NODE = shutil.which("node")
 
 @pytest.fixture
 def run_node():
-    """Run code beside the engine: ``values`` are known to it, and ``model`` if one is given."""
+    """Run code beside the engine: ``values`` are known to it, and ``model`` if one is given.
+
+    With ``text``, token ids, ``catalogue`` is that of the model's functions.
+    """
     if NODE is None:
         pytest.skip("there is no node")
 
-    def run(code: str, values: Any = None, model: GPT | None = None, weights: Weights = "float32"):
-        given = {"script": script(ENGINE), "code": code, "values": values}
+    def run(
+        code: str,
+        values: Any = None,
+        model: GPT | None = None,
+        weights: Weights = "float32",
+        text: Any = None,
+    ):
+        modules = (*ENGINE, *(("shapes",) if text is not None else ()))
+        given = {"script": script(modules), "code": code, "values": values}
         if model is not None:
             pack = Pack(weights)
             given["recipe"] = recipe(model, pack)
+            if text is not None:
+                given["functions"] = functions(model, text, pack)
             given |= {"table": pack.table, "bytes": pack.as_text()}
         file = Path(__file__).with_name("engine.mjs")
         done = subprocess.run(

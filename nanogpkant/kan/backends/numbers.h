@@ -109,7 +109,7 @@ static inline float base(float x) {
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
     if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
-    if (BASE == RELU) return x < 0 ? 0 : x;
+    if (BASE == RELU) return at_least_0(x);
     if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;
     return x;

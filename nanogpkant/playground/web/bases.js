@@ -166,9 +166,11 @@ const BASES = {
     return {
       size: 2 * spec.frequencies,
       expand(x, out) {
-        for (let k = 1; k <= spec.frequencies; k++) {
-          out[k - 1] = Math.cos(k * x);
-          out[spec.frequencies + k - 1] = Math.sin(k * x);
+        const cos = Math.cos(x), sin = Math.sin(x);
+        for (let k = 0, c = cos, s = sin; k < spec.frequencies; k++) {
+          out[k] = c;
+          out[spec.frequencies + k] = s;
+          [c, s] = [c * cos - s * sin, s * cos + c * sin];
         }
       },
     };

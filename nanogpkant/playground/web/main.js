@@ -77,9 +77,11 @@ async function start() {
   const tensors = new Tensors(run.tensors, bytes), catalogue = new Catalogue(run, tensors), state = new State();
   const engine = new Engine(byId("engine").textContent, { recipe: run.model, table: run.tensors, bytes, text: run.text }, fail);
   const tokenizer = makeTokenizer(run.tokenizer);
-  for (const element of document.querySelectorAll("label[for=position], #next"))
-    if (tokenizer.unit !== "character" && element.firstChild?.nodeType === 3)
-      element.firstChild.textContent = `${tokenizer.unit[0].toUpperCase()}${tokenizer.unit.slice(1)} under study `;
+  if (tokenizer.unit !== "character") {
+    byId("position-name").textContent = `${tokenizer.unit === "byte" ? "Byte" : "Token"} under study`;
+    byId("tab-why").textContent = `Why this ${tokenizer.unit}`;
+    byId("next").classList.add("long");
+  }
 
   const why = new Why(byId("why"), catalogue, tokenizer, state, (shape) => openShape(shape));
   const text = new Writing(run, tokenizer, engine, state, (position) => study(position));

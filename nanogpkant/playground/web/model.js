@@ -13,6 +13,7 @@ import { Kernel, Matrix } from "./kernel.js";
 
 export const CHUNK = 128;  // tokens at a time
 const TINY = 1.1920929e-7;  // float32's epsilon, which torch adds to a mean square without a norm's own
+const FAINT = 1e-9;  // a share of attention below which a value changes no float32
 const THETA = 10000;  // of the slowest rotation
 
 /**
@@ -324,9 +325,13 @@ export class Model {
         let most = -Infinity;
         for (let s = 0; s <= place; s++) {
           const key = s * C + h * D;
-          let sum = 0;
-          for (let d = 0; d < D; d++) sum += q[at + d] * k[key + d];
-          sum *= scale;
+          let even = 0, odd = 0, d = 0;  // two sums, which need not wait for each other
+          for (; d + 1 < D; d += 2) {
+            even += q[at + d] * k[key + d];
+            odd += q[at + d + 1] * k[key + d + 1];
+          }
+          if (d < D) even += q[at + d] * k[key + d];
+          let sum = (even + odd) * scale;
           if (block.score) sum = polynomial(block.score, h * degree, degree, sum);
           if (bias) sum += place - s < reach ? bias[place - s] : curveAt(curve, h, place - s);
           weights[s] = sum;
@@ -336,7 +341,7 @@ export class Model {
         for (let s = 0; s <= place; s++) total += weights[s] = Math.exp(weights[s] - most);
         for (let s = 0; s <= place; s++) {
           const share = (weights[s] /= total), value = s * C + h * D;
-          for (let d = 0; d < D; d++) out[at + d] += share * v[value + d];
+          if (share > FAINT) for (let d = 0; d < D; d++) out[at + d] += share * v[value + d];
         }
         if (shares && t === T - 1) shares.push(Float32Array.from(weights.subarray(0, place + 1)));
       }

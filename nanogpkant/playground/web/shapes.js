@@ -173,7 +173,8 @@ export class Catalogue {
   edge(layer, input, output, importance, row) {
     const { name, features, inputs, weight } = this.projections.get(layer.name);
     const known = new Features(features, inputs, null), [, outputs] = this.tensors.shape(weight);
-    const common = this.input(layer, input), points = even(common.low, common.high, common.samples);
+    const common = this.input(layer, input), { controls, samples } = common;
+    const points = even(controls[0], controls[controls.length - 1], samples);
     const basis = { size: known.size, expand: (/** @type {number} */ x, /** @type {Float64Array} */ out) => known.edge(x, out) };
     const edit = { kind: /** @type {const} */ ("edge"), layer: name, output, input };
     /** @type {number[] | null} */

@@ -4,9 +4,9 @@
 
 const utf8 = new TextEncoder();
 
-/** A character as one can see it. @param {string} text */
+/** A token's text as one can see it; a part of a character has none. @param {string} text */
 export function shown(text) {
-  return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣").replace(/\0/g, "∅");
+  return text === "" ? "…" : text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣").replace(/\0/g, "∅");
 }
 
 /** @param {string[]} characters @returns {Tokenizer} */

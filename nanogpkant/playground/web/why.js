@@ -59,8 +59,9 @@ export class Why {
   /** @param {any} found @param {number[]} ids */
   attention(found, ids) {
     const pieces = this.tokenizer.pieces(ids.slice(found.start, found.position)).map(shown);
+    const hasCurves = [...this.catalogue.shapes.values()].some(({ site }) => site === "distance");
     return h("div", { class: "part" }, h("h3", {}, "Where each head looked"),
-      h("p", { class: "quiet" }, `The last ${Math.min(BACK, pieces.length)} of ${pieces.length} tokens that it saw, shaded by attention; below, attention by distance over the head's learned curve.`),
+      h("p", { class: "quiet" }, `The last ${Math.min(BACK, pieces.length)} of ${pieces.length} tokens that it saw, shaded by attention${hasCurves ? "; below, attention by distance over the head's learned curve" : ""}.`),
       found.layers.map((/** @type {any} */ { index, weights }) => h("div", { class: "layer" },
         h("h4", {}, `Block ${index + 1}`),
         h("div", { class: "heads" }, weights.map((/** @type {Float32Array} */ shares, /** @type {number} */ head) => this.head(index, head, shares, pieces))))));
@@ -71,6 +72,7 @@ export class Why {
     const last = shares.length - 1, most = Math.max(...shares), from = Math.max(0, shares.length - BACK);
     const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 3);
     const shape = this.catalogue.find({ kind: "distance", layer: `blocks.${block}.attention.bias`, head });
+    const verb = shape?.edits ? "Bend" : "Open";
     const words = order.map((s) => `‘${pieces[s]}’ ${last - s} back, ${percent(shares[s])}`).join("; ");
     const strip = h("p", { class: "strip", role: "img", "aria-label": `Attention of head ${head + 1}: ${words}` },
       pieces.slice(from).map((piece, i) => {
@@ -80,7 +82,7 @@ export class Why {
       }));
     return h("div", { class: "card head-card" },
       h("div", { class: "row" }, h("strong", {}, `Head ${head + 1}`),
-        shape && h("button", { type: "button", class: "small", "aria-label": `Bend the curve of block ${block + 1}, head ${head + 1}`, click: () => this.open(shape) }, "Bend")),
+        shape && h("button", { type: "button", class: "small", "aria-label": `${verb} the curve of block ${block + 1}, head ${head + 1}`, click: () => this.open(shape) }, verb)),
       strip, shape && this.stems(shape, shares), h("p", { class: "tiny quiet" }, words));
   }
 

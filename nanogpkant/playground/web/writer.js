@@ -165,6 +165,12 @@ export class Writing {
     }));
   }
 
+  /** What rounding the weights costs, in words. */
+  cost() {
+    const { loss: { packed, exact }, weights } = this.run, difference = packed - exact;
+    return Math.abs(difference) < 5e-6 ? `, exact in ${weights}` : `${signed(difference, 2)} by ${weights} weights`;
+  }
+
   /** Show the text and the loss again, where they are shown anew. */
   again() {
     for (const place of document.querySelectorAll(".shown-losses"))
@@ -178,6 +184,6 @@ export class Writing {
     for (const place of document.querySelectorAll("#losses, .shown-losses")) place.replaceChildren(h("p", {},
       h("span", { title: "mean over 1,000 tokens of validation text, in nats per token; lower is better" }, "Loss on 1,000 tokens of text ", h("b", {}, now.toFixed(4))),
       isEdited && h("span", { class: difference > 0 ? "worse" : "better" }, ` ${signed(difference, 2)} by ${this.state.active.length} edit${this.state.active.length > 1 ? "s" : ""}`),
-      !isEdited && h("span", { class: "quiet", title: "what rounding the weights for this page costs" }, ` ${signed(this.run.loss.packed - this.run.loss.exact, 2)} by ${this.run.weights} weights`)));
+      !isEdited && h("span", { class: "quiet", title: "what rounding the weights for this page costs" }, ` ${this.cost()}`)));
   }
 }
