@@ -8,7 +8,7 @@ Source: Hu et al., *LoRA* (arXiv 2106.09685).
 
 from typing import Any
 
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import LoraLayer  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 
