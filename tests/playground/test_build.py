@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_run_that_is_too_large(run_with_curves, tmp_path, capsys, monkeypatch)
 
 def test_a_pruned_run(tiny_run, tmp_path, capsys):
     pruned, out = tmp_path / "pruned", tmp_path / "page.html"
-    assert main(["prune", str(tiny_run), "--share", "0.5", "--out", str(pruned)]) == 0
+    shutil.copytree(tiny_run, tmp_path / "run")  # prune leaves what it has seen there
+    assert main(["prune", str(tmp_path / "run"), "--share", "0.5", "--out", str(pruned)]) == 0
     capsys.readouterr()
     assert main(["play", str(pruned), "--out", str(out)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
