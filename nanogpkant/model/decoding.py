@@ -131,8 +131,10 @@ class Decoder:
         for name, usual in (("conv", "none"), ("value_residual", False), ("score_degree", 0)):
             if getattr(config, name) != usual:
                 raise UnsupportedError(f"model.{name} {getattr(config, name)}")
-        if config.activation == "xielu":
-            raise UnsupportedError("model.activation xielu")
+        for block in self.layers:
+            activation = block.mlp.activation
+            if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
+                raise UnsupportedError(f"an activation that learns, {type(activation).__name__}")
         if self.texts > MOST_TEXTS:
             raise UnsupportedError(f"{self.texts} texts")
 
@@ -216,11 +218,11 @@ class Decoder:
             cosine, sine = rotations(position, model.config.n_embd // model.config.n_head)
             self.tables += [cosine.contiguous(), sine.contiguous()]
             struct.cosine, struct.sine = (table.data_ptr() for table in self.tables[-2:])
-        block = self.blocks[0]
-        products = [block.qkv, block.attention_out, block.mlp_in, block.mlp_out, struct.head]
-        features = max(p.n * p.size for p in products)
-        rows = max(self.texts, AT_ONCE)
-        numbers = rows * (6 * struct.width + block.mlp_in.out) + self.texts * struct.heads * room
+        of_blocks = [(b.qkv, b.attention_out, b.mlp_in, b.mlp_out) for b in self.blocks]
+        products = [struct.head, *(product for block in of_blocks for product in block)]
+        features = max(p.n * p.size for p in products)  # grids differ between layers
+        rows, hidden = max(self.texts, AT_ONCE), self.blocks[0].mlp_in.out
+        numbers = rows * (6 * struct.width + hidden) + self.texts * struct.heads * room
         numbers += ROWS * (max(p.n for p in products) + 2 * features)
         self.scratch = torch.empty(numbers)
         self.index = torch.empty(features, dtype=torch.int32)

@@ -10,6 +10,7 @@ from nanogpkant import generation
 from nanogpkant.config import SITES
 from nanogpkant.generation import generate
 from nanogpkant.kan.backends import native
+from nanogpkant.kan.layer import kan_layers
 from nanogpkant.model import decoding
 from nanogpkant.model.cache import Cache
 from nanogpkant.model.decoding import Decoder, UnsupportedError, make_decoder
@@ -140,6 +141,17 @@ def test_the_same_text_as_by_torch(made, monkeypatch, options, texts: int) -> No
 
 
 @needs_compiler
+@pytest.mark.usefixtures("nan_buffers")
+def test_every_layer_has_a_grid_of_its_own(made) -> None:
+    model = made(("mlp_in", "mlp_out"))
+    model.blocks[1].mlp.out.refine(24)
+    model.blocks[1].mlp.into.update_grid(4 * torch.randn(500, 8))
+    sizes = {layer.features.size for layer in kan_layers(model).values()}
+    assert len(sizes) == 3
+    check_steps(model, 3, torch.randint(11, (3, 8)), cached=2)
+
+
+@needs_compiler
 def test_logits_that_are_not_finite_show(made) -> None:
     model = made()
     with torch.no_grad():
@@ -154,7 +166,7 @@ def test_logits_that_are_not_finite_show(made) -> None:
         ({"conv": "taps"}, "model.conv taps"),
         ({"value_residual": True}, "model.value_residual True"),
         ({"score_degree": 2, "position": "rope"}, "model.score_degree 2"),
-        ({"activation": "xielu"}, "model.activation xielu"),
+        ({"activation": "xielu"}, "an activation that learns, XIELU"),
     ],
 )
 def test_settings_without_a_compiled_step(made, caplog, options, reason: str) -> None:
