@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,6 +225,41 @@ def test_goes_on_without_a_compiler(
     for result, wanted in zip(results, case.run("recompute"), strict=True):
         torch.testing.assert_close(result, wanted)
     assert len(re.findall(said, logged())) == 1
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.parametrize("damage", [b"", b"not a library"])
+def test_a_kept_library_is_loaded_and_a_damaged_one_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: bytes
+) -> None:
+    def kept(cache: Path) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        native.compiled.cache_clear()
+        assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
+        (library,) = (cache / "nanogpkant").iterdir()
+        return library
+
+    first = kept(tmp_path)
+    assert first.parent.stat().st_mode & 0o77 == 0
+    written = first.stat().st_mtime_ns
+    assert kept(tmp_path).stat().st_mtime_ns == written
+    # Elsewhere, since a process takes a library of the same path for the one that it has loaded.
+    other = tmp_path / "other" / "nanogpkant" / first.name
+    other.parent.mkdir(parents=True)
+    other.write_bytes(damage)
+    assert kept(tmp_path / "other").stat().st_size > 1000
+    native.compiled.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_compiles_where_nothing_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    native.compiled.cache_clear()
+    assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
+    native.compiled.cache_clear()
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

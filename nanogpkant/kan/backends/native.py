@@ -4,6 +4,7 @@ Compiling takes a quarter of a second for each kind of features. The result is k
 cache folder, by the name of the CPU too: no other kind of machine runs code compiled for this one.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -175,9 +176,10 @@ def compiled(source: Path, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL
     defines = sorted(f"-D{name}={value}" for name, value in macros)
     command = [*compiler, *FLAGS, f"-I{HERE}", *defines, "-c", str(source)]
     kept = _kept(source, command)
-    try:
-        if kept is not None and kept.exists():
+    if kept is not None and kept.exists():
+        with contextlib.suppress(OSError):  # damaged, say by a full disk: compiled again
             return ctypes.CDLL(str(kept))
+    try:
         room = tempfile.gettempdir() if kept is None else kept.parent
         for left in Path(room).glob(f"{PREFIX}*"):  # by a kill
             if time.time() - left.stat().st_mtime > 3600:
