@@ -1,10 +1,10 @@
 # docker build --target cpu --build-arg TORCH_INDEX=ADDRESS -t nanogpkant .   (the index of PyTorch's CPU builds: see pytorch.org)
 #                                                  docker run --rm nanogpkant sample pretrained:shakespeare-mini-kan
-# docker build --target cuda -t nanogpkant:cuda .  docker run --rm --gpus all -v "$PWD/runs:/work/runs" nanogpkant:cuda train quickstart_kan
+# docker build --target cuda -t nanogpkant:cuda .  docker run --rm --gpus all -v "$PWD/runs:/app/runs" nanogpkant:cuda train quickstart_kan
 FROM python:3.12-slim AS base
 # A C compiler makes the layer and sampling several times as fast on a CPU.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-WORKDIR /work
+WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE THIRD_PARTY_LICENSES /src/
 COPY nanogpkant /src/nanogpkant
 ENTRYPOINT ["nanogpkant"]

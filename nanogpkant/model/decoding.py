@@ -28,6 +28,7 @@ PANEL, ROWS = 64, 16  # as in decoding.c
 AT_ONCE = 64  # tokens of all texts in a call, which bounds its memory
 MOST_TEXTS = 32  # more are faster by torch's products
 SOURCE = Path(__file__).with_name("decoding.c")
+STEP = (("step", (c_void_p,) * 3 + (c_long,) * 4 + (c_void_p,)),)
 
 
 class _Norm(Structure):
@@ -145,10 +146,9 @@ class Decoder:
         if isinstance(mlp.activation, nn.Identity):
             base = "IDENTITY"
         macros = {"BASE": base, "GATED": int(mlp.is_gated)}
-        library = native.compiled(SOURCE, frozenset(macros.items()))
+        library = native.compiled(SOURCE, STEP, frozenset(macros.items()))
         if library is None:
             raise UnsupportedError("there is no C compiler that works")
-        library.step.argtypes = (c_void_p,) * 3 + (c_long,) * 4 + (c_void_p,)
         return library.step
 
     def _pointer(self, tensor: Tensor | None) -> int | None:

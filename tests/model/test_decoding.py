@@ -17,7 +17,8 @@ from nanogpkant.model.decoding import Decoder, UnsupportedError, make_decoder
 from nanogpkant.model.gpt import GPT
 
 needs_compiler = pytest.mark.skipif(
-    native.compiled(decoding.SOURCE, frozenset({"BASE": "GELU", "GATED": 0}.items())) is None,
+    native.compiled(decoding.SOURCE, decoding.STEP, frozenset({"BASE": "GELU", "GATED": 0}.items()))
+    is None,
     reason="needs a C compiler",
 )
 CPU = torch.device("cpu")

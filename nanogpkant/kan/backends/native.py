@@ -39,6 +39,12 @@ SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
 PREFIX = "nanogpkant-compiler-"  # of temporary folders
 LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
 HERE = Path(__file__).parent
+Functions = tuple[tuple[str, tuple[type, ...]], ...]
+"""names of functions in C, and the types of their arguments"""
+EXPAND = ("expand", (c_void_p,) * 3 + (c_long,) * 3)
+PULL_BACK = (c_void_p,) * 4 + (c_long,) * 3
+BSPLINE_C = HERE / "bspline.c", (EXPAND, ("pull_back", PULL_BACK))
+SHARED_C = HERE / "shared.c", (EXPAND, ("pull_back", (*PULL_BACK, c_void_p, c_long)))
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 
 
@@ -152,19 +158,21 @@ def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> cty
     """The two functions for one kind of features, or None if they cannot be compiled."""
     types = {"INPUT": NUMBERS[inputs], "FEATURE": NUMBERS[dtype]}
     macros = {"BASE": features.base.upper(), **types, **(_macros(features.basis) or {})}
-    source = HERE / ("shared.c" if features.is_learned else "bspline.c")
-    library = compiled(source, frozenset(macros.items()))
-    if library is not None:
-        library.expand.argtypes = (c_void_p,) * 3 + (c_long,) * 3
-        library.pull_back.argtypes = (c_void_p,) * 4 + (c_long,) * 3
-        if features.is_learned:
-            library.pull_back.argtypes += (c_void_p, c_long)
-    return library
+    source, functions = SHARED_C if features.is_learned else BSPLINE_C
+    return compiled(source, functions, frozenset(macros.items()))
 
 
 @cache
-def compiled(source: Path, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL | None:
-    """A C file compiled with macros, loaded; None where that cannot be done."""
+def compiled(
+    source: Path, functions: Functions, macros: frozenset[tuple[str, object]]
+) -> ctypes.CDLL | None:
+    """A C file compiled with macros, loaded; None where that cannot be done.
+
+    Args:
+        source: the file.
+        functions: those that are called, with the types of their arguments.
+        macros: their names and values.
+    """
     here = next(filter(shutil.which, ("cc", "gcc", "clang")), "")
     try:
         compiler = shlex.split(os.environ.get("CC") or here)  # CC may have arguments
@@ -178,7 +186,7 @@ def compiled(source: Path, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL
     kept = _kept(source, command)
     if kept is not None and kept.exists():
         with contextlib.suppress(OSError):  # damaged, say by a full disk: compiled again
-            return ctypes.CDLL(str(kept))
+            return _loaded(str(kept), functions)
     try:
         room = tempfile.gettempdir() if kept is None else kept.parent
         for left in Path(room).glob(f"{PREFIX}*"):  # by a kill
@@ -190,12 +198,19 @@ def compiled(source: Path, macros: frozenset[tuple[str, object]]) -> ctypes.CDLL
             # loaded, so that both share one pool of threads. (Two would wait for each other.)
             for step in ([*command, "-o", made], [*compiler, "-shared", made, "-o", linked]):
                 subprocess.run(step, check=True, capture_output=True, timeout=60)
-            library = ctypes.CDLL(linked)
+            library = _loaded(linked, functions)
             if kept is not None:
                 Path(linked).replace(kept)
     except (OSError, subprocess.SubprocessError) as error:
         log.info("%s does not compile %s: %s", compiler[0], source.name, error)
         return None
+    return library
+
+
+def _loaded(path: str, functions: Functions) -> ctypes.CDLL:
+    library = ctypes.CDLL(path)
+    for name, arguments in functions:
+        getattr(library, name).argtypes = arguments
     return library
 
 
