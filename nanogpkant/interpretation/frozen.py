@@ -68,8 +68,8 @@ class FixedFunctions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> the same."""
         z = wide(x).unflatten(-1, (self.groups, -1))  # (..., G, n / G)
-        line = (z.detach() / self.unit).add_(1 + self.end / self.unit).clamp_(0, POINTS - 2)
-        line = line.nan_to_num_().int()
+        line = (z.detach() / self.unit).add_(1 + self.end / self.unit)
+        line = line.clamp(0, POINTS - 2).nan_to_num_().int()
         index = line.add_(self.first).flatten()
         # Both numbers of a line at once, as one complex number.
         found = torch.view_as_complex(wide(self.lines)).index_select(0, index).view(z.shape)
