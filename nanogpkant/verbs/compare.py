@@ -1,13 +1,11 @@
 """compare, experiment and search: runs side by side, and the runs that an answer needs."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nanogpkant.base.answer import Answer
+from nanogpkant.base.answer import Answer, command_line
 from nanogpkant.base.console import note
 from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed, require_positive
 from nanogpkant.base.lock import only_writer
@@ -188,10 +186,11 @@ def _report(
         datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
-    command = shlex.join(["nanogpkant", *sys.argv[1:]])
     declared = verdicts(experiment, variants) if experiment else []
     with only_writer(folder, wait=True):
-        found = write_report(folder, findings, references, title, command, experiment, declared)
+        found = write_report(
+            folder, findings, references, title, command_line(), experiment, declared
+        )
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     said = [verdict.words() for verdict in declared] or found["answer"]
