@@ -104,6 +104,13 @@ export class Catalogue {
     return this.add(this.edge(layer, of.input, of.output, 0, null));
   }
 
+  /** The function of an id, such as "blocks.0.mlp.out/12→7". @param {string} id @returns {Shape | null} */
+  named(id) {
+    const [, name, input, output] = id.match(/^(.+)\/(\d+)→(\d+)$/) ?? [], layer = this.layers.get(name);
+    const isEdge = layer?.kind === "edge" && Number(input) < layer.inputs && Number(output) < layer.outputs;
+    return isEdge ? this.find({ kind: "edge", layer: name, input: Number(input), output: Number(output) }) : this.shapes.get(id) ?? null;
+  }
+
   /** @param {string} name */
   where(name) {
     const [, block, ...rest] = name.split(".");
