@@ -14,6 +14,8 @@ ENGINE = (
     "bases",
     "kernel",
     "unpack",
+    "rows",
+    "attention",
     "model",
     "writing",
     "gradient",

@@ -36,7 +36,9 @@ def test_everything_is_written(found):
     assert summary["edges"] == 4 * 16 * 64
     assert set(summary["totals"]) >= {"original", "spline", "formula", "line", "mean", "zero"}
     assert (found / "export" / "edges.parquet").is_file()
-    assert 'href="play.html#function=blocks.0.mlp.into/' in (found / "index.html").read_text("utf-8")
+    assert 'href="play.html#function=blocks.0.mlp.into/' in (found / "index.html").read_text(
+        "utf-8"
+    )
     assert (found / "play.html").is_file()
 
 

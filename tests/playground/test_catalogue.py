@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nanogpkant.kan import kan_layers
+from nanogpkant.playground.recipe import with_curves
 
 ALL = ("qkv", "attn_out", "mlp_in", "mlp_out")
 MODELS = {
@@ -12,6 +13,8 @@ MODELS = {
     "shared": {"sites": ("mlp_out",), "kan.share": "group:2", "kan.basis": "fourier"}
     | {"position": "curve", "conv": "curve"},
     "atoms": {"sites": ("mlp_in",), "kan.share": "atoms:2"},
+    "beyond": {"sites": (), "position": "curve", "curve.beyond": "linear", "curve.knots": 4},
+    "slopes": {"sites": (), "position": "slopes"},
 }
 
 
@@ -31,7 +34,7 @@ def test_curves_and_formulas(name, shaken, run_node):
         };
       });"""
     found = run_node(code, None, model, text=text)
-    layers = kan_layers(model)
+    layers = kan_layers(with_curves(model))
     assert {each["layer"] for each in found} == set(layers)
     for each in found:
         layer, edit = layers[each["layer"]], each["edit"]

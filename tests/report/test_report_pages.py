@@ -78,7 +78,7 @@ def test_cards_are_searched_filtered_and_linked(open_page, files, visit):
     page.fill("#find input", "blocks.1 attention")
     assert page.locator("section[data-searched]:visible").count() == 1
     assert 0 < page.locator(".card:visible").count() < before
-    assert "cards and rows" in page.inner_text("#found")
+    assert page.inner_text("#found") == "4 found"
     page.select_option("#find select[name=layer]", "blocks.0.attention.bias")
     assert "Nothing is like that" in page.inner_text("#found")
     page.fill("#find input", "")

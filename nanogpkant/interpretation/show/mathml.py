@@ -13,7 +13,8 @@ def spoken(text: str) -> list[Tree]:
     An expression of log2(1 + d) is written as one of s, with ", s = log2(1 + d)" behind it.
 
     Returns:
-        its terms, so that lines can break between them: browsers break none within a formula.
+        its terms, and before a function the amplitude apart, so that lines can break between
+        them: browsers break none within a formula.
     """
     expression, _, where = text.partition(", s = ")
     found = _terms(ast.parse(expression.replace("^", "**"), mode="eval").body)
@@ -28,7 +29,10 @@ def _terms(node: ast.expr) -> list[Tree]:
     match node:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             sign: Tree = ["mo", "+" if isinstance(op, ast.Add) else MINUS]
-            return [*_terms(left), ["mrow", sign, ["mtext", "\u00a0"], _tree(right)]]
+            first, *rest = _terms(right)
+            return [*_terms(left), ["mrow", sign, ["mtext", "\u00a0"], first], *rest]
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Call() as call):
+            return [*_terms(left), _tree(call)]
     return [_tree(node)]
 
 

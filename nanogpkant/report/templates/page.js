@@ -108,7 +108,7 @@ if (find) {
       if (folded && own && words.length + chosen.length) folded.open = true;
     }
     document.getElementById("found").textContent = !(words.length + chosen.length) ? ""
-      : found ? `${found.toLocaleString("en")} found` : "Nothing is like that: clear the search";
+      : found ? `${found.toLocaleString("en")} found` : "Nothing is like that: clear the search.";
   };
   find.addEventListener("input", look);
   find.addEventListener("submit", event => event.preventDefault());
