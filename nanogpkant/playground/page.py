@@ -27,6 +27,7 @@ ENGINE = (
 PROGRAM = (
     "dom",
     "client",
+    "fit",
     "shapes",
     "state",
     "chart",

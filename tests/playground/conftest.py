@@ -34,7 +34,7 @@ def run_node():
         weights: Weights = "float32",
         text: Any = None,
     ):
-        modules = (*ENGINE, *(("shapes",) if text is not None else ()))
+        modules = (*ENGINE, *(("fit", "shapes") if text is not None else ()))
         given = {"script": script(modules), "code": code, "values": values}
         if model is not None:
             pack, model = Pack(weights), with_curves(model)

@@ -216,7 +216,42 @@ def test_edges_by_name(run_with_curves, visit, tmp_path):
     page.get_by_role("button", name="Zero", exact=True).click()
     settle(page)
     assert "from input 3 to output 7" in page.inner_text("#editor")
+    assert page.locator("#editor .formula math").count() > 0  # found in the page
     assert loss(page) != before or "by 1 edit" in page.inner_text("#losses")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.position", "slopes"],
+        ["--model.position", "curve", "--model.curve.beyond", "linear", "--model.curve.knots", "4"],
+    ],
+)
+def test_slopes_and_curves_that_go_on_are_bent_and_applied(tiny_experiment, visit, tmp_path, flags):
+    run, out = tmp_path / "run", tmp_path / "page.html"
+    more = ["--model.kan.sites", "[]", "--train.max_iters", "4", "--out", str(run)]
+    assert main(["train", str(tiny_experiment), *flags, *more]) == 0
+    ng.play(str(run), out=str(out), weights="float32")
+    page = visit(out, "#function=blocks.1.attention.bias/1")
+    before = loss(page)
+    page.focus(".handle >> nth=-1")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    settle(page)
+    edited = loss(page)
+    assert edited != before
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save edits").click()
+    saved = tmp_path / "edits.json"
+    download.value.save_as(saved)
+    ng.edit(str(run), edits=str(saved), out=str(tmp_path / "bent"))
+    read = np.array(json.loads(data_of(out))["text"], dtype=np.uint16)
+    bent = evaluate(load_model(tmp_path / "bent").model, read, 8).loss
+    assert bent == pytest.approx(edited, abs=2e-4)
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Undo").click()
+    settle(page)
+    assert loss(page) == before
 
 
 def test_watching_it_learn(file, visit):

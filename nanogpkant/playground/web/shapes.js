@@ -2,6 +2,7 @@
 
 import { Features } from "./bases.js";
 import { Fitter, curveOf, idOf, splineOf, sumOf } from "./edits.js";
+import { fitFormula } from "./fit.js";
 
 /** @typedef {import("./edits.js").Edit} Edit */
 /** @typedef {import("./unpack.js").Tensors} Tensors */
@@ -69,6 +70,13 @@ function humps(controls, place, isTable) {
     if (away >= 1) return 0;
     return isTable ? 1 - away : 0.5 + 0.5 * Math.cos(Math.PI * away);
   };
+}
+
+/** @param {number[]} points @param {Line} line @param {Float32Array} density @returns {Shape["formula"]} */
+function fitted(points, line, density) {
+  const weights = points.map((_, p) => 0.01 + density[Math.min(density.length - 1, Math.floor((p / points.length) * density.length))]);
+  const { at, ...found } = fitFormula(points, points.map(line), weights);
+  return { ...found, values: Float32Array.from(points, at) };
 }
 
 export class Catalogue {
@@ -201,13 +209,18 @@ export class Catalogue {
     let coefficients = null;
     /** @type {Fitter | null} */
     let fitter = null;
-    const own = () => (coefficients ??= Array.from({ length: known.size },
+    /** @type {Shape["formula"]} */
+    let said = null;
+    const { tensors } = this, own = () => (coefficients ??= Array.from({ length: known.size },
       (_, m) => this.weights(weight)[(m * inputs + input) * outputs + output]));
+    const original = (/** @type {number} */ x) => sumOf(basis, own())(x);
     return {
       ...common, id: idOf(edit), kind: "edge", name: `${input} → ${output}`,
       about: `from input ${input} to output ${output}`, importance, points,
-      formula: row === null ? null : formulaOf(layer.formulas, row, this.tensors),
-      original: (x) => sumOf(basis, own())(x),
+      get formula() {  // of an edge that is not listed, when it is first looked at
+        return (said ??= row === null ? fitted(points, original, common.density) : formulaOf(layer.formulas, row, tensors));
+      },
+      original,
       fit: (drawn) => {
         fitter ??= new Fitter(points.map((x) => rowOf(basis, x)));
         return { ...edit, coefficients: tidy(fitter.solve(drawn)) };
