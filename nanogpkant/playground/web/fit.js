@@ -31,6 +31,7 @@ const FAMILIES = /** @type {any[]} */ ([
   ["tanh", Math.tanh, [0.5, 16, 8], [-1.6, 1.6, 13], "place", false],
   ["gaussian", (/** @type {number} */ z) => Math.exp(-z * z), [0.4, 12, 8], [-1.6, 1.6, 13], "place", false],
   ["sin", Math.sin, [0.7, 18, 20], [0, Math.PI, 8], "phase", false],
+  ["x*sin", (/** @type {number} */ z) => z * Math.sin(z), [0.8, 14, 24], WIDE, "place", false],
 ]).map(([name, of, rates, offsets, by, mirrored]) => ({ name, of, rates, offsets, by, mirrored }));
 
 /** @param {Family} family @param {number} rate @param {number} value one of its offsets */
@@ -38,8 +39,8 @@ function offset({ by }, rate, value) {
   return by === "place" ? -rate * value : by === "distance" ? Math.abs(rate) + value : value;
 }
 
-/** Numbers in a*f(rate * x + offset) + d, and one for f. @param {Family} family */
-const cost = ({ rates, offsets }) => 3 + Number(rates[2] > 1) + Number(offsets[2] > 1);
+/** Numbers in a*f(rate * x + offset) + d, and one for each function in f. @param {Family} family */
+const cost = ({ name, rates, offsets }) => 3 + Number(rates[2] > 1) + Number(offsets[2] > 1) + Number(name === "x*sin");
 
 /** Candidates of a family: rate, and place, phase or distance. @param {Family} family @returns {Range[]} */
 function starts({ rates: [least, most, count], offsets: [low, high, steps], by, mirrored }) {
@@ -60,23 +61,24 @@ function starts({ rates: [least, most, count], offsets: [low, high, steps], by, 
 export function fitFormula(x, y, weights) {
   const n = x.length, middle = (x[0] + x[n - 1]) / 2, half = (x[n - 1] - x[0]) / 2;
   const u = Float64Array.from(x, (each) => (each - middle) / half), root = Float64Array.from(weights, Math.sqrt);
-  const wanted = remove([root], Float64Array.from(y, (each, p) => each * root[p]));
-  const power = wanted.reduce((sum, each) => sum + each * each, 0);
-  const line = u.map((each, p) => each * root[p]), size = root.reduce((sum, each) => sum + each * each, 0);
-  const noLine = remove([root, line], wanted);
+  const size = root.reduce((sum, each) => sum + each * each, 0), flat = root.map((each) => each / Math.sqrt(size));
+  const slant = unit(remove([root], u.map((each, p) => each * root[p])));
+  const wanted = remove([root], Float64Array.from(y, (each, p) => each * root[p])), noLine = remove([slant], wanted);
+  const power = wanted.reduce((sum, each) => sum + each * each, 0), leftOfLine = noLine.reduce((sum, each) => sum + each * each, 0);
 
   /** 1 - R² of a term. @param {Family} family @param {Range} shape @param {boolean} hasLine */
   const error = (family, [rate, place], hasLine) => {
-    const z = offset(family, rate, place), term = new Float64Array(n);
-    for (let p = 0; p < n; p++) term[p] = family.of(rate * u[p] + z) * root[p];
-    const own = remove(hasLine ? [root, line] : [root], term), rest = hasLine ? noLine : wanted;
-    let both = 0, square = 0, left = 0;
+    const z = offset(family, rate, place), rest = hasLine ? noLine : wanted;
+    let both = 0, square = 0, alongFlat = 0, alongSlant = 0;
     for (let p = 0; p < n; p++) {
-      both += own[p] * rest[p];
-      square += own[p] * own[p];
-      left += rest[p] * rest[p];
+      const value = family.of(rate * u[p] + z) * root[p];
+      both += value * rest[p];
+      square += value * value;
+      alongFlat += value * flat[p];
+      alongSlant += value * slant[p];
     }
-    return square > 1e-9 * size && Number.isFinite(square) ? (left - (both * both) / square) / power : Infinity;
+    const own = square - alongFlat ** 2 - (hasLine ? alongSlant ** 2 : 0);
+    return own > 1e-9 * square && Number.isFinite(square) ? ((hasLine ? leftOfLine : power) - (both * both) / own) / power : Infinity;
   };
 
   /** @type {{error: number, cost: number, family: Family | null, shape: Range, degree: number}[]} */
@@ -121,6 +123,12 @@ function polish(found, error) {
     }
     if (found.shape[0] === rate && found.shape[1] === place) [byRate, byPlace] = [Math.sqrt(byRate), byPlace / 2];
   }
+}
+
+/** @param {Float64Array} vector */
+function unit(vector) {
+  const length = Math.sqrt(vector.reduce((sum, each) => sum + each * each, 0)) || 1;
+  return vector.map((each) => each / length);
 }
 
 /** What is left of a vector without its parts along others. @param {Float64Array[]} others @param {Float64Array} vector */
@@ -173,6 +181,7 @@ function called(name, z) {
   if (name === "abs") return ["mrow", ["mo", "|"], z, ["mo", "|"]];
   if (name === "sqrt") return ["msqrt", z];
   if (name === "reciprocal") return ["mfrac", ["mn", "1"], z];
+  if (name === "x*sin") return ["mrow", inside, called("sin", z)];
   return ["mrow", ["mi", name], ["mo", "\u2061"], inside];
 }
 
@@ -208,7 +217,8 @@ function written({ error, family, shape: [rate, place], degree }, u, y, root, mi
   });
   if (family) {
     const b = rate / half, shift = z - b * middle;
-    terms.push([amplitude, called(family.name, argument(b, shift)), `*${family.name}(${b < 0 ? "-" : ""}${digits(b)}*x ${shift < 0 ? "-" : "+"} ${digits(shift)})`]);
+    const inside = `(${b < 0 ? "-" : ""}${digits(b)}*x ${shift < 0 ? "-" : "+"} ${digits(shift)})`;
+    terms.push([amplitude, called(family.name, argument(b, shift)), `*${family.name === "x*sin" ? `${inside}*sin` : family.name}${inside}`]);
   }
   return {
     r2: 1 - error,
@@ -216,7 +226,7 @@ function written({ error, family, shape: [rate, place], degree }, u, y, root, mi
       const t = Math.max(-1, Math.min(1, (x - middle) / half));
       return c.reduce((sum, value, k) => sum + value * t ** k, 0) + (family ? amplitude * family.of(rate * t + z) : 0);
     },
-    text: terms.map(([value, , text], i) => `${value < 0 ? "- " : i ? "+ " : ""}${digits(value)}${text}`).join(" "),
+    text: terms.map(([value, , text], i) => `${value < 0 ? (i ? "- " : "-") : i ? "+ " : ""}${digits(value)}${text}`).join(" "),
     math: terms.map(([value, of], i) => {
       const product = of ? ["mrow", number(value), ["mo", "\u2062"], of] : number(value);
       return value < 0 || i ? ["mrow", ["mo", value < 0 ? "−" : "+"], ["mtext", "\u00a0"], product] : product;
