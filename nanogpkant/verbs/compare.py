@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import note
-from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
+from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed, require_positive
 from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def compare(
         if value and out is None:
             raise UsageError(f"--{name}: is for the report; add --out DIR")
     _check_plot(plot)
+    if plot is not None or out is not None:
+        _import_charts()
     from nanogpkant.comparison.findings import answer, find
     from nanogpkant.comparison.runs import load_runs, variants_of
     from nanogpkant.comparison.table import compare_runs, table
@@ -126,7 +128,7 @@ def experiment(
         rows = costs(planned)
         return Compared(rows, costs_table(rows))
 
-    import nanogpkant.comparison.report  # noqa: F401  a missing package shows before hours of training
+    _import_charts()
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name
@@ -148,6 +150,12 @@ def _check_plot(file: str | None) -> None:
     """Before hours of training."""
     if file is not None and Path(file).suffix != ".png":
         raise UsageError(f"--plot {file}: name a file that ends in .png")
+
+
+def _import_charts() -> None:
+    """Before hours of training."""
+    with from_extra("compare", "a report or chart"):
+        import nanogpkant.comparison.report  # noqa: F401
 
 
 def _plot(file: str | None, runs: "list[Run]") -> None:

@@ -80,6 +80,7 @@ def train(
     auto_resume: bool = False,
     overwrite: bool = False,
     wait: bool = False,
+    live: bool = False,
     **settings: Any,
 ) -> Answer:
     """Train a preset, or an experiment described in a YAML file.
@@ -91,6 +92,7 @@ def train(
         auto_resume: continue the run if there is one, else start it; for torchrun and queues.
         overwrite: replace the run folder if there is one.
         wait: for another process that writes the run folder, instead of an error.
+        live: open Trackio's dashboard of the run in a browser, on this machine alone.
         **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
 
     Returns:
@@ -110,6 +112,8 @@ def train(
         raise UsageError("--resume and --overwrite ask for opposite things: give one of them")
     from nanogpkant.config import load_preset
 
+    if live:
+        settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
     folder = Path("runs") / name if out is None else Path(out)
     how = "auto" if auto_resume else resume
