@@ -63,7 +63,7 @@ export class Editor {
         shape.start && h("span", { class: "key began" }, "before training"),
         shape.formula && h("span", { class: "key said" }, "formula"),
         shape.density && h("span", { class: "key inputs" }, "how often inputs lie there")),
-      shape.formula && h("p", { class: "formula", tabindex: 0, role: "group", "aria-label": "Formula" }, formula(shape.formula.math),
+      shape.formula && h("p", { class: "formula", tabindex: 0, role: "group", "aria-label": "Formula" }, h("span", {}, formula(shape.formula.math)),
         h("span", { class: "quiet", title: "the share of the curve's variance that the formula has" }, `R² ${shape.formula.r2.toFixed(4)}`)),
       h("p", { class: "quiet" }, "Drag a point, or choose one and press ↑ or ↓. Or replace the whole curve:"),
       h("div", { class: "buttons" },
@@ -232,7 +232,7 @@ export class Editor {
       await navigator.clipboard.writeText(`${address}#edits=${hash}`);
       this.say("The link is copied. It holds the edits; who opens it needs this page.");
     } catch {
-      location.hash = `edits=${hash}`;
+      history.replaceState(null, "", `#edits=${hash}`);  // follows no link
       this.say("The link is in the address bar.");
     }
   }
