@@ -57,6 +57,14 @@ def warn(message: str) -> None:
     console.print(f"note: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
+def painted(text: str, colour: str) -> str:
+    """Text in a colour, such as "#c8553d", where standard output is a terminal that has it."""
+    out = Console(highlight=False)
+    with out.capture() as captured:
+        out.print(text, style=colour, end="", markup=False, soft_wrap=True)
+    return captured.get()
+
+
 class StepProgress:
     """A bar of training steps with loss, learning rate, tokens per second and time left.
 

@@ -75,9 +75,9 @@ def compare(
     loaded = load_runs(runs)
     _plot(plot, loaded)
     if out is None:
-        rows = compare_runs(loaded)
-        verdict = answer(find(variants_of(loaded)))
-        return Compared(rows, "\n".join([table(rows), "", *verdict]))
+        rows, variants = compare_runs(loaded), variants_of(loaded)
+        colours = [n for run in loaded for n, of in enumerate(variants.values()) if run in of]
+        return Compared(rows, "\n".join([table(rows, colours), "", *answer(find(variants))]))
     return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
 
 
@@ -194,7 +194,8 @@ def _report(
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     said = [verdict.words() for verdict in declared] or found["answer"]
-    text = "\n".join([table(rows), "", *said, *found["notes"]])
+    colours = [variant["number"] for variant in found["variants"]]
+    text = "\n".join([table(rows, colours), "", *said, *found["notes"]])
     return Compared(found, text)
 
 
