@@ -7,16 +7,16 @@ FOLDER/
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogpkant.base.errors import UserError, from_extra, one_line
 from nanogpkant.base.files import read_json
+from nanogpkant.conversion.distance import ATTENTION
 from nanogpkant.conversion.swap import Swap, apply, repeated
 
 MODELING = "modeling_kan"
@@ -26,7 +26,7 @@ PREFIX = "kan_"  # of model_type
 class KANModel:
     """What a class of transformers gains: modules replaced as ``config.kan`` says, and its code.
 
-    ``config.kan`` is {module: [features, activation]}, the values of ``Swap``.
+    ``config.kan`` is {module: the values of its ``Swap``}.
     """
 
     config: Any
@@ -36,6 +36,19 @@ class KANModel:
         super().__init__(config, *arguments, **options)  # pyright: ignore[reportCallIssue]
         model: Any = self
         apply(model, {name: Swap(*swap) for name, swap in config.kan.items()})
+
+    def set_attn_implementation(
+        self, attn_implementation: Any, *others: Any, **options: Any
+    ) -> None:
+        """As of any model, unless it has curves of distance.
+
+        Raises:
+            ValueError: another attention would leave out the curves of distance.
+        """
+        has_curves = any(Swap(*swap).heads for swap in self.config.kan.values())
+        if has_curves and attn_implementation != ATTENTION:
+            raise ValueError(f"{attn_implementation} would leave out the curves of distance")
+        super().set_attn_implementation(attn_implementation, **options)  # pyright: ignore
 
     def save_pretrained(
         self, save_directory: Any, *, state_dict: dict[str, Tensor] | None = None, **options: Any
@@ -122,12 +135,6 @@ def _auto_class(theirs: Any) -> str:
             if theirs in (made if isinstance(made, tuple) else (made,)):
                 found.append(name)
     return min(found, key=lambda name: name.endswith("PreTraining"), default="AutoModel")
-
-
-def is_pretrained(model: nn.Module) -> bool:
-    """Whether it is a model of transformers."""
-    transformers = sys.modules.get("transformers")
-    return transformers is not None and isinstance(model, transformers.PreTrainedModel)
 
 
 def enroll(model: Any, swaps: Mapping[str, Swap]) -> None:
