@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer, command_line
 from nanogpkant.base.console import note
-from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed, require_positive
+from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed
 from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nanogpkant.comparison.runs import Run
 
 Reference = Literal["original"]
+Where = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def experiment(
     *,
     out: str = "runs",
     jobs: int = 1,
+    launcher: Where = "local",
+    ray_address: str | None = None,
     dry_run: bool = False,
     report: str | None = None,
     plot: str | None = None,
@@ -99,6 +102,8 @@ def experiment(
         file: YAML file of the experiment: variants, seeds and a budget.
         out: folder for the experiment's own folder.
         jobs: runs trained at the same time.
+        launcher: processes of this machine, or tasks of Ray.
+        ray_address: cluster to train on, such as auto; without it, Ray starts here.
         dry_run: say what would be trained and what it would cost, and stop.
         report: folder for the report; the experiment's own unless given.
         plot: PNG file for the learning curves.
@@ -114,11 +119,12 @@ def experiment(
         >>> import nanogpkant as ng
         >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
     """
-    require_positive(jobs=jobs)
     _check_plot(plot)
     from nanogpkant.comparison.experiment import load_experiment
+    from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.planning import costs, costs_table, plan
 
+    where = Launcher(jobs, launcher, ray_address)
     loaded = load_experiment(Path(file))
     with prefixed(file):
         planned = plan(loaded, Path(out))
@@ -130,7 +136,7 @@ def experiment(
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name
-    failed = train_missing(planned, folder, jobs)
+    failed = train_missing(planned, folder, where)
     failures = [f"{name} failed: {why}." for name, why in failed.items()]
     variants = load_trained(planned)
     if not variants:
@@ -199,13 +205,22 @@ def _report(
     return Compared(found, text)
 
 
-def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
+def search(
+    file: str,
+    *,
+    out: str = "runs",
+    jobs: int = 1,
+    launcher: Where = "local",
+    ray_address: str | None = None,
+) -> Compared:
     """Find the best settings of several kinds of model, with as many trials for each.
 
     Args:
         file: YAML file: kinds of model, what may be chosen for each, and how many trials.
         out: folder for the search's own folder.
         jobs: runs trained at the same time.
+        launcher: processes of this machine, or tasks of Ray.
+        ray_address: cluster to train on, such as auto; without it, Ray starts here.
 
     Raises:
         UserError: a search that cannot be read or was stopped.
@@ -215,8 +230,8 @@ def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
         >>> import nanogpkant as ng
         >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
     """
-    require_positive(jobs=jobs)
+    from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.search import search as run_search
 
-    found = run_search(Path(file), Path(out), jobs)
+    found = run_search(Path(file), Path(out), Launcher(jobs, launcher, ray_address))
     return Compared(found.rows, found.words)
