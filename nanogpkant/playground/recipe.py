@@ -81,11 +81,12 @@ def with_curves(model: GPT) -> GPT:
 
     The value at distance 0 is the same for all tokens that a head looks at, and does nothing.
     """
-    if not any(isinstance(block.attention.bias, Slopes) for block in model.blocks):
+    if not any(isinstance(each, Slopes) for each in model.modules()):
         return model
-    twin = copy.deepcopy(model)
-    for block in twin.blocks:
-        slopes, last = block.attention.bias, twin.config.block_size - 1
+    twin, last = copy.deepcopy(model), model.config.block_size - 1
+    blocks: list[Any] = list(twin.blocks)
+    for block in blocks:
+        slopes = block.attention.bias
         line = -alibi_slopes(len(slopes.slopes))[:, None] * torch.arange(last + 1)
         curve = DistanceCurve(line, "hat", 2, "linear", "linear")
         curve.weight.zero_()

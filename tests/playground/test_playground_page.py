@@ -212,6 +212,18 @@ def test_finding_functions(file, visit):
     assert status.inner_text() == "2 functions"
     page.locator("#finder .card.pick").first.click()
     assert "Block 2, MLP out, group" in page.inner_text("#editor h3")
+    page.fill("#finder input[type=search]", "")
+    block, where, formulas = (page.locator("#finder select").nth(n) for n in range(3))
+    block.select_option("0")
+    where.select_option("distance")
+    assert status.inner_text() == "2 functions"
+    block.select_option("")
+    where.select_option("")
+    found = 0
+    for family in formulas.locator("option").all_inner_texts()[1:]:
+        formulas.select_option(family)
+        found += int(status.inner_text().split()[0])
+    assert found >= 8
     linked = visit(file, "#function=blocks.1.attention.bias/1")
     assert "Block 2, distance, head 2" in linked.inner_text("#editor h3")
     linked.evaluate("location.hash = '#function=blocks.0.mlp.out/0.1'")
@@ -307,7 +319,7 @@ def test_a_plain_model_says_what_is_missing(tiny_experiment, visit, tmp_path):
     assert "plain GPT" in page.inner_text("#functions")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1920, "dark"), (360, "light")])
 def test_axe_finds_nothing_serious_and_nothing_overflows(file, visit, grave, width, scheme):
     page = visit(file, width=width, scheme=scheme)
     bend(page)
