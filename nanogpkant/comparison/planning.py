@@ -43,6 +43,8 @@ class Planned:
     path: Path
     state: str  # missing, interrupted or finished
     step: int  # of the last checkpoint
+    after: Path | None = None  # run whose last checkpoint it starts from
+    part: str = ""  # of several runs of one variant and seed: which this is
 
     @property
     def seed(self) -> int:
@@ -50,7 +52,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        return f"{self.variant} seed {self.seed}"
+        return f"{self.variant} seed {self.seed}" + (f" {self.part}" if self.part else "")
 
     @property
     def iterations(self) -> int | None:
@@ -63,9 +65,9 @@ class Planned:
 
     def command(self) -> list[str]:
         """Arguments of the command that trains or resumes this run."""
-        start = ["train", self.preset, "--out", str(self.path)]
-        if self.state != "missing":
-            return [*start, "--resume"]
+        start = ["train", self.preset, "--out", str(self.path), "--auto_resume"]
+        if self.after is not None:
+            start += ["--branch_of", str(self.after)]
         written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.changes.items()}
         return [*start, *(word for key, value in written.items() for word in (f"--{key}", value))]
 
@@ -96,22 +98,23 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
-    config = _settled(base, changes)
+    config = settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
-    changes |= {"train.dtype": _dtype(config, folder)}
-    changes |= _budgeted(_settled(base, changes), experiment.budget, data.vocab_size)
+    changes |= {"train.dtype": dtype_of(config, folder)}
+    changes |= _budgeted(settled(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
-        config, path = _settled(base, own), folder / variant.name / f"seed-{seed}"
-        state, done = _state(path, config, data.fingerprint)
+        config, path = settled(base, own), folder / variant.name / f"seed-{seed}"
+        state, done = state_of(path, config, data.fingerprint)
         yield Planned(variant.name, variant.preset, own, config, data.vocab_size, path, state, done)
 
 
-def _settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
+def settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """A preset with the settings of a run laid over it."""
     return with_formulas(with_settings(base, changes), base)
 
 
-def _dtype(config: RunConfig, folder: Path) -> str:
+def dtype_of(config: RunConfig, folder: Path) -> str:
     """One dtype for all runs, also those of another day: auto depends on a measurement."""
     if config.train.dtype != "auto":
         return config.train.dtype
@@ -143,7 +146,7 @@ def _flops_per_step(config: RunConfig, vocab_size: int) -> int:
     return config.tokens_per_step * count(config.model, vocab_size).flops_per_token
 
 
-def _state(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
+def state_of(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]:
     """State of a run, and its last saved step.
 
     Raises:

@@ -38,6 +38,7 @@ from nanogpkant.comparison.experiment import (
     overrides_in,
     preset_in,
 )
+from nanogpkant.comparison.launch import Launcher
 from nanogpkant.comparison.planning import Planned, plan
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.training import train_missing
@@ -230,13 +231,13 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
                 with_settings(base, settings | overrides_in({"overrides": choice}, ""))
 
 
-def search(file: Path, out: Path, jobs: int = 1) -> SearchResult:
+def search(file: Path, out: Path, launcher: Launcher) -> SearchResult:
     """Run a search, or the part of it that is missing.
 
     Args:
         file: the search's YAML file.
         out: parent of the search's folder.
-        jobs: runs trained at the same time.
+        launcher: where its runs are trained.
 
     Raises:
         UsageError: an invalid file.
@@ -245,7 +246,7 @@ def search(file: Path, out: Path, jobs: int = 1) -> SearchResult:
     """
     search = load_search(file)
     with only_writer(out / search.name):
-        rounds = _Rounds(search, out / search.name, jobs)
+        rounds = _Rounds(search, out / search.name, launcher)
         first, *later = search.rungs
         trials = _first_trials(search, rounds, first)
         for rung in later:
@@ -312,8 +313,8 @@ def _best(trials: list[SearchTrial]) -> list[SearchTrial]:
 class _Rounds:
     """Trains trials and keeps their table."""
 
-    def __init__(self, search: Search, folder: Path, jobs: int) -> None:
-        self.search, self.folder, self.jobs = search, folder, jobs
+    def __init__(self, search: Search, folder: Path, launcher: Launcher) -> None:
+        self.search, self.folder, self.launcher = search, folder, launcher
         self.table = folder / "trials.csv"
         self.rows: list[Row] = []
 
@@ -331,7 +332,7 @@ class _Rounds:
             text="",
         )
         planned = plan(experiment, self.folder)
-        failed = train_missing(planned, self.folder / experiment.name, self.jobs)
+        failed = train_missing(planned, self.folder / experiment.name, self.launcher)
         for trial, run in zip(trials, planned, strict=True):
             why = failed.get(run.name, "")
             trial.runs.append(run)

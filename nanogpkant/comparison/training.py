@@ -1,21 +1,18 @@
-"""Training of the missing runs of an experiment, each in a child process."""
+"""Training of the missing runs of an experiment, each a command of its own."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from nanogpkant.base.console import Interrupt, bar, note, warn
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import read_text, writing
+from nanogpkant.comparison.launch import POLL_SECONDS, Launcher, Started
 from nanogpkant.comparison.planning import Planned
 from nanogpkant.comparison.runs import Run, is_finished, load_run
 from nanogpkant.run.folder import RunFolder
@@ -26,45 +23,53 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-POLL_SECONDS = 0.5
 
-
-def train_missing(planned: list[Planned], folder: Path, jobs: int) -> dict[str, str]:
-    """Train every run that is not finished; a failure does not stop the others.
+def train_missing(planned: list[Planned], folder: Path, launcher: Launcher) -> dict[str, str]:
+    """Train every run that is not finished; a failure stops only the runs that continue it.
 
     Ctrl-C lets the running ones save and starts no more; a second one kills them.
 
     Args:
+        planned: runs that others continue come before those.
         folder: of the experiment.
-        jobs: runs trained at the same time; they share the CPU's threads.
 
     Returns:
         reason of each failure, by the run's name.
 
     Raises:
-        UserError: stopped by Ctrl-C, another process is at work on this experiment, or a file
-            cannot be written.
+        UserError: stopped by Ctrl-C, another process is at work on this experiment, a file
+            cannot be written, or a cluster not reached.
     """
     waiting = [run for run in planned if run.state != "finished"]
     left, failed, told = len(waiting), {}, False
-    working: dict[subprocess.Popen, Planned] = {}
-    with _alone(folder) as lock, Interrupt() as interrupt, bar("training", "done") as progress:
+    working: dict[Started, Planned] = {}
+    with (
+        _alone(folder) as lock,
+        launcher.open(lock) as start,
+        Interrupt() as interrupt,
+        bar("training", "done") as progress,
+    ):
         try:
             while working or (waiting and not interrupt.asked):
-                while waiting and len(working) < jobs and not interrupt.asked:
-                    run = waiting.pop(0)
-                    working[_start(run, jobs, lock)] = run
+                while len(working) < launcher.jobs and not interrupt.asked:
+                    if (run := _next(waiting, list(working.values()))) is None:
+                        break
+                    waiting.remove(run)
+                    working[start(run.command(), _log_of(run))] = run
                 time.sleep(POLL_SECONDS)
                 if interrupt.asked and not told:  # Ctrl-C may have reached this process alone
                     told = True
                     for process in working:
-                        process.send_signal(signal.SIGTERM)
-                for process in [process for process in working if process.poll() is not None]:
+                        process.terminate()
+                for process in list(working):
+                    if (status := process.poll()) is None:
+                        continue
                     run = working.pop(process)
                     if not interrupt.asked:
                         number = f"{left - len(waiting) - len(working)} of {left}"
-                        if why := _report_end(run, number, process.returncode):
+                        if why := _report_end(run, number, status):
                             failed[run.name] = why
+                            failed |= _without(run, waiting)
                 progress(*_progress(planned, list(working.values()), waiting))
         finally:
             for process in working:
@@ -107,22 +112,21 @@ def _log_of(run: Planned) -> Path:
     return run.path.with_name(f"{run.path.name}.log")
 
 
-def _start(run: Planned, jobs: int, lock: tuple[int, ...]) -> subprocess.Popen:
-    environment = dict(os.environ)
-    if jobs > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // jobs))
-    log = _log_of(run)
-    with writing(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "nanogpkant.cli", *run.command()],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=environment,
-                pass_fds=lock,
-            )
+def _next(waiting: list[Planned], working: list[Planned]) -> Planned | None:
+    """The first run that can start: the one that it continues, if any, is done."""
+    undone = {run.path for run in (*waiting, *working)}
+    return next((run for run in waiting if run.after not in undone), None)
+
+
+def _without(lost: Planned, waiting: list[Planned]) -> dict[str, str]:
+    """Give up the waiting runs that continue a failed one, or each other; the reasons by name."""
+    failed, gone = {}, {lost.path}
+    for run in [run for run in waiting if run.after is not None]:
+        if run.after in gone:
+            waiting.remove(run)
+            gone.add(run.path)
+            failed[run.name] = f"it continues {lost.name}, which failed"
+    return failed
 
 
 def _report_end(run: Planned, number: str, status: int) -> str | None:

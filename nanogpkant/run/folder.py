@@ -226,6 +226,26 @@ def create_run(
     return RunFolder(path)
 
 
+def branch_run(parent: RunFolder, path: Path, config: RunConfig) -> None:
+    """Make a run that continues another one: a copy of that at its last checkpoint, in one rename.
+
+    Raises:
+        UserError: it has no checkpoint, or the folder cannot be written.
+        UsageError: the folder is not empty.
+    """
+    last = parent.index().get("last")
+    if last is None or parent.is_exported:
+        raise UserError(f"--branch_of {parent.path}: has no checkpoint to continue from")
+    with new_folder(path) as folder, writing(path):
+        draft = RunFolder(folder)
+        shutil.copytree(parent.checkpoints / last, draft.checkpoints / last)
+        for file in (parent.tokenizer_file, parent.metrics_file):
+            shutil.copyfile(file, folder / file.name)
+        write_json(draft.environment_file, parent.environment() | {"branch_of": str(parent.path)})
+        write_json(draft.index_file, {"last": last})
+        write_atomic(draft.config_file, to_yaml(config))
+
+
 def remove_run(path: Path) -> None:
     """Delete a run folder, and nothing that is not one.
 

@@ -87,8 +87,8 @@ def train(
     with start_world(config.train) as world:
         world.from_main(lambda: is_to_resume(out, resume, overwrite))  # before anything is written
         with only_trainer(world, out, wait):
+            config = world.from_main(settle or (lambda: config))  # may make the folder, as a branch
             resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-            config = world.from_main(settle or (lambda: config))
             return train_in(world, config, out, resume, overwrite, start)
 
 

@@ -1,15 +1,13 @@
 """compare, experiment and search: runs side by side, and the runs that an answer needs."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nanogpkant.base.answer import Answer
+from nanogpkant.base.answer import Answer, command_line
 from nanogpkant.base.console import note
-from nanogpkant.base.errors import UsageError, UserError, prefixed, require_positive
+from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed
 from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from nanogpkant.comparison.runs import Run
 
 Reference = Literal["original"]
+Where = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ def compare(
         if value and out is None:
             raise UsageError(f"--{name}: is for the report; add --out DIR")
     _check_plot(plot)
+    if plot is not None or out is not None:
+        _import_charts()
     from nanogpkant.comparison.findings import answer, find
     from nanogpkant.comparison.runs import load_runs, variants_of
     from nanogpkant.comparison.table import compare_runs, table
@@ -75,9 +76,9 @@ def compare(
     loaded = load_runs(runs)
     _plot(plot, loaded)
     if out is None:
-        rows = compare_runs(loaded)
-        verdict = answer(find(variants_of(loaded)))
-        return Compared(rows, "\n".join([table(rows), "", *verdict]))
+        rows, variants = compare_runs(loaded), variants_of(loaded)
+        colours = [n for run in loaded for n, of in enumerate(variants.values()) if run in of]
+        return Compared(rows, "\n".join([table(rows, colours), "", *answer(find(variants))]))
     return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
 
 
@@ -86,6 +87,8 @@ def experiment(
     *,
     out: str = "runs",
     jobs: int = 1,
+    launcher: Where = "local",
+    ray_address: str | None = None,
     dry_run: bool = False,
     report: str | None = None,
     plot: str | None = None,
@@ -99,6 +102,8 @@ def experiment(
         file: YAML file of the experiment: variants, seeds and a budget.
         out: folder for the experiment's own folder.
         jobs: runs trained at the same time.
+        launcher: processes of this machine, or tasks of Ray.
+        ray_address: cluster to train on, such as auto; without it, Ray starts here.
         dry_run: say what would be trained and what it would cost, and stop.
         report: folder for the report; the experiment's own unless given.
         plot: PNG file for the learning curves.
@@ -114,11 +119,12 @@ def experiment(
         >>> import nanogpkant as ng
         >>> ng.experiment("experiments/quickstart.yaml", jobs=2)  # doctest: +SKIP
     """
-    require_positive(jobs=jobs)
     _check_plot(plot)
     from nanogpkant.comparison.experiment import load_experiment
+    from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.planning import costs, costs_table, plan
 
+    where = Launcher(jobs, launcher, ray_address)
     loaded = load_experiment(Path(file))
     with prefixed(file):
         planned = plan(loaded, Path(out))
@@ -126,11 +132,11 @@ def experiment(
         rows = costs(planned)
         return Compared(rows, costs_table(rows))
 
-    import nanogpkant.comparison.report  # noqa: F401  a missing package shows before hours of training
+    _import_charts()
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name
-    failed = train_missing(planned, folder, jobs)
+    failed = train_missing(planned, folder, where)
     failures = [f"{name} failed: {why}." for name, why in failed.items()]
     variants = load_trained(planned)
     if not variants:
@@ -148,6 +154,12 @@ def _check_plot(file: str | None) -> None:
     """Before hours of training."""
     if file is not None and Path(file).suffix != ".png":
         raise UsageError(f"--plot {file}: name a file that ends in .png")
+
+
+def _import_charts() -> None:
+    """Before hours of training."""
+    with from_extra("compare", "a report or chart"):
+        import nanogpkant.comparison.report  # noqa: F401
 
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
@@ -180,24 +192,35 @@ def _report(
         datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
-    command = shlex.join(["nanogpkant", *sys.argv[1:]])
     declared = verdicts(experiment, variants) if experiment else []
     with only_writer(folder, wait=True):
-        found = write_report(folder, findings, references, title, command, experiment, declared)
+        found = write_report(
+            folder, findings, references, title, command_line(), experiment, declared
+        )
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     said = [verdict.words() for verdict in declared] or found["answer"]
-    text = "\n".join([table(rows), "", *said, *found["notes"]])
+    colours = [variant["number"] for variant in found["variants"]]
+    text = "\n".join([table(rows, colours), "", *said, *found["notes"]])
     return Compared(found, text)
 
 
-def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
+def search(
+    file: str,
+    *,
+    out: str = "runs",
+    jobs: int = 1,
+    launcher: Where = "local",
+    ray_address: str | None = None,
+) -> Compared:
     """Find the best settings of several kinds of model, with as many trials for each.
 
     Args:
         file: YAML file: kinds of model, what may be chosen for each, and how many trials.
         out: folder for the search's own folder.
         jobs: runs trained at the same time.
+        launcher: processes of this machine, or tasks of Ray.
+        ray_address: cluster to train on, such as auto; without it, Ray starts here.
 
     Raises:
         UserError: a search that cannot be read or was stopped.
@@ -207,8 +230,8 @@ def search(file: str, *, out: str = "runs", jobs: int = 1) -> Compared:
         >>> import nanogpkant as ng
         >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
     """
-    require_positive(jobs=jobs)
+    from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.search import search as run_search
 
-    found = run_search(Path(file), Path(out), jobs)
+    found = run_search(Path(file), Path(out), Launcher(jobs, launcher, ray_address))
     return Compared(found.rows, found.words)

@@ -80,6 +80,8 @@ def train(
     auto_resume: bool = False,
     overwrite: bool = False,
     wait: bool = False,
+    live: bool = False,
+    branch_of: str | None = None,
     **settings: Any,
 ) -> Answer:
     """Train a preset, or an experiment described in a YAML file.
@@ -91,6 +93,9 @@ def train(
         auto_resume: continue the run if there is one, else start it; for torchrun and queues.
         overwrite: replace the run folder if there is one.
         wait: for another process that writes the run folder, instead of an error.
+        live: open Trackio's dashboard of the run in a browser, on this machine alone.
+        branch_of: run to continue, from its last checkpoint, in a folder of its own: such as the
+            decay of the learning rate after a long run without one.
         **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
 
     Returns:
@@ -108,13 +113,27 @@ def train(
     """
     if overwrite and (resume or auto_resume):
         raise UsageError("--resume and --overwrite ask for opposite things: give one of them")
+    if branch_of is not None and (resume or overwrite):
+        raise UsageError("--branch_of starts a new run: leave --resume and --overwrite out")
     from nanogpkant.config import load_preset
 
+    if live:
+        settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
     folder = Path("runs") / name if out is None else Path(out)
-    how = "auto" if auto_resume else resume
-    settle = partial(_settled, base, folder, bool(how), settings)
-    config = settle()
+    if branch_of is not None and folder.exists() and not auto_resume:
+        raise UsageError(f"{folder} exists; --auto_resume continues it, or name another --out")
+    how = "auto" if auto_resume else resume or branch_of is not None
+    settled = partial(_settled, base, folder, bool(how), settings, branch_of)
+    config = settled()
+
+    def settle() -> "RunConfig":
+        from nanogpkant.run.folder import branch_run, open_run
+
+        config = settled()
+        if branch_of is not None and not folder.exists():
+            branch_run(open_run(branch_of), folder, config)
+        return config
 
     from nanogpkant.training.loop import evaluate_start
     from nanogpkant.training.loop import train as train_run
@@ -130,16 +149,22 @@ def train(
 
 
 def _settled(
-    base: "RunConfig", folder: Path, is_resume: bool, settings: dict[str, Any]
+    base: "RunConfig",
+    folder: Path,
+    is_resume: bool,
+    settings: dict[str, Any],
+    branch_of: str | None = None,
 ) -> "RunConfig":
-    """The settings to train with: the run's own, where one is resumed, under those given.
+    """The settings to train with: the run's own, where one is continued, under those given.
 
     Raises:
         UsageError: a change that a run cannot take.
     """
     from nanogpkant.config import with_settings
-    from nanogpkant.run.folder import RunFolder
+    from nanogpkant.run.folder import RunFolder, open_run
 
+    if branch_of is not None and not (folder / "config.yaml").is_file():
+        folder = open_run(branch_of).path
     if not (is_resume and (folder / "config.yaml").is_file()):
         config = with_settings(base, settings)
         if config.train.from_formulas is None:
