@@ -68,7 +68,7 @@ class KANModel:
         weights: Any = model.state_dict() if state_dict is None else state_dict  # pyright: ignore
         weights = {name: each for name, each in weights.items() if "_extra_state" not in name}
         now = repeated(model, swaps)  # pyright: ignore
-        self.config.kan = {name: list(swap) for name, swap in now.items()}
+        self.config.kan = {name: swap.plain for name, swap in now.items()}
         parent.save_pretrained(save_directory, state_dict=weights, **options)  # pyright: ignore
         write_code(Path(save_directory), type(self))
 
@@ -153,7 +153,7 @@ def enroll(model: Any, swaps: Mapping[str, Swap]) -> None:
     if not isinstance(model, KANModel):
         model.__class__ = kan_class(type(model))
         model.config.kan = {}
-    model.config.kan = model.config.kan | {name: list(swap) for name, swap in swaps.items()}
+    model.config.kan = model.config.kan | {name: swap.plain for name, swap in swaps.items()}
 
 
 def load_kanified(folder: str | Path, **options: Any) -> Any:

@@ -28,6 +28,11 @@ class Swap(NamedTuple):
     longest: int = 0
     """distances that the curve is made for"""
 
+    @property
+    def plain(self) -> list[Any]:
+        """As config.json has it."""
+        return list(self if self.heads else self[:2])
+
 
 def plain_weight(module: nn.Module) -> Tensor | None:
     """(out, in) weight of an ``nn.Linear``, or transformers' Conv1D; None of another module.
