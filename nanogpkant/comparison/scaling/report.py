@@ -97,16 +97,20 @@ def sections_of(found: Findings, study: Study, command: str, said: list[str]) ->
         sections.append(Section("Losses", words, charts=charts, picture="losses.png", lines=lines))
     if found.shared is not None:
         sections += [
-            _worths(found),
+            _worths(found, lines),
             _predictions(found),
             _budgets(found),
             Section("The law", charts=law_charts(found), picture="law.png", lines=lines),
             _freed(found),
         ]
-    return [*sections, _cells(found), Section("Method", [*METHOD, command], texts=_texts(study))]
+    return [
+        *sections,
+        _cells(found),
+        Section("Method", [*METHOD, command], texts={"the study": study.text}),
+    ]
 
 
-def _worths(found: Findings) -> Section:
+def _worths(found: Findings, lines: dict[str, int]) -> Section:
     assert found.shared is not None
     law, head = found.shared.law, ["family", "kappa", "95%", "lambda", "95%"]
     rows = [
@@ -123,8 +127,8 @@ def _worths(found: Findings) -> Section:
         f"kappa: how many parameters of {found.families[0]} one of the family is worth; lambda: "
         "how many tokens one token is worth."
     ]
-    shown = {"charts": worth_charts(found), "picture": "worths.png"}
-    return Section("What a parameter and a token are worth", words, head, rows, **shown)
+    title, charts = "What a parameter and a token are worth", worth_charts(found)
+    return Section(title, words, head, rows, charts, "worths.png", lines)
 
 
 def _predictions(found: Findings) -> Section:
@@ -159,6 +163,7 @@ def _budgets(found: Findings) -> Section:
             ends = _ends(
                 found.shared,
                 lambda each, f=family, c=flops: each.loss(f, *_best(each, found, f, c)),
+                ".4f",
             )
             needed = law.flops_for(family, reference, found.cost(family)) / flops
             rows.append(
@@ -221,13 +226,9 @@ def _cells(found: Findings) -> Section:
     return Section("All cells", [], columns, rows, is_table_folded=True)
 
 
-def _texts(study: Study) -> dict[str, str]:
-    return {f"{study.name}.yaml": study.text}
-
-
-def _ends(fit: Fit, of: Callable[[Any], Any]) -> str:
+def _ends(fit: Fit, of: Callable[[Any], Any], form: str = ".3g") -> str:
     low, high = fit.interval(of)
-    return f"{low:.3g} to {high:.3g}"
+    return f"{low:{form}} to {high:{form}}"
 
 
 def _csv(found: Findings) -> str:
