@@ -23,7 +23,7 @@ from nanogpkant.data import blocks
 from nanogpkant.evaluation import evaluate
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.machine.device import measured_on
-from nanogpkant.report.charts import COLOURS
+from nanogpkant.report.theme import COLOURS
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import TrainedModel, load_model, open_run_data
 from nanogpkant.run.metrics import read_metrics

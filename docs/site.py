@@ -3,7 +3,7 @@
     make docs      # then open runs/site/index.html
 
 Pages keep their places beside each other, so that their links hold on the site as they do in the
-repository.
+repository. The playground of the model that comes with the project is built anew, in seconds.
 """
 
 import contextlib
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import nanogpkant
 from nanogpkant.cli import VERBS, main
+
+SHIPPED = "pretrained:shakespeare-mini-kan"
+INVITATION = "[**Play now**: the model that comes with the project, in this browser](play.html)"
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "runs" / "site_pages"
@@ -50,6 +53,10 @@ def lay() -> None:
         shutil.copytree(ROOT / name, PAGES / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, PAGES / name)
+    nanogpkant.play(SHIPPED, out=str(PAGES / "docs" / "play.html"))
+    about = PAGES / "docs" / "playground.md"
+    title, _, rest = about.read_text(encoding="utf-8").partition("\n")
+    about.write_text(f"{title}\n\n{INVITATION}\n{rest}", encoding="utf-8")
     (PAGES / "reference").mkdir()
     (PAGES / "reference" / "commands.md").write_text(commands_page(), encoding="utf-8")
     (PAGES / "reference" / "python.md").write_text(python_page(), encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import chromium
 import pytest
 import torch
 
@@ -100,3 +102,66 @@ def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
     flags = ["--model.position", "curve", "--model.curve.knots", "4"]
     assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium.PROGRAM is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=chromium.PROGRAM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a page; whatever it logs or asks the network for fails the test."""
+    contexts, complaints = [], []
+
+    def is_far(asked: Any) -> bool:
+        return not asked.url.startswith(("file:", "blob:", "data:"))
+
+    def open_page(
+        file: Path,
+        hash: str = "",
+        width: int = 1280,
+        scheme: str = "light",
+        ready: str = "html[data-ready]",
+    ) -> Any:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: complaints.append(asked.url) if is_far(asked) else None)
+        page.goto(f"{file.as_uri()}{hash}")
+        page.wait_for_selector(ready, timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def grave() -> Callable[[Any], list[list[str]]]:
+    """What axe-core finds serious or worse on a page: rule and element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def find(page: Any) -> list[list[str]]:
+        found = axe.run(page).response["violations"]
+        return [
+            [each["id"], each["nodes"][0]["html"]]
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+
+    return find

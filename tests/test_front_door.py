@@ -102,3 +102,13 @@ def test_settings_are_dotted_or_nested(tiny_experiment, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
     with pytest.raises(UserError, match=r"did you mean train\.max_iters"):
         ng.train(str(tiny_experiment), out=str(tmp_path / "c"), **{"train.max_itres": 2})
+
+
+def test_a_result_prints_as_words_and_says_how_it_was_made(tmp_path):
+    code = "import nanogpkant as ng; print(ng.presets())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "quickstart_kan" in printed and "Listing(" not in printed
+    script = tmp_path / "mine.py"
+    script.write_text("from nanogpkant.base.answer import command_line; print(command_line())")
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True).stdout
+    assert printed == "called from Python\n"

@@ -24,6 +24,10 @@ PAGES = [ROOT / "README.md"] + [
 ]
 
 
+# Beside the interpreter that runs the tests, whether its environment is active or not.
+HADOLINT = shutil.which("hadolint", path=Path(sys.executable).parent)
+
+
 def code(language: str) -> list[str]:
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     blocks = [re.findall(r"^```(\w*)\n(.*?)^```$", t, re.MULTILINE | re.DOTALL) for t in texts]
@@ -121,3 +125,9 @@ def test_the_benchmarks_have_these_flags(words, capsys):
         benchmark([*words[3:], "--help"])
     assert stopped.value.code == 0
     assert all(word in capsys.readouterr().out for word in words if word.startswith("--"))
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="needs hadolint")
+def test_the_dockerfile_is_sound():
+    done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

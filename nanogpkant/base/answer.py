@@ -1,6 +1,9 @@
-"""The result of a verb: an object in Python, text or JSON on the command line."""
+"""The result of a verb: an object in Python, text or JSON on the command line; and that line."""
 
+import shlex
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -20,3 +23,14 @@ class Answer:
     def words(self) -> str:
         """The result as text, of one or more lines."""
         raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.words()
+
+
+def command_line() -> str:
+    """The command that this process was started with, if it was one of ours."""
+    program = Path(sys.argv[0])
+    if "nanogpkant" in (program.stem, program.parent.name):
+        return shlex.join(["nanogpkant", *sys.argv[1:]])
+    return "called from Python"

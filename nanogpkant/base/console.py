@@ -1,5 +1,6 @@
 """Terminal: notes, progress bars and Ctrl-C. All output is on standard error."""
 
+import math
 import os
 import signal
 import sys
@@ -56,6 +57,14 @@ def warn(message: str) -> None:
     console.print(f"note: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
+def painted(text: str, colour: str) -> str:
+    """Text in a colour, such as "#c8553d", where standard output is a terminal that has it."""
+    out = Console(highlight=False)
+    with out.capture() as captured:
+        out.print(text, style=colour, end="", markup=False, soft_wrap=True)
+    return captured.get()
+
+
 class StepProgress:
     """A bar of training steps with loss, learning rate, tokens per second and time left.
 
@@ -75,6 +84,7 @@ class StepProgress:
             disable=not console.is_terminal,
             transient=True,
         )
+        self._val_losses: list[float] = []
         self._task = self._progress.add_task("", completed=step, total=max_iters)
         self._progress.update(self._task, doing="training", loss="", val_loss="", lr="", rate="")
 
@@ -99,8 +109,20 @@ class StepProgress:
 
     def show_validation(self, step: int, loss: float, perplexity: float, seconds: float) -> None:
         self._progress.update(self._task, val_loss=f" val {loss:.3f}")
+        self._val_losses.append(loss)
         words = f"validation loss {loss:.4f}, perplexity {perplexity:.2f}, {seconds:.0f} s trained"
+        if console.is_terminal and not console.options.ascii_only:
+            words += f"  {sparkline(self._val_losses[-12:])}"
         self._progress.console.print(f"step {step:>6}  {words}", markup=False)
+
+
+def sparkline(values: list[float]) -> str:
+    """Numbers as bars of a character each, between the lowest and the highest of them."""
+    least, most = min(values), max(values)
+    if not math.isfinite(most - least):
+        return ""
+    heights = [round((value - least) / ((most - least) or 1) * 7) for value in values]
+    return "".join("▁▂▃▄▅▆▇█"[height] for height in heights)
 
 
 @contextmanager

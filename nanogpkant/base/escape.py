@@ -1,5 +1,7 @@
 """Text that came with a run or a file, made harmless for the formats that we write."""
 
+import base64
+import hashlib
 import os
 import re
 from typing import Any
@@ -24,3 +26,9 @@ def fenced(text: str, language: str) -> str:
 def csv_cell(value: Any) -> Any:
     """A value of a table; text that a spreadsheet would take for a formula begins with '."""
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+
+def source_hash(content: str) -> str:
+    """A content security policy's name for an inline script or style."""
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -13,16 +13,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentForm
 
 from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
-from nanogpkant.comparison.runs import AXES, Run
+from nanogpkant.comparison.runs import AXES, Run, variants_of
 from nanogpkant.comparison.statistics import mean_and_spread
-from nanogpkant.report.charts import (
-    REFERENCE_COLOUR,
-    Draw,
-    colour_of,
-    dashes_of,
-    plain,
-    save_figure,
-)
+from nanogpkant.report.charts import Draw, dashes_of, plain, save_figure
+from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
 # Ratio of the ends of curves beyond which the axis is logarithmic.
 LOGARITHMIC_BEYOND = 4.0
@@ -49,10 +43,10 @@ def grid_charts(findings: Findings) -> dict[str, Draw]:
 
 def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: str) -> None:
     shown = []  # x of each line
-    for number, variant in enumerate(findings.variants):
+    for variant in findings.variants:
         curves = [(getattr(run.curve, axis), run.curve.losses) for run in variant.runs]
         x, mean, spread = mean_and_spread(curves)
-        colour, name = colour_of(number), f"{axis}-v{number}"
+        colour, name = colour_of(variant.number), f"{axis}-v{variant.number}"
         dots = {"marker": "o", "ms": 2.5} if len(curves) == 1 else {}
         axes.plot(x, mean, color=colour, lw=1.8, gid=f"{name}-line", **dots)
         if spread.any():
@@ -83,7 +77,7 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
 
 
 def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
-    for number, variant in enumerate(findings.variants):
+    for variant in findings.variants:
         rows = [run.grid_rows for run in variant.runs if run.grid_rows]
         curves = [
             (np.array([row["step"] for row in of]), np.array([row[key] for row in of]))
@@ -91,7 +85,8 @@ def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
         ]
         if curves:
             x, mean, _ = mean_and_spread(curves)
-            axes.plot(x, mean, color=colour_of(number), lw=1.8, gid=f"{key}-v{number}-line")
+            colour, name = colour_of(variant.number), f"{key}-v{variant.number}-line"
+            axes.plot(x, mean, color=colour, lw=1.8, gid=name)
     axes.set(xlabel=AXES["steps"], ylabel=words)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -100,15 +95,19 @@ def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
 def plot_curves(runs: list[Run], out: Path) -> None:
     """Plot validation loss of single runs against steps, and against seconds, into a PNG.
 
+    Runs that differ in their seed alone have one colour, and dashes of their own.
+
     Raises:
         UserError: the file cannot be written.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_step, by_second = figure.subplots(1, 2, sharey=True)
-    for run in runs:
-        curve, style = run.curve, {"marker": "o", "ms": 3, "label": run.name}
-        by_step.plot(curve.steps, curve.losses, **style)
-        by_second.plot(curve.seconds, curve.losses, **style)
+    for number, variant in enumerate(variants_of(runs).values()):
+        for seed, run in enumerate(variant):
+            curve, style = run.curve, {"marker": "o", "ms": 3, "label": run.name}
+            style |= {"color": colour_of(number), "dashes": dashes_of(seed - 1) if seed else ()}
+            by_step.plot(curve.steps, curve.losses, **style)
+            by_second.plot(curve.seconds, curve.losses, **style)
     by_step.set(xlabel="optimizer steps", ylabel="validation loss, nats per character")
     by_second.set(xlabel="seconds in training steps")
     by_step.legend(frameon=False)

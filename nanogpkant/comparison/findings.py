@@ -39,6 +39,7 @@ class VariantResult:
     """A configuration, and the results over its seeds."""
 
     name: str
+    number: int  # in the order in which variants were given: its colour's
     runs: list[Run]  # one for each seed; finished ones if there are any
     best: Summary
     final: Summary
@@ -135,7 +136,10 @@ def find(
     shared = [axis for axis in AXES if max(ends[axis]) <= (1 + SAME_BUDGET) * min(ends[axis])]
     if target is None:
         target = max(run.curve.best_loss() for run in counted)
-    found = [_variant(name, runs, common, target) for name, runs in counting.items()]
+    found = [
+        _variant(name, number, runs, common, target)
+        for number, (name, runs) in enumerate(counting.items())
+    ]
     if not refusals:
         found.sort(key=lambda variant: variant.best.mean)
     pairs = [] if refusals else [pair for at in LOSSES for pair in _pairs(found, at)]
@@ -182,7 +186,7 @@ def _listed(words: set[str]) -> str:
 
 
 def _variant(
-    name: str, runs: list[Run], common: dict[str, tuple[float, float]], target: float
+    name: str, number: int, runs: list[Run], common: dict[str, tuple[float, float]], target: float
 ) -> VariantResult:
     area, at_common, to_reach = {}, {}, {}
     for axis, (low, high) in common.items():
@@ -196,7 +200,7 @@ def _variant(
     halves = [curve.halves[:, curve.trained()] for curve in evaluated if curve.halves is not None]
     honest = summary(list(map(honest_best, halves))) if len(halves) == len(runs) else None
     best, final = (summary([loss(run) for run in runs]) for loss in LOSSES.values())
-    return VariantResult(name, runs, best, final, honest, area, at_common, to_reach)
+    return VariantResult(name, number, runs, best, final, honest, area, at_common, to_reach)
 
 
 def _pairs(variants: list[VariantResult], at: str) -> list[Pair]:

@@ -10,7 +10,7 @@ from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.sections import sections_of
 from nanogpkant.report.charts import save_png
-from nanogpkant.report.html import render
+from nanogpkant.report.html import as_html, as_markdown
 
 
 def write_report(
@@ -51,8 +51,7 @@ def write_report(
         if section.charts:
             save_png(folder / section.picture, section.charts, section.lines, section.dashed)
     write_json(folder / "report.json", found)
-    for kind in ("md", "html"):
-        write_atomic(
-            folder / f"report.{kind}", render(title, about, sections, f"page.{kind}.jinja")
-        )
+    colours = {variant.name: variant.number for variant in findings.variants}
+    write_atomic(folder / "report.md", as_markdown(title, about, sections))
+    write_atomic(folder / "report.html", as_html(title, about, sections, colours=colours))
     return found

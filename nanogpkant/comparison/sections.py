@@ -11,7 +11,7 @@ from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run
 from nanogpkant.comparison.statistics import Summary
 from nanogpkant.report.charts import dashes_of
-from nanogpkant.report.section import Cell, Section
+from nanogpkant.report.section import Cell, Column, Section
 
 SAMPLE_CHARACTERS = 500
 GRID_COLUMNS = {
@@ -30,7 +30,7 @@ METHOD = [
     "FLOPs count the matrix products of training, from the configuration. Seconds count training "
     "steps, without evaluating, saving and loading.",
 ]
-Columns = list[tuple[str, Callable[[Any], Cell]]]
+Columns = list[tuple[Column, Callable[[Any], Cell]]]
 """of a table: heading, and the cell of a row's variant, pair or run"""
 
 
@@ -66,61 +66,123 @@ def _figure(key: str, form: str = "{:,.0f}", scale: float = 1.0) -> Callable[[Va
     return lambda variant: _number(variant.mean_row()[key], form, scale)
 
 
+SEEDS = Column("seeds", "How many runs there are of it, each with a seed of its own.")
+BEST = Column(
+    "best loss",
+    "Validation loss of the evaluation with the lowest one, in nats per token; ± standard "
+    "deviation over the seeds.",
+    "lowest",
+)
+FINAL = Column("final loss", "Validation loss of the last evaluation, likewise.", "lowest")
+INTERVAL = Column("95% interval", "Confidence interval of the mean before it, over the seeds.")
+P = Column(
+    "p", "How likely so large a difference would be if there were none; Holm's correction is in it."
+)
+FIRST, SECOND = Column("first"), Column("second")
+DIFFERENCE = Column(
+    "difference", "Mean loss of the first minus that of the second, nats per token, seed by seed."
+)
 NAMED: Columns = [
-    ("variant", lambda variant: _text(variant.name)),
-    ("seeds", lambda variant: _number(len(variant.runs))),
+    (Column("variant", "One configuration."), lambda variant: _text(variant.name)),
+    (SEEDS, lambda variant: _number(len(variant.runs))),
 ]
 COST: Columns = [
     *NAMED,
-    ("parameters", _figure("parameters", "{:.2f} M", 1e-6)),
-    ("FLOPs/token", _figure("flops_per_token", "{:.1f} M", 1e-6)),
-    ("best loss", lambda variant: _mean(variant.best)),
-    ("final loss", lambda variant: _mean(variant.final)),
-    ("perplexity", lambda variant: _number(math.exp(variant.best.mean), "{:.2f}")),
-    ("bits/char", lambda variant: _number(variant.best.mean / math.log(2), "{:.3f}")),
-    ("seconds", _figure("seconds")),
-    ("tokens/s", _figure("tokens_per_second")),
-    ("peak memory", _figure("peak_memory_bytes", "{:.2f} GB", 1e-9)),
+    (
+        Column("parameters", "Learned numbers, in millions.", "lowest"),
+        _figure("parameters", "{:.2f} M", 1e-6),
+    ),
+    (
+        Column("FLOPs/token", "Of the matrix products of training, in millions.", "lowest"),
+        _figure("flops_per_token", "{:.1f} M", 1e-6),
+    ),
+    (BEST, lambda variant: _mean(variant.best)),
+    (FINAL, lambda variant: _mean(variant.final)),
+    (
+        Column("perplexity", "e to the power of the best loss.", "lowest"),
+        lambda variant: _number(math.exp(variant.best.mean), "{:.2f}"),
+    ),
+    (
+        Column("bits/char", "The best loss in bits: divided by the logarithm of 2.", "lowest"),
+        lambda variant: _number(variant.best.mean / math.log(2), "{:.3f}"),
+    ),
+    (Column("seconds", "Spent in training steps.", "lowest"), _figure("seconds")),
+    (Column("tokens/s", "Trained on in a second.", "highest"), _figure("tokens_per_second")),
+    (
+        Column("peak memory", "Most memory that training held at once.", "lowest"),
+        _figure("peak_memory_bytes", "{:.2f} GB", 1e-9),
+    ),
 ]
 CERTAINTY: Columns = [
     *NAMED,
-    ("best loss", lambda variant: _mean(variant.best)),
-    ("95% interval", lambda variant: _interval(variant.best)),
-    ("final loss", lambda variant: _mean(variant.final)),
-    ("95% interval", lambda variant: _interval(variant.final)),
-    ("evaluations", lambda v: _number(max(int(run.curve.trained().sum()) for run in v.runs))),
-    ("selected on the other half", lambda variant: _mean(variant.honest)),
-    ("selection bias", lambda variant: _number(variant.luck, "{:.4f}")),
+    (BEST, lambda variant: _mean(variant.best)),
+    (INTERVAL, lambda variant: _interval(variant.best)),
+    (FINAL, lambda variant: _mean(variant.final)),
+    (INTERVAL, lambda variant: _interval(variant.final)),
+    (
+        Column("evaluations", "Among which the best one was chosen."),
+        lambda v: _number(max(int(run.curve.trained().sum()) for run in v.runs)),
+    ),
+    (
+        Column(
+            "selected on the other half",
+            "Loss on one half of the text of the checkpoint that is best on the other half.",
+            "lowest",
+        ),
+        lambda variant: _mean(variant.honest),
+    ),
+    (
+        Column("selection bias", "How much lower the best loss is than that."),
+        lambda variant: _number(variant.luck, "{:.4f}"),
+    ),
 ]
 PAIRED: Columns = [
-    ("first", lambda pair: _text(pair.first)),
-    ("second", lambda pair: _text(pair.second)),
-    ("at", lambda pair: _text(pair.at)),
-    ("seeds", lambda pair: _number(pair.difference.n)),
-    ("difference", lambda pair: _number(pair.difference.mean, "{:+.4f}")),
-    ("95% interval", lambda pair: _interval(pair.difference, "+.4f")),
-    ("p", lambda pair: _number(pair.p_corrected, "{:.2g}")),
-    ("d_z", lambda pair: _number(pair.difference.effect_size, "{:+.1f}")),
+    (FIRST, lambda pair: _text(pair.first)),
+    (SECOND, lambda pair: _text(pair.second)),
+    (Column("at", "The best evaluation, or the final one."), lambda pair: _text(pair.at)),
+    (Column("seeds", "That both have."), lambda pair: _number(pair.difference.n)),
+    (DIFFERENCE, lambda pair: _number(pair.difference.mean, "{:+.4f}")),
+    (INTERVAL, lambda pair: _interval(pair.difference, "+.4f")),
+    (P, lambda pair: _number(pair.p_corrected, "{:.2g}")),
+    (
+        Column("d_z", "The mean difference, in its standard deviations."),
+        lambda pair: _number(pair.difference.effect_size, "{:+.1f}"),
+    ),
 ]
 DECLARED: Columns = [
-    *(column for column in PAIRED if column[0] not in ("at", "d_z")),
-    ("bootstrap", lambda verdict: _range(verdict.bootstrap)),
-    ("p no worse", lambda verdict: _number(verdict.p_not_worse, "{:.2g}")),
-    ("p equal", lambda verdict: _number(verdict.p_equal, "{:.2g}")),
+    *(column for column in PAIRED if column[0].name not in ("at", "d_z")),
+    (
+        Column("bootstrap", "95% interval of the difference, seeds and parts of the text anew."),
+        lambda verdict: _range(verdict.bootstrap),
+    ),
+    (
+        Column("p no worse", "Of the first being worse by the margin or more."),
+        lambda verdict: _number(verdict.p_not_worse, "{:.2g}"),
+    ),
+    (
+        Column("p equal", "Of the two being apart by the margin or more."),
+        lambda verdict: _number(verdict.p_equal, "{:.2g}"),
+    ),
     *(
-        (words, lambda verdict, key=key: _number(verdict.costs[key], "{:.3f}"))
+        (
+            Column(words, f"{words[0].upper()}{words[1:]} of the first, divided by the second's."),
+            lambda verdict, key=key: _number(verdict.costs[key], "{:.3f}"),
+        )
         for key, words in COSTS.items()
     ),
 ]
 RUNS: Columns = [
-    ("run", lambda run: _text(run.name)),
-    ("seed", lambda run: _number(run.seed, "{:.0f}")),
-    ("iterations", lambda run: _iterations(run)),
-    ("best loss", lambda run: _number(run.row()["best_val_loss"], "{:.4f}")),
-    ("final loss", lambda run: _number(run.row()["val_loss"], "{:.4f}")),
-    ("seconds", lambda run: _number(run.row()["seconds"])),
-    ("trained on", lambda run: _text(hardware(run))),
-    ("revision", lambda run: _text(run.environment.get("git_revision") or "-")),
+    (Column("run"), lambda run: _text(run.name)),
+    (Column("seed"), lambda run: _number(run.seed, "{:.0f}")),
+    (Column("iterations", "Optimizer steps."), lambda run: _iterations(run)),
+    (BEST, lambda run: _number(run.row()["best_val_loss"], "{:.4f}")),
+    (FINAL, lambda run: _number(run.row()["val_loss"], "{:.4f}")),
+    (Column("seconds", "Spent in training steps."), lambda run: _number(run.row()["seconds"])),
+    (Column("trained on", "The machine."), lambda run: _text(hardware(run))),
+    (
+        Column("revision", "Of the code, where git knew it."),
+        lambda run: _text(run.environment.get("git_revision") or "-"),
+    ),
 ]
 
 
@@ -138,7 +200,7 @@ def _section(
 ) -> Section:
     """A section with a table."""
     rows = [[make(item) for _, make in columns] for item in items]
-    return Section(title, words, [heading for heading, _ in columns], rows, **more)
+    return Section(title, words, [head for head, _ in columns], rows, is_searched=True, **more)
 
 
 def sections_of(
@@ -183,7 +245,7 @@ def _curves(findings: Findings, references: list[Reference]) -> Section:
         [words, *sorted({f"Dashed: {reference.source}." for reference in references})],
         charts=loss_charts(findings, references),
         picture="curves.png",
-        lines={variant.name: number for number, variant in enumerate(findings.variants)},
+        lines={variant.name: variant.number for variant in findings.variants},
         dashed={reference.name: dashes_of(n) for n, reference in enumerate(references)},
     )
 
@@ -227,7 +289,10 @@ def _equal_budgets(findings: Findings) -> Section | None:
         "The loss at the end of the shortest run on each axis, interpolated; in brackets, the mean "
         "loss until there (area under the curve, divided by its width)."
     )
-    columns = [(f"at {amount(axis, high)}", loss(axis)) for axis, high in ends.items()]
+    columns = [
+        (Column(f"at {amount(axis, high)}", "", "lowest"), loss(axis))
+        for axis, high in ends.items()
+    ]
     return _section("At equal budgets", [words], [*NAMED[:1], *columns], findings.variants)
 
 
@@ -243,7 +308,10 @@ def _until_target(findings: Findings) -> Section | None:
         return cell
 
     forms = {"seconds": "{:,.1f}", "flops": "{:.3g}"}
-    columns = [(words, cost(axis, forms.get(axis, "{:,.0f}"))) for axis, words in AXES.items()]
+    columns = [
+        (Column(words, "", "lowest"), cost(axis, forms.get(axis, "{:,.0f}")))
+        for axis, words in AXES.items()
+    ]
     words = "Cost until the validation loss first reached it, interpolated."
     title = f"Until a loss of {findings.target:.4f}"
     return _section(title, [words], [*NAMED[:1], *columns], findings.variants)
@@ -285,15 +353,11 @@ def _grids(findings: Findings) -> Section | None:
 
         return cell
 
-    lines = {
-        variant.name: number
-        for number, variant in enumerate(findings.variants)
-        if any(run.grid_rows for run in variant.runs)
-    }
-    columns = [*NAMED[:1], *((words, share(key)) for key, words in GRID_COLUMNS.items())]
-    shown = [variant for variant in findings.variants if variant.name in lines]
+    gridded = [v for v in findings.variants if any(run.grid_rows for run in v.runs)]
+    lines = {variant.name: variant.number for variant in gridded}
+    columns = [*NAMED[:1], *((Column(words), share(key)) for key, words in GRID_COLUMNS.items())]
     more = {"charts": charts, "picture": "grids.png", "lines": lines}
-    return _section("Grids of the KAN layers", [words], columns, shown, **more)
+    return _section("Grids of the KAN layers", [words], columns, gridded, **more)
 
 
 def _samples(findings: Findings) -> Section | None:

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import from_extra
 
-try:
+with from_extra("compare", "a comparison"):
     from scipy import integrate, stats
-except ImportError as error:
-    remedy = "pip install 'nanogpkant[compare]'"
-    raise UserError(f"reports and experiments need scipy, which is not here: {remedy}") from error
 
 CONFIDENCE = 0.95
 

@@ -1,8 +1,9 @@
 """Size, cost and losses of runs, a row each."""
 
-from nanogpkant.base.console import warn
+from nanogpkant.base.console import painted, warn
 from nanogpkant.comparison.runs import Run
 from nanogpkant.report.table import Row, align
+from nanogpkant.report.theme import colour_of
 
 # Key in a row: heading, format and scale.
 COLUMNS = {
@@ -30,9 +31,18 @@ def compare_runs(runs: list[Run]) -> list[Row]:
     return [run.row() for run in runs]
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as text, one run a column, so that they fit a narrow terminal."""
+def table(rows: list[Row], colours: list[int]) -> str:
+    """The rows as text, one run a column, so that they fit a narrow terminal.
+
+    Args:
+        colours: number of each row's colour, which its name has.
+    """
     lines = [["", *(row["run"] for row in rows)]]
     for key, (heading, form, scale) in COLUMNS.items():
         lines.append([heading, *(form.format(row[key] * scale) for row in rows)])
-    return align(lines)
+    head, *rest = align(lines).split("\n")
+    names = ""
+    for row, colour in reversed(list(zip(rows, colours, strict=True))):
+        head, _, after = head.rpartition(row["run"])
+        names = painted(row["run"], colour_of(colour)) + after + names
+    return "\n".join([head + names, *rest])

@@ -241,6 +241,8 @@ class TrackingConfig:
     """project name in the trackers"""
     wandb_mode: Literal["offline", "online"] = "offline"
     """offline: W&B's files stay in the run folder, for wandb sync; online needs a login"""
+    live: bool = False
+    """open Trackio's dashboard of the run in a browser, its data in the run folder"""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w .-]{0,99}", self.project):

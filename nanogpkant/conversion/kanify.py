@@ -4,6 +4,7 @@ A plain MLP is ``out(activation(into(x)))``: the activation becomes the base fun
 behind it. Whether the activation stands right there is tried on random numbers, in evaluation and
 in training, and not taken from names. In a gated MLP, ``out(activation(gate(x)) * value(x))``, a
 product stands before the last layer: the gate's activation itself can become a learned function.
+To the scores of attention a learned curve of distance can be added.
 """
 
 import copy
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from nanogpkant.base.errors import UsageError, UserError, nearest
+from nanogpkant.conversion.distance import is_pretrained, new_curve, places
 from nanogpkant.conversion.swap import Swap, apply, plain_weight
 from nanogpkant.kan import BASE_FUNCTIONS, BASES, BSpline, Family, Features, KANLinear
 from nanogpkant.kan.bases import make_basis
 from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.shared import share as shared
 
-KINDS = ("mlp", "attention", "gate")
+KINDS = ("mlp", "attention", "gate", "distance")
 # Attributes of plain MLPs in the order of use, in transformers, timm and here.
 PLAIN = (
     ("c_fc", "act", "c_proj"),  # GPT-2
@@ -40,13 +42,15 @@ READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDeco
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module that could be replaced."""
+    """A module that could be replaced, or a curve that could be added."""
 
     name: str
     kind: str
-    """mlp, attention, gate, or linear for all others"""
+    """mlp, attention, gate, distance, or linear for all others"""
     inputs: int
+    """of a curve the longest distance"""
     outputs: int
+    """of a curve the heads"""
     base: str
     """base function of its functions"""
     folded: str = ""
@@ -155,7 +159,10 @@ def choose(model: nn.Module, where: Collection[str]) -> list[Candidate]:
         UsageError: a pattern that matches nothing, or a layer that cannot be replaced.
     """
     known, chosen = candidates(model), set()
-    if not any(each.kind != "gate" for each in known.values()):
+    if any("distance" in each for each in where):
+        for name, (heads, longest, size) in places(model).items():
+            known[name] = Candidate(name, "distance", longest, heads, "zero", itemsize=size)
+    elif not any(each.kind != "gate" for each in known.values()):
         raise UserError(f"{type(model).__name__} has no linear layer that kanify can replace")
     for each in where:
         found = [n for n, c in known.items() if c.kind == each or fnmatch.fnmatchcase(n, each)]
@@ -166,7 +173,7 @@ def choose(model: nn.Module, where: Collection[str]) -> list[Candidate]:
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
-    for name in sorted(chosen):
+    for name in sorted(n for n in chosen if known[n].kind != "distance"):
         if problem := _problem(model.get_submodule(name), known[name], owners):
             raise UsageError(f"--where {' '.join(where)}: {name} {problem}; name other layers")
     return [candidate for name, candidate in known.items() if name in chosen]
@@ -222,6 +229,11 @@ def plan(
     """
     functions, swaps, rows = basis_of(basis), {}, []
     for each in choose(model, [where] if isinstance(where, str) else where):
+        if each.kind == "distance":
+            curve = new_curve(each.outputs, each.inputs).features
+            swaps[each.name] = Swap(curve.spec, "", each.outputs, each.inputs)
+            rows.append(_row(replace(each, inputs=1), curve))
+            continue
         try:
             features = Features(shared(functions, share, each.inputs), each.base)
             if each.kind == "gate" and not (features.is_learned and features.size == 1):
@@ -242,8 +254,10 @@ def _row(each: Candidate, features: Features) -> dict[str, Any]:
     """FLOPs are of the matrix product, for one input vector."""
     shape = features.coefficient_shape
     numbers = shape[0] * shape[1] * shape[2] if shape else 0
-    product = 0 if each.kind == "gate" else each.inputs * each.outputs
+    product = 0 if each.kind in ("gate", "distance") else each.inputs * each.outputs
     constants, size = each.outputs * each.has_bias, features.size
+    if each.kind == "distance":
+        numbers = each.outputs * size
     after = product * size + constants + numbers
     return {
         "name": each.name,
@@ -252,7 +266,7 @@ def _row(each: Candidate, features: Features) -> dict[str, Any]:
         "folded": each.folded,
         "inputs": each.inputs,
         "outputs": each.outputs,
-        "functions": numbers if shape else product * (size - features.has_base),
+        "functions": numbers or product * (size - features.has_base),
         "parameters_before": product + constants,
         "parameters": after,
         "flops_before": 2 * product,
@@ -279,7 +293,7 @@ def kanify_module(
     """
     swaps, rows = plan(model, where, share, basis)
     if not dry_run:
-        from nanogpkant.conversion.pretrained_model import enroll, is_pretrained
+        from nanogpkant.conversion.pretrained_model import enroll
 
         if is_pretrained(model):
             enroll(model, swaps)  # refuses what could not be saved

@@ -17,7 +17,8 @@ from nanogpkant.conversion.run import convert, starting_config
 from nanogpkant.conversion.source import open_source
 from nanogpkant.kan import BASES
 
-SITES = {"mlp": ["mlp_in", "mlp_out"], "attention": ["qkv", "attn_out"]}  # of a run of ours
+# Of a run of ours.
+SITES = {"mlp": ["mlp_in", "mlp_out"], "attention": ["qkv", "attn_out"], "distance": []}
 OTHERS = (".json", ".txt", ".model", ".jinja")  # files beside the weights: the tokenizer's
 
 
@@ -44,10 +45,15 @@ def kanify_folder(
     _, rows = plan(source.model(), where, share, basis)
     if out is None:
         return None, rows
-    sites = [*source.config.model.kan.sites, *(site for each in where for site in SITES[each])]
-    kan = {"sites": list(dict.fromkeys(sites)), "share": share, "basis": basis}
-    kan |= {"grid_size": GRID["grid_size"], "grid_range": list(GRID["grid_range"])}
-    settings = {f"model.kan.{key}": value for key, value in kan.items()}
+    model, settings = source.config.model, {}
+    if sites := [site for each in where for site in SITES[each]]:
+        kan = {"sites": list(dict.fromkeys([*model.kan.sites, *sites])), "share": share}
+        kan |= {"basis": basis, "grid_size": GRID["grid_size"]}
+        kan["grid_range"] = list(GRID["grid_range"])
+        settings = {f"model.kan.{key}": value for key, value in kan.items()}
+    if "distance" in where:
+        positions = [each for each in model.positions if each != "none"]
+        settings |= {"model.position": "+".join([*positions, "curve"]), "model.curve.start": "zero"}
     convert(source, with_settings(starting_config(source), settings), out)
     return None, rows
 

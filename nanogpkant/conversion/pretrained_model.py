@@ -7,16 +7,16 @@ FOLDER/
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogpkant.base.errors import UserError, from_extra, one_line
 from nanogpkant.base.files import read_json
+from nanogpkant.conversion.distance import ATTENTION
 from nanogpkant.conversion.swap import Swap, apply, repeated
 
 MODELING = "modeling_kan"
@@ -26,7 +26,7 @@ PREFIX = "kan_"  # of model_type
 class KANModel:
     """What a class of transformers gains: modules replaced as ``config.kan`` says, and its code.
 
-    ``config.kan`` is {module: [features, activation]}, the values of ``Swap``.
+    ``config.kan`` is {module: the values of its ``Swap``}.
     """
 
     config: Any
@@ -37,20 +37,37 @@ class KANModel:
         model: Any = self
         apply(model, {name: Swap(*swap) for name, swap in config.kan.items()})
 
+    def set_attn_implementation(
+        self, attn_implementation: Any, *others: Any, **options: Any
+    ) -> None:
+        """As of any model, unless it has curves of distance.
+
+        Raises:
+            ValueError: another attention would leave out the curves of distance.
+        """
+        has_curves = any(Swap(*swap).heads for swap in self.config.kan.values())
+        if has_curves and attn_implementation != ATTENTION:
+            raise ValueError(f"{attn_implementation} would leave out the curves of distance")
+        super().set_attn_implementation(attn_implementation, **options)  # pyright: ignore
+
     def save_pretrained(
         self, save_directory: Any, *, state_dict: dict[str, Tensor] | None = None, **options: Any
     ) -> None:
         """As of any model, with its code.
 
         Raises:
-            ValueError: push_to_hub, before which the code would not be there.
+            ValueError: push_to_hub, before which the code would not be there; or frozen functions.
         """
         if options.pop("push_to_hub", False):
             raise ValueError("the code would not be uploaded: call model.push_to_hub(NAME) instead")
         model, parent = self, super()
+        swaps = {name: Swap(*swap) for name, swap in self.config.kan.items()}
+        if frozen := [n for n in swaps if not hasattr(model.get_submodule(n), "features")]:  # pyright: ignore
+            remedy = "save the model before, and freeze it again when it is loaded"
+            raise ValueError(f"the functions of {frozen[0]} are frozen: {remedy}")
         weights: Any = model.state_dict() if state_dict is None else state_dict  # pyright: ignore
         weights = {name: each for name, each in weights.items() if "_extra_state" not in name}
-        now = repeated(model, {n: Swap(*swap) for n, swap in self.config.kan.items()})  # pyright: ignore
+        now = repeated(model, swaps)  # pyright: ignore
         self.config.kan = {name: list(swap) for name, swap in now.items()}
         parent.save_pretrained(save_directory, state_dict=weights, **options)  # pyright: ignore
         write_code(Path(save_directory), type(self))
@@ -122,12 +139,6 @@ def _auto_class(theirs: Any) -> str:
             if theirs in (made if isinstance(made, tuple) else (made,)):
                 found.append(name)
     return min(found, key=lambda name: name.endswith("PreTraining"), default="AutoModel")
-
-
-def is_pretrained(model: nn.Module) -> bool:
-    """Whether it is a model of transformers."""
-    transformers = sys.modules.get("transformers")
-    return transformers is not None and isinstance(model, transformers.PreTrainedModel)
 
 
 def enroll(model: Any, swaps: Mapping[str, Swap]) -> None:

@@ -8,6 +8,7 @@ from nanogpkant.conversion.plain_to_kan import check_exact, kan_state
 from nanogpkant.conversion.source import Loaded, ModelSource, open_source
 from nanogpkant.data import TokenData
 from nanogpkant.kan import kan_layers
+from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.load import load_weights
 
@@ -39,6 +40,8 @@ def initialize(model: GPT, source: ModelSource) -> None:
         plain = weights.get(f"{name}.weight")
         if plain is not None and plain.dim() == 2:
             weights |= {f"{name}.{key}": value for key, value in kan_state(plain, layer).items()}
+        elif plain is None and isinstance(layer, DistanceCurve):
+            weights[f"{name}.weight"] = layer.weight.detach()  # zero: see adds_curves
     saved = source.checkpoint
     load_weights(model, Loaded(saved.folder, saved.step, weights, saved.features()))
 
@@ -51,6 +54,7 @@ def check_fits(ours: ModelConfig, theirs: ModelConfig) -> None:
         UsageError: KAN settings that would change the function of a plain projection.
     """
     free = FREE_SHAPE if "curve" not in theirs.positions else FREE_SHAPE[1:]
+    free += ("position", "curve") if adds_curves(ours, theirs) else ()
     differing = settings_that_differ(theirs, ours, "model.").items()
     shape = [(name, value) for name, value in differing if name.split(".")[1] not in free]
     if shape:
@@ -68,6 +72,16 @@ def check_fits(ours: ModelConfig, theirs: ModelConfig) -> None:
     for site in ours.kan.sites:
         if site not in theirs.kan.sites:
             check_exact(site, ours)
+
+
+def adds_curves(ours: ModelConfig, theirs: ModelConfig) -> bool:
+    """Whether a model is another one with curves of distance that start at zero."""
+    others = set(ours.positions) - {"curve"}
+    return (
+        others < set(ours.positions)
+        and others == set(theirs.positions) - {"none"}
+        and ours.curve.start == "zero"
+    )
 
 
 def check_vocabulary(source: ModelSource, data: TokenData) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from nanogpkant.conversion.distance import CURVE, new_curve, use_curves
 from nanogpkant.conversion.plain_to_kan import kan_state
 from nanogpkant.kan.activation import LearnedActivation
 from nanogpkant.kan.features import Features
@@ -22,6 +23,10 @@ class Swap(NamedTuple):
     """``Features.spec`` of the functions"""
     activation: str = ""
     """name of the module or function in front of it that becomes the base function, if any"""
+    heads: int = 0
+    """of a new curve of distance; 0: no curve"""
+    longest: int = 0
+    """distances that the curve is made for"""
 
 
 def plain_weight(module: nn.Module) -> Tensor | None:
@@ -55,8 +60,15 @@ def as_kan(linear: nn.Module, weight: Tensor, features: Features) -> KANLinear:
 
 
 def apply(model: nn.Module, swaps: Mapping[str, Swap]) -> None:
-    """Replace modules, by name; the model's function stays the same."""
+    """Replace modules, by name, and add curves; the model's function stays the same."""
     for name, swap in swaps.items():
+        if swap.heads:
+            parent, _, attribute = name.rpartition(".")
+            attention = model.get_submodule(parent)
+            first = next(attention.parameters())
+            curve = new_curve(swap.heads, swap.longest, swap.features)
+            setattr(attention, attribute, curve.to(first.device, first.dtype))
+            continue
         features, module = Features.from_spec(swap.features), model.get_submodule(name)
         weight = plain_weight(module)
         if weight is None:  # an activation
@@ -68,6 +80,8 @@ def apply(model: nn.Module, swaps: Mapping[str, Swap]) -> None:
         if swap.activation:
             parent, _, attribute = swap.activation.rpartition(".")
             setattr(model.get_submodule(parent), attribute, nn.Identity())
+    if any(name.endswith(f".{CURVE}") for name in swaps):
+        use_curves(model)
 
 
 def repeated(model: nn.Module, swaps: Mapping[str, Swap]) -> dict[str, Swap]:
@@ -75,5 +89,5 @@ def repeated(model: nn.Module, swaps: Mapping[str, Swap]) -> dict[str, Swap]:
     now = {}
     for name, swap in swaps.items():
         module: Any = model.get_submodule(name)
-        now[name] = Swap(module.features.spec, swap.activation)
+        now[name] = swap._replace(features=module.features.spec)
     return now

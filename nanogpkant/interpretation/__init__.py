@@ -37,7 +37,7 @@ _MODULES = {  # others: "show.report"
     "words": "show.summary",
     "write_export": "show.export",
 }
-_EXTRA = ("jinja2", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
+_EXTRA = ("jinja2", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.base.files import write_atomic
+from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, with_values
 from nanogpkant.interpretation.fit.families import select_families
 from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
@@ -34,6 +35,7 @@ from nanogpkant.interpretation.observe.importance import importance
 from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import edge_cards
+from nanogpkant.interpretation.show.distance import curve_figure
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.pruned import prune
 from nanogpkant.report.charts import save_figure
@@ -45,7 +47,8 @@ class ModuleInterpretation:
     Args:
         module: with KAN layers, of ``from_kans`` or ``kanify`` for instance; it is not changed.
         inputs: of one call: a tensor, a tuple of arguments or a dict of keywords; or a list of
-            such calls. They describe the edges' ranges, and judge replacements.
+            such calls. They describe the edges' ranges, and judge replacements. Curves of distance
+            need none.
         loss: takes the module's output of a call and returns a scalar, the same for every call;
             with several calls it may take the number of the call too. Without one edges are ranked
             by their spread and replacements judged by the change of the output.
@@ -65,15 +68,15 @@ class ModuleInterpretation:
         layers: list[str] | None = None,
         families: Sequence[str] | None = None,
     ) -> None:
-        if inputs is None or (isinstance(inputs, list) and not inputs):
-            raise UsageError("inputs: a module needs examples of what it is called with")
         select_families(families)  # refuses unknown names
         chosen = select_layers(module, layers, Path(type(module).__name__))
+        self.curves = {n: each for n, each in chosen.items() if isinstance(each, DistanceCurve)}
         self.layers = {n: e for n, e in chosen.items() if not isinstance(e, DistanceCurve)}
-        if not self.layers:
-            raise UserError(f"{type(module).__name__} has curves of distance alone")
+        calls = inputs if isinstance(inputs, list) else [inputs] * (inputs is not None)
+        if self.layers and not calls:
+            raise UsageError("inputs: a module needs examples of what it is called with")
         self.module, self.loss, self.families = module, loss, families
-        self.calls = [_call(each) for each in (inputs if isinstance(inputs, list) else [inputs])]
+        self.calls = [_call(each) for each in calls]
 
     @cached_property
     def observed(self) -> dict[str, Observed]:
@@ -85,12 +88,14 @@ class ModuleInterpretation:
     @cached_property
     def importance(self) -> dict[str, Tensor]:
         """(m, n) of every layer: an edge's spread, times the loss's gradient where there is one."""
+        self._require_layers()
         score = "std" if self.loss is None else "std_grad"
         return {n: importance(each, self.observed[n])[score] for n, each in self.layers.items()}
 
     @cached_property
     def fits(self) -> dict[str, Fits]:
         """The formulas of every layer."""
+        self._require_layers()
         return {name: self._fit(name) for name in self.layers}
 
     def _fit(self, name: str) -> Fits:
@@ -107,6 +112,20 @@ class ModuleInterpretation:
         ]
         table = pd.concat(tables, ignore_index=True)
         return table.sort_values("importance", ascending=False, ignore_index=True, kind="stable")
+
+    @cached_property
+    def curve_fits(self) -> dict[str, CurveFits]:
+        """The formulas of every curve of distance."""
+        return {
+            name: with_values(name, curve, fit_curve(name, curve, self.families))
+            for name, curve in self.curves.items()
+        }
+
+    @cached_property
+    def heads(self) -> pd.DataFrame:
+        """A row for every head of every curve of distance: see ``CurveFits.table``."""
+        tables = [f.table().assign(layer=name) for name, f in self.curve_fits.items()]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def formulas(self, layer: str) -> list[str]:
         """Every output of a layer as a sum of formulas of its inputs x0, x1, ...
@@ -190,13 +209,27 @@ class ModuleInterpretation:
         title = f"{where}: the most important edges"
         return plots.sheet(cards, title, columns=min(6, max(4, len(cards))))
 
+    def draw_curves(self) -> Figure:
+        """A picture of the curves of distance, with their formulas."""
+        return curve_figure(self.curves, self.curve_fits)
+
     def write(self, out: Path | str, top: int = 24) -> None:
         """Write the tables as CSV, and a picture of every layer, into a folder."""
         out = Path(out)
+        if self.curves:
+            write_atomic(out / "curves.csv", self.heads.to_csv(index=False))
+            save_figure(self.draw_curves(), out / "curves.png", dpi=110)
+        if not self.layers:
+            return
         write_atomic(out / "edges.csv", self.edges.to_csv(index=False))
         write_atomic(out / "faithfulness.csv", self.faithfulness.to_csv(index=False))
         for name in self.layers:
             save_figure(self.draw(name, top), out / f"edges_{name or 'layer'}.png", dpi=110)
+
+    def _require_layers(self) -> None:
+        if not self.layers:
+            remedy = "see heads and draw_curves()"
+            raise UserError(f"{type(self.module).__name__} has curves of distance alone: {remedy}")
 
     def _loss(self, output: Any, number: int) -> Tensor:
         assert self.loss is not None

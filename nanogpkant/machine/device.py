@@ -1,7 +1,6 @@
 """The device of a run: its fast dtype, peak memory, and a description for environment.json."""
 
 import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from nanogpkant.base.answer import command_line
 from nanogpkant.base.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -120,7 +120,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device_name": name_of(device),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "command": shlex.join(["nanogpkant", *sys.argv[1:]]),
+        "command": command_line(),
         "git_revision": _git_revision(),
     }
 

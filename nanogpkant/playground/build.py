@@ -17,7 +17,7 @@ from nanogpkant.playground.history import history
 from nanogpkant.playground.observe import functions
 from nanogpkant.playground.pack import BYTES, Pack, Weights
 from nanogpkant.playground.page import page
-from nanogpkant.playground.recipe import check, recipe, rounded_model
+from nanogpkant.playground.recipe import check, recipe, rounded_model, with_curves
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 
@@ -39,9 +39,9 @@ def build(
     read = np.asarray(tokens[: TEXT + 1])
     exact = evaluate(model, read, 8).loss
     rounded = evaluate(rounded_model(model, weights), read, 8).loss
-    pack = Pack(weights)
-    made = recipe(model, pack)
-    about = functions(model, tokens, pack, all(map(find_spec, NEEDED)))
+    pack, shown = Pack(weights), with_curves(model)
+    made = recipe(shown, pack)
+    about = functions(shown, tokens, pack, all(map(find_spec, NEEDED)))
     values = {
         "name": run.path.name,
         "step": trained.step,
@@ -63,7 +63,7 @@ def build(
         "page": str(out),
         "bytes": len(content.encode("utf-8")),
         "step": trained.step,
-        "functions": count_functions(model),
+        "functions": count_functions(shown),
         "loss": {"exact": exact, "page": rounded},
     }
 

@@ -1,8 +1,9 @@
 """Edits that were made in the page, applied to the run itself.
 
-An edge keeps its basis and gets other coefficients. A shared function becomes a cubic spline, and
-with it all functions of its layer. A curve of distance becomes a number for every distance, and
-with it all curves of the model.
+An edge keeps its basis and gets other coefficients; so does a curve of distance that goes on
+beyond the block by a slope, and a slope of ALiBi stays one. A shared function becomes a cubic
+spline, and with it all functions of its layer. Another curve of distance becomes a number for every
+distance, and with it all curves of the model.
 """
 
 import math
@@ -22,13 +23,13 @@ from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.state import STATE, set_features
 from nanogpkant.machine.device import describe
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.positions import Slopes
 from nanogpkant.run.checkpoint import features_of, load_checkpoint, write_weights
 from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
 from nanogpkant.run.load import load_weights
 from nanogpkant.run.manifest import MANIFEST, write_manifest
 
 FORMAT = "nanogpkant edits 1"
-NUMBERS = {"edge": "coefficients", "shared": "coefficients", "distance": "values"}
 MOST = 4096  # intervals of a spline
 
 
@@ -91,27 +92,38 @@ def apply(model: GPT, config: RunConfig, edits: list[dict[str, Any]]) -> tuple[R
         UserError: an edit of a function that the model does not have, or in another form.
     """
     curves = {n: c for n, c in kan_layers(model).items() if isinstance(c, DistanceCurve)}
-    if any(edit.get("kind") == "distance" for edit in edits):
+    if curves and any(edit.get("kind") == "distance" for edit in edits):
         config, model = _with_tables(model, config, curves)
-    layers = kan_layers(model)
+    slopes = {n: each for n, each in model.named_modules() if isinstance(each, Slopes)}
+    layers = kan_layers(model) | slopes
     for number, edit in enumerate(edits):
         with prefixed(f"edit {number + 1}"):
             layer = layers.get(str(edit.get("layer")))
             kind = "edge"
-            if isinstance(layer, DistanceCurve):
+            if isinstance(layer, DistanceCurve | Slopes):
                 kind = "distance"
             elif layer is not None and layer.features.is_learned:
                 kind = "shared"
             if layer is None or edit.get("kind") != kind:
                 raise UserError(f"there is no {edit.get('kind')} {edit.get('layer')}")
-            numbers = _numbers(edit.get(NUMBERS[kind]))
-            if kind == "distance":
+            is_table = isinstance(layer, DistanceCurve) and layer.beyond == "clamp"
+            numbers = _numbers(edit.get("values" if is_table else "coefficients"))
+            if isinstance(layer, Slopes):
+                _edit_slope(layer, edit, numbers, config.model.block_size)
+            elif kind == "distance":
                 _entry(layer.weight, edit, numbers, "head")
             elif kind == "edge":
                 _edit_edge(layer, edit, numbers)
             else:
                 _edit_shared(layer, edit, numbers)
     return config, model
+
+
+def _edit_slope(layer: Slopes, edit: dict[str, Any], numbers: Tensor, length: int) -> None:
+    """From the line's values at distance 0 and at the last one: see ``recipe.with_curves``."""
+    head = _index(edit, "head", len(layer.slopes))
+    _check_count(numbers, 2)
+    layer.slopes[head] = (numbers[0] - numbers[1]) / (length - 1)
 
 
 def _edit_edge(layer: KANLinear, edit: dict[str, Any], numbers: Tensor) -> None:
@@ -155,9 +167,12 @@ def _as_splines(layer: KANLinear, edit: dict[str, Any]) -> None:
 def _with_tables(
     model: GPT, config: RunConfig, curves: dict[str, DistanceCurve]
 ) -> tuple[RunConfig, GPT]:
-    """The same model, its curves of distance being a number for every distance."""
-    if config.model.curve.beyond != "clamp":
-        raise UserError("curves that go on beyond block_size (model.curve.beyond) take no edits")
+    """The same model, its curves of distance being a number for every distance.
+
+    One with curves that have a slope beyond the block stays as it is.
+    """
+    if config.model.curve.beyond == "linear":
+        return config, model
     table = {"basis": "hat", "scale": "linear", "knots": max(config.model.curve_lengths)}
     config = with_changes(config, **{f"model.curve.{key}": value for key, value in table.items()})
     twin, state = GPT(config.model, model.vocab_size).eval(), model.state_dict()

@@ -11,6 +11,7 @@ from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.model.gpt import GPT
 from nanogpkant.playground.observe import even, shared_values
 from nanogpkant.playground.pack import Pack
+from nanogpkant.playground.recipe import with_curves
 from nanogpkant.run.folder import RunFolder
 from nanogpkant.run.load import load_model
 from nanogpkant.run.metrics import read_metrics
@@ -58,7 +59,7 @@ def history(run: RunFolder, about: dict[str, Any], pack: Pack) -> dict[str, Any]
             progress(done, len(names))
             trained = load_model(run.path, name)
             made["steps"].append(trained.step)
-            distances = _tabulate(trained.model, layers, pack, tables) or distances
+            distances = _tabulate(with_curves(trained.model), layers, pack, tables) or distances
     return made | {
         "distances": distances,
         "values": {name: pack.add(torch.stack(rows)) for name, rows in tables.items()},
@@ -70,7 +71,8 @@ def _tabulate(
     model: GPT, layers: dict[str, Any], pack: Pack, tables: dict[str, list[torch.Tensor]]
 ) -> list[int]:
     """Append a checkpoint's values, (functions, points), to the tables; returns the distances."""
-    last = max(model.config.curve_lengths, default=1)
+    curves = [each for each in kan_layers(model).values() if isinstance(each, DistanceCurve)]
+    last = max((curve.initial.shape[1] for curve in curves), default=1)
     spaced = np.unique(np.geomspace(1, last, POINTS).round().astype(int) - 1)
     for name, layer in kan_layers(model).items():
         if isinstance(layer, DistanceCurve):

@@ -10,11 +10,11 @@ from nanogpkant.data import Ids
 from nanogpkant.interpretation.observe.collect import Observed, collect
 from nanogpkant.interpretation.observe.curves import points, weights
 from nanogpkant.interpretation.observe.importance import importance
+from nanogpkant.interpretation.show.mathml import spoken
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.features import Features
 from nanogpkant.model.gpt import GPT
-from nanogpkant.playground.formulas import spoken
 from nanogpkant.playground.pack import Pack
 
 TOKENS = 8192  # read to observe inputs

@@ -1,18 +1,21 @@
 """A run as one HTML file: the data, and the modules of ``web/`` put in line."""
 
-import base64
-import hashlib
 import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from nanogpkant.base.escape import source_hash
+from nanogpkant.report.theme import STYLE
+
 WEB = Path(__file__).parent / "web"
 ENGINE = (
     "bases",
     "kernel",
     "unpack",
+    "rows",
+    "attention",
     "model",
     "writing",
     "gradient",
@@ -24,6 +27,7 @@ ENGINE = (
 PROGRAM = (
     "dom",
     "client",
+    "fit",
     "shapes",
     "state",
     "chart",
@@ -57,12 +61,6 @@ def as_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def source_hash(content: str) -> str:
-    """A content security policy's name for an inline script or style."""
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
 def page(values: dict[str, Any], weights: str) -> str:
     """The page of a run.
 
@@ -71,7 +69,7 @@ def page(values: dict[str, Any], weights: str) -> str:
         weights: a pack's bytes in base64.
     """
     engine, program = script(ENGINE), script(PROGRAM)
-    style = (WEB / "style.css").read_text(encoding="utf-8")
+    style = STYLE + (WEB / "style.css").read_text(encoding="utf-8")
     scripts = " ".join(map(source_hash, (engine, program)))
     policy = (
         f"default-src 'none'; script-src {scripts} 'wasm-unsafe-eval'; "

@@ -19,7 +19,7 @@ from nanogpkant.kan.pruned import PrunedLinear
 from nanogpkant.model.activation import XIELU
 from nanogpkant.model.attention import Attention
 from nanogpkant.model.gpt import GPT
-from nanogpkant.model.positions import Slopes
+from nanogpkant.model.positions import Slopes, alibi_slopes
 from nanogpkant.playground.pack import Pack, Weights, rounded
 
 KNOWN = set(BASES)  # bases that web/bases.js computes
@@ -75,6 +75,26 @@ def rounded_model(model: GPT, weights: Weights) -> GPT:
     return twin
 
 
+@torch.no_grad()
+def with_curves(model: GPT) -> GPT:
+    """The model, ALiBi's slopes being curves of distance: lines, of the values at both ends.
+
+    The value at distance 0 is the same for all tokens that a head looks at, and does nothing.
+    """
+    if not any(isinstance(each, Slopes) for each in model.modules()):
+        return model
+    twin, last = copy.deepcopy(model), model.config.block_size - 1
+    blocks: list[Any] = list(twin.blocks)
+    for block in blocks:
+        slopes = block.attention.bias
+        line = -alibi_slopes(len(slopes.slopes))[:, None] * torch.arange(last + 1)
+        curve = DistanceCurve(line, "hat", 2, "linear", "linear")
+        curve.weight.zero_()
+        curve.weight[:, 1, 0] = -slopes.slopes * last
+        block.attention.bias = curve
+    return twin
+
+
 def _block(block: Any, index: int, config: ModelConfig, pack: Pack) -> dict[str, Any]:
     name, activation = f"blocks.{index}", block.mlp.activation
     kind = "identity" if isinstance(activation, nn.Identity) else config.activation
@@ -114,27 +134,35 @@ def _attention(attention: Attention, name: str, block_size: int, pack: Pack) -> 
 def _curve(curve: Any, name: str, length: int, pack: Pack) -> dict[str, Any]:
     """Values by distance, and how they go on beyond.
 
-    At distance d beyond the last, ``value + slope * (s(d) - s(last))``, s being the scale.
+    At distance d beyond the last, ``value + slope * (s(d) - s(last))``, s being the scale. A curve
+    with a slope is edited by its coefficients: ``basis`` has what they are multiplied by, for each
+    distance and for the slope.
     """
     values = curve.of(torch.arange(length))  # (heads or channels, length)
+    slope, basis, scale = torch.zeros(len(values)), None, "linear"
     is_learned = isinstance(curve, DistanceCurve)
-    follows = isinstance(curve, Slopes) or (is_learned and curve.beyond == "linear")
-    slope = torch.zeros(len(values))
-    is_log = is_learned and curve.scale == "log"
-    if follows:
+    if is_learned and curve.beyond == "linear":
+        scale = curve.scale
         ends = torch.tensor([length - 1.0, FAR * length])
-        scale = torch.log2(1 + ends) if is_log else ends
-        last, far = curve.of(ends).unbind(1)
-        slope = (far - last) / (scale[1] - scale[0])
+        steps = (torch.log2(1 + ends) if scale == "log" else ends).diff()
+        last, far = _functions(curve, ends)
+        rows = torch.cat([_functions(curve, torch.arange(length)), (far - last)[None] / steps])
+        slope, basis = curve.weight[..., 0] @ rows[-1], pack.add(rows)
     return {
         "name": name,
         "length": length,
         "values": pack.add(values),
         "slope": slope.tolist(),
-        "scale": "log" if is_log else "linear",
-        "edits": is_learned and not follows,
+        "scale": scale,
+        "basis": basis,
         "start": pack.add(curve.initial) if is_learned else None,
     }
+
+
+def _functions(curve: DistanceCurve, distance: Tensor) -> Tensor:
+    """(L,) -> (L, M), the functions of a curve's basis."""
+    x = curve.on_scale(distance.to(curve.weight))[:, None]
+    return curve.features.expand(x)[..., 0]
 
 
 def _projection(layer: Any, name: str, pack: Pack) -> dict[str, Any]:

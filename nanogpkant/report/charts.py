@@ -16,20 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nanogpkant.base.files import replacing
+from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
-# Distinct on white, on black, and with most colour blindness.
-COLOURS = ("#c8553d", "#2f7fb0", "#6a9a2d", "#9460b8", "#c08a1e", "#3a9d8f", "#b84f86", "#7b8794")
-REFERENCE_COLOUR = "#8a8f98"
 DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (8, 3), (2, 2, 6, 2))
 # Placeholders in an SVG: the page's text colour, and the colour of its faint lines.
 INK, FAINT = "#010203", "#040506"
 
 Draw = Callable[[Axes], None]
 Dashes = tuple[float, ...]  # lengths of dash and gap in turn, in line widths
-
-
-def colour_of(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
 
 
 def dashes_of(number: int) -> Dashes:
@@ -106,6 +100,9 @@ def to_svg(title: str, draw: Draw) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(FAINT, "var(--line)")
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )  # page.css has it
     opening, _, body = text.partition(">")
     (box,) = re.findall(r'viewBox="[^"]+"', opening)
     return f'<svg {box} role="img" aria-label="{html.escape(title)}">{body}'

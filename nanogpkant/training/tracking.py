@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanogpkant.base.console import bar
+from nanogpkant.base.console import bar, note
 from nanogpkant.base.errors import UserError, one_line
 from nanogpkant.base.files import read_text, writing
 from nanogpkant.base.lock import only_writer
@@ -109,7 +110,7 @@ def check_trackers(tracking: TrackingConfig) -> None:
     Raises:
         UserError: a tracker's library is not installed, or W&B does not know who is asking.
     """
-    for tracker in tracking.trackers:
+    for tracker in _trackers(tracking):
         if importlib.util.find_spec(tracker) is None:
             remedy = "pip install 'nanogpkant[track]', or leave it out"
             raise UserError(f"the tracker {tracker} is not installed: {remedy}")
@@ -119,6 +120,12 @@ def check_trackers(tracking: TrackingConfig) -> None:
         _log_in_to_wandb()
     else:  # offline, W&B still reports on itself, unless told not to before it is imported
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
+def _trackers(tracking: TrackingConfig) -> list[Tracker]:
+    """The trackers to start, each once."""
+    live: list[Tracker] = ["trackio"] if tracking.live else []
+    return list(dict.fromkeys([*tracking.trackers, *live]))
 
 
 def _log_in_to_wandb() -> None:
@@ -156,12 +163,26 @@ def start_trackers(
         resume = "allow" if step else "never"
         return Trackio(run, tracking, config=settings, resume=resume)
 
+    if tracking.live:  # read when Trackio is imported
+        os.environ.setdefault("TRACKIO_DIR", str(folder.absolute() / "trackio"))
+    names = _trackers(tracking)
     try:
-        with redirect_stdout(sys.stderr):  # Trackio greets on standard output
-            return [start(name) for name in tracking.trackers]
+        # Trackio greets on standard output, and names commands that --live makes needless.
+        with redirect_stdout(io.StringIO() if tracking.live else sys.stderr):
+            started = [start(name) for name in names]
+            if tracking.live:
+                _open_dashboard(tracking.project)
+            return started
     except Exception as error:  # whatever a tracker raises
-        names = ", ".join(tracking.trackers)
-        raise UserError(f"--tracking.trackers {names}: {one_line(error)}") from error
+        raise UserError(f"--tracking.trackers {', '.join(names)}: {one_line(error)}") from error
+
+
+def _open_dashboard(project: str) -> None:
+    """Serve Trackio's dashboard on this machine alone, until the program ends."""
+    import trackio
+
+    shown = trackio.show(project, host="127.0.0.1", share=False, block_thread=False)
+    note(f"the dashboard, while this trains: {shown[-1]}")
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """compare, experiment and search: runs side by side, and the runs that an answer needs."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nanogpkant.base.answer import Answer
+from nanogpkant.base.answer import Answer, command_line
 from nanogpkant.base.console import note
-from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.errors import UsageError, UserError, from_extra, prefixed
 from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
@@ -69,6 +67,8 @@ def compare(
         if value and out is None:
             raise UsageError(f"--{name}: is for the report; add --out DIR")
     _check_plot(plot)
+    if plot is not None or out is not None:
+        _import_charts()
     from nanogpkant.comparison.findings import answer, find
     from nanogpkant.comparison.runs import load_runs, variants_of
     from nanogpkant.comparison.table import compare_runs, table
@@ -76,9 +76,9 @@ def compare(
     loaded = load_runs(runs)
     _plot(plot, loaded)
     if out is None:
-        rows = compare_runs(loaded)
-        verdict = answer(find(variants_of(loaded)))
-        return Compared(rows, "\n".join([table(rows), "", *verdict]))
+        rows, variants = compare_runs(loaded), variants_of(loaded)
+        colours = [n for run in loaded for n, of in enumerate(variants.values()) if run in of]
+        return Compared(rows, "\n".join([table(rows, colours), "", *answer(find(variants))]))
     return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
 
 
@@ -132,7 +132,7 @@ def experiment(
         rows = costs(planned)
         return Compared(rows, costs_table(rows))
 
-    import nanogpkant.comparison.report  # noqa: F401  a missing package shows before hours of training
+    _import_charts()
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name
@@ -154,6 +154,12 @@ def _check_plot(file: str | None) -> None:
     """Before hours of training."""
     if file is not None and Path(file).suffix != ".png":
         raise UsageError(f"--plot {file}: name a file that ends in .png")
+
+
+def _import_charts() -> None:
+    """Before hours of training."""
+    with from_extra("compare", "a report or chart"):
+        import nanogpkant.comparison.report  # noqa: F401
 
 
 def _plot(file: str | None, runs: "list[Run]") -> None:
@@ -186,14 +192,16 @@ def _report(
         datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
-    command = shlex.join(["nanogpkant", *sys.argv[1:]])
     declared = verdicts(experiment, variants) if experiment else []
     with only_writer(folder, wait=True):
-        found = write_report(folder, findings, references, title, command, experiment, declared)
+        found = write_report(
+            folder, findings, references, title, command_line(), experiment, declared
+        )
     note(f"the report is in {folder / 'report.html'}")
     rows = [variant["figures"] | {"run": variant["name"]} for variant in found["variants"]]
     said = [verdict.words() for verdict in declared] or found["answer"]
-    text = "\n".join([table(rows), "", *said, *found["notes"]])
+    colours = [variant["number"] for variant in found["variants"]]
+    text = "\n".join([table(rows, colours), "", *said, *found["notes"]])
     return Compared(found, text)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpkant.base.answer import Answer
+from nanogpkant.base.console import note
 from nanogpkant.base.errors import UserError, is_out_of_memory, require_positive
 from nanogpkant.base.lock import only_writer
 
@@ -23,7 +24,8 @@ class Interpreted(Answer):
     """The formulas of a run's edges, and how faithful they are."""
 
     page: str
-    """HTML file with the results"""
+    """HTML file with the results; where the model can be played, its functions are linked to
+    play.html beside it"""
     export: str
     """folder with tables and formulas"""
     summary: dict[str, Any]
@@ -141,9 +143,22 @@ def interpret(
                 run, checkpoint, layers, families, budget, seed, device, folder=out
             )
             manifest = write_export(interpretation, top, neurons or [], lookup)
-            summary = write(interpretation, top)
+            summary = write(interpretation, top, _playground(interpretation))
     export = str(interpretation.folder / "export")
     return Interpreted(summary["page"], export, summary, manifest, interpretation)
+
+
+def _playground(interpretation: "Interpretation") -> str:
+    """Write the playground of the same checkpoint beside the page; returns its name, or ""."""
+    from nanogpkant.playground.build import build
+
+    name, step = "play.html", f"step-{interpretation.trained.step:06d}"
+    try:
+        build(str(interpretation.run.path), interpretation.folder / name, step, "bfloat16", None)
+    except UserError as error:  # too large, or pruned
+        note(f"no playground beside the page: {error}")
+        return ""
+    return name
 
 
 def prune(

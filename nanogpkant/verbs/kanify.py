@@ -73,7 +73,8 @@ def kanify(
         model: a torch module, the folder of a model of transformers, gpt2 (-medium, -large, -xl),
             or a run's name or folder.
         out: folder to write, of the kind that was read; none is needed for a torch module.
-        where: mlp, attention, gate (the activations of gated MLPs), or patterns of module names
+        where: mlp, attention, gate (the activations of gated MLPs), distance (a curve of distance
+            for every head, added to its scores; it starts at zero), or patterns of module names
             such as *.layers.3.*.
         share: functions that edges share, as in model.kan.share: group:8 gives every layer 8
             functions and its weights stay as many; edge gives every edge its own.
@@ -84,7 +85,8 @@ def kanify(
     Raises:
         UserError: no such model, or one without a linear layer.
         UsageError: a pattern that matches no layer, layers that are tied, quantised or gates with
-            an unknown activation, functions that do not fit; the model is unchanged.
+            an unknown activation, attention that takes no curves, functions that do not fit; the
+            model is unchanged.
 
     Examples:
         >>> import torch, nanogpkant as ng

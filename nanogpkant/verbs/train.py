@@ -80,6 +80,7 @@ def train(
     auto_resume: bool = False,
     overwrite: bool = False,
     wait: bool = False,
+    live: bool = False,
     branch_of: str | None = None,
     **settings: Any,
 ) -> Answer:
@@ -92,6 +93,7 @@ def train(
         auto_resume: continue the run if there is one, else start it; for torchrun and queues.
         overwrite: replace the run folder if there is one.
         wait: for another process that writes the run folder, instead of an error.
+        live: open Trackio's dashboard of the run in a browser, on this machine alone.
         branch_of: run to continue, from its last checkpoint, in a folder of its own: such as the
             decay of the learning rate after a long run without one.
         **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
@@ -115,6 +117,8 @@ def train(
         raise UsageError("--branch_of starts a new run: leave --resume and --overwrite out")
     from nanogpkant.config import load_preset
 
+    if live:
+        settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
     folder = Path("runs") / name if out is None else Path(out)
     if branch_of is not None and folder.exists() and not auto_resume:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from nanogpkant.base import console
-from nanogpkant.base.console import StepProgress
+from nanogpkant.base.console import StepProgress, sparkline
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -28,3 +28,9 @@ def test_the_bar_says_how_far_an_evaluation_is_and_fits(monkeypatch, width):
     progress.update(1251)
     screen.print(progress._progress.get_renderable())
     assert screen.file.getvalue().splitlines()[-1].startswith("training ")
+
+
+def test_a_sparkline_has_a_bar_for_each_value():
+    assert sparkline([4.0, 2.0, 1.0, 0.5]) == "█▄▂▁"
+    assert sparkline([2.0]) == sparkline([2.0, 2.0])[:1] == "▁"
+    assert sparkline([1.0, float("inf")]) == sparkline([float("nan"), 1.0]) == ""

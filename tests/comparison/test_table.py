@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -34,7 +36,7 @@ def test_the_rows_are_what_the_runs_say(tiny_run, other_run):
 
 def test_the_table_holds_every_run_and_column(tiny_run, other_run):
     rows = compare_runs(load_runs([tiny_run, other_run]))
-    text = table(rows)
+    text = table(rows, list(range(len(rows))))
     assert "tiny" in text
     assert "other" in text
     assert text.count(f"{rows[0]['best_val_loss']:.4f}") >= 2
@@ -65,3 +67,16 @@ def test_what_is_no_run_or_has_no_evaluation(tiny_run, other_run, tmp_path, caps
     (other_run / "metrics.jsonl").write_text("", encoding="utf-8")
     assert main(["compare", str(other_run)]) == 1
     assert "no evaluation yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--plot", "--out"])
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2", "scipy"])
+def test_a_missing_package_is_named_with_its_remedy(flag, package, make_run, tmp_path):
+    folder = make_run("run", [4, 3])
+    code = "import sys; sys.modules[sys.argv.pop(1)] = None\n"
+    code += "from nanogpkant.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, package, "compare", str(folder), flag]
+    done = subprocess.run([*command, str(tmp_path / "to.png")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"needs the {package} package: pip install 'nanogpkant[compare]'" in done.stderr
+    assert not (tmp_path / "to.png").exists()

@@ -16,7 +16,7 @@ def interpretation(tiny_run, tmp_path_factory) -> Interpretation:
 
 
 def card(x: np.ndarray, curve: np.ndarray) -> EdgeCard:
-    return EdgeCard("a line", "", x, curve, curve, np.ones_like(x))
+    return EdgeCard("a line", "", "x", {}, "", x, curve, curve, np.ones_like(x))
 
 
 def test_a_line_at_uneven_points_is_drawn_as_a_line():

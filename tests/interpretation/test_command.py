@@ -36,6 +36,10 @@ def test_everything_is_written(found):
     assert summary["edges"] == 4 * 16 * 64
     assert set(summary["totals"]) >= {"original", "spline", "formula", "line", "mean", "zero"}
     assert (found / "export" / "edges.parquet").is_file()
+    assert 'href="play.html#function=blocks.0.mlp.into/' in (found / "index.html").read_text(
+        "utf-8"
+    )
+    assert (found / "play.html").is_file()
 
 
 def test_a_second_time_it_goes_on_from_what_is_there(found, tiny_run, capsys):
@@ -225,7 +229,7 @@ def test_the_page_works_offline_in_every_size_and_colour(found, tmp_path):
         last = f"{tables}.at(-1)"
         page.value(f"{last}.closest('details')?.setAttribute('open', '')")
         heads = page.value(f"[...{last}.tHead.rows[0].cells].map(c => c.textContent.trim())")
-        column = heads.index("r2")
+        column = heads.index("R²")
         head = f"{last}.tHead.rows[0].cells[{column}]"
         page.value(f"({head}.querySelector('button') ?? {head}).click()")
         shown = page.value(

@@ -13,7 +13,7 @@ from nanogpkant.model.gpt import GPT
 from nanogpkant.playground.observe import functions
 from nanogpkant.playground.pack import Pack, Weights
 from nanogpkant.playground.page import ENGINE, script
-from nanogpkant.playground.recipe import recipe
+from nanogpkant.playground.recipe import recipe, with_curves
 
 NODE = shutil.which("node")
 
@@ -34,10 +34,10 @@ def run_node():
         weights: Weights = "float32",
         text: Any = None,
     ):
-        modules = (*ENGINE, *(("shapes",) if text is not None else ()))
+        modules = (*ENGINE, *(("fit", "shapes") if text is not None else ()))
         given = {"script": script(modules), "code": code, "values": values}
         if model is not None:
-            pack = Pack(weights)
+            pack, model = Pack(weights), with_curves(model)
             given["recipe"] = recipe(model, pack)
             if text is not None:
                 given["functions"] = functions(model, text, pack)

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
 from nanogpkant.config import RunConfig
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
 from nanogpkant.playground.edits import apply, identity
+from nanogpkant.playground.recipe import with_curves
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, load_weights
@@ -20,16 +20,23 @@ MODELS = {
     "shared": {"sites": ("mlp_out",), "kan.share": "group:2", "kan.basis": "fourier"}
     | {"kan.base": "gpt", "position": "curve", "curve.knots": 4, "conv": "curve"},
     "atoms": {"sites": ("qkv",), "kan.share": "atoms:2", "position": "rope+curve"},
+    "beyond": {"sites": (), "position": "curve", "curve.beyond": "linear", "curve.knots": 4},
+    "splines beyond": {"sites": (), "position": "curve", "curve.beyond": "linear"}
+    | {"curve.basis": "bspline", "curve.knots": 5, "conv": "curve"},
+    "slopes": {"sites": ("mlp_out",), "position": "slopes"},
+    "alibi": {"sites": (), "position": "alibi"},
 }
 
 
 def some_edits(model):
     """An edit of each kind that a model has, with numbers of chance."""
     edits = []
-    for name, layer in kan_layers(model).items():
+    for name, layer in kan_layers(with_curves(model)).items():
         if "attention.bias" in name or "kernel" in name:
-            values = torch.randn(layer.initial.shape[1]).tolist()
-            edits.append({"kind": "distance", "layer": name, "head": 1, "values": values})
+            numbers = {"values": torch.randn(layer.initial.shape[1]).tolist()}
+            if layer.beyond == "linear":
+                numbers = {"coefficients": torch.randn(layer.features.size).tolist()}
+            edits.append({"kind": "distance", "layer": name, "head": 1} | numbers)
         elif layer.features.is_learned:
             last = {"function": layer.basis.functions - 1, "group": layer.basis.groups - 1}
             numbers = {"spline": [-6, 6, 48], "coefficients": torch.randn(51).tolist()}
@@ -126,7 +133,16 @@ def test_bad_edits_are_said_in_one_line(run_with_curves, edited, tmp_path, capsy
     assert not out.exists()
 
 
-def test_curves_that_go_on_beyond_the_block_take_no_edits(shaken):
-    model = shaken((), position="curve", **{"curve.beyond": "linear"})
-    with pytest.raises(UserError, match=r"model\.curve\.beyond"):
-        apply(model, RunConfig(model=model.config), some_edits(model))
+@pytest.mark.parametrize("name", ["beyond", "slopes"])
+def test_far_beyond_the_block_the_edited_model_is_the_same(name, shaken, run_node):
+    settings = dict(MODELS[name])
+    model = shaken(settings.pop("sites"), **settings)
+    ids, edits = torch.randint(0, 11, (1, 30)), some_edits(model)
+    code = """
+      new Edits(model).set(values.edits);
+      return model.logits(model.forward(values.ids, new Cache(model)));"""
+    edited = run_node(code, {"ids": ids[0].tolist(), "edits": edits}, model)
+    _, changed = apply(model, RunConfig(model=model.config), edits)
+    with torch.no_grad():
+        wanted = changed(ids)[0]
+    torch.testing.assert_close(torch.tensor(edited).view_as(wanted), wanted, atol=5e-4, rtol=0)

@@ -250,7 +250,30 @@ for project in ("nanogpkant", "later"):
         assert curves["samples"] == [(4, (out / "samples.txt").read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("verb", ["train", "track"])
+@ABSENT["trackio"]
+def test_live_serves_the_run_on_this_machine_while_it_trains(tiny_experiment: Path, tmp_path: Path):
+    code = """
+import contextlib, io, re, sys, urllib.request
+from nanogpkant.cli import main
+experiment, out = sys.argv[1:]
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    assert main(["train", experiment, "--live", "--train.max_iters", "4", "--out", out]) == 0
+url = re.search(r"http://127[.]0[.]0[.]1:\\S+", said.getvalue()).group()
+print(urllib.request.urlopen(url).status)
+"""
+    env = {key: value for key, value in os.environ.items() if key != "TRACKIO_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_experiment), str(tmp_path / "r")],
+        env=env | {"BROWSER": "true"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.stdout == "200\n", done.stderr
+    assert (tmp_path / "r" / "trackio" / "nanogpkant.db").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "live", "track"])
 def test_a_tracker_that_is_not_installed_is_named(
     verb, tiny_experiment, run_copy, tmp_path, monkeypatch, capsys
 ):
@@ -260,9 +283,11 @@ def test_a_tracker_that_is_not_installed_is_named(
     out = tmp_path / "r"
     command = {
         "train": [str(tiny_experiment), "--tracking.trackers", "[trackio]", "--out", str(out)],
+        "live": [str(tiny_experiment), "--live", "--out", str(out)],
         "track": [str(run_copy), "--tracker", "trackio"],
     }[verb]
-    assert "pip install 'nanogpkant[track]'" in error_of(capsys, verb, *command)
+    name = "track" if verb == "track" else "train"
+    assert "pip install 'nanogpkant[track]'" in error_of(capsys, name, *command)
     assert not out.exists()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from nanogpkant.interpretation.fit.atlas import Atlas
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.observe.curves import points, weights
+from nanogpkant.kan import KANLinear
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class EdgeCard:
 
     title: str  # short lines, the first the most important
     about: str  # one line with all details
+    text: str  # of the formula
+    kinds: dict[str, str]  # layer and family
+    function: str  # its name in the playground; empty for what is no function of the model
     x: np.ndarray
     curve: np.ndarray
     formula: np.ndarray
@@ -79,12 +83,24 @@ def edge_cards(interpretation: Any, rows: pd.DataFrame, form: str = "{title}") -
             cards[(name, *edge)] = EdgeCard(
                 form.format(title=title, layer=name),
                 (about + "{importance:.3g}").format(**row),
+                row["formula"],
+                {"layer": str(name), "family": row["family"]},
+                function_of(str(name), layer, *edge),
                 x[:, edge[1]],
                 curves[:, *edge].copy(),
                 formulas[:, *edge].copy(),
                 density[:, edge[1]] / density[:, edge[1]].max(),
             )
     return [cards[key] for key in zip(rows["layer"], rows["output"], rows["input"], strict=True)]
+
+
+def function_of(name: str, layer: KANLinear, output: int, input: int) -> str:
+    """The playground's name of an edge; where functions are shared, of the one it has most of."""
+    features = layer.features
+    if not features.is_learned:
+        return f"{name}/{input}→{output}"
+    most = int(layer.weight[output, :, input].abs().argmax())
+    return f"{name}/{most}.{input // (layer.in_features // features.groups)}"
 
 
 def _shape_cards(atlas: Atlas) -> list[EdgeCard]:
@@ -97,6 +113,9 @@ def _shape_cards(atlas: Atlas) -> list[EdgeCard]:
         EdgeCard(
             title.format(number=number + 1, **row),
             about.format(number=number + 1, **row),
+            row["formula"],
+            {"family": row["family"]},
+            "",
             u,
             _numpy(atlas.shapes[number]),
             formulas[:, number],

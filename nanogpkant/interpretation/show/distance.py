@@ -13,7 +13,8 @@ from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show.cards import EdgeCard
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.curve import DistanceCurve
-from nanogpkant.report.charts import Draw, colour_of, panels, save_figure
+from nanogpkant.report.charts import Draw, panels, save_figure
+from nanogpkant.report.theme import colour_of
 from nanogpkant.run.load import load_model
 
 KEY = "Lines are learned, dashed are formulas, faint is what each head started from."
@@ -70,8 +71,8 @@ def curve_figure(
         axes.set_title(name, fontsize=9)
     about = KEY if fits is not None else KEY.replace(", dashed are formulas", "")
     is_learned = any(curve.weight.requires_grad for curve in curves.values())
-    title = f"Learned curves of distance. {about}" if is_learned else "Fixed curves of distance"
-    figure.suptitle(title, fontsize=9)
+    title = f"Learned curves of distance.\n{about}" if is_learned else "Fixed curves of distance"
+    figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -99,8 +100,11 @@ def head_cards(interpretation: Interpretation) -> list[EdgeCard]:
             title = "{layer}, head {head}\n{verdict}\nR² {r2:.4f}, off by {rms:.2g}"
             about = "{layer}, head {head}: {formula}, R² {r2:.4f}; x is log2(1 + d)"
             learned, formula = fits.values[row["head"]].numpy(), fits.formulas[row["head"]].numpy()
-            drawn = title.format(**row), about.format(**row), x, learned, formula
-            cards.append(EdgeCard(*drawn, density[row["head"]] / density[row["head"]].max()))
+            said = title.format(**row), about.format(**row), row["formula"]
+            kinds = {"layer": str(name), "family": row["best"]}
+            drawn = f"{name}/{row['head']}", x, learned, formula
+            share = density[row["head"]] / density[row["head"]].max()
+            cards.append(EdgeCard(*said, kinds, *drawn, share))
     return cards
 
 

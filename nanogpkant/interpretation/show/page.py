@@ -2,8 +2,9 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,12 +12,14 @@ from matplotlib.image import imsave
 
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show import plots
-from nanogpkant.interpretation.show.cards import EdgeCard
+from nanogpkant.interpretation.show.cards import EdgeCard, function_of
+from nanogpkant.interpretation.show.columns import FORMS, column
 from nanogpkant.interpretation.show.distance import KEY as KEY_OF_CURVES
 from nanogpkant.interpretation.show.distance import curve_charts, head_cards
+from nanogpkant.interpretation.show.mathml import spoken
 from nanogpkant.interpretation.show.summary import words
-from nanogpkant.report.html import render
-from nanogpkant.report.section import Cell, Section
+from nanogpkant.report.html import as_html
+from nanogpkant.report.section import Card, Cell, Map, Section
 
 WIDTH, HEIGHT = 100, 60  # of a card's picture, in its own units
 MAP_CELLS = 64  # of a map, each way at most
@@ -38,59 +41,59 @@ METHOD = [
 ]
 
 
-@dataclass(frozen=True)
-class EdgeSection(Section):
-    """A section that may also show edges."""
-
-    map: np.ndarray | None = None  # importance (m, n) of a layer
-    cards: list[EdgeCard] = field(default_factory=list)
-
-
 def page(
-    interpretation: Interpretation, found: dict[str, Any], cards: dict[str, list[EdgeCard]]
+    interpretation: Interpretation,
+    found: dict[str, Any],
+    cards: dict[str, list[EdgeCard]],
+    playground: str = "",
 ) -> str:
     """The whole page as HTML.
 
     Args:
         found: ``summary``.
         cards: ``all_cards``.
+        playground: address of the run's playground, which functions are linked to; "" is none.
     """
     has_edges, has_curves = interpretation.layers, interpretation.curves
     counts = [f"{found['edges']:,} edges"] if has_edges else []
     counts += [f"{found['curves']['heads']:,} curves of distance"] if has_curves else []
     answer = _table(interpretation.totals[TOTALS]) if has_edges else {}
-    sections = [EdgeSection("The answer", words(found), **answer)]
-    sections += _sections_of_curves(interpretation) if has_curves else []
-    sections += _sections_of_edges(interpretation, cards) if has_edges else []
-    return render(
+    sections = [Section("The answer", words(found), **answer)]
+    sections += _sections_of_curves(interpretation, playground) if has_curves else []
+    sections += _sections_of_edges(interpretation, cards, playground) if has_edges else []
+    shown = [card.kinds for section in sections for card in section.cards]
+    kinds = {name: sorted({of[name] for of in shown if name in of}) for name in ("layer", "family")}
+    links = {"Open the playground: bend these functions, and read what changes": playground}
+    return as_html(
         f"Inside {interpretation.run.path.name}",
         f"Step {found['step']}, {', '.join(counts)}.",
         sections,
-        "edges.html.jinja",
-        "nanogpkant.interpretation.show",
-        {"picture": _picture, "heat": _heat},
+        filters={name: values for name, values in kinds.items() if len(values) > 1},
+        links=links if playground else {},
+        first_sort="descending",
     )
 
 
-def _sections_of_curves(interpretation: Interpretation) -> list[EdgeSection]:
+def _sections_of_curves(interpretation: Interpretation, playground: str) -> list[Section]:
     shown = ["layer", "head", "verdict", "formula", "r2", "rms", "complexity", "runner_up"]
     return [
-        EdgeSection(
+        Section(
             "Curves of distance",
             [f"What every head adds to its scores, by the distance of two tokens. {KEY_OF_CURVES}"],
             charts=curve_charts(interpretation.curves, interpretation.curve_fits),
         ),
-        EdgeSection(
+        Section(
             "Their formulas",
             [
                 "In the distance d, or in log2(1 + d), fitted where the curve itself directs "
                 "attention (grey); rms is in units of the scores. A constant added to a curve "
                 "changes nothing. In the pictures x is log2(1 + d)."
             ],
-            cards=head_cards(interpretation),
+            cards=[_card(each, playground) for each in head_cards(interpretation)],
+            is_searched=True,
             **_table(interpretation.heads[shown]),
         ),
-        EdgeSection(
+        Section(
             "Are the formulas of distance faithful?",
             [
                 "Curves replaced by their formulas, by their best lines in d, by their means (no "
@@ -103,22 +106,26 @@ def _sections_of_curves(interpretation: Interpretation) -> list[EdgeSection]:
 
 
 def _sections_of_edges(
-    interpretation: Interpretation, cards: dict[str, list[EdgeCard]]
-) -> list[EdgeSection]:
+    interpretation: Interpretation, cards: dict[str, list[EdgeCard]], playground: str
+) -> list[Section]:
     shown = ["layer", "input", "output", "importance", "family", "formula", "r2", "complexity"]
     most = interpretation.edges[[*shown, "runner_up", "margin"]].iloc[:TABLE_ROWS]
+    places = zip(most["layer"], most["output"], most["input"], strict=True)
+    names = [function_of(name, interpretation.layers[name], *edge) for name, *edge in places]
+    drawn = {name: [_card(each, playground) for each in of] for name, of in cards.items()}
     layers = [
-        EdgeSection(
+        Section(
             name,
             [f"Importance of its edges, and the {len(cards[name])} most important. {KEY}"],
-            map=importance.numpy(),
-            cards=cards[name],
+            map=_map(importance.numpy()),
+            cards=drawn[name],
+            is_searched=True,
             is_folded=number > 0,
         )
         for number, (name, importance) in enumerate(interpretation.importance["std_grad"].items())
     ]
     return [
-        EdgeSection(
+        Section(
             "Are the formulas faithful?",
             [
                 "Edges replaced by share, in three orders, and one layer at a time. Values below "
@@ -128,14 +135,14 @@ def _sections_of_edges(
             is_table_folded=True,
             **_table(interpretation.faithfulness),
         ),
-        EdgeSection(
+        Section(
             "What can be pruned?",
             ["Edges removed, the lowest score first; inputs go with all their edges."],
             charts=plots.pruning_charts(interpretation.pruning),
             is_table_folded=True,
             **_table(interpretation.pruning),
         ),
-        EdgeSection(
+        Section(
             "Does importance predict the effect of an edge?",
             [
                 f"{len(interpretation.ablations)} edges, from the most to the least important, "
@@ -145,7 +152,7 @@ def _sections_of_edges(
             ],
             **_table(interpretation.rank_correlations),
         ),
-        EdgeSection(
+        Section(
             "Which layers matter, and which families are in them?",
             [
                 "Importance is the layer's share of the importance of all edges, outside the share "
@@ -154,67 +161,90 @@ def _sections_of_edges(
             charts=plots.family_charts(interpretation.edges, list(interpretation.layers)),
             **_table(interpretation.by_layer),
         ),
-        EdgeSection(
+        Section(
             "The atlas: which shapes are there?",
             [
                 "The shapes that stand for all edges, the most frequent first, over each input's "
                 "range from -1 to 1. Dashed is the nearest formula."
             ],
-            cards=cards["atlas"],
+            cards=drawn["atlas"],
+            is_searched=True,
         ),
-        EdgeSection(WORST, [KEY], cards=cards["worst"]),
+        Section(WORST, [KEY], cards=drawn["worst"], is_searched=True),
         *layers,
-        EdgeSection(
+        Section(
             f"The {len(most):,} most important edges",
             ["All edges are in the tables beside this page. A click on a heading sorts."],
-            **_table(most),
+            is_searched=True,
+            **_table(most, [_address(name, playground) for name in names]),
         ),
-        EdgeSection("How to read this", METHOD),
+        Section("How to read this", METHOD),
     ]
 
 
-def _table(frame: Any) -> dict[str, Any]:
-    """A section's table."""
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return {"head": list(frame.columns), "rows": rows}
+def _table(frame: Any, links: Sequence[str] = ()) -> dict[str, Any]:
+    """A section's table; the first cells of its rows are linked."""
+    names = list(frame.columns)
+    rows = [
+        [_cell(name, value) for name, value in zip(names, row, strict=True)]
+        for row in frame.itertuples(index=False)
+    ]
+    for row, link in zip(rows, links, strict=False):
+        row[0] = Cell(row[0].text, row[0].value, link)
+    return {"head": [column(name) for name in names], "rows": rows}
 
 
-def _cell(value: Any) -> Cell:
+def _cell(name: str, value: Any) -> Cell:
     if isinstance(value, float | np.floating):
-        return Cell(f"{value:.5g}", float(value))
+        return Cell(format(value, FORMS.get(name, ".3g")), float(value))
     if isinstance(value, int | np.integer):
         return Cell(f"{value:,}", int(value))
     return Cell(str(value), str(value))
 
 
-def _picture(card: EdgeCard) -> dict[str, Any]:
-    """A card's paths, in the units of its picture, and their values."""
+def _address(function: str, playground: str) -> str:
+    return f"{playground}#function={quote(function, safe='/')}" if playground and function else ""
+
+
+def _card(card: EdgeCard, playground: str) -> Card:
+    """A card with its outlines in the units of its picture."""
 
     def path(y: np.ndarray) -> str:
         places = zip(WIDTH * card.across, HEIGHT * (1 - y), strict=True)
-        return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        return "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
 
-    low, high = card.bounds
-    return {
-        "density": f"{path(0.75 * card.density)}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",
-        "curve": path(0.04 + 0.92 * card.up(card.curve)),
-        "formula": path(0.04 + 0.92 * card.up(card.formula)),
-        "x": [f"{x:.4g}" for x in card.x],
-        "y": [f"{y:.4g}" for y in card.curve],
-        "low": low,
-        "high": high,
-    }
+    title, *lines = card.title.splitlines()
+    return Card(
+        title,
+        lines,
+        card.about,
+        _address(card.function, playground),
+        spoken(card.text),
+        card.kinds,
+        density=path(0.75 * card.density),
+        curve=path(0.04 + 0.92 * card.up(card.curve)),
+        fitted=path(0.04 + 0.92 * card.up(card.formula)),
+        x=[f"{x:.4g}" for x in card.x],
+        y=[f"{y:.4g}" for y in card.curve],
+        bounds=card.bounds,
+    )
 
 
-def _heat(importance: np.ndarray) -> dict[str, Any]:
-    """A layer's sorted map as a picture, and its values for the tooltip."""
+def _map(importance: np.ndarray) -> Map:
+    """A layer's importance, sorted."""
     cells = plots.sorted_map(importance, MAP_CELLS)
-    colours = colormaps["viridis"](plots.colour_scale(float(cells.max()))(cells))
+    scale = plots.colour_scale(float(cells.max()))
+    rows, columns = importance.shape
+    values = [[float(f"{value:.2e}") for value in row] for row in cells]
+    low, high = float(scale.vmin or 0), float(scale.vmax or 0)
+    ends = f"{low:.1g} or less", f"{high:.2g} nats"
+    picture = _png(colormaps["viridis"](scale(cells)))
+    colours = _png(colormaps["viridis"](np.linspace(0, 1, 64)[None]))
+    return Map(picture, colours, ends, rows, columns, values)
+
+
+def _png(colours: np.ndarray) -> str:
+    """(rows, columns, 4) as PNG in base64."""
     buffer = io.BytesIO()
     imsave(buffer, colours, format="png", metadata=dict[str, Any](Software=None))
-    return {
-        "picture": base64.b64encode(buffer.getvalue()).decode(),
-        "outputs": importance.shape[0],
-        "inputs": importance.shape[1],
-        "values": [[float(f"{value:.2e}") for value in row] for row in cells],
-    }
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -14,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 
 from nanogpkant.interpretation.observe.curves import points
 from nanogpkant.interpretation.show.cards import EdgeCard
-from nanogpkant.report.charts import COLOURS, Draw, colour_of
+from nanogpkant.report.charts import Draw
+from nanogpkant.report.theme import COLOURS, colour_of
 
 INK, QUIET = "#1d2329", "#5b6570"
 CURVE, FORMULA, DENSITY = "#2f7fb0", "#c8553d", "#d9dfe5"

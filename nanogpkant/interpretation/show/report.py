@@ -60,8 +60,12 @@ def figures(
         yield f"edges_{name}", plots.sheet(cards[name], title)
 
 
-def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
+def write(interpretation: Interpretation, top: int = 24, playground: str = "") -> dict[str, Any]:
     """Write pictures, tables and the page into the interpretation's folder.
+
+    Args:
+        top: edges of a layer that are pictured.
+        playground: see ``page``.
 
     Returns:
         ``summary``, with the ``page``.
@@ -84,7 +88,7 @@ def write(interpretation: Interpretation, top: int = 24) -> dict[str, Any]:
     for old in {*(folder / "pictures").glob("*.png")} - {*written}:
         old.unlink()  # of layers selected before, and not now
     found = summary(interpretation)
-    write_atomic(folder / "index.html", page(interpretation, found, cards))
+    write_atomic(folder / "index.html", page(interpretation, found, cards, playground))
     found["page"] = str(folder / "index.html")
     write_json(folder / "summary.json", found)
     return found

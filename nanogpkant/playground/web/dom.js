@@ -49,9 +49,9 @@ export function mathml(tree) {
   return element;
 }
 
-/** @param {any} tree */
-export function formula(tree) {
-  return mathml(["math", tree]);
+/** The terms of a formula; lines break between them. @param {any[]} terms @returns {Child[]} */
+export function formula(terms) {
+  return terms.flatMap((term) => [mathml(["math", term]), " "]);
 }
 
 /** @param {string} id @returns {any} */

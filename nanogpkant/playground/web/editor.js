@@ -10,21 +10,6 @@ import { asFile, asHash, fromFile } from "./state.js";
 
 const HEIGHT = 320, LEAST = 280, MOST = 900, BOX = { left: 56, top: 16, height: 268 };
 
-/**
- * How much of a control point's movement a point gets: 1 there, 0 at its neighbours.
- * @param {Shape} shape
- * @param {number} control its index
- * @param {number} x
- */
-function pull(shape, control, x) {
-  const { controls, place } = shape, at = place(x), middle = place(controls[control]);
-  const beside = place(controls[control + (at < middle ? -1 : 1)] ?? controls[control]);
-  if (beside === middle) return at === middle || shape.kind !== "distance" ? 1 : 0;
-  const away = Math.abs((at - middle) / (beside - middle));
-  if (away >= 1) return 0;
-  return shape.kind === "distance" ? 1 - away : 0.5 + 0.5 * Math.cos(Math.PI * away);
-}
-
 export class Editor {
   /** @param {HTMLElement} place @param {any} run @param {Catalogue} catalogue @param {State} state @param {() => void} tell fills in the losses and the text */
   constructor(place, run, catalogue, state, tell) {
@@ -62,7 +47,7 @@ export class Editor {
     const { state } = this, focused = document.activeElement?.getAttribute("data-focus");
     this.shape = shape;
     const edit = state.edits.get(shape.id), { past, at } = state;
-    this.range = bounds(shape, [shape.original, state.line(shape)], shape.edits ? 0.22 : 0.1);
+    this.range = bounds(shape, [shape.original, state.line(shape)], 0.22);
     const button = (/** @type {string} */ text, /** @type {() => void} */ click, /** @type {any} */ more = {}) =>
       h("button", { type: "button", click, "data-focus": text, ...more }, text);
     const others = [...this.catalogue.shapes.values()].filter((other) =>
@@ -78,23 +63,21 @@ export class Editor {
         shape.start && h("span", { class: "key began" }, "before training"),
         shape.formula && h("span", { class: "key said" }, "formula"),
         shape.density && h("span", { class: "key inputs" }, "how often inputs lie there")),
-      shape.formula && h("p", { class: "formula", tabindex: 0, role: "group", "aria-label": "Formula" }, formula(shape.formula.math),
+      shape.formula && h("p", { class: "formula", tabindex: 0, role: "group", "aria-label": "Formula" }, h("span", {}, formula(shape.formula.math)),
         h("span", { class: "quiet", title: "the share of the curve's variance that the formula has" }, `R² ${shape.formula.r2.toFixed(4)}`)),
-      shape.edits ? [
-        h("p", { class: "quiet" }, "Drag a point, or choose one and press ↑ or ↓. Or replace the whole curve:"),
-        h("div", { class: "buttons" },
-          shape.formula && button("Formula", () => this.draw(/** @type {any} */ (shape.formula).values)),
-          button("Line", () => this.draw(this.straight())),
-          button("Mean", () => this.draw(shape.points.map(() => this.mean()))),
-          button("Zero", () => this.draw(shape.points.map(() => 0))),
-          others.length > 0 && h("label", { class: "inline" }, "That of ",
-            h("select", { change: (/** @type {any} */ event) => {
-              const other = this.catalogue.shapes.get(event.target.value);
-              if (other) this.draw(shape.points.map(state.line(other)));
-            } }, h("option", { value: "" }, "another …"), others.slice(0, 300).map((other) =>
-              h("option", { value: other.id }, `Block ${other.block + 1}, ${other.site}, ${other.name}`)))),
-          button("Reset curve", () => state.change(shape.id, null), { disabled: !edit }))]
-        : h("p", { class: "quiet" }, "This curve goes on beyond the block by a rule of its own and takes no edits."),
+      h("p", { class: "quiet" }, "Drag a point, or choose one and press ↑ or ↓. Or replace the whole curve:"),
+      h("div", { class: "buttons" },
+        shape.formula && button("Formula", () => this.draw(/** @type {any} */ (shape.formula).values)),
+        button("Line", () => this.draw(this.straight())),
+        button("Mean", () => this.draw(shape.points.map(() => this.mean()))),
+        button("Zero", () => this.draw(shape.points.map(() => 0))),
+        others.length > 0 && h("label", { class: "inline" }, "That of ",
+          h("select", { change: (/** @type {any} */ event) => {
+            const other = this.catalogue.shapes.get(event.target.value);
+            if (other) this.draw(shape.points.map(state.line(other)));
+          } }, h("option", { value: "" }, "another …"), others.slice(0, 300).map((other) =>
+            h("option", { value: other.id }, `Block ${other.block + 1}, ${other.site}, ${other.name}`)))),
+        button("Reset curve", () => state.change(shape.id, null), { disabled: !edit })),
       h("div", { class: "buttons line" },
         button("Undo", () => state.step(-1), { disabled: at === 0, "aria-keyshortcuts": "Control+Z" }),
         button("Redo", () => state.step(1), { disabled: at === past.length - 1, "aria-keyshortcuts": "Control+Y" }),
@@ -118,7 +101,7 @@ export class Editor {
     const said = shape.formula && through(shape, shape.formula.values);
     this.curve = svg("path", { class: edit && !state.isBefore ? "curve edited" : "curve", d: path(shape, line, at, 201) });
     this.dots = svg("g", { class: "study" });
-    this.handles = shape.edits ? shape.controls.map((x, i) => this.handle(i, x)) : [];
+    this.handles = shape.controls.map((x, i) => this.handle(i, x));
     this.drawing = svg("svg", { class: "big", viewBox: `0 0 ${width} ${HEIGHT}`, role: "group",
       "aria-label": `The curve of block ${shape.block + 1}, ${shape.site}, ${shape.name}` },
     axes(shape, /** @type {[number, number]} */ (this.range), at, box),
@@ -169,7 +152,7 @@ export class Editor {
   /** @param {number[]} values @param {number} index of a control @param {number} by */
   bent(values, index, by) {
     const shape = /** @type {Shape} */ (this.shape);
-    return values.map((value, p) => value + by * pull(shape, index, shape.points[p]));
+    return values.map((value, p) => value + by * shape.pull(index, shape.points[p]));
   }
 
   /** @param {PointerEvent} event @param {any} circle @param {number} index */
@@ -249,7 +232,7 @@ export class Editor {
       await navigator.clipboard.writeText(`${address}#edits=${hash}`);
       this.say("The link is copied. It holds the edits; who opens it needs this page.");
     } catch {
-      location.hash = `edits=${hash}`;
+      history.replaceState(null, "", `#edits=${hash}`);  // follows no link
       this.say("The link is in the address bar.");
     }
   }

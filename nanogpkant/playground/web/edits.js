@@ -41,6 +41,21 @@ export function sumOf(basis, c) {
   };
 }
 
+/**
+ * What coefficients make of a curve of distance: its values, and last its slope beyond.
+ * @param {Float32Array} basis (length + 1, coefficients)
+ * @param {number} length
+ * @param {ArrayLike<number>} c
+ */
+export function curveOf(basis, length, c) {
+  const size = basis.length / (length + 1);
+  return Float32Array.from({ length: length + 1 }, (_, row) => {
+    let sum = 0;
+    for (let k = 0; k < size; k++) sum += basis[row * size + k] * c[k];
+    return sum;
+  });
+}
+
 /** Least squares, with a ridge so small that it only decides what the points leave open. */
 export class Fitter {
   /** @param {Float64Array[]} rows the functions' values at each point */
@@ -114,10 +129,15 @@ export class Edits {
   /** @param {Edit} edit @returns {() => void} what takes it back */
   apply(edit) {
     if (edit.kind === "distance") {
-      const { rows } = /** @type {import("./model.js").Curve} */ (this.curves.get(edit.layer));
-      const head = Number(edit.head), values = rows[head];
-      rows[head] = Float32Array.from(edit.values ?? []);
-      return () => (rows[head] = values);
+      const { rows, slope, basis, length } = /** @type {import("./rows.js").Curve} */ (this.curves.get(edit.layer));
+      const head = Number(edit.head), before = { values: rows[head], slope: slope[head] };
+      const values = basis ? curveOf(basis, length, edit.coefficients ?? []) : Float32Array.from(edit.values ?? []);
+      rows[head] = values.subarray(0, length);
+      if (basis) slope[head] = values[length];
+      return () => {
+        rows[head] = before.values;
+        slope[head] = before.slope;
+      };
     }
     const { matrix, features: known } = /** @type {import("./model.js").Projection} */ (this.projections.get(edit.layer));
     const features = /** @type {import("./bases.js").Features} */ (known), coefficients = edit.coefficients ?? [];

@@ -8,6 +8,12 @@ import { formula, grouped, h } from "./dom.js";
 const AT_ONCE = 24, LATER = 100;  // milliseconds after an edit: the new text comes first
 const ORDERS = { importance: "most important first", place: "by place", edited: "edited first" };
 
+/** The kinds of functions in a formula's text, such as ["tanh"]. @param {string} text */
+function familiesOf(text) {
+  const [sum] = text.split(", s = "), names = new Set(Array.from(sum.matchAll(/([a-z]\w*)\(/g), ([, name]) => name));
+  return names.size ? [...names] : [sum.includes("^") ? "polynomial" : /[xds]/.test(sum) ? "line" : "constant"];
+}
+
 export class Finder {
   /**
    * @param {HTMLElement} place
@@ -21,9 +27,14 @@ export class Finder {
     this.choose = choose;
     this.count = AT_ONCE;
     const shapes = [...catalogue.shapes.values()], sites = [...new Set(shapes.map(({ site }) => site))];
+    const blocks = [...new Set(shapes.map(({ block }) => block))].sort((a, b) => a - b);
+    const families = [...new Set(shapes.flatMap(({ formula }) => (formula ? familiesOf(formula.text) : [])))].sort();
+    const select = (/** @type {string} */ all, /** @type {[string | number, string][]} */ values) =>
+      h("select", { change: () => this.list() }, h("option", { value: "" }, all), values.map(([value, text]) => h("option", { value }, text)));
     this.search = h("input", { type: "search", placeholder: "block 2 head 1, sin, 12 → 7 …", input: () => this.list() });
-    this.site = h("select", { change: () => this.list() }, h("option", { value: "" }, "everywhere"),
-      sites.map((site) => h("option", { value: site }, site)));
+    this.block = select("every block", blocks.map((block) => [block, `block ${block + 1}`]));
+    this.site = select("everywhere", sites.map((site) => [site, site]));
+    this.family = select("any", families.map((family) => [family, family]));
     this.order = h("select", { change: () => this.list() }, Object.entries(ORDERS).map(([value, text]) => h("option", { value }, text)));
     this.found = h("ul", { class: "cards" });
     this.more = h("button", { type: "button", click: () => { this.count += AT_ONCE; this.list(); } }, "Show more");
@@ -34,7 +45,8 @@ export class Finder {
       h("p", { class: "quiet" }, "A block a row, bottom to top as the model computes. The darker a cell, the more its function matters: its spread times the loss's gradient, next to the largest of its kind."),
       this.map,
       h("div", { class: "filters" },
-        h("label", {}, "Search", this.search), h("label", {}, "Where", this.site), h("label", {}, "Order", this.order)),
+        h("label", {}, "Search", this.search), h("label", {}, "Block", this.block), h("label", {}, "Where", this.site),
+        families.length > 0 && h("label", {}, "Formula", this.family), h("label", {}, "Order", this.order)),
       this.said, this.found, this.more);
     this.draw();
     let waits = 0;
@@ -78,7 +90,7 @@ export class Finder {
         typeof shapes === "number"
           ? h("button", { type: "button", tabindex: -1, class: "wide-cell", click: () => {
             this.site.value = site;
-            this.search.value = `block ${block + 1}`;
+            this.block.value = block;
             this.list();
           } }, `${grouped(shapes)} edges`)
           : h("div", { class: "cells" }, shapes.slice(0, 256).map(cell)))))));
@@ -99,7 +111,8 @@ export class Finder {
   wanted() {
     const words = this.search.value.toLowerCase().replace(/->/g, "→").trim();
     this.named(words);
-    const pieces = words.split(/\s+(?![→\d])|\s*,\s*/).filter(Boolean), site = this.site.value, { edits } = this.state;
+    const pieces = words.split(/\s+(?![→\d])|\s*,\s*/).filter(Boolean), { edits } = this.state;
+    const [block, site, family] = [this.block.value, this.site.value, this.family.value];
     const order = {
       importance: (/** @type {Shape} */ a, /** @type {Shape} */ b) => b.importance - a.importance,
       place: (/** @type {Shape} */ a, /** @type {Shape} */ b) => a.block - b.block,
@@ -108,7 +121,8 @@ export class Finder {
     }[/** @type {"importance" | "place" | "edited"} */ (this.order.value)];
     return [...this.catalogue.shapes.values()].filter((shape) => {
       const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${shape.formula?.text ?? ""}`.toLowerCase();
-      return (!site || shape.site === site) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
+      const isThere = (!site || shape.site === site) && (!block || shape.block === Number(block));
+      return isThere && (!family || familiesOf(shape.formula?.text ?? "").includes(family)) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
   }
 

@@ -5,12 +5,14 @@
  * of earlier tokens held as they are. A function's contribution is its value times that gradient.
  */
 
+import { Cache, prepare } from "./attention.js";
 import { slope } from "./bases.js";
-import { Cache, PLAIN_NORM, curveAt, normalize, polynomial, windowStart } from "./model.js";
+import { windowStart } from "./model.js";
+import { PLAIN_NORM, curveAt, normalize, polynomial } from "./rows.js";
 import { softmax } from "./writing.js";
 
 /** @typedef {import("./model.js").Model} Model */
-/** @typedef {import("./model.js").Norm} Norm */
+/** @typedef {import("./rows.js").Norm} Norm */
 /** @typedef {import("./model.js").Projection} Projection */
 
 const UNITS = 12;  // hidden units and edges that are told of, a projection
@@ -78,7 +80,7 @@ function placeBack(model, block, norm, raw, place, g) {
   const D = model.head, half = D / 2;
   if (block.score) {
     const turned = raw.slice();
-    model.place({ ...block, score: null }, norm, turned, 0, place);
+    prepare(model.head, { ...block, score: null }, norm, turned, 0, place);
     const length = Math.max(Math.hypot(...turned), 1e-12);
     let along = 0;
     for (let i = 0; i < D; i++) along += (turned[i] / length) * g[i];

@@ -16,7 +16,7 @@ export class Learning {
     this.said = h("output", { for: "step" });
     this.play = h("button", { type: "button", click: () => this.run() }, "Play");
     this.cells = hasSteps ? this.curves(catalogue) : [];
-    const plain = "This run kept one checkpoint. One trained with --train.keep_every 50 has a slider here, over its functions as they took shape.";
+    const plain = "This run kept one checkpoint. One trained with --train.eval_interval 50 --train.keep_every 50 has a slider here, over its functions as they took shape.";
     place.replaceChildren(h("h3", {}, "Loss"), this.losses(run), ...(hasSteps ? [
       h("div", { class: "controls" }, h("label", { class: "grow" }, "Checkpoint ", this.said, this.slider), this.play),
       h("p", { class: "quiet" }, "Every curve as it was at this step; faint is the first checkpoint."),

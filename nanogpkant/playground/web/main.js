@@ -152,18 +152,26 @@ async function start() {
   if (first) editor.show(first);
   else byId("editor").replaceChildren(h("p", {}, "This run has no learned functions to bend: it is a plain GPT. Train one that has them: nanogpkant train quickstart_kan."));
   text.losses(plain, plain);
-  const hash = new URLSearchParams(location.hash.slice(1)), named = catalogue.shapes.get(hash.get("function") ?? "");
-  await text.write();
-  await measure();
-  if (named) openShape(named);
-  if (hash.has("edits"))
+  /** Follow the address: to a function, or to edits. */
+  async function follow() {
+    const hash = new URLSearchParams(location.hash.slice(1)), id = hash.get("function"), edits = hash.get("edits");
+    const named = id === null ? null : catalogue.named(id);
+    if (named) openShape(named);
+    else if (id !== null) fail(`this model has no function ${id}.`);
+    if (edits === null) return;
     try {
-      state.replace(fromFile(run, await fromHash(/** @type {string} */ (hash.get("edits"))), (edit) => catalogue.find(edit)));
+      state.replace(fromFile(run, await fromHash(edits), (edit) => catalogue.find(edit)));
       const edited = catalogue.shapes.get([...state.edits.keys()][0]);
       if (edited) openShape(edited);
     } catch (error) {
       fail(`the edits in this link cannot be used. ${/** @type {Error} */ (error).message}`);
     }
+  }
+
+  await text.write();
+  await measure();
+  await follow();
+  addEventListener("hashchange", follow);
   document.documentElement.dataset.ready = "yes";
 }
 

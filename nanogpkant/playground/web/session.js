@@ -54,7 +54,7 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
         if (i === AHEAD) await measured;  // a loss comes before the rest of the text
         if (!(await goesOn(request))) return null;
       }
-      return { tokens, shares, milliseconds: performance.now() - started };
+      return { tokens, shares, milliseconds: performance.now() - started, isCompiled: model.kernel.compiled !== null };
     },
     study: ({ ids, position, wanted }) => study(model, ids, position, wanted),
     edits: (request) => {

@@ -1,7 +1,8 @@
 /** The catalogue of functions: shared ones, edges, and the curves of distance of heads. */
 
 import { Features } from "./bases.js";
-import { Fitter, idOf, splineOf, sumOf } from "./edits.js";
+import { Fitter, curveOf, idOf, splineOf, sumOf } from "./edits.js";
+import { fitFormula } from "./fit.js";
 
 /** @typedef {import("./edits.js").Edit} Edit */
 /** @typedef {import("./unpack.js").Tensors} Tensors */
@@ -24,9 +25,9 @@ const SITES = { "attention.qkv": "queries, keys, values", "attention.out": "atte
  * @property {number} importance relative to the largest of its kind
  * @property {{text: string, math: any, r2: number, values: Float32Array} | null} formula
  * @property {Float32Array | null} density
- * @property {boolean} edits whether it can be edited
  * @property {number[]} points where an edit is drawn
  * @property {number[]} controls
+ * @property {(control: number, x: number) => number} pull share of a control's movement that x gets
  * @property {Line} original
  * @property {Line | null} start before training
  * @property {(values: ArrayLike<number>) => Edit} fit values at the points -> the nearest that the model can have
@@ -52,6 +53,30 @@ function formulaOf(formulas, row, tensors) {
   const [, count] = tensors.shape(formulas.values);
   const values = tensors.get(formulas.values).subarray(row * count, (row + 1) * count);
   return { text: formulas.text[row], math: formulas.math[row], r2: formulas.r2[row], values };
+}
+
+/**
+ * A hump over a control, 0 from its neighbours on.
+ * @param {number[]} controls
+ * @param {(x: number) => number} place
+ * @param {boolean} isTable with straight sides
+ */
+function humps(controls, place, isTable) {
+  return (/** @type {number} */ control, /** @type {number} */ x) => {
+    const at = place(x), middle = place(controls[control]);
+    const beside = place(controls[control + (at < middle ? -1 : 1)] ?? controls[control]);
+    if (beside === middle) return at === middle || !isTable ? 1 : 0;
+    const away = Math.abs((at - middle) / (beside - middle));
+    if (away >= 1) return 0;
+    return isTable ? 1 - away : 0.5 + 0.5 * Math.cos(Math.PI * away);
+  };
+}
+
+/** @param {number[]} points @param {Line} line @param {Float32Array} density @returns {Shape["formula"]} */
+function fitted(points, line, density) {
+  const weights = points.map((_, p) => 0.01 + density[Math.min(density.length - 1, Math.floor((p / points.length) * density.length))]);
+  const { at, ...found } = fitFormula(points, points.map(line), weights);
+  return { ...found, values: Float32Array.from(points, at) };
 }
 
 export class Catalogue {
@@ -104,6 +129,13 @@ export class Catalogue {
     return this.add(this.edge(layer, of.input, of.output, 0, null));
   }
 
+  /** The function of an id, such as "blocks.0.mlp.out/12→7". @param {string} id @returns {Shape | null} */
+  named(id) {
+    const [, name, input, output] = id.match(/^(.+)\/(\d+)→(\d+)$/) ?? [], layer = this.layers.get(name);
+    const isEdge = layer?.kind === "edge" && Number(input) < layer.inputs && Number(output) < layer.outputs;
+    return isEdge ? this.find({ kind: "edge", layer: name, input: Number(input), output: Number(output) }) : this.shapes.get(id) ?? null;
+  }
+
   /** @param {string} name */
   where(name) {
     const [, block, ...rest] = name.split(".");
@@ -115,19 +147,15 @@ export class Catalogue {
     const { length } = curve, isLag = known.name.endsWith("kernel");
     const values = this.tensors.get(curve.values).subarray(head * length, (head + 1) * length);
     const start = this.tensors.get(curve.start).subarray(head * length, (head + 1) * length);
-    const controls = new Set(even(0, Math.log2(length), 11).map((s) => Math.round(2 ** s) - 1));
     const edit = { kind: /** @type {const} */ ("distance"), layer: known.name, head };
+    const place = (/** @type {number} */ d) => Math.log2(1 + d) / Math.log2(length);
+    const form = curve.basis === null ? table(edit, length, place) : sloped(edit, length, this.tensors.get(curve.basis));
     return {
       ...this.where(known.name), id: idOf(edit), kind: "distance", site: isLag ? "convolution" : "distance",
       name: `head ${head + 1}`,
       about: isLag ? "what a token this many places back weighs" : "what is added to attention at each distance",
       low: 0, high: length - 1, importance, density: null, formula: formulaOf(known.formulas, head, this.tensors),
-      edits: curve.edits,
-      points: even(0, length - 1, length), controls: [...controls],
-      original: between(values), start: between(start),
-      fit: (drawn) => ({ ...edit, values: tidy(drawn) }),
-      of: ({ values: drawn = [] }) => between(drawn),
-      place: (d) => Math.log2(1 + d) / Math.log2(length),
+      points: even(0, length - 1, length), original: between(values), start: between(start), place, ...form,
     };
   }
 
@@ -136,11 +164,11 @@ export class Catalogue {
     const { samples, bins } = this.run.functions;
     const low = this.tensors.get(layer.low)[row], high = this.tensors.get(layer.high)[row];
     const margin = 0.06 * (high - low), from = low - margin, to = high + margin;
+    const controls = even(low, high, CONTROLS), place = (/** @type {number} */ x) => (x - from) / (to - from);
     return {
-      ...this.where(layer.name), low: from, high: to, samples, edits: true,
-      controls: even(low, high, CONTROLS), start: null,
+      ...this.where(layer.name), low: from, high: to, samples, controls, start: null,
       density: this.tensors.get(layer.density).subarray(row * bins, (row + 1) * bins),
-      place: (/** @type {number} */ x) => (x - from) / (to - from),
+      place, pull: humps(controls, place, false),
     };
   }
 
@@ -181,13 +209,18 @@ export class Catalogue {
     let coefficients = null;
     /** @type {Fitter | null} */
     let fitter = null;
-    const own = () => (coefficients ??= Array.from({ length: known.size },
+    /** @type {Shape["formula"]} */
+    let said = null;
+    const { tensors } = this, own = () => (coefficients ??= Array.from({ length: known.size },
       (_, m) => this.weights(weight)[(m * inputs + input) * outputs + output]));
+    const original = (/** @type {number} */ x) => sumOf(basis, own())(x);
     return {
       ...common, id: idOf(edit), kind: "edge", name: `${input} → ${output}`,
       about: `from input ${input} to output ${output}`, importance, points,
-      formula: row === null ? null : formulaOf(layer.formulas, row, this.tensors),
-      original: (x) => sumOf(basis, own())(x),
+      get formula() {  // of an edge that is not listed, when it is first looked at
+        return (said ??= row === null ? fitted(points, original, common.density) : formulaOf(layer.formulas, row, tensors));
+      },
+      original,
       fit: (drawn) => {
         fitter ??= new Fitter(points.map((x) => rowOf(basis, x)));
         return { ...edit, coefficients: tidy(fitter.solve(drawn)) };
@@ -201,6 +234,49 @@ export class Catalogue {
     if (!this.decoded.has(number)) this.decoded.set(number, this.tensors.get(number));
     return /** @type {Float32Array} */ (this.decoded.get(number));
   }
+}
+
+/**
+ * How a curve is edited that is a number for every distance.
+ * @param {Edit} edit
+ * @param {number} length
+ * @param {(d: number) => number} place
+ */
+function table(edit, length, place) {
+  const controls = [...new Set(even(0, Math.log2(length), 11).map((s) => Math.round(2 ** s) - 1))];
+  return {
+    controls, pull: humps(controls, place, true),
+    fit: (/** @type {ArrayLike<number>} */ drawn) => ({ ...edit, values: tidy(drawn) }),
+    of: (/** @type {Edit} */ { values = [] }) => between(values),
+  };
+}
+
+/**
+ * How a curve is edited that goes on by a slope: by its coefficients, each with a control where its
+ * function is largest.
+ * @param {Edit} edit
+ * @param {number} length
+ * @param {Float32Array} basis
+ */
+function sloped(edit, length, basis) {
+  const size = basis.length / (length + 1), at = (/** @type {number} */ d, /** @type {number} */ k) => basis[d * size + k];
+  const peaks = Array.from({ length: size }, (_, k) => {
+    let peak = 0;
+    for (let d = 1; d < length; d++) if (at(d, k) > at(peak, k)) peak = d;
+    return { k, peak };
+  }).filter(({ k, peak }, i, all) => at(peak, k) > 0.1 && all.findIndex((other) => other.peak === peak) === i);
+  const weight = (/** @type {number} */ d) => 1 / Math.sqrt(1 + d);  // near distances matter more
+  /** @type {Fitter | null} */
+  let fitter = null;
+  return {
+    controls: peaks.map(({ peak }) => peak),
+    pull: (/** @type {number} */ control, /** @type {number} */ d) => at(d, peaks[control].k) / at(peaks[control].peak, peaks[control].k),
+    fit: (/** @type {ArrayLike<number>} */ drawn) => {
+      fitter ??= new Fitter(Array.from({ length }, (_, d) => Float64Array.from({ length: size }, (_, k) => weight(d) * at(d, k))));
+      return { ...edit, coefficients: tidy(fitter.solve(Array.from(drawn, (value, d) => weight(d) * value))) };
+    },
+    of: (/** @type {Edit} */ { coefficients = [] }) => between(curveOf(basis, length, coefficients).subarray(0, length)),
+  };
 }
 
 /** @param {import("./bases.js").Basis} basis @param {number} x */

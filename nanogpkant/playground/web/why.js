@@ -72,7 +72,6 @@ export class Why {
     const last = shares.length - 1, most = Math.max(...shares), from = Math.max(0, shares.length - BACK);
     const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 3);
     const shape = this.catalogue.find({ kind: "distance", layer: `blocks.${block}.attention.bias`, head });
-    const verb = shape?.edits ? "Bend" : "Open";
     const words = order.map((s) => `‘${pieces[s]}’ ${last - s} back, ${percent(shares[s])}`).join("; ");
     const strip = h("p", { class: "strip", role: "img", "aria-label": `Attention of head ${head + 1}: ${words}` },
       pieces.slice(from).map((piece, i) => {
@@ -82,7 +81,7 @@ export class Why {
       }));
     return h("div", { class: "card head-card" },
       h("div", { class: "row" }, h("strong", {}, `Head ${head + 1}`),
-        shape && h("button", { type: "button", class: "small", "aria-label": `${verb} the curve of block ${block + 1}, head ${head + 1}`, click: () => this.open(shape) }, verb)),
+        shape && h("button", { type: "button", class: "small", "aria-label": `Bend the curve of block ${block + 1}, head ${head + 1}`, click: () => this.open(shape) }, "Bend")),
       strip, shape && this.stems(shape, shares), h("p", { class: "tiny quiet" }, words));
   }
 

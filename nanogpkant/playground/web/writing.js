@@ -1,6 +1,7 @@
 /** Writing: the next token after a text, drawn from the model's probabilities. */
 
-import { Cache, windowStart } from "./model.js";
+import { Cache } from "./attention.js";
+import { windowStart } from "./model.js";
 
 /** @typedef {import("./model.js").Model} Model */
 

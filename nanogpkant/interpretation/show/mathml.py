@@ -1,22 +1,39 @@
-"""The text of a formula as MathML, in nested lists: [tag, child, ...], a child a text or a list."""
+"""The text of a formula as MathML."""
 
 import ast
 
+from nanogpkant.report.section import Tree
+
 MINUS = "\u2212"
-Tree = list["str | Tree"]
 
 
-def spoken(text: str) -> Tree:
+def spoken(text: str) -> list[Tree]:
     """A formula as the fit writes it, such as ``0.2 + 3*tanh(2*x - 1)``.
 
     An expression of log2(1 + d) is written as one of s, with ", s = log2(1 + d)" behind it.
+
+    Returns:
+        its terms, and before a function the amplitude apart, so that lines can break between
+        them: browsers break none within a formula.
     """
     expression, _, where = text.partition(", s = ")
-    rows: Tree = ["mrow", _tree(ast.parse(expression.replace("^", "**"), mode="eval").body)]
+    found = _terms(ast.parse(expression.replace("^", "**"), mode="eval").body)
     if where:
-        named = ["mrow", ["mi", "s"], ["mo", "="], _tree(ast.parse(where, mode="eval").body)]
-        rows += [["mtext", ", "], named]
-    return rows
+        value = _tree(ast.parse(where, mode="eval").body)
+        found[-1] = ["mrow", found[-1], ["mo", ","]]
+        found.append(["mrow", ["mi", "s"], ["mo", "="], value])
+    return found
+
+
+def _terms(node: ast.expr) -> list[Tree]:
+    match node:
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
+            sign: Tree = ["mo", "+" if isinstance(op, ast.Add) else MINUS]
+            first, *rest = _terms(right)
+            return [*_terms(left), ["mrow", sign, ["mtext", "\u00a0"], first], *rest]
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Call() as call):
+            return [*_terms(left), _tree(call)]
+    return [_tree(node)]
 
 
 def _tree(node: ast.expr) -> Tree:
@@ -31,6 +48,10 @@ def _tree(node: ast.expr) -> Tree:
             return ["msup", _bracketed(left), _tree(right)]
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return ["mfrac", _tree(left), _tree(right)]
+        case ast.BinOp(left=ast.Constant(value=value), op=ast.Mult(), right=right) if (
+            f"{value:.3g}" == "1"
+        ):
+            return _bracketed(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return ["mrow", _bracketed(left), ["mo", "\u2062"], _bracketed(right)]
         case ast.BinOp(left=left, op=op, right=right):
