@@ -58,6 +58,7 @@ def test_an_address_where_no_cluster_answers_is_said() -> None:
 
 
 @needs_ray
+@pytest.mark.timeout(900)
 def test_a_lost_worker_s_run_goes_on(study: Path) -> None:
     """The worker and its training are killed, as with their machine: no checkpoint is lost."""
     out = study.parent / "runs"
@@ -69,7 +70,7 @@ def test_a_lost_worker_s_run_goes_on(study: Path) -> None:
         encoding="utf-8",
     )
     run = out / "trial" / "gpt" / "seed-1"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not (run / "checkpoints" / "index.json").exists():
         assert time.monotonic() < deadline
         assert driver.poll() is None, driver.communicate()
@@ -86,7 +87,7 @@ def test_a_lost_worker_s_run_goes_on(study: Path) -> None:
     for process in training:
         if process.is_running():
             process.kill()
-    output, errors = driver.communicate(timeout=280)
+    output, errors = driver.communicate(timeout=400)
     assert driver.returncode == 0, errors
     assert json.loads(output)["title"] == "trial"
     log = run.with_name("seed-1.log").read_text(encoding="utf-8")

@@ -11,7 +11,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from nanogpkant.comparison.scaling.cells import short
 from nanogpkant.comparison.scaling.findings import Findings, Measured
 from nanogpkant.comparison.scaling.law import Fit
-from nanogpkant.report.charts import REFERENCE_COLOUR, Draw, colour_of
+from nanogpkant.report.charts import Draw
+from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
 LOSS = "validation loss, nats per token"
 POINTS = 60  # of a drawn curve
