@@ -20,9 +20,10 @@ config = LlamaConfig(vocab_size=64, num_attention_heads=4, **shape)
 model = AutoModelForCausalLM.from_config(config)
 tokens = torch.arange(32).repeat(4, 4) % 24  # something to learn: counting to 24
 
-# Every MLP's last layer becomes a KAN layer, every gate a learned function that starts as SiLU.
+# Every MLP's last layer becomes a KAN layer, every gate a learned function that starts as SiLU,
+# and every head of attention gets a curve of distance, which starts at zero.
 before = model(tokens).logits
-print(ng.kanify(model, where=["mlp", "gate"]).words())
+print(ng.kanify(model, where=["mlp", "gate", "distance"]).words())
 print(f"logits changed by {(model(tokens).logits - before).abs().max().item():.1e}")
 
 # Only the functions learn.

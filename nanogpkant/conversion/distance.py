@@ -35,7 +35,6 @@ class Place(NamedTuple):
     itemsize: int
 
 
-@torch.no_grad()
 def places(model: Any) -> dict[str, Place]:
     """Where curves can stand in a model, by the names that they would have.
 
@@ -43,19 +42,28 @@ def places(model: Any) -> dict[str, Place]:
     the same with ours, is tried on a few tokens.
 
     Raises:
-        UsageError: it cannot take them.
+        UsageError: it cannot take them, or has some everywhere.
     """
-    itemsize = next((p.itemsize for p in model.parameters()), 4)
-    if isinstance(model, GPT):
-        blocks: Any = model.blocks
-        free = [n for n, each in enumerate(blocks) if each.attention.bias is None]
-        place = Place(model.config.n_head, min(model.config.block_size, LONGEST), itemsize)
-        return {f"blocks.{n}.attention.bias": place for n in free if place.longest > 1}
+    found = _places_in_ours(model) if isinstance(model, GPT) else _places_in_theirs(model)
+    if not found:
+        raise UsageError("--where distance: its attention has a bias of distance already")
+    return found
+
+
+def _places_in_ours(model: Any) -> dict[str, Place]:
+    free = [n for n, each in enumerate(model.blocks) if each.attention.bias is None]
+    longest = min(model.config.block_size, LONGEST)
+    place = Place(model.config.n_head, longest, model.tokens.weight.itemsize)
+    return {f"blocks.{n}.attention.bias": place for n in free}
+
+
+@torch.no_grad()
+def _places_in_theirs(model: Any) -> dict[str, Place]:
     embeddings: Any = model.get_input_embeddings() if is_pretrained(model) else None
     if not isinstance(embeddings, nn.Embedding):
         what = f"stands in language models of transformers; {type(model).__name__} is none"
         raise UsageError(f"--where distance: {what}")
-    config, heads = model.config, {}
+    config, heads, itemsize = model.config, {}, embeddings.weight.itemsize
 
     def record(module: nn.Module, query: Tensor, *others: Any, **options: Any) -> Any:
         heads[module] = query.shape[1]
@@ -77,6 +85,7 @@ def places(model: Any) -> dict[str, Place]:
     except Exception as error:  # of any model
         problem = problem or one_line(error)
     finally:
+        _register("kan_trial", attend)  # the other one holds the model
         config._attn_implementation = before
         for module, mode in modes.items():
             module.training = mode

@@ -135,16 +135,21 @@ class ModuleInterpretation:
         """
         if layer not in self.layers:
             raise UsageError(f"{layer}: the KAN layers are {', '.join(self.layers)}")
-        rows = self.fits[layer].table().to_dict("records")
-        terms: list[list[str]] = [[] for _ in range(self.layers[layer].out_features)]
-        for row in rows:
-            if row["formula"] != "0":
-                term = re.sub(r"\bx\b", f"x{row['input']}", row["formula"])
-                terms[row["output"]].append(term)
-        if (bias := self.layers[layer].bias) is not None:
-            for own, value in zip(terms, bias.tolist(), strict=True):
-                own += [f"{value:.4g}"] * (value != 0)
-        return [" + ".join(own).replace("+ -", "- ") or "0" for own in terms]
+        count, bias = self.layers[layer].out_features, self.layers[layer].bias
+        sums: list[list[str]] = [[] for _ in range(count)]
+        constants = [0.0] * count if bias is None else bias.tolist()
+        for row in self.fits[layer].table().to_dict("records"):
+            first, _, rest = row["formula"].partition(" ")
+            if _is_number(first):
+                constants[row["output"]] += float(first)
+            else:
+                rest = f"- {row['formula'][1:]}" if first[0] == "-" else f"+ {row['formula']}"
+            sums[row["output"]] += [re.sub(r"\bx\b", f"x{row['input']}", rest)] if rest else []
+        texts = [
+            " ".join([f"{constant:.4g}"] * (constant != 0 or not terms) + terms)
+            for constant, terms in zip(constants, sums, strict=True)
+        ]
+        return [text.removeprefix("+ ") for text in texts]
 
     @cached_property
     def faithfulness(self) -> pd.DataFrame:
@@ -273,6 +278,14 @@ def _call(inputs: Any) -> Call:
     if isinstance(inputs, dict):
         return (), inputs
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _tensor(output: Any) -> Tensor:

@@ -136,6 +136,8 @@ def test_some_layers_alone_and_the_rest_later() -> None:
     assert "distance" in dry.words()
     ng.kanify(model, where=["distance"])
     assert len(curves_of(model)) == 2
+    with pytest.raises(UsageError, match="has a bias of distance already"):
+        ng.kanify(model, where=["distance"])
     torch.testing.assert_close(model(**x).logits, before, rtol=0, atol=1e-5)
 
 
@@ -169,7 +171,7 @@ def test_a_run_gets_curves_and_writes_the_same(plain_run, tmp_path) -> None:
     model = before.model
     ng.kanify(model, where=["distance"], share="edge")
     torch.testing.assert_close(model(x), run.model(x))
-    with pytest.raises(UsageError, match="--where distance: matches no layer"):
+    with pytest.raises(UsageError, match="--where distance: its attention has a bias of distance"):
         ng.kanify(str(made.out), dry_run=True, where=["distance"])
 
 

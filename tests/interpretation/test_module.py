@@ -57,6 +57,20 @@ def test_a_table_gives_its_formulas_back(trained: KAN, tmp_path) -> None:
     assert trained.training
 
 
+@torch.no_grad()
+def test_an_output_is_one_formula_with_one_constant() -> None:
+    layer, x = KANLinear(3, 2), 2 * torch.rand(200, 3) - 1
+    layer.weight.normal_(std=0.3)
+    layer.bias.copy_(torch.tensor([0.5, -2.0]))
+    found = ng.interpret(layer, inputs=x, families=["sin"])
+    for output, text in enumerate(found.formulas("")):
+        assert re.search(r"^-?[\d.]+ [+-] \S+\*", text)
+        assert not re.search(r" [+-] [\d.]+(?: [+-] |$)", re.sub(r"\([^()]*\)", "", text))
+        names = {f"x{i}": x[:, i] for i in range(3)} | vars(torch)
+        wanted = found.fits[""].evaluate(x)[:, output].sum(1) + layer.bias[output]
+        torch.testing.assert_close(eval(text.replace("^", "**"), names), wanted, rtol=0, atol=0.01)
+
+
 def test_pruning_drops_what_does_nothing(trained: KAN) -> None:
     x, _ = table()
     found = ng.interpret(trained, inputs=x)

@@ -159,7 +159,7 @@ def _cardinal(position: Tensor, order: int, count: int) -> Tensor:
     r = (position - (index + (order + 1) / 2)).abs_()
     total = torch.zeros_like(r)
     for reach, factor in TERMS[order]:
-        total.add_((reach - r).clamp_(min=0).pow_(order), alpha=factor)
+        total.add_((reach - r).clamp(min=0).pow_(order), alpha=factor)
     return total
 
 
