@@ -20,6 +20,7 @@ from .verbs.measure import bench, match, plan
 from .verbs.play import edit, play
 from .verbs.prepare import prepare
 from .verbs.runs import info, presets, runs
+from .verbs.scale import scale
 from .verbs.share import export, pull, push
 from .verbs.train import track, train
 from .verbs.use import evaluate, sample
@@ -70,6 +71,7 @@ __all__ = [
     "runs",
     "sample",
     "save_functions",
+    "scale",
     "search",
     "track",
     "train",

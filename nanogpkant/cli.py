@@ -33,6 +33,7 @@ VERBS = {
     "compare": "compare:compare",
     "experiment": "compare:experiment",
     "search": "compare:search",
+    "scale": "scale:scale",
     "interpret": "interpret:interpret",
     "prune": "interpret:prune",
     "play": "play:play",

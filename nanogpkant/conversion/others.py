@@ -5,7 +5,7 @@ flashkan are told by their attributes. Nothing of theirs is imported. Each libra
 into ``Edges``; a layer that computes something else than its attributes say is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,29 @@ class NormedKAN(nn.Module):
         return y if self.base is None else y + self.base(x)
 
 
+class Products(nn.Module):
+    """Nodes of pykan: the first inputs, then products of the others, each times and plus a number.
+
+    Args:
+        arities: inputs of every product, the last ones of all.
+        scale, bias: (sums + products,) of the nodes.
+    """
+
+    def __init__(self, arities: Sequence[int], scale: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.arities = tuple(arities)
+        self.scale, self.bias = (nn.Parameter(each.detach().clone()) for each in (scale, bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., sums + all inputs of products) -> (..., sums + products)."""
+        sums, *factors = x.split((x.shape[-1] - sum(self.arities), *self.arities), dim=-1)
+        nodes = torch.cat([sums, *(each.prod(-1, keepdim=True) for each in factors)], -1)
+        return self.scale * nodes + self.bias
+
+    def extra_repr(self) -> str:
+        return f"arities={self.arities}"
+
+
 def from_efficient_kan(layer: nn.Module) -> nn.Module:
     """A layer of efficient-kan, or of a copy, as ``KANLinear``.
 
@@ -98,10 +121,11 @@ def from_inkan(layer: nn.Module) -> nn.Module:
 def from_pykan(model: nn.Module) -> nn.Module:
     """A model of pykan (``MultKAN``, or ``KAN``) as a stack of ``KANLinear``; or one layer of it.
 
-    Its factors and shifts of nodes become part of weights and biases.
+    Its factors and shifts of nodes become part of weights and biases; nodes that multiply stand
+    between layers, as ``Products``.
 
     Raises:
-        UserError: see ``from_efficient_kan``; or nodes that multiply, or symbolic edges.
+        UserError: see ``from_efficient_kan``; or symbolic edges.
     """
     return _converted(model, "pykan model" if hasattr(model, "act_fun") else "pykan")
 
@@ -227,18 +251,23 @@ def _pykan_model(model: Any) -> nn.Module:
     for number, symbolic in enumerate(model.symbolic_fun):
         if symbolic.mask.any():
             raise UserError(f"layer {number} has symbolic edges: convert before fixing them")
-    if any(width[1] for width in model.width):
-        raise UserError("its nodes multiply: only sums are layers of edges")
     if not torch.equal(model.input_id.cpu(), torch.arange(model.width_in[0])):
         raise UserError("some of its inputs were pruned: convert the model before")
-    layers = []
+    layers: list[nn.Module] = []
     for number, each in enumerate(model.act_fun):
         edges = _pykan(each)
-        factor = model.node_scale[number] * model.subnode_scale[number]
-        shift = model.node_scale[number] * model.subnode_bias[number] + model.node_bias[number]
+        factor, shift = model.subnode_scale[number], model.subnode_bias[number]
+        scale, bias = model.node_scale[number], model.node_bias[number]
+        products = model.width[number + 1][1]
+        if not products:
+            factor, shift = scale * factor, scale * shift + bias
         base = None if edges.base_weight is None else edges.base_weight * factor[:, None]
         splines = edges.splines * factor[:, None, None]
         layers.append(replace(edges, base_weight=base, splines=splines, bias=shift).layer())
+        if products:
+            arity = model.mult_arity
+            arities = [arity] * products if isinstance(arity, int) else arity[number + 1]
+            layers.append(Products(arities, scale, bias))
     return nn.Sequential(*layers)
 
 

@@ -56,14 +56,18 @@ class KANModel:
         """As of any model, with its code.
 
         Raises:
-            ValueError: push_to_hub, before which the code would not be there.
+            ValueError: push_to_hub, before which the code would not be there; or frozen functions.
         """
         if options.pop("push_to_hub", False):
             raise ValueError("the code would not be uploaded: call model.push_to_hub(NAME) instead")
         model, parent = self, super()
+        swaps = {name: Swap(*swap) for name, swap in self.config.kan.items()}
+        if frozen := [n for n in swaps if not hasattr(model.get_submodule(n), "features")]:  # pyright: ignore
+            remedy = "save the model before, and freeze it again when it is loaded"
+            raise ValueError(f"the functions of {frozen[0]} are frozen: {remedy}")
         weights: Any = model.state_dict() if state_dict is None else state_dict  # pyright: ignore
         weights = {name: each for name, each in weights.items() if "_extra_state" not in name}
-        now = repeated(model, {n: Swap(*swap) for n, swap in self.config.kan.items()})  # pyright: ignore
+        now = repeated(model, swaps)  # pyright: ignore
         self.config.kan = {name: list(swap) for name, swap in now.items()}
         parent.save_pretrained(save_directory, state_dict=weights, **options)  # pyright: ignore
         write_code(Path(save_directory), type(self))

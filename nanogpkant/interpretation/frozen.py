@@ -1,10 +1,10 @@
-"""Learned functions made fixed, in plain torch: parts of the weights, tables or formulas.
+"""Learned functions made fixed, in plain torch: parts of the weights, or lines between points.
 
-A function that is a line costs nothing. On a CPU a table takes longer than this package's kernels
-for the learned function itself (dev/LOG.md): it is for code that has only torch.
+A function that is a line costs nothing. Any other one becomes 1023 short lines, whether it is the
+learned function or its formula: finding one's line takes two lookups and a product.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,80 +17,70 @@ from nanogpkant.kan.bases.base import Basis, wide
 from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
 
-POINTS = 512  # of a table
+POINTS = 1024  # between which lines go
+WIDTH = 16.0  # points reach from -WIDTH to WIDTH, or further where a grid does
 REACH = 8.0  # of functions that have no grid: constant beyond, but for base and line
+CURVED = ("relu2", "leaky_relu2")  # base functions that do not end in lines: computed
 NOTHING = 1e-12  # largest value of what is no function at all
 
 
 class FixedFunctions(nn.Module):
-    """y_i = base(x_i) + slope_g x_i + rest_g(x_i) for all inputs i of a group g.
+    """y_i = base(x_i) + slope_g x_i + rest_g(x_i) for all inputs i of a group g, as short lines.
 
-    The rest is a table with linear interpolation, or formulas; it is constant beyond its range.
+    The rest is constant beyond its range, so that outermost lines go on as base and slope do.
 
     Args:
         features: one shared function an input.
         coefficients: (1, G, numbers), of these functions.
-        by: "table" or "formula".
+        by: "table" or "formula", of the rest.
     """
 
-    table: Tensor | None  # (G, P)
-    slope: Tensor  # (G, 1)
+    lines: Tensor  # (G * 1023, 2) values at zero, and slopes
+    first: Tensor  # (G, 1) numbers of the first lines
 
     def __init__(self, features: Features, coefficients: Tensor, by: str = "table") -> None:
         super().__init__()
         values, family = coefficients.detach().double(), features.family
-        self.base, self.low, self.high = features.base, -REACH, REACH
+        low, high = -REACH, REACH
         if isinstance(family, BSpline) and family.outside == "zero":
-            self.low, self.high = family.knots[0], family.knots[-1]
-        slope = (
-            values[0, :, :1] if isinstance(family, Basis) else torch.zeros_like(values[0, :, :1])
-        )
-        x = torch.linspace(self.low, self.high, POINTS, dtype=values.dtype, device=values.device)
-        columns = x[:, None].expand(-1, features.groups)
-        rest = features.expand(columns, values)[:, 0] - slope[:, 0] * columns  # (P, G)
-        if function := BASE_FUNCTIONS[features.base]:
-            rest = rest - function[0](columns)
-        self.register_buffer("slope", slope.to(coefficients.dtype))
-        self.formulas: Any = None
-        table = None
-        if rest.abs().max() > NOTHING:
-            if by == "formula":
-                self.formulas = _formulas(columns, rest)
-            else:
-                table = rest.T.to(coefficients.dtype).contiguous()
-        self.register_buffer("table", table)
-
-    @property
-    def is_line(self) -> bool:
-        """Whether the functions are straight lines, which a weight takes in."""
-        return self.base == "identity" and self.table is None and self.formulas is None
+            low, high = family.knots[0], family.knots[-1]
+        self.end, self.groups = max(WIDTH, -low, high), features.groups
+        self.base, self.formulas = features.base, []
+        self.unit = 2 * self.end / (POINTS - 3)  # one line goes on beyond each end
+        order = torch.arange(POINTS, dtype=values.dtype, device=values.device)
+        x = ((order - 1) * self.unit - self.end)[:, None].expand(-1, features.groups)  # (P, G)
+        function = BASE_FUNCTIONS[self.base] or (torch.zeros_like,)
+        line = values[0, :, 0] if isinstance(family, Basis) else torch.zeros_like(values[0, :, 0])
+        inside = x.clamp(low, high)
+        rest = features.expand(inside, values)[:, 0] - line * inside - function[0](inside)
+        self.is_line = self.base in ("identity", "none") and bool(rest.abs().max() <= NOTHING)
+        if by == "formula" and not self.is_line:
+            rest, self.formulas = _formulas(inside, rest, (low, high))
+        total = line * x + rest
+        if self.base not in CURVED:
+            total = total + function[0](x)
+        slopes = total.diff(dim=0) / self.unit
+        lines = torch.stack([total[:-1] - slopes * x[:-1], slopes], -1).transpose(0, 1)
+        self.register_buffer("lines", lines.flatten(0, 1).to(wide(coefficients).dtype))
+        first = torch.arange(0, len(self.lines), POINTS - 1, dtype=torch.int32, device=x.device)
+        self.register_buffer("first", first[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> the same."""
-        z = wide(x)
-        grouped = z.unflatten(-1, (len(self.slope), -1))  # (..., G, n / G)
-        y = self.slope * grouped
-        if function := BASE_FUNCTIONS[self.base]:
-            y = y + function[0](grouped)
-        if self.table is not None:
-            y = y + self._look_up(grouped, self.table)
-        if self.formulas is not None:
-            columns = grouped.transpose(-1, -2)  # (..., n / G, G)
-            values = self.formulas.evaluate(columns.flatten(0, -2))[:, 0]
-            y = y + values.view_as(columns).transpose(-1, -2)
+        z = wide(x).unflatten(-1, (self.groups, -1))  # (..., G, n / G)
+        line = (z.detach() / self.unit).add_(1 + self.end / self.unit)
+        line = line.clamp(0, POINTS - 2).nan_to_num_().int()
+        index = line.add_(self.first).flatten()
+        # Both numbers of a line at once, as one complex number.
+        found = torch.view_as_complex(wide(self.lines)).index_select(0, index).view(z.shape)
+        y = torch.addcmul(found.real, found.imag, z)
+        if self.base in CURVED and (function := BASE_FUNCTIONS[self.base]):
+            y = y + function[0](z)
         return y.flatten(-2).to(x.dtype)
 
-    def _look_up(self, x: Tensor, table: Tensor) -> Tensor:
-        position = ((x - self.low) / (self.high - self.low) * (POINTS - 1)).clamp(0, POINTS - 1)
-        first = position.floor().clamp(max=POINTS - 2)
-        row = POINTS * torch.arange(len(table), device=x.device)[:, None]
-        index, flat = first.long() + row, table.flatten()
-        return torch.lerp(flat[index], flat[index + 1], position - first)
-
     def extra_repr(self) -> str:
-        rest = "a formula" if self.formulas is not None else "a table"
-        rest = "nothing" if self.table is None and self.formulas is None else rest
-        return f"{self.base} + a line + {rest}, groups={len(self.slope)}"
+        rest = f", {', '.join(self.formulas)}" if self.formulas else ""
+        return f"{self.base}, groups={self.groups}{rest}"
 
 
 class FixedKAN(nn.Module):
@@ -113,8 +103,8 @@ def freeze_functions(model: nn.Module, by: Literal["table", "formula"] = "table"
     Functions that are lines become part of the weights: such a layer is an ``nn.Linear`` again.
 
     Args:
-        by: "table": 512 points with linear interpolation; or "formula": the best of ``interpret``
-            on the range of the grid.
+        by: "table": the functions themselves; or "formula": the best formulas of ``interpret`` on
+            the range of the grid, which the printed model shows. Both become 1023 short lines.
 
     Returns:
         how many layers were replaced.
@@ -147,26 +137,19 @@ def freeze_functions(model: nn.Module, by: Literal["table", "formula"] = "table"
 def _fixed(layer: KANLinear, functions: FixedFunctions) -> nn.Module:
     if not functions.is_line or layer.prenorm != "none":
         return FixedKAN(layer, functions)
-    per_input = layer.in_features // len(functions.slope)
-    factor = (1 + functions.slope[:, 0]).repeat_interleave(per_input)
+    slopes = functions.lines[functions.first[:, 0], 1]
+    factor = slopes.repeat_interleave(layer.in_features // functions.groups)
     linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     linear.weight, linear.bias = nn.Parameter(layer.weight[:, 0] * factor), layer.bias  # pyright: ignore
     return linear
 
 
-def _formulas(x: Tensor, values: Tensor) -> Any:
-    """Formulas of (P, G) values at (P, G) points, as functions of G inputs and one output."""
+def _formulas(x: Tensor, values: Tensor, ends: tuple[float, float]) -> tuple[Tensor, list[str]]:
+    """Formulas of (P, G) values at (P, G) points: their values, and as text."""
     from nanogpkant.interpretation.fit.formulas import fit
 
-    like, every = torch.float32, slice(None, None, 4)  # as many points as of other fits
-    at, wanted = x[every].to(like).cpu(), values[every, None].to(like).cpu()
-    fits = fit(at, torch.full_like(at, 1 / len(at)), wanted)
-    return _moved(fits, x.device)
-
-
-def _moved(fits: Any, device: torch.device) -> Any:
-    from dataclasses import fields
-
-    from nanogpkant.interpretation.fit.fits import Formulas
-
-    return Formulas(**{f.name: getattr(fits, f.name).to(device) for f in fields(Formulas)})
+    within = slice(*torch.searchsorted(x[:, 0].contiguous(), x.new_tensor(ends)).tolist())
+    at, wanted = (t[within].float().cpu() for t in (x, values))
+    fits = fit(at, torch.full_like(at, 1 / len(at)), wanted[:, None])
+    found = fits.evaluate(x.float().cpu())[:, 0].to(values)
+    return found, fits.table().sort_values("input")["formula"].tolist()

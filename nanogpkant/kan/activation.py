@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nanogpkant.kan.features import Features
+from nanogpkant.kan.functional import is_transformed
 from nanogpkant.kan.state import FeatureLayer
 
 
@@ -34,8 +35,9 @@ class LearnedActivation(FeatureLayer):
         self.coefficients = nn.Parameter(start.to(device, dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., n) -> the same. Only x is kept for the backward pass."""
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        """(..., n) -> the same. Only x is kept for the backward pass, but for torch.func."""
+        is_plain = not (torch.compiler.is_compiling() or is_transformed())
+        if is_plain and torch.is_grad_enabled():
             return checkpoint(self._function, x, use_reentrant=False, preserve_rng_state=False)
         return self._function(x)
 

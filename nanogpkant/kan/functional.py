@@ -85,7 +85,7 @@ def run(backend: str, call: Call) -> Tensor:
         ValueError: see ``pick_backend``.
     """
     x, weight, features, coefficients, keep, dtype = call
-    if backend == "auto" and _is_transformed():
+    if backend == "auto" and is_transformed():
         return reference.forward(call)
     name = pick_backend(backend, x.device, features, dtype)
     if name == "reference":
@@ -94,7 +94,7 @@ def run(backend: str, call: Call) -> Tensor:
     return operator(x, weight, coefficients, keep, features.spec, name, dtype)
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a transform of torch.func or a level of forward-mode differentiation is open."""
     if torch.compiler.is_compiling():
         return False

@@ -307,7 +307,7 @@ def test_flags_that_do_not_go_together(arguments, words, tmp_path, monkeypatch, 
 def test_the_projects_own_experiments_can_be_planned(file, tmp_path, monkeypatch):
     """As they stand, but for their text, which would have to be downloaded."""
     experiment = load_experiment(file)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(ROOT)
     if experiment.data:
         experiment.data["dataset"] = "shakespeare_char"
     runs = plan(experiment, tmp_path / "runs")

@@ -217,6 +217,13 @@ def test_an_activation_stays_where_moving_it_would_change_training_or_the_functi
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_a_dropout_of_nothing_and_an_empty_norm_as_timm_has_them_keep_nothing_apart() -> None:
+    mlp, x = Between(nn.Sequential(nn.Dropout(0.0), nn.Identity()), nn.GELU()), torch.randn(4, 8)
+    before = mlp(x)
+    assert [row["base"] for row in ng.kanify(mlp).rows] == ["identity", "gelu"]
+    torch.testing.assert_close(mlp(x), before)
+
+
 def test_an_activation_without_a_base_function_stays_in_front() -> None:
     mlp, x = Between(nn.Identity(), torch.tanh), torch.randn(4, 8)
     before = mlp(x)

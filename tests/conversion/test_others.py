@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import nanogpkant as ng
 from nanogpkant import KANLinear
 from nanogpkant.base.errors import UserError
-from nanogpkant.conversion.others import NormedKAN, library_of
+from nanogpkant.conversion.others import NormedKAN, Products, library_of
 from nanogpkant.kan import kan_layers
 
 
@@ -202,8 +202,32 @@ def test_pykan_itself() -> None:
         model.fix_symbolic(0, 0, 0, "sin", verbose=False)
         with pytest.raises(UserError, match="layer 0 has symbolic edges"):
             ng.from_pykan(model)
-        times = kan.MultKAN(width=[2, [2, 1], 1], grid=3, k=3, auto_save=False)
-        with pytest.raises(UserError, match="nodes multiply"):
-            ng.from_pykan(times)
+        pruned = kan.MultKAN(width=[2, 3, 1], grid=3, auto_save=False)
+        pruned.input_id = torch.tensor([1])
+        with pytest.raises(UserError, match="some of its inputs were pruned"):
+            ng.from_pykan(pruned)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("arity", [2, 3, [[], [2, 3], []]])
+def test_nodes_of_pykan_that_multiply(arity: Any) -> None:
+    kan = pytest.importorskip("kan.MultKAN")
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = kan.MultKAN(
+            width=[2, [2, 2], 1], grid=3, k=3, mult_arity=arity, seed=1, auto_save=False
+        )
+        for each in (*model.node_scale, *model.node_bias, *model.subnode_bias):
+            nn.init.normal_(each)
+        ours = ng.from_pykan(model)
+        assert isinstance(ours[1], Products)
+        assert_same(model, ours, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_products_of_nodes_by_hand() -> None:
+    scale, bias = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([0.0, 0.5, 1.0])
+    found = Products([2, 3], scale, bias)(torch.arange(1.0, 13).view(2, 6))
+    assert found.tolist() == [[1.0, 12.5, -119.0], [7.0, 144.5, -1319.0]]

@@ -1,5 +1,7 @@
 """Learned functions made fixed compute the same, as tables or as formulas."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,47 @@ def test_formulas_are_near_them_and_gates_are_frozen_too() -> None:
     assert ng.freeze_functions(model, "formula") == 2
     error = (model(x) - before).square().mean().sqrt() / before.std()
     assert error < 0.1
-    assert "a formula" in repr(model)
+    assert len(model[1].formulas) == 2
+    assert model[1].formulas[0] in repr(model)
+    far = 30 * torch.randn(50, 8)  # they end in lines
+    assert torch.isfinite(model[2](far)).all()
+
+
+def test_what_is_not_finite_passes_and_gradients_are_slopes() -> None:
+    made = layer()
+    model = nn.Sequential(copy.deepcopy(made))
+    ng.freeze_functions(model)
+    x = torch.tensor([[0.3, -1.2, torch.nan, torch.inf, 50.0, 2.0, -0.7, 9.0]], requires_grad=True)
+    y = model[0].functions(x)
+    assert y.isnan().tolist() == [[False, False, True, False, False, False, False, False]]
+    (slopes,) = torch.autograd.grad(y[0, [0, 1, 5, 6]].sum(), x)
+    wanted = made.features.expand(x, made.coefficients)
+    (expected,) = torch.autograd.grad(wanted[0, 0, [0, 1, 5, 6]].sum(), x)
+    torch.testing.assert_close(slopes[0, [0, 1]], expected[0, [0, 1]], rtol=0, atol=2e-2)
+    torch.testing.assert_close(y[0, 4:].detach(), wanted[0, 0, 4:].detach(), rtol=0, atol=1e-3)
+
+
+def test_they_work_in_half_precision_and_are_saved_unfrozen(tmp_path) -> None:
+    model = nn.Sequential(layer())
+    x = torch.randn(20, 8)
+    before = model(x)
+    ng.freeze_functions(model)
+    torch.testing.assert_close(model.bfloat16()(x.bfloat16()).float(), before, rtol=0.1, atol=0.2)
+    transformers = pytest.importorskip("transformers")
+    shape = {"vocab_size": 5, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape))
+    ng.kanify(gpt2)
+    ng.freeze_functions(gpt2)
+    with pytest.raises(ValueError, match="are frozen: save the model before"):
+        gpt2.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("base", ["relu2", "leaky_relu2", "none", "silu"])
+def test_every_kind_of_base_goes_on_beyond_the_points(base: str) -> None:
+    made = layer(base=base)
+    model, x = nn.Sequential(copy.deepcopy(made)), 20 * torch.randn(50, 8)
+    ng.freeze_functions(model)
+    torch.testing.assert_close(model(x), made(x), rtol=1e-4, atol=5e-2)
 
 
 @torch.no_grad()

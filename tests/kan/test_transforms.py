@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from nanogpkant import KAN, BSpline, KANLinear, kan_linear
-from nanogpkant.kan import RBF, Features
+from nanogpkant.kan import RBF, Features, Shared
+from nanogpkant.kan.activation import LearnedActivation
 
 FEATURES = [FIXED, GROUPED, ATOMS, Features(RBF(), "silu")]
 
@@ -94,6 +95,18 @@ def test_transforms_agree_with_those_of_the_reference(features, problem, transfo
 
     torch.testing.assert_close(by("auto"), by("reference"))
     assert by("auto").abs().max() > 0
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_of_a_learned_activation(transform) -> None:
+    gate = LearnedActivation(Features(Shared(BSpline(3), groups=2), "silu"), dtype=torch.float64)
+    nn.init.normal_(gate.coefficients)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    found = TRANSFORMS[transform](lambda z: gate(z).square().sum(), x)
+    numbers = gate.coefficients.detach()
+    wanted = TRANSFORMS[transform](lambda z: gate.features.expand(z, numbers).square().sum(), x)
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradgradcheck(gate, (x.requires_grad_(),))
 
 
 def test_gradients_of_every_sample(pinn: KAN) -> None:

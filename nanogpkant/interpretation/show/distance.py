@@ -71,8 +71,8 @@ def curve_figure(
         axes.set_title(name, fontsize=9)
     about = KEY if fits is not None else KEY.replace(", dashed are formulas", "")
     is_learned = any(curve.weight.requires_grad for curve in curves.values())
-    title = f"Learned curves of distance. {about}" if is_learned else "Fixed curves of distance"
-    figure.suptitle(title, fontsize=9)
+    title = f"Learned curves of distance.\n{about}" if is_learned else "Fixed curves of distance"
+    figure.suptitle(title, fontsize=8)
     return figure
 
 

@@ -1,0 +1,239 @@
+"""The report of a study: an offline page, Markdown, pictures, a table of all cells and the fit."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanogpkant.base.escape import csv_cell
+from nanogpkant.base.files import write_atomic
+from nanogpkant.comparison.scaling.cells import short
+from nanogpkant.comparison.scaling.charts import law_charts, loss_charts, worth_charts
+from nanogpkant.comparison.scaling.findings import Findings, save_fit
+from nanogpkant.comparison.scaling.law import Fit, Law
+from nanogpkant.comparison.scaling.study import Study
+from nanogpkant.report.charts import save_png
+from nanogpkant.report.html import render
+from nanogpkant.report.section import Cell, Section
+
+METHOD = [
+    "A cell is a model of one family and size, trained on so many tokens: a trunk at a constant "
+    "rate, from which a cooldown to zero branches off (Haegele et al., 2405.18392). Its loss is "
+    "the mean over the validation text in nats per token, at the last step.",
+    "L = E + A (kappa N)^-alpha + B (lambda D)^-beta, with all parameters N and training tokens D. "
+    "E, A, B, alpha and beta are shared; kappa and lambda are a family's, 1 for the first. Huber "
+    "loss of log L, L-BFGS from 27 starts; intervals are the middle 95% of 300 fits to resampled "
+    "cells and seeds. Cells of one trunk share its weights, which that treats as independent.",
+    "The largest cell of each family is in no fit. Its prediction's interval is the law's, widened "
+    "by the spread of the residuals.",
+]
+
+
+def write_report(folder: Path, found: Findings, study: Study, command: str) -> list[str]:
+    """Write report.html, report.md, pictures, cells.csv and, where there is a fit, fit.json.
+
+    Returns:
+        what the study says, in sentences.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    said = answer(found)
+    sections = sections_of(found, study, command, said)
+    for section in sections:
+        if section.charts:
+            save_png(folder / section.picture, section.charts, section.lines, section.dashed)
+    write_atomic(folder / "cells.csv", _csv(found))
+    if found.shared is not None:
+        save_fit(found, study.name, folder / "fit.json")
+    for kind in ("md", "html"):
+        page = render(study.name, study.about, sections, f"page.{kind}.jinja")
+        write_atomic(folder / f"report.{kind}", page)
+    return said
+
+
+def answer(found: Findings) -> list[str]:
+    """What the study says, a sentence each."""
+    said = []
+    if found.shared is None:
+        said.append(f"There is no fit: {found.why_no_fit}.")
+    else:
+        law, first = found.shared.law, found.families[0]
+        said.append(
+            f"L = {law.E:.3g} + {law.A:.3g} N^-{law.alpha:.3f} + {law.B:.3g} D^-{law.beta:.3f} "
+            f"for {first}; the fit misses a cell's loss by {found.shared.error:.2%}."
+        )
+        for name in found.families[1:]:
+            kappa = _ends(found.shared, lambda law, name=name: law.kappa[name])
+            lam = _ends(found.shared, lambda law, name=name: law.lam[name])
+            said.append(
+                f"A parameter of {name} is worth {law.kappa[name]:.2f} ({kappa}) of {first}, "
+                f"and a token {law.lam[name]:.2f} ({lam})."
+            )
+        if found.gridded is not None and found.gridded.law.gamma is not None:
+            ends = _ends(found.gridded, lambda law: law.gamma)
+            said.append(
+                f"An edge with G grid intervals is worth (1 + G)^{found.gridded.law.gamma:.2f} "
+                f"({ends}) times {found.gridded.law.kappa0:.2f} weights; were every coefficient "
+                f"worth a weight, the power would be {found.gamma_of_weights:.2f}, and 0 if none."
+            )
+        inside = sum(each.is_inside for each in found.held_out)
+        said.append(f"{inside} of {len(found.held_out)} held-out losses lie in their interval.")
+    if found.left_out:
+        names = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
+        said.append(f"{len(found.left_out)} cells are left out. {names}.")
+    return said
+
+
+def sections_of(found: Findings, study: Study, command: str, said: list[str]) -> list[Section]:
+    """The sections of the report."""
+    lines = {name: number for number, name in enumerate(found.families)}
+    sections = [Section("Answer", said)]
+    if found.measured:
+        words = ["Dots are cells, hollow ones held out; curves are the law, with 95% bands."]
+        charts = loss_charts(found)
+        sections.append(Section("Losses", words, charts=charts, picture="losses.png", lines=lines))
+    if found.shared is not None:
+        sections += [
+            _worths(found),
+            _predictions(found),
+            _budgets(found),
+            Section("The law", charts=law_charts(found), picture="law.png", lines=lines),
+            _freed(found),
+        ]
+    return [*sections, _cells(found), Section("Method", [*METHOD, command], texts=_texts(study))]
+
+
+def _worths(found: Findings) -> Section:
+    assert found.shared is not None
+    law, head = found.shared.law, ["family", "kappa", "95%", "lambda", "95%"]
+    rows = [
+        [
+            Cell(name, name),
+            Cell(f"{law.kappa[name]:.3f}", law.kappa[name]),
+            Cell(_ends(found.shared, lambda each, name=name: each.kappa[name])),
+            Cell(f"{law.lam[name]:.3f}", law.lam[name]),
+            Cell(_ends(found.shared, lambda each, name=name: each.lam[name])),
+        ]
+        for name in found.families
+    ]
+    words = [
+        f"kappa: how many parameters of {found.families[0]} one of the family is worth; lambda: "
+        "how many tokens one token is worth."
+    ]
+    shown = {"charts": worth_charts(found), "picture": "worths.png"}
+    return Section("What a parameter and a token are worth", words, head, rows, **shown)
+
+
+def _predictions(found: Findings) -> Section:
+    rows = [
+        [
+            Cell(each.point.family, each.point.family),
+            Cell(short(each.point.parameters), each.point.parameters),
+            Cell(short(each.point.tokens), each.point.tokens),
+            Cell(str(each.point.seed), each.point.seed),
+            Cell(f"{each.expected:.4f}", each.expected),
+            Cell(f"{each.low:.4f} to {each.high:.4f}", each.high - each.low),
+            Cell(f"{each.point.loss:.4f}", each.point.loss),
+            Cell("yes" if each.is_inside else "no", float(each.is_inside)),
+        ]
+        for each in found.held_out
+    ]
+    head = ["family", "parameters", "tokens", "seed", "expected", "95%", "measured", "inside"]
+    words = ["The largest cell of each family, which no fit has seen."]
+    return Section("Prediction of the held-out cells", words, head, rows)
+
+
+def _budgets(found: Findings) -> Section:
+    """The best model for budgets up to a hundred times the largest cell's."""
+    assert found.shared is not None
+    law, most = found.shared.law, max(each.cell.flops for each in found.measured)
+    rows = []
+    for flops in (most / 10, most, 10 * most, 100 * most):
+        reference = float(law.loss(found.families[0], *_best(law, found, found.families[0], flops)))
+        for family in found.families:
+            best = _best(law, found, family, flops)
+            loss = float(law.loss(family, *best))
+            ends = _ends(
+                found.shared,
+                lambda each, f=family, c=flops: each.loss(f, *_best(each, found, f, c)),
+            )
+            needed = law.flops_for(family, reference, found.cost(family)) / flops
+            rows.append(
+                [
+                    Cell(family, family),
+                    Cell(f"{flops:.2g}", flops),
+                    Cell(short(best[0]), best[0]),
+                    Cell(short(best[1]), best[1]),
+                    Cell(f"{loss:.4f}", loss),
+                    Cell(ends),
+                    Cell("never" if math.isinf(needed) else f"{needed:.2f}", needed),
+                ]
+            )
+    head = ["family", "FLOPs", "parameters", "tokens", "expected loss", "95%", "FLOPs to tie"]
+    words = [
+        "The size and tokens of the lowest loss for a budget; beyond the largest cell "
+        f"({most:.2g} FLOPs) the law extrapolates. The last column is what a family needs to reach "
+        f"the loss of {found.families[0]}, in units of the budget."
+    ]
+    return Section("What a budget buys", words, head, rows)
+
+
+def _best(law: Law, found: Findings, family: str, flops: float) -> tuple[float, float]:
+    return law.best(family, flops, found.cost(family))
+
+
+def _freed(found: Findings) -> Section:
+    rows = []
+    for name, fit in {"all, shared": found.shared, **(found.freed or {})}.items():
+        assert fit is not None
+        numbers: list[Callable[[Any], float]] = [
+            lambda law: law.E,
+            lambda law: law.alpha,
+            lambda law: law.beta,
+        ]
+        cells = [Cell(f"{of(fit.law):.3f} ({_ends(fit, of)})", of(fit.law)) for of in numbers]
+        rows.append([Cell(name, name), *cells, Cell(f"{fit.error:.2%}", fit.error)])
+    words = ["Each family fitted by itself, with E, alpha and beta of its own."]
+    head = ["fit", "E", "alpha", "beta", "error"]
+    return Section("Freed exponents", words, head, rows)
+
+
+def _cells(found: Findings) -> Section:
+    columns = ["family", "parameters", "tokens", "seed", "loss", "expected", "FLOPs", "seconds"]
+    rows = []
+    for row in found.rows():
+        expected = row["expected"]
+        rows.append(
+            [
+                Cell(row["family"], row["family"]),
+                Cell(f"{row['parameters']:,}", row["parameters"]),
+                Cell(f"{row['tokens']:,}", row["tokens"]),
+                Cell(str(row["seed"]), row["seed"]),
+                Cell(f"{row['loss']:.4f}", row["loss"]),
+                Cell("-") if expected is None else Cell(f"{expected:.4f}", expected),
+                Cell(f"{row['flops']:.3g}", row["flops"]),
+                Cell(f"{row['seconds']:,.0f}", row["seconds"]),
+            ]
+        )
+    return Section("All cells", [], columns, rows, is_table_folded=True)
+
+
+def _texts(study: Study) -> dict[str, str]:
+    return {f"{study.name}.yaml": study.text}
+
+
+def _ends(fit: Fit, of: Callable[[Any], Any]) -> str:
+    low, high = fit.interval(of)
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _csv(found: Findings) -> str:
+    text, rows = io.StringIO(), found.rows()
+    if rows:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(rows[0])
+        writer.writerows([csv_cell(value) for value in row.values()] for row in rows)
+    return text.getvalue()

@@ -1,0 +1,189 @@
+"""A study's file: families of models, a ladder of sizes and numbers of tokens; read and checked."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nanogpkant.base.errors import UsageError, prefixed
+from nanogpkant.base.files import read_text
+from nanogpkant.comparison.experiment import check_keys, check_names, name_in, preset_in
+from nanogpkant.config import DataConfig, check_seed, read_yaml
+
+# Settings that the study decides for all runs, and the key of its file that does.
+DECIDED = {
+    **dict.fromkeys(("model.n_layer", "model.n_head", "model.n_embd"), "sizes and shape"),
+    **dict.fromkeys(("train.max_iters", "train.max_seconds", "train.eval_interval"), "tokens"),
+    **dict.fromkeys(("optim.decay", "optim.decay_iters", "optim.decay_lr"), "cooldown"),
+    **dict.fromkeys(("optim.min_lr", "optim.lr_decay_iters"), "cooldown"),
+    "optim.learning_rate": "learning_rate",
+    "train.seed": "seeds",
+}
+OWN = ("sizes", "tokens", "seeds", "learning_rate")  # keys that a family may have for itself
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a width becomes a model: heads of one size, and layers in proportion to the width."""
+
+    head_size: int = 16
+    width_per_layer: int = 32
+    min_layers: int = 2
+
+    def settings(self, heads: int) -> dict[str, Any]:
+        """Settings of the model with so many heads."""
+        width = heads * self.head_size
+        layers = max(self.min_layers, round(width / self.width_per_layer))
+        return {"model.n_layer": layers, "model.n_head": heads, "model.n_embd": width}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model, over all sizes."""
+
+    name: str
+    preset: str  # name of a preset, or path to a .yaml file
+    overrides: dict[str, Any]  # settings that differ from the preset's, with dotted keys
+    sizes: list[float]  # parameters wanted
+    tokens: list[float]  # training tokens of its cells
+    seeds: list[int]
+    learning_rate: dict[float, float]  # by width
+
+    def rate_at(self, width: int) -> float:
+        """The line through the rates measured, in logarithms of width and rate, also beyond them.
+
+        Constant where there is one.
+        """
+        (width_1, rate_1), *more = self.learning_rate.items()
+        if not more:
+            return rate_1
+        width_2, rate_2 = more[0]
+        slope = math.log(rate_2 / rate_1) / math.log(width_2 / width_1)
+        return float(f"{rate_1 * (width / width_1) ** slope:.4g}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The content of a study's file."""
+
+    name: str  # of its folder
+    about: str
+    families: list[Family]  # the first is what the others are measured in
+    shape: Shape
+    cooldown: float  # share of a run's steps in which the rate falls to zero
+    most_flops: float  # training FLOPs that no run exceeds
+    repeat_flops: float  # of the dearest run that has all seeds; above, the first alone
+    data: dict[str, Any]
+    overrides: dict[str, Any]  # settings of all families, with dotted keys
+    text: str  # the file itself
+
+
+def load_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        UserError: it cannot be read.
+        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: name a file that ends in .yaml")
+    values = read_yaml(path)
+    with prefixed(str(path)):
+        return _study(path, values)
+
+
+def _study(path: Path, values: Any) -> Study:
+    check_keys(values, [*(f.name for f in fields(Study) if f.name != "text"), *OWN], "")
+    families, data = values.get("families"), values.get("data") or {}
+    if not isinstance(families, list) or not families:
+        raise UsageError(f"families {families!r}: must be a list of models, and not empty")
+    check_keys(data, [f.name for f in fields(DataConfig)], "data.")
+    common = {key: values[key] for key in OWN if key in values}
+    loaded = [_family(n, v, path.parent, common) for n, v in enumerate(families, start=1)]
+    check_names("families", [family.name for family in loaded])
+    cooldown = _number(values.get("cooldown", 0.2), "cooldown")
+    if cooldown >= 1:
+        raise UsageError(f"cooldown {cooldown:g}: must be a share of a run, below 1")
+    return Study(
+        name=name_in(values, "", path.stem),
+        about=str(values.get("about", "")),
+        families=loaded,
+        shape=_shape(values.get("shape") or {}),
+        cooldown=cooldown,
+        most_flops=_number(values.get("most_flops", math.inf), "most_flops"),
+        repeat_flops=_number(values.get("repeat_flops", math.inf), "repeat_flops"),
+        data=data,
+        overrides=_overrides(values, ""),
+        text=read_text(path),
+    )
+
+
+def _family(number: int, values: Any, folder: Path, common: dict[str, Any]) -> Family:
+    prefix = f"families, number {number}: "
+    check_keys(values, [f.name for f in fields(Family)], prefix)
+    preset = preset_in(values, prefix, folder)
+    values = common | values
+    with prefixed(prefix.rstrip(": ")):
+        return Family(
+            name=name_in(values, "", Path(preset).stem),
+            preset=preset,
+            overrides=_overrides(values, ""),
+            sizes=_ladder(values, "sizes"),
+            tokens=_ladder(values, "tokens"),
+            seeds=_seeds(values.get("seeds", [1])),
+            learning_rate=_rates(values.get("learning_rate")),
+        )
+
+
+def _ladder(values: dict[str, Any], key: str) -> list[float]:
+    given = values.get(key)
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{key} {given!r}: must be a list of numbers, and not empty")
+    numbers = sorted(_number(value, key) for value in given)
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"{key} {given}: names one twice; name each once")
+    return numbers
+
+
+def _seeds(given: Any) -> list[int]:
+    whole = isinstance(given, list) and all(type(seed) is int for seed in given)
+    if not whole or not given or len(set(given)) < len(given):
+        raise UsageError(f"seeds {given!r}: must be different whole numbers, at least one")
+    for seed in given:
+        check_seed(seed, "seeds")
+    return given
+
+
+def _rates(given: Any) -> dict[float, float]:
+    if not isinstance(given, dict) or len(given) not in (1, 2):
+        example = "such as {32: 1.6e-2, 128: 8.0e-3}"
+        raise UsageError(f"learning_rate {given!r}: must be rates by width, one or two, {example}")
+    return {_number(w, "learning_rate"): _number(r, "learning_rate") for w, r in given.items()}
+
+
+def _shape(given: Any) -> Shape:
+    check_keys(given, [f.name for f in fields(Shape)], "shape.")
+    for key, value in given.items():
+        if type(value) is not int or not 1 <= value <= 10**6:
+            raise UsageError(f"shape.{key} {value!r}: must be a whole number above 0")
+    return Shape(**given)
+
+
+def _overrides(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    overrides = values.get("overrides") or {}
+    if not isinstance(overrides, dict):
+        raise UsageError(f"{prefix}overrides must hold dotted keys and values, not {overrides!r}")
+    for key in overrides:
+        if key in DECIDED:
+            raise UsageError(f"{prefix}overrides: {key} is decided by {DECIDED[key]}; leave it out")
+    return overrides
+
+
+def _number(value: Any, key: str) -> float:
+    try:  # PyYAML reads 1e6 as text
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, bool) or not number > 0:
+        raise UsageError(f"{key} {value!r}: must be a number above 0")
+    return number
