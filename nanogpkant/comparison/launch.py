@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -107,7 +107,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
             f"{where}: no cluster answers ({one_line(error)[:200]}); {remedy}"
         ) from error
     try:
-        yield ray
+        with redirect_stdout(sys.stderr):  # Ray prints; standard output is the answer's
+            yield ray
     finally:
         ray.shutdown()
 
@@ -148,7 +149,7 @@ def _train(command: list[str], log: str, folder: str, threads: int) -> int:
         return process.wait()
 
 
-@dataclass
+@dataclass(eq=False)
 class _RayTask:
     """A task at work on a cluster."""
 
