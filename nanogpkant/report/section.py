@@ -39,7 +39,7 @@ class Card:
     lines: list[str]
     about: str  # in place of the picture
     link: str  # where the page links it to; may be empty
-    formula: list[Tree]  # the terms of a sum
+    formula: list[list[Tree]]  # pieces of the terms of a sum
     kinds: dict[str, str]  # what it is, by filter
     density: str
     curve: str

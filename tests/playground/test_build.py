@@ -88,7 +88,10 @@ def text_of(tree) -> str:
 def test_formulas_as_mathml(formula, wanted):
     terms = spoken(formula)
     if wanted:
-        assert "".join(map(text_of, terms)).replace("\u00a0", "") == wanted
+        assert (
+            "".join(text_of(piece) for term in terms for piece in term).replace("\u00a0", "")
+            == wanted
+        )
 
 
 def test_what_is_no_formula_is_refused():

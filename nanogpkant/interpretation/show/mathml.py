@@ -7,32 +7,38 @@ from nanogpkant.report.section import Tree
 MINUS = "\u2212"
 
 
-def spoken(text: str) -> list[Tree]:
+def spoken(text: str) -> list[list[Tree]]:
     """A formula as the fit writes it, such as ``0.2 + 3*tanh(2*x - 1)``.
 
     An expression of log2(1 + d) is written as one of s, with ", s = log2(1 + d)" behind it.
 
     Returns:
-        its terms, and before a function the amplitude apart, so that lines can break between
-        them: browsers break none within a formula.
+        the pieces of each term: browsers break no line within a formula, but may between terms
+        and, where one is long, between its pieces.
     """
     expression, _, where = text.partition(", s = ")
     found = _terms(ast.parse(expression.replace("^", "**"), mode="eval").body)
     if where:
         value = _tree(ast.parse(where, mode="eval").body)
-        found[-1] = ["mrow", found[-1], ["mo", ","]]
-        found.append(["mrow", ["mi", "s"], ["mo", "="], value])
+        found[-1][-1] = ["mrow", found[-1][-1], ["mo", ","]]
+        found.append([["mrow", ["mi", "s"], ["mo", "="], value]])
     return found
 
 
-def _terms(node: ast.expr) -> list[Tree]:
+def _terms(node: ast.expr) -> list[list[Tree]]:
     match node:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             sign: Tree = ["mo", "+" if isinstance(op, ast.Add) else MINUS]
-            first, *rest = _terms(right)
-            return [*_terms(left), ["mrow", sign, ["mtext", "\u00a0"], first], *rest]
+            first, *rest = _pieces(right)
+            return [*_terms(left), [["mrow", sign, ["mtext", "\u00a0"], first], *rest]]
+    return [_pieces(node)]
+
+
+def _pieces(node: ast.expr) -> list[Tree]:
+    """A product, its functions apart."""
+    match node:
         case ast.BinOp(left=left, op=ast.Mult(), right=ast.Call() as call):
-            return [*_terms(left), _tree(call)]
+            return [*_pieces(left), _tree(call)]
     return [_tree(node)]
 
 

@@ -49,9 +49,9 @@ export function mathml(tree) {
   return element;
 }
 
-/** The terms of a formula; lines break between them. @param {any[]} terms @returns {Child[]} */
+/** The terms of a formula; lines break between them, or between the pieces of a long one. @param {any[][]} terms @returns {Child[]} */
 export function formula(terms) {
-  return terms.flatMap((term) => [mathml(["math", term]), " "]);
+  return terms.flatMap((pieces) => [h("span", { class: "term" }, pieces.flatMap((piece) => [mathml(["math", piece]), " "])), " "]);
 }
 
 /** @param {string} id @returns {any} */

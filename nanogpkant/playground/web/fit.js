@@ -229,7 +229,7 @@ function written({ error, family, shape: [rate, place], degree }, u, y, root, mi
     text: terms.map(([value, , text], i) => `${value < 0 ? (i ? "- " : "-") : i ? "+ " : ""}${digits(value)}${text}`).join(" "),
     math: terms.map(([value, of], i) => {
       const product = of ? ["mrow", number(value), ["mo", "\u2062"], of] : number(value);
-      return value < 0 || i ? ["mrow", ["mo", value < 0 ? "−" : "+"], ["mtext", "\u00a0"], product] : product;
+      return [value < 0 || i ? ["mrow", ["mo", value < 0 ? "−" : "+"], ["mtext", "\u00a0"], product] : product];
     }),
   };
 }
