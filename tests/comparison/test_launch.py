@@ -29,8 +29,8 @@ def study(tiny_experiment: Path, tmp_path: Path) -> Path:
     content = {
         "variants": [{"name": "gpt", "preset": str(tiny_experiment)}],
         "seeds": [1],
-        "budget": {"iterations": 400},
-        "overrides": {"train.eval_interval": 50, "model.kan.sites": [], "train.log_interval": 10},
+        "budget": {"iterations": 160},
+        "overrides": {"train.eval_interval": 40, "model.kan.sites": [], "train.log_interval": 10},
     }
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
