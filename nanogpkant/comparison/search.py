@@ -5,9 +5,10 @@ many iterations. Optuna proposes all trials of the first rung; the best of a fam
 rung, whose runs start anew with a schedule of their own length, and so on.
 
 The same file always proposes the same trials, and a finished run is read where it lies: an
-interrupted search resumes, and a finished one is only reported again. The study is therefore kept
-in memory: Optuna's storages keep trials but not the state of the sampler, so a study that is
-loaded proposes other trials than one that was never interrupted. Trials of all families are trained
+interrupted search resumes, and a finished one is only reported again. Optuna's storage, a journal
+in the search's folder or a database, is for optuna-dashboard: it keeps trials but not the state of
+the sampler, so that a study loaded from it would propose others than one that was never
+interrupted. Every start therefore writes it anew. Trials of all families are trained
 together, a few at a time: hence Optuna's ask and tell, rather than its ``optimize``.
 
 Source: successive halving (Jamieson & Talwalkar, arXiv 1502.07943); Optuna's tree-structured Parzen
@@ -25,9 +26,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from nanogpkant.base.errors import UsageError, UserError, prefixed
+from nanogpkant.base.errors import UsageError, UserError, one_line, prefixed
 from nanogpkant.base.escape import csv_cell
-from nanogpkant.base.files import write_atomic
+from nanogpkant.base.files import write_atomic, writing
 from nanogpkant.base.lock import only_writer
 from nanogpkant.comparison.experiment import (
     Experiment,
@@ -231,13 +232,14 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
                 with_settings(base, settings | overrides_in({"overrides": choice}, ""))
 
 
-def search(file: Path, out: Path, launcher: Launcher) -> SearchResult:
+def search(file: Path, out: Path, launcher: Launcher, storage: str | None = None) -> SearchResult:
     """Run a search, or the part of it that is missing.
 
     Args:
         file: the search's YAML file.
         out: parent of the search's folder.
         launcher: where its runs are trained.
+        storage: URL of a database for the trials; without it, a journal in the search's folder.
 
     Raises:
         UsageError: an invalid file.
@@ -246,7 +248,7 @@ def search(file: Path, out: Path, launcher: Launcher) -> SearchResult:
     """
     search = load_search(file)
     with only_writer(out / search.name):
-        rounds = _Rounds(search, out / search.name, launcher)
+        rounds = _Rounds(search, out / search.name, launcher, storage)
         first, *later = search.rungs
         trials = _first_trials(search, rounds, first)
         for rung in later:
@@ -267,13 +269,42 @@ def search(file: Path, out: Path, launcher: Launcher) -> SearchResult:
         return SearchResult(rounds.rows, "\n".join(lines))
 
 
+def _storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
+    """Where Optuna keeps trials: a database, or else a journal in the search's folder.
+
+    Raises:
+        UsageError: the database cannot be opened.
+    """
+    if url is None:
+        file = folder / "optuna.log"
+        with writing(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            backend = optuna.storages.journal.JournalFileBackend(str(file))
+        return optuna.storages.JournalStorage(backend)
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # of SQLAlchemy's or the database's many
+        remedy = "name a database such as sqlite:///trials.db"
+        raise UsageError(f"--storage {url}: {one_line(error)[:200]}; {remedy}") from error
+
+
+def _study(
+    search: Search, family: ModelFamily, storage: optuna.storages.BaseStorage
+) -> optuna.Study:
+    """A family's study, empty."""
+    sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=STARTUP)
+    name = f"{search.name}/{family.name}"
+    if name in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=name, storage=storage)
+    return optuna.create_study(storage=storage, sampler=sampler, study_name=name)
+
+
 def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, list[SearchTrial]]:
     """The trials that Optuna proposes, a few of each family at a time, trained."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    studies = {}
-    for family in search.families:
-        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=STARTUP)
-        studies[family.name] = optuna.create_study(sampler=sampler)
+    storage = _storage(rounds.folder, rounds.storage)
+    studies = {family.name: _study(search, family, storage) for family in search.families}
     trials: dict[str, list[SearchTrial]] = {name: [] for name in studies}
     for done in range(0, rung.trials, AT_ONCE):
         new = []
@@ -313,8 +344,10 @@ def _best(trials: list[SearchTrial]) -> list[SearchTrial]:
 class _Rounds:
     """Trains trials and keeps their table."""
 
-    def __init__(self, search: Search, folder: Path, launcher: Launcher) -> None:
-        self.search, self.folder, self.launcher = search, folder, launcher
+    def __init__(
+        self, search: Search, folder: Path, launcher: Launcher, storage: str | None
+    ) -> None:
+        self.search, self.folder, self.launcher, self.storage = search, folder, launcher, storage
         self.table = folder / "trials.csv"
         self.rows: list[Row] = []
 

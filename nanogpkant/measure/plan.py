@@ -36,6 +36,9 @@ class Plan(Answer):
     """None where it does not fit, and so cannot be measured"""
     failure: str | None
     """why it does not fit, and the smallest change that makes it fit"""
+    expected: dict[str, Any] | None = None
+    """by a scaling law: "loss" of this run, and "best_parameters", "best_tokens" and "best_loss" of
+    the best one with as many FLOPs, of its "family"; and whether the law "is_measured" here"""
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -62,6 +65,10 @@ class Plan(Answer):
         return self.tokens / self.train_tokens if self.train_tokens else None
 
     @property
+    def flops(self) -> int:
+        return self.tokens * self.counted.flops_per_token
+
+    @property
     def seconds(self) -> float | None:
         return None if self.seconds_per_step is None else self.steps * self.seconds_per_step
 
@@ -73,7 +80,7 @@ class Plan(Answer):
             "parameters_without_positions": self.counted.parameters_without_positions,
             "vocab_size": self.vocab_size,
             "flops_per_token": self.counted.flops_per_token,
-            "flops": self.tokens * self.counted.flops_per_token,
+            "flops": self.flops,
             "device": self.place.name,
             "dtype": self.place.dtype,
             "gpus": self.setup.gpus,
@@ -90,6 +97,7 @@ class Plan(Answer):
             "flops_rate_source": None if self.rate is None else self.rate.source,
             "seconds_per_step": self.seconds_per_step,
             "seconds": self.seconds,
+            "expected": self.expected,
             "fits": self.failure is None,
             "refusal": self.failure,
         }
@@ -106,8 +114,7 @@ class Plan(Answer):
             "trained on": f"{setup.world} x {self.place.name}{nodes}{many}, {self.place.dtype}",
             "a step": a_step,
             "in all": f"{self.tokens:,} tokens in {self.steps:,} steps{epochs}",
-            "FLOPs": f"{self.tokens * self.counted.flops_per_token:.3g}, "
-            f"{self.counted.flops_per_token / 1e6:,.1f} M a token",
+            "FLOPs": f"{self.flops:.3g}, {self.counted.flops_per_token / 1e6:,.1f} M a token",
             "memory": f"{size(self.memory.total)} of {size(self.place.memory)} a device",
         }
         rows |= {f"  {key}": size(value) for key, value in vars(self.memory).items()}
@@ -115,6 +122,13 @@ class Plan(Answer):
             rate = f"{self.rate.flops / 1e12:,.3g} TFLOPS a device ({self.rate.source})"
             step = f"{self.seconds_per_step:,.3g} s a step"
             rows["time"] = f"{duration(self.seconds)} of training, {step}, at {rate}"
+        if law := self.expected:
+            beyond = "" if law["is_measured"] else ", beyond what was measured"
+            rows["expected loss"] = f"{law['loss']:.3f} by the law of {law['family']}{beyond}"
+            rows["best for these"] = (
+                f"{law['best_loss']:.3f} with {law['best_parameters']:,.3g} parameters and "
+                f"{law['best_tokens']:,.3g} tokens"
+            )
         return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
 
 

@@ -212,6 +212,7 @@ def search(
     jobs: int = 1,
     launcher: Where = "local",
     ray_address: str | None = None,
+    storage: str | None = None,
 ) -> Compared:
     """Find the best settings of several kinds of model, with as many trials for each.
 
@@ -221,6 +222,8 @@ def search(
         jobs: runs trained at the same time.
         launcher: processes of this machine, or tasks of Ray.
         ray_address: cluster to train on, such as auto; without it, Ray starts here.
+        storage: URL of a database for Optuna's trials, such as sqlite:///trials.db; without it,
+            they are in optuna.log in the search's folder. optuna-dashboard shows either.
 
     Raises:
         UserError: a search that cannot be read or was stopped.
@@ -233,5 +236,5 @@ def search(
     from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.search import search as run_search
 
-    found = run_search(Path(file), Path(out), Launcher(jobs, launcher, ray_address))
+    found = run_search(Path(file), Path(out), Launcher(jobs, launcher, ray_address), storage)
     return Compared(found.rows, found.words)

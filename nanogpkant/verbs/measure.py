@@ -1,5 +1,6 @@
 """What models cost: plan a run, match a model to another, time several side by side."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,8 @@ def plan(
     memory: str | None = None,
     flops_rate: float | None = None,
     vocab_size: int | None = None,
+    fit: str | None = None,
+    family: str | None = None,
     **settings: Any,
 ) -> "Plan":
     """Predict memory and time of a training run, and whether it fits, before it starts.
@@ -40,11 +43,14 @@ def plan(
             the card's peak.
         vocab_size: number of different tokens; without it, that of the prepared data or of a known
             dataset.
+        fit: fit.json of nanogpkant scale, whose law then says which loss to expect, and the best
+            size and tokens for as many FLOPs.
+        family: of that law, which the preset is of; the first unless given.
         **settings: of the run, by dotted name, over the preset's.
 
     Raises:
         UsageError: flags or settings that cannot work.
-        UserError: damaged token files.
+        UserError: damaged token files, or a file that is no fit.
 
     Examples:
         >>> found = plan("gpt2", gpus=8, gpu="h100")
@@ -53,9 +59,20 @@ def plan(
     """
     from nanogpkant.measure.plan import make_plan
 
+    if family is not None and fit is None:
+        raise UsageError(f"--family {family}: is of a law; add --fit FILE")
     name, base = load_preset(preset)
     config = with_settings(base, settings)
-    return make_plan(name, config, gpus, nodes, gpu, memory, flops_rate, vocab_size)
+    law = None
+    if fit is not None:
+        from nanogpkant.comparison.scaling.findings import load_fit
+
+        law = load_fit(Path(fit))
+    made = make_plan(name, config, gpus, nodes, gpu, memory, flops_rate, vocab_size)
+    if law is None:
+        return made
+    expected = law.expected(family, made.counted.parameters, made.tokens, made.flops)
+    return replace(made, expected=expected)
 
 
 def match(

@@ -3,12 +3,22 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from nanogpkant.base.errors import UsageError
 from nanogpkant.cli import main
-from nanogpkant.comparison.search import ModelFamily, SearchTrial, _best, load_search
+from nanogpkant.comparison.search import (
+    ModelFamily,
+    SearchTrial,
+    _best,
+    _propose,
+    _storage,
+    _study,
+    load_search,
+)
 from nanogpkant.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,3 +164,31 @@ def test_a_misspelt_choice_shows_before_anything_is_trained(content, tmp_path, c
     assert "learning_rate" in capsys.readouterr().err
     with pytest.raises(Exception, match="kan"):
         load_search(write(tmp_path, content, families=[family]))
+
+
+def test_trials_are_in_optuna_s_storage_and_the_same_as_without(tmp_path) -> None:
+    import optuna
+
+    family = ModelFamily("kan", "quickstart_kan", {}, {"a": [*range(9)], "b": [*range(9)]})
+    hunt = SimpleNamespace(name="hunt", seed=5)
+
+    def proposed(study: optuna.Study) -> list[dict]:
+        tried = []
+        for _ in range(10):
+            trial = _propose(study, family, tried)
+            tried.append(trial)
+            study.tell(trial.asked, float(sum(trial.choices.values())))
+        return [trial.choices for trial in tried]
+
+    alone = proposed(_study(hunt, family, optuna.storages.InMemoryStorage()))
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    for where in (None, url):
+        for _ in range(2):  # every start writes it anew
+            kept = proposed(_study(hunt, family, _storage(tmp_path, where)))
+            assert kept == alone
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.log"))
+    for storage in (optuna.storages.JournalStorage(backend), url):
+        trials = optuna.load_study(study_name="hunt/kan", storage=storage).trials
+        assert len([trial for trial in trials if trial.value is not None]) == 10
+    with pytest.raises(UsageError, match="--storage nowhere:"):
+        _storage(tmp_path, "nowhere:")

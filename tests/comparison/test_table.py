@@ -1,6 +1,7 @@
 """Runs side by side: the figures are those of the runs, the picture is a picture."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from nanogpkant.cli import main
 from nanogpkant.comparison.runs import load_runs
 from nanogpkant.comparison.table import compare_runs, table
+from nanogpkant.report.theme import COLOURS
 from nanogpkant.run.load import load_model
 from nanogpkant.run.metrics import read_metrics
 
@@ -40,6 +42,19 @@ def test_the_table_holds_every_run_and_column(tiny_run, other_run):
     assert "tiny" in text
     assert "other" in text
     assert text.count(f"{rows[0]['best_val_loss']:.4f}") >= 2
+
+
+def test_names_have_their_models_colour_in_a_terminal(tiny_run, other_run, monkeypatch):
+    rows = compare_runs(load_runs([tiny_run, other_run]))
+    plain = table(rows, [1, 0])
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    head = table(rows, [1, 0]).split("\n")[0]
+    red, blue = (tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[:2])
+    for name, (r, g, b) in (("tiny", blue), ("other", red)):
+        assert f"\x1b[38;2;{r};{g};{b}m{name}\x1b[0m" in head
+    assert re.sub(r"\x1b\[[\d;]+m", "", head) == plain.split("\n")[0]
 
 
 def test_compare_prints_json_or_a_table_and_plots(tiny_run, other_run, tmp_path, capsys):

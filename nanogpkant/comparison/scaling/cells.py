@@ -25,7 +25,7 @@ from nanogpkant.comparison.planning import (
     state_of,
 )
 from nanogpkant.comparison.scaling.study import Family, Study
-from nanogpkant.config import ModelConfig, RunConfig, load_preset, with_changes
+from nanogpkant.config import RunConfig, load_preset, with_changes, with_settings
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.measure.memory import Sketch, estimate
@@ -107,7 +107,7 @@ def _models(study: Study, family: Family, folder: Path) -> list[_Model]:
     changes |= {"optim.min_lr": 0.0, "optim.decay": "linear"}
     models: dict[int, tuple[float, _Model]] = {}
     for wanted in family.sizes:
-        shape = _nearest(study, config.model, wanted, data.vocab_size)
+        shape = _nearest(study, config, wanted, data.vocab_size)
         own = changes | shape | {"optim.learning_rate": family.rate_at(shape["model.n_embd"])}
         sized = settled(base, own)
         counted = count(sized.model, data.vocab_size)
@@ -119,13 +119,12 @@ def _models(study: Study, family: Family, folder: Path) -> list[_Model]:
     return [model for _, model in models.values()]
 
 
-def _nearest(study: Study, model: ModelConfig, wanted: float, vocab_size: int) -> dict[str, Any]:
+def _nearest(study: Study, config: RunConfig, wanted: float, vocab_size: int) -> dict[str, Any]:
     """The shape whose number of parameters is nearest to the one wanted, by their ratio."""
     best, least = {}, math.inf
     for heads in itertools.count(1):
         shape = study.shape.settings(heads)
-        sized = with_changes(RunConfig(model=model), **shape).model
-        parameters = count(sized, vocab_size).parameters
+        parameters = count(with_settings(config, shape).model, vocab_size).parameters
         if (distance := abs(math.log(parameters / wanted))) < least:
             best, least = shape, distance
         if parameters > wanted:

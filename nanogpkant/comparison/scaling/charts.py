@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from nanogpkant.comparison.scaling.cells import short
 from nanogpkant.comparison.scaling.findings import Findings, Measured
 from nanogpkant.comparison.scaling.law import Fit
-from nanogpkant.report.charts import REFERENCE_COLOUR, Draw, colour_of
+from nanogpkant.report.charts import Draw
+from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
 LOSS = "validation loss, nats per token"
 POINTS = 60  # of a drawn curve
@@ -41,20 +42,24 @@ def worth_charts(found: Findings) -> dict[str, Draw]:
     """kappa and lambda of every family, with their intervals."""
     assert found.shared is not None
     worths: dict[str, Callable[[Any], dict[str, float]]] = {
-        "kappa: parameters that one is worth": lambda law: law.kappa,
-        "lambda: tokens that one is worth": lambda law: law.lam,
+        "kappa: parameters of {} that one is worth": lambda law: law.kappa,
+        "lambda: tokens of {} that one is worth": lambda law: law.lam,
     }
-    return {name: partial(_worth, fit=found.shared, of=of) for name, of in worths.items()}
+    named = {name.format(found.families[0]): of for name, of in worths.items()}
+    return {
+        name: partial(_worth, fit=found.shared, of=of, words=name) for name, of in named.items()
+    }
 
 
 def _slice(axes: Axes, found: Findings, vary: str, fix: str) -> None:
-    """Loss against one of N and D; the other is the one that most cells of the first family have.
+    """Loss against one of N and D; the other is fixed where the first family has most cells.
 
     Sizes of families are never quite equal: of each family the nearest is drawn.
     """
     first = [each.point for each in found.measured if each.cell.family == found.families[0]]
-    values = sorted({getattr(point, fix) for point in first})
-    common = max(values, key=lambda v: sum(getattr(point, fix) == v for point in first))
+    pairs = {(getattr(point, fix), getattr(point, vary)) for point in first}
+    values = [value for value, _ in pairs]
+    common = max(values, key=lambda value: (values.count(value), value))
     for number, family in enumerate(found.families):
         own = [each for each in found.measured if each.cell.family == family]
         at = min((getattr(e.point, fix) for e in own), key=lambda v: abs(np.log(v / common)))
@@ -131,11 +136,11 @@ def _best_size(axes: Axes, found: Findings) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set(xscale="log", xlabel="training FLOPs", ylabel="parameters of the lowest loss")
+    _logarithmic(axes, "training FLOPs", "parameters of the lowest loss")
     axes.axvline(max(flops), color=REFERENCE_COLOUR, lw=1)
 
 
-def _worth(axes: Axes, fit: Fit, of: Callable[[Any], dict[str, float]]) -> None:
+def _worth(axes: Axes, fit: Fit, of: Callable[[Any], dict[str, float]], words: str) -> None:
     families = list(of(fit.law))
     for number, family in enumerate(families):
         low, high = fit.interval(lambda law, family=family: of(law)[family])
@@ -143,9 +148,8 @@ def _worth(axes: Axes, fit: Fit, of: Callable[[Any], dict[str, float]]) -> None:
         axes.plot([low, high], [number, number], lw=2, **style)
         axes.plot([of(fit.law)[family]], [number], marker="o", ms=5, **style)
     axes.axvline(1, color=REFERENCE_COLOUR, lw=1)
-    axes.set(xscale="log", xlabel=f"times those of {families[0]}", ylim=(len(families) - 0.5, -0.5))
+    axes.set(xlabel=words, ylim=(len(families) - 0.5, -0.5))
     axes.set_yticks(range(len(families)), families)
-    _few_ticks(axes)
 
 
 def _dots(axes: Axes, found: Findings, number: int, x: np.ndarray, of: list[Measured]) -> None:
@@ -170,10 +174,3 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str = LOSS) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     if "FLOPs" not in xlabel or "parameters" in xlabel:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _few_ticks(axes: Axes) -> None:
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())

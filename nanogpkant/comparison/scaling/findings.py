@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UsageError, UserError, nearest
 from nanogpkant.base.files import read_json, write_json
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.scaling.cells import Cell
@@ -227,6 +227,31 @@ class SavedLaw:
     costs: dict[str, float]  # FLOPs of training a parameter and token, by family
     parameters: tuple[float, float]  # of the smallest and largest model measured
     tokens: tuple[float, float]
+
+    def expected(
+        self, family: str | None, parameters: int, tokens: int, flops: int
+    ) -> dict[str, Any]:
+        """Loss of a model, and the best model of its family for as many training FLOPs.
+
+        Raises:
+            UsageError: the law knows no such family.
+        """
+        name = family or next(iter(self.costs))
+        if name not in self.costs:
+            raise UsageError(f"--family {name}: {nearest(name, self.costs)}")
+        best = self.law.best(name, flops, self.costs[name])
+        inside = [
+            low <= value <= high
+            for value, (low, high) in ((parameters, self.parameters), (tokens, self.tokens))
+        ]
+        return {
+            "family": name,
+            "loss": self.law.loss(name, parameters, tokens),
+            "best_parameters": best[0],
+            "best_tokens": best[1],
+            "best_loss": self.law.loss(name, *best),
+            "is_measured": all(inside),
+        }
 
 
 def load_fit(path: Path) -> SavedLaw:

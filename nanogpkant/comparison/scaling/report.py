@@ -15,8 +15,8 @@ from nanogpkant.comparison.scaling.findings import Findings, save_fit
 from nanogpkant.comparison.scaling.law import Fit, Law
 from nanogpkant.comparison.scaling.study import Study
 from nanogpkant.report.charts import save_png
-from nanogpkant.report.html import render
-from nanogpkant.report.section import Cell, Section
+from nanogpkant.report.html import as_html, as_markdown
+from nanogpkant.report.section import Cell, Column, Section
 
 METHOD = [
     "A cell is a model of one family and size, trained on so many tokens: a trunk at a constant "
@@ -48,9 +48,9 @@ def write_report(folder: Path, found: Findings, study: Study, command: str) -> l
     write_atomic(folder / "cells.csv", _csv(found))
     if found.shared is not None:
         save_fit(found, study.name, folder / "fit.json")
-    for kind in ("md", "html"):
-        page = render(study.name, study.about, sections, f"page.{kind}.jinja")
-        write_atomic(folder / f"report.{kind}", page)
+    heading = study.name, study.about, sections
+    write_atomic(folder / "report.md", as_markdown(*heading))
+    write_atomic(folder / "report.html", as_html(*heading, colours=_numbers(found)))
     return said
 
 
@@ -89,7 +89,7 @@ def answer(found: Findings) -> list[str]:
 
 def sections_of(found: Findings, study: Study, command: str, said: list[str]) -> list[Section]:
     """The sections of the report."""
-    lines = {name: number for number, name in enumerate(found.families)}
+    lines = _numbers(found)
     sections = [Section("Answer", said)]
     if found.measured:
         words = ["Dots are cells, hollow ones held out; curves are the law, with 95% bands."]
@@ -97,18 +97,31 @@ def sections_of(found: Findings, study: Study, command: str, said: list[str]) ->
         sections.append(Section("Losses", words, charts=charts, picture="losses.png", lines=lines))
     if found.shared is not None:
         sections += [
-            _worths(found),
+            _worths(found, lines),
             _predictions(found),
             _budgets(found),
             Section("The law", charts=law_charts(found), picture="law.png", lines=lines),
             _freed(found),
         ]
-    return [*sections, _cells(found), Section("Method", [*METHOD, command], texts=_texts(study))]
+    return [
+        *sections,
+        _cells(found),
+        Section("Method", [*METHOD, command], texts={"the study": study.text}),
+    ]
 
 
-def _worths(found: Findings) -> Section:
+def _numbers(found: Findings) -> dict[str, int]:
+    """Numbers of the families' colours."""
+    return {name: number for number, name in enumerate(found.families)}
+
+
+def _head(*names: str) -> list[Column]:
+    return [Column(name) for name in names]
+
+
+def _worths(found: Findings, lines: dict[str, int]) -> Section:
     assert found.shared is not None
-    law, head = found.shared.law, ["family", "kappa", "95%", "lambda", "95%"]
+    law, head = found.shared.law, _head("family", "kappa", "95%", "lambda", "95%")
     rows = [
         [
             Cell(name, name),
@@ -123,8 +136,8 @@ def _worths(found: Findings) -> Section:
         f"kappa: how many parameters of {found.families[0]} one of the family is worth; lambda: "
         "how many tokens one token is worth."
     ]
-    shown = {"charts": worth_charts(found), "picture": "worths.png"}
-    return Section("What a parameter and a token are worth", words, head, rows, **shown)
+    title, charts = "What a parameter and a token are worth", worth_charts(found)
+    return Section(title, words, head, rows, charts, "worths.png", lines)
 
 
 def _predictions(found: Findings) -> Section:
@@ -141,7 +154,7 @@ def _predictions(found: Findings) -> Section:
         ]
         for each in found.held_out
     ]
-    head = ["family", "parameters", "tokens", "seed", "expected", "95%", "measured", "inside"]
+    head = _head("family", "parameters", "tokens", "seed", "expected", "95%", "measured", "inside")
     words = ["The largest cell of each family, which no fit has seen."]
     return Section("Prediction of the held-out cells", words, head, rows)
 
@@ -159,6 +172,7 @@ def _budgets(found: Findings) -> Section:
             ends = _ends(
                 found.shared,
                 lambda each, f=family, c=flops: each.loss(f, *_best(each, found, f, c)),
+                ".4f",
             )
             needed = law.flops_for(family, reference, found.cost(family)) / flops
             rows.append(
@@ -172,7 +186,7 @@ def _budgets(found: Findings) -> Section:
                     Cell("never" if math.isinf(needed) else f"{needed:.2f}", needed),
                 ]
             )
-    head = ["family", "FLOPs", "parameters", "tokens", "expected loss", "95%", "FLOPs to tie"]
+    head = _head("family", "FLOPs", "parameters", "tokens", "expected loss", "95%", "FLOPs to tie")
     words = [
         "The size and tokens of the lowest loss for a budget; beyond the largest cell "
         f"({most:.2g} FLOPs) the law extrapolates. The last column is what a family needs to reach "
@@ -197,12 +211,12 @@ def _freed(found: Findings) -> Section:
         cells = [Cell(f"{of(fit.law):.3f} ({_ends(fit, of)})", of(fit.law)) for of in numbers]
         rows.append([Cell(name, name), *cells, Cell(f"{fit.error:.2%}", fit.error)])
     words = ["Each family fitted by itself, with E, alpha and beta of its own."]
-    head = ["fit", "E", "alpha", "beta", "error"]
+    head = _head("fit", "E", "alpha", "beta", "error")
     return Section("Freed exponents", words, head, rows)
 
 
 def _cells(found: Findings) -> Section:
-    columns = ["family", "parameters", "tokens", "seed", "loss", "expected", "FLOPs", "seconds"]
+    names = ("family", "parameters", "tokens", "seed", "loss", "expected", "FLOPs", "seconds")
     rows = []
     for row in found.rows():
         expected = row["expected"]
@@ -218,16 +232,12 @@ def _cells(found: Findings) -> Section:
                 Cell(f"{row['seconds']:,.0f}", row["seconds"]),
             ]
         )
-    return Section("All cells", [], columns, rows, is_table_folded=True)
+    return Section("All cells", [], _head(*names), rows, is_table_folded=True)
 
 
-def _texts(study: Study) -> dict[str, str]:
-    return {f"{study.name}.yaml": study.text}
-
-
-def _ends(fit: Fit, of: Callable[[Any], Any]) -> str:
+def _ends(fit: Fit, of: Callable[[Any], Any], form: str = ".3g") -> str:
     low, high = fit.interval(of)
-    return f"{low:.3g} to {high:.3g}"
+    return f"{low:{form}} to {high:{form}}"
 
 
 def _csv(found: Findings) -> str:
