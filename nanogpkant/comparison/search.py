@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nanogpkant.base.errors import UsageError, UserError, one_line, prefixed
@@ -280,7 +281,7 @@ def _storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
         with writing(file):
             folder.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(str(file))
+            backend = JournalFileBackend(str(file))
         return optuna.storages.JournalStorage(backend)
     try:
         return optuna.storages.RDBStorage(url)

@@ -96,7 +96,11 @@ def _residuals(axes: Axes, found: Findings, key: str) -> None:
     for number, family in enumerate(found.families):
         own = [each.point for each in found.measured if each.cell.family == family]
         off = [100 * np.log(point.loss / (found.expected(point) or 1)) for point in own]
-        style = {"color": colour_of(number), "s": 14, "gid": f"{key}-v{number}-line"}
+        style: dict[str, Any] = {
+            "color": colour_of(number),
+            "s": 14,
+            "gid": f"{key}-v{number}-line",
+        }
         axes.scatter([getattr(point, key) for point in own], off, **style)
     axes.axhline(0, color=REFERENCE_COLOUR, lw=1)
     _logarithmic(axes, key, "measured less expected loss, %")
@@ -111,7 +115,10 @@ def _equal_flops(axes: Axes, found: Findings) -> None:
     for number, family in enumerate(found.families):
         cost = found.cost(family)
         for flops in (most / 100, most / 10, most):
-            style = {"color": colour_of(number), "gid": f"equal{flops:.0e}-v{number}-line"}
+            style: dict[str, Any] = {
+                "color": colour_of(number),
+                "gid": f"equal{flops:.0e}-v{number}-line",
+            }
             axes.plot(line, law.loss(family, line, flops / cost / line), lw=1.4, **style)
             best = law.best(family, flops, cost)
             axes.plot(best[0], law.loss(family, *best), marker="o", ms=3.5, **style)
@@ -144,7 +151,7 @@ def _worth(axes: Axes, fit: Fit, of: Callable[[Any], dict[str, float]], words: s
     families = list(of(fit.law))
     for number, family in enumerate(families):
         low, high = fit.interval(lambda law, family=family: of(law)[family])
-        style = {"color": colour_of(number), "gid": f"worth-v{number}-line"}
+        style: dict[str, Any] = {"color": colour_of(number), "gid": f"worth-v{number}-line"}
         axes.plot([low, high], [number, number], lw=2, **style)
         axes.plot([of(fit.law)[family]], [number], marker="o", ms=5, **style)
     axes.axvline(1, color=REFERENCE_COLOUR, lw=1)
@@ -156,7 +163,7 @@ def _dots(axes: Axes, found: Findings, number: int, x: np.ndarray, of: list[Meas
     """Cells as dots, hollow where they were held out."""
     colour, y = colour_of(number), np.array([each.loss for each in of])
     held = np.array([found.is_held_out(each.point) for each in of], bool)
-    style = {"s": 16, "edgecolors": colour, "gid": f"dots-v{number}-line"}
+    style: dict[str, Any] = {"s": 16, "edgecolors": colour, "gid": f"dots-v{number}-line"}
     axes.scatter(x[~held], y[~held], facecolors=colour, **style)
     axes.scatter(x[held], y[held], facecolors="none", **style)
 

@@ -209,7 +209,12 @@ class _Problem:
     def solve(self, start: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """The lowest weighted Huber loss that L-BFGS finds from a start, and where it lies."""
         options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9, "maxcor": 20}
-        arguments = {"jac": True, "method": "L-BFGS-B", "bounds": self.bounds, "options": options}
+        arguments: dict[str, Any] = {
+            "jac": True,
+            "method": "L-BFGS-B",
+            "bounds": self.bounds,
+            "options": options,
+        }
         found = minimize(self.objective, start, (weights,), **arguments)
         return float(found.fun), found.x
 
