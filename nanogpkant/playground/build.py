@@ -57,11 +57,10 @@ def build(
         "functions": about,
         "history": history(run, about, pack),
     }
-    content = page(values | {"tensors": pack.table}, pack.as_text())
-    write_atomic(out, content)
+    write_atomic(out, page(values | {"tensors": pack.table}, pack.as_text()))
     return {
         "page": str(out),
-        "bytes": len(content.encode("utf-8")),
+        "bytes": out.stat().st_size,
         "step": trained.step,
         "functions": count_functions(shown),
         "loss": {"exact": exact, "page": rounded},

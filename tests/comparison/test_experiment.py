@@ -301,9 +301,12 @@ def test_flags_that_do_not_go_together(arguments, words, tmp_path, monkeypatch, 
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda f: f.stem
-)
+FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+STUDIES = [file for file in FILES if file.stem.startswith("scaling")]  # see test_scale.py
+RATES = [ROOT / "experiments" / "scaling_rates.yaml"]
+
+
+@pytest.mark.parametrize("file", sorted({*FILES} - {*STUDIES} | {*RATES}), ids=lambda f: f.stem)
 def test_the_projects_own_experiments_can_be_planned(file, tmp_path, monkeypatch):
     """As they stand, but for their text, which would have to be downloaded."""
     experiment = load_experiment(file)
