@@ -54,6 +54,15 @@ export function formula(terms) {
   return terms.flatMap((pieces) => [h("span", { class: "term" }, pieces.flatMap((piece) => [mathml(["math", piece]), " "])), " "]);
 }
 
+/** A formula that appears when nothing else waits, since fitting one may take a tenth of a second. @param {any} shape */
+export function formulaLater(shape) {
+  const place = h("span", { class: "tiny" }), later = window.requestIdleCallback ?? ((/** @type {any} */ todo) => setTimeout(todo, 50));
+  later(() => {
+    if (place.isConnected && shape.formula) place.append(...formula(shape.formula.math));
+  });
+  return place;
+}
+
 /** @param {string} id @returns {any} */
 export const byId = (id) => document.getElementById(id);
 

@@ -1,7 +1,7 @@
 /** Finding a function: the map of layers, search, filters, and the list. */
 
 import { miniature } from "./chart.js";
-import { formula, grouped, h } from "./dom.js";
+import { formulaLater, grouped, h } from "./dom.js";
 
 /** @typedef {import("./shapes.js").Shape} Shape */
 
@@ -120,9 +120,10 @@ export class Finder {
         Number(edits.has(b.id)) - Number(edits.has(a.id)) || b.importance - a.importance,
     }[/** @type {"importance" | "place" | "edited"} */ (this.order.value)];
     return [...this.catalogue.shapes.values()].filter((shape) => {
-      const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${shape.formula?.text ?? ""}`.toLowerCase();
+      const known = (shape.known === undefined ? shape.formula : shape.known)?.text ?? "";
+      const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${known}`.toLowerCase();
       const isThere = (!site || shape.site === site) && (!block || shape.block === Number(block));
-      return isThere && (!family || familiesOf(shape.formula?.text ?? "").includes(family)) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
+      return isThere && (!family || familiesOf(known).includes(family)) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
   }
 
@@ -145,7 +146,7 @@ export class Finder {
       return h("li", {}, h("button", { type: "button", class: "card pick", "aria-pressed": String(shape.id === this.chosen), click: () => this.choose(shape) },
         h("strong", {}, `Block ${shape.block + 1} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
         miniature(shape, state.line(shape), { ghost: isEdited ? shape.original : null, isEdited }),
-        shape.formula && h("span", { class: "tiny" }, formula(shape.formula.math))));
+        formulaLater(shape)));
     }));
   }
 

@@ -24,6 +24,7 @@ const SITES = { "attention.qkv": "queries, keys, values", "attention.out": "atte
  * @property {number} high shown to
  * @property {number} importance relative to the largest of its kind
  * @property {{text: string, math: any, r2: number, values: Float32Array} | null} formula
+ * @property {{text: string, math: any, r2: number, values: Float32Array} | null} [known] of an edge: its formula, if that takes no fit
  * @property {Float32Array | null} density
  * @property {number[]} points where an edit is drawn
  * @property {number[]} controls
@@ -219,6 +220,9 @@ export class Catalogue {
       about: `from input ${input} to output ${output}`, importance, points,
       get formula() {  // of an edge that is not listed, when it is first looked at
         return (said ??= row === null ? fitted(points, original, common.density) : formulaOf(layer.formulas, row, tensors));
+      },
+      get known() {
+        return row === null ? said : this.formula;
       },
       original,
       fit: (drawn) => {

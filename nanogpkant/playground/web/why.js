@@ -1,7 +1,7 @@
 /** Why this character: attention, hidden units, and the functions that moved its logit. */
 
 import { bounds, miniature, path, scales } from "./chart.js";
-import { digits, formula, h, percent, signed, svg } from "./dom.js";
+import { digits, formulaLater, h, percent, signed, svg } from "./dom.js";
 import { shown } from "./tokenizer.js";
 
 /** @typedef {import("./shapes.js").Shape} Shape */
@@ -52,7 +52,7 @@ export class Why {
           h("strong", {}, `Block ${shape.block + 1} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
           h("span", { class: "amount" }, bar, h("b", {}, signed(of.gives, 2))),
           miniature(shape, this.state.line(shape), { dots: of.xs ?? [], isEdited }),
-          shape.formula && !isEdited && h("span", { class: "tiny" }, formula(shape.formula.math))));
+          !isEdited && formulaLater(shape)));
       })));
   }
 
