@@ -55,11 +55,16 @@ def load_experiment(path: Path) -> Experiment:
         UserError: it cannot be read.
         UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
     """
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{path}: name a file that ends in .yaml")
-    values = read_yaml(path)
+    values = values_in(path)
     with prefixed(str(path)):
         return _experiment(path, values)
+
+
+def values_in(path: Path) -> Any:
+    """The content of a YAML file, by its name too."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: name a file that ends in .yaml")
+    return read_yaml(path)
 
 
 def _experiment(path: Path, values: Any) -> Experiment:

@@ -15,8 +15,6 @@ Source: successive halving (Jamieson & Talwalkar, arXiv 1502.07943); Optuna's tr
 estimator.
 """
 
-import csv
-import io
 import itertools
 import math
 from dataclasses import dataclass, field, fields
@@ -28,7 +26,6 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nanogpkant.base.errors import UsageError, UserError, one_line, prefixed
-from nanogpkant.base.escape import csv_cell
 from nanogpkant.base.files import write_atomic, writing
 from nanogpkant.base.lock import only_writer
 from nanogpkant.comparison.experiment import (
@@ -53,7 +50,7 @@ from nanogpkant.config import (
     with_settings,
 )
 from nanogpkant.model.counting import count
-from nanogpkant.report.table import Row
+from nanogpkant.report.table import Row, as_csv
 
 AT_ONCE = 2  # trials of a family that are proposed together, whatever --jobs is
 ATTEMPTS = 100  # at a proposal that was not tried before
@@ -374,8 +371,4 @@ class _Rounds:
             self.rows.append(trial.row(why))
         rows = [row | row["choices"] for row in self.rows]
         columns = dict.fromkeys(key for row in rows for key in row if key != "choices")
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(csv_cell, columns))
-        writer.writerows([csv_cell(row.get(key, "")) for key in columns] for row in rows)
-        write_atomic(self.table, text.getvalue())
+        write_atomic(self.table, as_csv(rows, columns))

@@ -1,7 +1,11 @@
 """Tables of rows, as Markdown or aligned for a terminal."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from nanogpkant.base.escape import csv_cell
 
 Row = dict[str, Any]
 
@@ -17,6 +21,15 @@ def aligned(rows: Iterable[Row], columns: dict[str, str]) -> str:
     """The same as aligned text: the first column to the left, numbers to the right."""
     lines = [list(columns.values()), *([cell(row.get(key)) for key in columns] for row in rows)]
     return align(lines)
+
+
+def as_csv(rows: Iterable[Row], columns: Iterable[str]) -> str:
+    """Rows as CSV, harmless for spreadsheets; what a row lacks is empty."""
+    text, columns = io.StringIO(), list(columns)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(row.get(key, "")) for key in columns] for row in rows)
+    return text.getvalue()
 
 
 def align(lines: Sequence[Sequence[str]], left: Iterable[int] = (0,)) -> str:

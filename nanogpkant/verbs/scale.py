@@ -1,30 +1,16 @@
 """scale: a scaling law of families of models, planned, trained, fitted and reported."""
 
-import shlex
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nanogpkant.base.answer import Answer
+from nanogpkant.base.answer import command_line
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import prefixed
+from nanogpkant.verbs.compare import Compared
 
 
-@dataclass(frozen=True)
-class Scaled(Answer):
-    """A study: its cells, or what they would cost."""
-
-    found: Any
-    """a row for each cell, or each model of a dry run"""
-    text: str
-    failure: str | None = None
-
-    def as_dict(self) -> Any:
-        return self.found
-
-    def words(self) -> str:
-        return self.text
+class Scaled(Compared):
+    """A study; found is a row for each cell, or each model of a dry run."""
 
 
 def scale(
@@ -79,7 +65,7 @@ def scale(
     with prefixed(file):
         found = find(*measure(cells, failed))
     to = Path(report or folder / "report")
-    said = write_report(to, found, study, shlex.join(["nanogpkant", *sys.argv[1:]]))
+    said = write_report(to, found, study, command_line())
     note(f"the report is in {to / 'report.html'}")
     again = "the same command tries them again"
     failure = f"{len(failed)} of {len(runs)} runs failed; {again}" if failed else None

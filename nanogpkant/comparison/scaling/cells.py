@@ -62,6 +62,7 @@ class _Model:
     """A family at one size."""
 
     family: Family
+    base: RunConfig  # the family's preset
     config: RunConfig
     counted: Count
     changes: dict[str, Any]  # settings that differ from the preset's, with dotted keys
@@ -115,7 +116,7 @@ def _models(study: Study, family: Family, folder: Path) -> list[_Model]:
             other = models[counted.parameters][0]
             problem = f"{other:,.0f} and {wanted:,.0f} are the same model"
             raise UsageError(f"sizes: {problem}, of {counted.parameters:,}; name one of them")
-        models[counted.parameters] = wanted, _Model(family, sized, counted, own, data)
+        models[counted.parameters] = wanted, _Model(family, base, sized, counted, own, data)
     return [model for _, model in models.values()]
 
 
@@ -171,13 +172,13 @@ def _line(
 ) -> Iterator[tuple[Planned, Cell]]:
     """The pieces of a trunk, and the cell that branches off at the end of each."""
     config, family, vocab_size = model.config, model.family, model.data.vocab_size
-    base, size = load_preset(family.preset)[1], short(model.counted.parameters)
+    size = short(model.counted.parameters)
     variant = f"{family.name}-{size}"
 
     def run(name: str, part: str, after: Path | None, own: dict[str, Any]) -> Planned:
         changes = model.changes | own | {"train.seed": seed}
         changes |= {"train.eval_interval": own["train.max_iters"]}
-        made, path = settled(base, changes), folder / variant / f"seed-{seed}-{name}"
+        made, path = settled(model.base, changes), folder / variant / f"seed-{seed}-{name}"
         at = state_of(path, made, model.data.fingerprint)
         return Planned(variant, family.preset, changes, made, vocab_size, path, *at, after, part)
 

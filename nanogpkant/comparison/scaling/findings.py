@@ -13,6 +13,8 @@ from nanogpkant.comparison.scaling.cells import Cell
 from nanogpkant.comparison.scaling.law import Fit, Law, Point, fit, why_no_fit
 from nanogpkant.report.table import Row
 
+KEYS = ("E", "A", "B", "alpha", "beta")  # numbers of a law that all families share
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -152,9 +154,8 @@ def find(measured: list[Measured], left_out: dict[str, str]) -> Findings:
             ends = shared.predicted(*where)
             predictions.append(Prediction(point, float(shared.law.loss(*where)), *ends))
     gridded, gamma = _gridded([each for each in measured if each.point.cell in seen])
-    return Findings(
-        measured, left_out, None, shared, freed, gridded, gamma, tuple(predictions)
-    )  # fmt: skip
+    held_out = tuple(predictions)
+    return Findings(measured, left_out, None, shared, freed, gridded, gamma, held_out)
 
 
 def _kept(points: list[Point]) -> list[Point]:
@@ -214,9 +215,6 @@ def save_fit(found: Findings, study: str, path: Path) -> None:
         value["gamma_interval"] = list(grids.interval(lambda each: each.gamma))
         value["gamma_of_weights"] = found.gamma_of_weights
     write_json(path, value)
-
-
-KEYS = ("E", "A", "B", "alpha", "beta")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, from_extra
 
-try:
+with from_extra("compare", "a scaling law"):
     from scipy.optimize import minimize
-except ImportError as error:
-    remedy = "pip install 'nanogpkant[compare]'"
-    raise UserError(f"a scaling law needs scipy, which is not here: {remedy}") from error
 
 DELTA = 1e-3  # of Huber's loss of log L
 LEAST = 3  # distinct sizes, and numbers of tokens, that a law needs

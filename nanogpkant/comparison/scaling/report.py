@@ -1,13 +1,10 @@
 """The report of a study: an offline page, Markdown, pictures, a table of all cells and the fit."""
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.escape import csv_cell
 from nanogpkant.base.files import write_atomic
 from nanogpkant.comparison.scaling.cells import short
 from nanogpkant.comparison.scaling.charts import law_charts, loss_charts, worth_charts
@@ -17,6 +14,7 @@ from nanogpkant.comparison.scaling.study import Study
 from nanogpkant.report.charts import save_png
 from nanogpkant.report.html import as_html, as_markdown
 from nanogpkant.report.section import Cell, Column, Section
+from nanogpkant.report.table import as_csv
 
 METHOD = [
     "A cell is a model of one family and size, trained on so many tokens: a trunk at a constant "
@@ -45,7 +43,8 @@ def write_report(folder: Path, found: Findings, study: Study, command: str) -> l
     for section in sections:
         if section.charts:
             save_png(folder / section.picture, section.charts, section.lines, section.dashed)
-    write_atomic(folder / "cells.csv", _csv(found))
+    rows = found.rows()
+    write_atomic(folder / "cells.csv", as_csv(rows, rows[0]) if rows else "")
     if found.shared is not None:
         save_fit(found, study.name, folder / "fit.json")
     heading = study.name, study.about, sections
@@ -238,12 +237,3 @@ def _cells(found: Findings) -> Section:
 def _ends(fit: Fit, of: Callable[[Any], Any], form: str = ".3g") -> str:
     low, high = fit.interval(of)
     return f"{low:{form}} to {high:{form}}"
-
-
-def _csv(found: Findings) -> str:
-    text, rows = io.StringIO(), found.rows()
-    if rows:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([csv_cell(value) for value in row.values()] for row in rows)
-    return text.getvalue()

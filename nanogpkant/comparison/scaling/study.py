@@ -7,8 +7,8 @@ from typing import Any
 
 from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.comparison.experiment import check_keys, check_names, name_in, preset_in
-from nanogpkant.config import DataConfig, check_seed, read_yaml
+from nanogpkant.comparison.experiment import check_keys, check_names, name_in, preset_in, values_in
+from nanogpkant.config import DataConfig, check_seed
 
 # Settings that the study decides for all runs, and the key of its file that does.
 DECIDED = {
@@ -85,9 +85,7 @@ def load_study(path: Path) -> Study:
         UserError: it cannot be read.
         UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
     """
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{path}: name a file that ends in .yaml")
-    values = read_yaml(path)
+    values = values_in(path)
     with prefixed(str(path)):
         return _study(path, values)
 
