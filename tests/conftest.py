@@ -1,14 +1,18 @@
 """Fixtures for all tests: a fixed random stream, tiny models, and poisoned memory."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import chromium
 import pytest
 import torch
 
 from nanogpkant.cli import main
+from nanogpkant.comparison import launch, training
 from nanogpkant.config import KANConfig, ModelConfig, with_changes
 from nanogpkant.model.gpt import GPT
 
@@ -102,6 +106,25 @@ def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
     flags = ["--model.position", "curve", "--model.curve.knots", "4"]
     assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def trained_here() -> Iterator[None]:
+    """Runs of experiments, searches and studies are trained in this process: no seconds of imports.
+
+    That they are processes of their own otherwise, test_experiment.py shows.
+    """
+
+    def train(command: list[str], log: Any, threads: int | None, **options: Any) -> Any:
+        text = io.TextIOWrapper(log, encoding="utf-8", write_through=True)
+        with redirect_stdout(text), redirect_stderr(text):
+            status = main(command)
+        return Mock(poll=lambda: status, wait=lambda: status)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_process", train)
+        patch.setattr(training, "POLL_SECONDS", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nanogpkant.config.bounds import (
-    FINE,
-    LONG,
-    at_least,
-    at_most,
-    check_seed,
-    fraction,
-    path_like,
-    refuse,
-)
+from nanogpkant.base.errors import check_seed, refuse
+from nanogpkant.config.bounds import FINE, LONG, at_least, at_most, fraction, path_like
 from nanogpkant.config.model import ModelConfig
 from nanogpkant.kan.bases import BASES
 

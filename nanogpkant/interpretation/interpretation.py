@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError, require_positive
+from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
 from nanogpkant.base.files import read_json
 from nanogpkant.base.lock import only_writer
-from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
 from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, start_of, with_values

@@ -217,7 +217,10 @@ BAD_FILES = [
     ({"variants": [{"name": "a"}]}, "variants, number 1: preset None"),
     ({"variants": [{"preset": "quickstart-kan"}]}, "did you mean quickstart_kan?"),
     ({"variants": [{"preset": "nowhere.yaml"}]}, "does not exist"),
-    ({"variants": [{"preset": "quickstart_kan"} for _ in range(2)]}, "is the name of two"),
+    (
+        {"variants": [{"preset": "quickstart_kan"} for _ in range(2)]},
+        "stands there twice; give each its own name",
+    ),
     ({"variants": [{"preset": "quickstart_kan", "name": "../a"}]}, "that a folder can be called"),
     ({"variants": [{"preset": "quickstart_kan", "overides": {}}]}, "did you mean overrides?"),
     (
@@ -235,9 +238,9 @@ BAD_FILES = [
     ({"variants": "kan"}, "must be a list of models"),
     ({"seeds": []}, "seeds []: must be a list of whole numbers, and not empty"),
     ({"seeds": [1, 1]}, "name each once"),
-    ({"seeds": [1.5]}, "must be whole numbers"),
+    ({"seeds": [1.5]}, "--seeds 1.5: must be a whole number"),
     ({"seeds": [-1]}, "--seeds -1"),
-    ({"budget": {}}, "budget {}: must be one of iterations, flops, seconds"),
+    ({"budget": {}}, "budget {}: must name just one of iterations, flops, seconds"),
     ({"budget": {"iterations": 5, "seconds": 5}}, "must name just one of"),
     ({"budget": {"iterations": 0}}, "budget.iterations 0: must be a whole number above 0"),
     ({"budget": {"iterations": 1.5}}, "must be a whole number above 0"),

@@ -105,6 +105,7 @@ def test_beyond_their_distances_they_go_on_as_configured() -> None:
     assert stretched(values, 5, "linear").tolist() == [[3, 2, 0, -2, -4]]
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_an_experiment_knows_its_runs_again(source, corpus, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "freeze.yaml"

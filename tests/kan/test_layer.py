@@ -1,7 +1,6 @@
 """KANLinear: results, dropout, and its integration with torch."""
 
 import copy
-import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -280,33 +279,3 @@ def test_compiled_layer_equals_eager(backend: str) -> None:
     leaves = [x, *layer.parameters()]
     eager = gradients(layer, x, leaves)
     torch.testing.assert_close(gradients(torch.compile(layer), x, leaves), eager)
-
-
-def _distributed_gradient(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"{(folder / 'meeting').as_uri()}", rank=rank, world_size=2
-    )
-    layer, x = torch.load(folder / "layer_and_x.pt", weights_only=False)
-    wrapped = nn.parallel.DistributedDataParallel(layer)
-    wrapped(x.chunk(2)[rank]).square().mean().backward()
-    torch.save([p.grad for p in layer.parameters()], folder / f"gradients-{rank}.pt")
-    # Before the process group: whoever frees it last joins gloo's threads, which may wait for the
-    # GIL that the wrapper's destructor holds: a deadlock.
-    del wrapped
-    gc.collect()
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="needs torch.distributed with gloo",
-)
-def test_two_processes_share_the_mean_gradient(tmp_path: Path) -> None:
-    layer = KANLinear(4, 3, bias=True, spline_scale=True, init="original", dtype=torch.float64)
-    x = torch.randn(10, 4, dtype=torch.float64)
-    torch.save((layer, x), tmp_path / "layer_and_x.pt")
-    torch.multiprocessing.spawn(_distributed_gradient, (tmp_path,), nprocs=2)
-    layer(x).square().mean().backward()
-    for rank in range(2):
-        shared = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
-        torch.testing.assert_close(shared, [p.grad for p in layer.parameters()])
