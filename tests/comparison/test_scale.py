@@ -58,13 +58,8 @@ def write(folder: Path, content: dict, **changes: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-<<<<<<< HEAD
-def trained(content: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of three cells that was killed and resumed. Not to be changed."""
-=======
 def trained(content: dict, trained_here, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of three cells that was killed, and went on. Not to be changed."""
->>>>>>> house
+    """A folder with a study of three cells that was killed and resumed. Not to be changed."""
     folder = tmp_path_factory.mktemp("study")
     file = write(folder, content, families=content["families"][:1], **ONE_SIZE)
     command = ["scale", str(file), "--out", str(folder / "runs")]
