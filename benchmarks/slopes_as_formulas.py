@@ -6,8 +6,6 @@ already?
     python -m benchmarks.slopes_as_formulas RUN OUT
 """
 
-import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from nanogpkant.base.files import write_json
 from nanogpkant.config import to_yaml
 from nanogpkant.run.folder import FORMULAS, open_run
 from nanogpkant.run.load import load_model
@@ -35,12 +34,13 @@ def main(name: str, out: Path) -> None:
     file = out / "interpret" / FORMULAS
     file.parent.mkdir(parents=True)
     safetensors.torch.save_file(tables, file)
-    text = json.dumps({"curves": rows, "neurons": {}}, indent=1) + "\n"
-    file.with_name("formulas.json").write_text(text, encoding="utf-8")
+    write_json(file.with_name("formulas.json"), {"curves": rows, "neurons": {}})
     position = config.model.position.replace("slopes", "curve")
     config = replace(config, model=replace(config.model, position=position))
     (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    shutil.copy(run.path / "environment.json", out)
+    environment = run.environment()
+    environment["made_of"]["model"]["position"] = position
+    write_json(out / "environment.json", environment)
 
 
 if __name__ == "__main__":
