@@ -70,6 +70,7 @@ def newcomer(run_with_curves, corpus, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("words", commands("nanogpkant"), ids=shlex.join)
 def test_the_commands_work(words, newcomer, capsys):
     if words[1] == "train":

@@ -21,7 +21,7 @@ SHAPE += ["--model.block_size", "24", "--model.curve.beyond", "linear"]
 
 
 @pytest.fixture(scope="module")
-def source(tiny_experiment, tmp_path_factory):
+def source(tiny_experiment, no_pictures, tmp_path_factory):
     """A run of 2 blocks, 2 heads and 16 distances whose curves were interpreted."""
     out = tmp_path_factory.mktemp("runs") / "source"
     flags = ["--model.position", "curve", "--model.conv", "curve", "--model.kan.sites", "[]"]

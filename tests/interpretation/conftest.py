@@ -1,7 +1,5 @@
 """A small KAN and a text of chance for it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -10,14 +8,6 @@ from nanogpkant.config import KANConfig, ModelConfig
 from nanogpkant.interpretation.observe.collect import collect
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
-
-
-@pytest.fixture(scope="module")
-def few_ablations() -> Iterator[None]:
-    """Five single edges are removed, not 200, where that is not the point."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nanogpkant.interpretation.judge.removal.ABLATED", 5)
-        yield
 
 
 @pytest.fixture(scope="session")

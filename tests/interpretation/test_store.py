@@ -11,7 +11,7 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
 from nanogpkant.interpretation.store import Stage
 
-pytestmark = pytest.mark.usefixtures("few_ablations")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,8 @@ for out in sys.argv[2:]:
 def test_reports_on_any_path_under_any_locale(tiny_run: Path, tmp_path: Path):
     run = os.fsencode(copytree(tiny_run, tmp_path / "é日"))
     code = """
-for verb, *flags in (["compare"], ["interpret", "--budget", "64", "--top", "1"]):
+small = ["--budget", "64", "--top", "1", "--layers", "blocks.0.mlp.into"]
+for verb, *flags in (["compare"], ["interpret", *small]):
     assert main([verb, sys.argv[1], "--out", sys.argv[2], *flags]) == 0
 """
     under("C", code, run, run + b"/out")

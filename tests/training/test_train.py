@@ -321,6 +321,7 @@ def test_compile_or_a_word_why_not(tiny_experiment, tmp_path, monkeypatch, capsy
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, capsys):
     command = ["train", str(tiny_experiment), "--model.dropout", "0", "--model.n_layer", "1"]
+    command += ["--train.eval_tokens", "64"]  # a whole batch: of parts there are more programs
     assert main([*command, "--train.compile", "true", "--out", str(tmp_path / "compiled")]) == 0
     assert "going on without it" not in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "eager")]) == 0
