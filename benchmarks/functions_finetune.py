@@ -2,7 +2,7 @@
 
     python -m benchmarks.functions_finetune --shakespeare FILE --enwik8 FILE --out FILE
 
-A character GPT trained on Shakespeare goes on with enwik8 (its letters, as the same 65 characters),
+A character GPT trained on Shakespeare continues on enwik8 (its letters, as the same 65 characters),
 and one trained on enwik8's bytes with Shakespeare. Every method but "all weights" has 1,920 numbers
 to train, three seeds, and the best of three learning rates (of seed 0, by another part of the
 text). PEFT does LoRA and IA3. Writes a row of JSON for each run.

@@ -82,7 +82,7 @@ def pictures(browser: Browser, file: Path, out: Path) -> None:
     picture(page, out / "playground_why.png")
     page = opened(browser, file, scheme="dark")
     page.click("#tab-functions")
-    page.get_by_role("button", name="Block 3, MLP out, group 1").click()
+    page.get_by_role("button", name="Block 2, MLP out, group 0").click()
     place = page.locator(".handle").nth(4).bounding_box()
     assert place is not None
     x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2

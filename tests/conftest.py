@@ -63,7 +63,7 @@ def tiny_gpt(tiny_config: Callable[..., ModelConfig]) -> Callable[..., GPT]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small text of one's own: 6,000 characters, 20 of them different."""
+    """A small custom text: 6,000 characters, 20 of them different."""
     file = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     file.write_text("Speak, friend, and enter.\nI hear you.\n" * 158, encoding="utf-8")
     return file

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,25 @@ def commands(program: str) -> list[list[str]]:
     return [list(words) for words in dict.fromkeys(found)]
 
 
+def absent() -> set[str]:
+    """Modules of the extras that ``make quickstart`` does not install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installed = re.search(r"-e '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    modules = {
+        extra: {re.match(r"[\w-]+", package)[0].replace("-", "_") for package in packages}
+        for extra, packages in project["optional-dependencies"].items()
+        if extra not in ("dev", "docs", "all")
+    }
+    present = set().union(*(modules.pop(extra) for extra in installed[1].split(",")))
+    return set().union(*modules.values()) - present
+
+
 @pytest.fixture
 def newcomer(run_with_curves, corpus, tmp_path, monkeypatch) -> Path:
-    """A folder with the runs that README's earlier commands would have made."""
+    """A folder with the runs that README's earlier commands would have made, and no other extra."""
+    for name in [*sys.modules, *absent()]:
+        if name.partition(".")[0] in absent():
+            monkeypatch.setitem(sys.modules, name, None)
     for name in ("quickstart_kan", "quickstart_gpt", "wide"):
         shutil.copytree(run_with_curves, tmp_path / "runs" / name)
     shutil.copy(corpus, tmp_path / "corpus.txt")
@@ -77,8 +94,7 @@ def test_the_make_targets_exist(words):
 
 
 @pytest.mark.parametrize("block", code("python"))
-def test_the_python_runs(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_python_runs(block, newcomer):
     exec(block, {})
 
 

@@ -1,7 +1,7 @@
 """Where runs are trained: in processes of this machine, or as tasks of a Ray cluster.
 
 Either way a run is a command of its own, which resumes a run that was begun: a task whose worker is
-lost, with its machine or alone, starts again elsewhere and goes on from the last checkpoint.
+lost, with its machine or alone, restarts elsewhere and resumes from the last checkpoint.
 """
 
 import os

@@ -27,7 +27,7 @@ NOTHING = 1e-12  # largest value of what is no function at all
 class FixedFunctions(nn.Module):
     """y_i = base(x_i) + slope_g x_i + rest_g(x_i) for all inputs i of a group g, as short lines.
 
-    The rest is constant beyond its range, so that outermost lines go on as base and slope do.
+    The rest is constant beyond its range, so the outermost lines continue as base and slope do.
 
     Args:
         features: one shared function an input.
@@ -46,7 +46,7 @@ class FixedFunctions(nn.Module):
             low, high = family.knots[0], family.knots[-1]
         self.end, self.groups = max(WIDTH, -low, high), features.groups
         self.base, self.formulas = features.base, []
-        self.unit = 2 * self.end / (POINTS - 3)  # one line goes on beyond each end
+        self.unit = 2 * self.end / (POINTS - 3)  # one line extends beyond each end
         order = torch.arange(POINTS, dtype=values.dtype, device=values.device)
         x = ((order - 1) * self.unit - self.end)[:, None].expand(-1, features.groups)  # (P, G)
         function = BASE_FUNCTIONS[self.base] or (torch.zeros_like,)

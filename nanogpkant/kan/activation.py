@@ -1,4 +1,4 @@
-"""Learned functions in the place of an activation, which every group of units has its own of."""
+"""Learned activation functions, one for each group of units."""
 
 import torch
 from torch import Tensor, nn

@@ -144,7 +144,7 @@ def health(basis: BSpline, samples: Tensor) -> dict[str, float]:
     (low, high), order = basis.grid_range, basis.order
     x = samples.detach().cpu().double()
     out_of_range = ((x < low) | (x > high)).double().mean().item()
-    if basis.outside == "linear":  # the splines at the end of the grid go on outside
+    if basis.outside == "linear":  # the outermost splines extend beyond the grid
         x = x.clamp(low, math.nextafter(high, low))
     knots = torch.tensor(basis.knots, dtype=x.dtype, device="cpu")
     bins = torch.bucketize(x, knots, right=True)  # 0 and len(knots) are beyond the knots

@@ -11,7 +11,6 @@
 #define CHUNK 512       /* rows of weights */
 #define AHEAD 16        /* rows to prefetch */
 #define LARGE (1 << 20) /* numbers to read that are worth a second thread */
-#define INLINE static inline __attribute__((always_inline))
 
 typedef float lanes __attribute__((vector_size(64), aligned(4)));
 

@@ -1,6 +1,6 @@
 """Edits that were made in the page, applied to the run itself.
 
-An edge keeps its basis and gets other coefficients; so does a curve of distance that goes on
+An edge keeps its basis and gets other coefficients; so does a curve of distance that extends
 beyond the block by a slope, and a slope of ALiBi stays one. A shared function becomes a cubic
 spline, and with it all functions of its layer. Another curve of distance becomes a number for every
 distance, and with it all curves of the model.

@@ -132,7 +132,7 @@ def _attention(attention: Attention, name: str, block_size: int, pack: Pack) -> 
 
 
 def _curve(curve: Any, name: str, length: int, pack: Pack) -> dict[str, Any]:
-    """Values by distance, and how they go on beyond.
+    """Values by distance, and how they extend beyond.
 
     At distance d beyond the last, ``value + slope * (s(d) - s(last))``, s being the scale. A curve
     with a slope is edited by its coefficients: ``basis`` has what they are multiplied by, for each

@@ -10,7 +10,7 @@
       checkpoints/index.json     which is best, which is last
       samples.txt
 
-An exported run is the same folder with one checkpoint's weights in the place of ``checkpoints``:
+An exported run is the same folder with one checkpoint's weights instead of ``checkpoints``:
 model.safetensors, and a manifest.json with the hash of every file. It opens wherever a run does.
 
 A checkpoint is written to a temporary folder, flushed, and renamed; then the index is replaced;

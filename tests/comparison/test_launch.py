@@ -1,4 +1,4 @@
-"""Ray: runs as tasks, here; the run of a lost worker goes on; addresses where nobody answers."""
+"""Ray: runs as tasks, here; the run of a lost worker resumes; addresses where nobody answers."""
 
 import importlib.util
 import json

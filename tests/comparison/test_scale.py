@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,6 +30,7 @@ from nanogpkant.model.counting import count
 
 pytestmark = pytest.mark.timeout(600)  # each run of a study is a process
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("scaling", "clusters")
 ONE_SIZE = {"sizes": [3000], "tokens": [640, 1280, 1920]}
 
 
@@ -58,7 +61,7 @@ def write(folder: Path, content: dict, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(content: dict, trained_here, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of three cells that was killed, and went on. Not to be changed."""
+    """A folder with a study of three cells that was killed and resumed. Not to be changed."""
     folder = tmp_path_factory.mktemp("study")
     file = write(folder, content, families=content["families"][:1], **ONE_SIZE)
     command = ["scale", str(file), "--out", str(folder / "runs")]
@@ -245,6 +248,28 @@ def test_the_report_is_whole_and_a_plan_uses_its_fit(found, tmp_path: Path, caps
     (tmp_path / "fit.json").write_text("{}", encoding="utf-8")
     assert main(["plan", "quickstart_gpt", *flags]) == 1
     assert "is no fit of nanogpkant scale" in capsys.readouterr().err
+
+
+def test_the_commands_of_its_pages_work(found, tmp_path: Path, monkeypatch) -> None:
+    """Those of docs/scaling.md and docs/clusters.md; where they would train, their flags alone."""
+    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES]
+    lines = re.findall(r"^nanogpkant (.*)$", "\n".join(pages), re.MULTILINE)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    base = Path("experiments/scaling/base.yaml")
+    text = base.read_text(encoding="utf-8").replace("enwik8", "shakespeare_char")
+    base.write_text(text, encoding="utf-8")
+    fit = Path("runs/scaling_tiny/report/fit.json")
+    fit.parent.mkdir(parents=True)
+    save_fit(found, "planted", fit)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] in ("scale", "experiment") and "--dry_run" not in words:
+            with pytest.raises(SystemExit, match="0"):
+                main([*words, "--print_config"])
+            continue
+        assert main(words) == 0, line
+    assert len(lines) == 5
 
 
 def test_a_fit_is_saved_as_it_is(found, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def shard(file: Path, tokens: int) -> dict:
     return {"file": file.name, "tokens": tokens, "sha256": sha256}
 
 
-# --- a text of one's own
+# --- a custom text
 
 
 def test_prepare_a_file(text_file, data_dir):

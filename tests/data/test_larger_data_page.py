@@ -1,4 +1,4 @@
-"""The commands of docs/larger_data.md are run, in order, with short texts in the place of long."""
+"""The commands of docs/larger_data.md are run, in order, with short texts instead of long ones."""
 
 import gzip
 import json

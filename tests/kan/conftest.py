@@ -115,7 +115,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """Clear caches of compiled code and log messages before and after the test."""
-    remembered = (functional._log_once, native.compiled, recompute._compiled_steps)
+    remembered = functional._log_once, native.compiled, native._library, recompute._compiled_steps
     for function in remembered:
         function.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""A run goes on on another number of processes, whole or in shards, as if nothing had been."""
+"""A run resumes on another number of processes, whole or in shards, as if never interrupted."""
 
 import shutil
 

@@ -86,7 +86,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def test_a_cable_is_pulled(hosts: Hosts, tiny_experiment: Path, tmp_path: Path):
-    """Both hosts say so soon; and one goes on alone, to where one process would have got."""
+    """Both hosts say so soon; and one continues alone, to where one process would have got."""
     alone, out = tmp_path / "alone", tmp_path / "r"
     flags = ["train", tiny_experiment, *FLAGS, "--out"]
     assert main(list(map(str, [*flags, alone]))) == 0

@@ -98,7 +98,7 @@ def test_studying_and_changing_a_character(file, visit):
     page = visit(file)
     page.locator("#text span").nth(30).click()
     assert page.inner_text("#position-shown").startswith("30 of")
-    assert "After" in page.inner_text("#why") and "Head 2" in page.inner_text("#why")
+    assert "After" in page.inner_text("#why") and "Head 1" in page.inner_text("#why")
     shares = page.eval_on_selector_all("#next u", "all => all.map(u => parseFloat(u.style.width))")
     assert 50 < sum(shares) <= 100.1
     page.focus("#position")
@@ -116,11 +116,11 @@ def test_studying_and_changing_a_character(file, visit):
 def bend(page) -> None:
     """Edit one function of each kind by keyboard and by button."""
     page.click("#tab-functions")
-    page.get_by_role("button", name="Block 2, distance, head 1").click()
+    page.get_by_role("button", name="Block 1, distance, head 0").click()
     page.focus(".handle >> nth=2")
     page.keyboard.press("PageUp")
     page.keyboard.press("PageUp")
-    page.get_by_role("button", name="Block 1, MLP out, group 2").click()
+    page.get_by_role("button", name="Block 0, MLP out, group 1").click()
     page.get_by_role("button", name="Mean", exact=True).click()
     settle(page)
 
@@ -208,10 +208,10 @@ def test_finding_functions(file, visit):
     page.click("#tab-functions")
     status = page.locator("#finder [role=status]")
     assert status.inner_text() == "8 functions"  # two heads and two groups in each of two blocks
-    page.fill("#finder input[type=search]", "block 2 group")
+    page.fill("#finder input[type=search]", "block 1 group")
     assert status.inner_text() == "2 functions"
     page.locator("#finder .card.pick").first.click()
-    assert "Block 2, MLP out, group" in page.inner_text("#editor h3")
+    assert "Block 1, MLP out, group" in page.inner_text("#editor h3")
     page.fill("#finder input[type=search]", "")
     block, where, formulas = (page.locator("#finder select").nth(n) for n in range(3))
     block.select_option("0")
@@ -225,9 +225,9 @@ def test_finding_functions(file, visit):
         found += int(status.inner_text().split()[0])
     assert found >= 8
     linked = visit(file, "#function=blocks.1.attention.bias/1")
-    assert "Block 2, distance, head 2" in linked.inner_text("#editor h3")
+    assert "Block 1, distance, head 1" in linked.inner_text("#editor h3")
     linked.evaluate("location.hash = '#function=blocks.0.mlp.out/0.1'")
-    playwright.expect(linked.locator("#editor h3")).to_contain_text("Block 1, MLP out, group 2")
+    playwright.expect(linked.locator("#editor h3")).to_contain_text("Block 0, MLP out, group 1")
     linked.evaluate("location.hash = '#function=blocks.9.mlp.out/0.1'")
     playwright.expect(linked.locator("#problem")).to_contain_text("no function blocks.9")
 

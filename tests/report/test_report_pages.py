@@ -90,7 +90,7 @@ def test_cards_are_searched_filtered_and_linked(open_page, files, visit):
     name = re.search(r"(\d+) → (\d+)", card.inner_text())
     card.locator("a").click()
     page.wait_for_selector("html[data-ready]", timeout=60_000)
-    assert f"Block 2, MLP out, {name[0]}" in page.inner_text("#editor h3")
+    assert f"Block 1, MLP out, {name[0]}" in page.inner_text("#editor h3")
 
 
 def test_rows_of_a_comparison_are_searched(open_page):

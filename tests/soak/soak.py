@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Work:
-    """A command to kill: the flags that go on with it, what it writes, and what counts of that."""
+    """A command to kill: the flags that resume it, what it writes, and what counts of that."""
 
     command: list[str]
     again: list[str]
@@ -123,7 +123,7 @@ def remove(path: Path) -> None:
 
 
 def killed(folder: Path, name: str, count: int, chance: random.Random, until: float) -> Row:
-    """Kill a command at random instants, let it go on, and compare with one that was not killed."""
+    """Kill a command at random instants, resume it, and compare with one that was left alone."""
     work, row = WORKS[name], Row(f"{name} killed")
     out = folder / work.written
     remove(out)

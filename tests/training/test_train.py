@@ -290,7 +290,7 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
         "0",
     ]
     assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "r")]) == 0
-    assert saved == [(4, True), (16, False)]  # the best one, and where to go on from
+    assert saved == [(4, True), (16, False)]  # the best one, and where to resume from
 
 
 def test_init_from_starts_with_another_runs_weights(tiny_run, tiny_experiment, tmp_path, capsys):
@@ -303,7 +303,7 @@ def test_init_from_starts_with_another_runs_weights(tiny_run, tiny_experiment, t
 
 
 def test_compile_or_a_word_why_not(tiny_experiment, tmp_path, monkeypatch, capsys):
-    """Where the compiler fails, training goes on without it and says so in one line."""
+    """Where the compiler fails, training continues without it and says so in one line."""
 
     def broken(self, *args, **kwargs):
         self._compiled_call_impl = lambda *a, **k: (_ for _ in ()).throw(

@@ -58,6 +58,11 @@ static inline void locate(struct where *at, const INPUT *x, int count, int inter
 
 #define FIRST (BASE != NONE) /* index of the first spline among the features */
 
+static inline void expand_base(const INPUT *x, FEATURE *to, float *values, int count) {
+    for (int i = 0; i < count; i++) values[i] = base(load(x + i));
+    store(to, values, count);
+}
+
 /* x (rows, n) -> features (rows, FIRST + intervals + ORDER, n). */
 void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, long n,
             long intervals) {
@@ -72,8 +77,7 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
             const INPUT *from = x + row * n + first;
             FEATURE *to = features + row * (FIRST + splines) * n + first;
             if (BASE != NONE) {
-                for (int i = 0; i < count; i++) values[i] = base(load(from + i));
-                store(to, values, count);
+                expand_base(from, to, values, count);
                 to += n;
             }
             locate(&at, from, count, intervals, start, per_unit);
@@ -90,34 +94,50 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
     }
 }
 
-/* x and the gradient of its features, in the shapes of ``expand`` -> the gradient of x. */
-void pull_back(const INPUT *x, const float *grid, const FEATURE *grad, INPUT *grad_x, long rows,
-               long n, long intervals) {
-    float start = grid[0], per_unit = grid[1];
+/* ``pull_back`` of a row; ``expands`` is a constant where it is inlined. */
+INLINE void pull_back_row(const INPUT *x, const float *grid, FEATURE *grad, INPUT *grad_x, long n,
+                          long intervals, const int expands) {
+    float start = grid[0], per_unit = grid[1], total[BLOCK], values[BLOCK];
     int splines = intervals + ORDER;
+    struct where at;
+    for (long first = 0; first < n; first += BLOCK) {
+        int count = n - first < BLOCK ? n - first : BLOCK;
+        const INPUT *inputs = x + first;
+        FEATURE *base_grad = grad + first, *from = base_grad + FIRST * n;
+        locate(&at, inputs, count, intervals, start, per_unit);
+        for (int i = 0; i < count; i++) total[i] = 0;
+        for (int k = 0; k < splines; k++, from += n) {
+            float centre = k + (ORDER + 1) / 2.0f;
+            for (int i = 0; i < count; i++) {
+                float rise = slope(at.slope[i] - centre);
+                total[i] += rise * load(from + i);
+                if (!expands) continue;
+                values[i] = value(at.value[i] - centre);
+                if (LINEAR) values[i] += rise * at.beyond[i];
+            }
+            if (expands) store(from, values, count);
+        }
+        #pragma omp simd /* gcc does not vectorise GELU's branches without it */
+        for (int i = 0; i < count; i++) {
+            total[i] *= per_unit;
+            if (BASE != NONE)
+                total[i] += base_slope(load(inputs + i)) * load(base_grad + i);
+        }
+        if (BASE != NONE && expands) expand_base(inputs, base_grad, values, count);
+        store(grad_x + first, total, count);
+    }
+}
+
+/* x and the gradient of its features, in the shapes of ``expand`` -> the gradient of x; then, with
+   ``expands``, the features in the place of their gradient: both take the same powers. */
+void pull_back(const INPUT *x, const float *grid, FEATURE *grad, INPUT *grad_x, long rows, long n,
+               long intervals, long expands) {
+    long size = FIRST + intervals + ORDER;
     #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
-        struct where at;
-        float total[BLOCK];
-        for (long first = 0; first < n; first += BLOCK) {
-            int count = n - first < BLOCK ? n - first : BLOCK;
-            const INPUT *inputs = x + row * n + first;
-            const FEATURE *base_grad = grad + row * (FIRST + splines) * n + first;
-            const FEATURE *from = base_grad + FIRST * n;
-            locate(&at, inputs, count, intervals, start, per_unit);
-            for (int i = 0; i < count; i++) total[i] = 0;
-            for (int k = 0; k < splines; k++, from += n) {
-                float centre = k + (ORDER + 1) / 2.0f;
-                for (int i = 0; i < count; i++)
-                    total[i] += slope(at.slope[i] - centre) * load(from + i);
-            }
-            #pragma omp simd /* gcc does not vectorise GELU's branches without it */
-            for (int i = 0; i < count; i++) {
-                total[i] *= per_unit;
-                if (BASE != NONE)
-                    total[i] += base_slope(load(inputs + i)) * load(base_grad + i);
-            }
-            store(grad_x + row * n + first, total, count);
-        }
+        const INPUT *from = x + row * n;
+        FEATURE *own = grad + row * size * n;
+        if (expands) pull_back_row(from, grid, own, grad_x + row * n, n, intervals, 1);
+        else pull_back_row(from, grid, own, grad_x + row * n, n, intervals, 0);
     }
 }

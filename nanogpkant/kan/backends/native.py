@@ -28,6 +28,7 @@ from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.bases.bspline import TERMS, BSpline
 from nanogpkant.kan.bases.chebyshev import Chebyshev
 from nanogpkant.kan.bases.fourier import Fourier
+from nanogpkant.kan.bases.line import Line
 from nanogpkant.kan.bases.rational import Rational
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.shared import Shared
@@ -35,14 +36,14 @@ from nanogpkant.kan.shared import Shared
 log = logging.getLogger(__name__)
 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bf16"}
-SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER"}
+SHARED = {Rational: "RATIONAL", Chebyshev: "CHEBYSHEV", Fourier: "FOURIER", Line: "LINE"}
 PREFIX = "nanogpkant-compiler-"  # of temporary folders
 LARGEST_ANGLE = 1e5  # for the sine in C; larger float32 angles have lost their phase
 HERE = Path(__file__).parent
 Functions = tuple[tuple[str, tuple[type, ...]], ...]
 """names of functions in C, and the types of their arguments"""
 EXPAND = ("expand", (c_void_p,) * 3 + (c_long,) * 3)
-PULL_BACK = (c_void_p,) * 4 + (c_long,) * 3
+PULL_BACK = (c_void_p,) * 4 + (c_long,) * 4
 BSPLINE_C = HERE / "bspline.c", (EXPAND, ("pull_back", PULL_BACK))
 SHARED_C = HERE / "shared.c", (EXPAND, ("pull_back", (*PULL_BACK, c_void_p, c_long)))
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
@@ -92,24 +93,31 @@ def pull_back(
     coefficients: Tensor | None,
     keep: Tensor | None,
     grad_x: Tensor,
+    expands: bool,
 ) -> Tensor | None:
     """Gradient of the features (rows, M, n) -> that of x in ``grad_x``; both contiguous.
 
-    Returns the gradient of the coefficients. ``grad`` may be overwritten.
+    Returns the gradient of the coefficients. ``grad`` is overwritten, with the features where
+    ``expands`` says so.
     """
     library, x = cast(ctypes.CDLL, _library(features, x.dtype, grad.dtype)), x.contiguous()
     numbers, count = _numbers(features, coefficients, x.shape[1])
+    sums = None
     if coefficients is None:
-        library.pull_back(*_pointers(x, numbers, grad, grad_x), *x.shape, count)
+        library.pull_back(*_pointers(x, numbers, grad, grad_x), *x.shape, count, expands)
         if keep is not None:  # as on ``grad``, with fewer products
             grad_x *= keep
-        return None
-    if keep is not None:
+    else:
+        if keep is not None:
+            grad *= keep.unsqueeze(-2)
+        sums = numbers.new_empty(torch.get_num_threads(), *numbers.shape)
+        tensors = _pointers(x, numbers, grad, grad_x)
+        parts = sums.data_ptr(), len(sums)
+        library.pull_back(*tensors, *x.shape, count, expands, *parts)
+        sums = sums.sum(0).unflatten(-1, (features.groups, -1)).sum(-1).transpose(1, 2)
+    if expands and keep is not None:
         grad *= keep.unsqueeze(-2)
-    sums = numbers.new_empty(torch.get_num_threads(), *numbers.shape)
-    tensors = _pointers(x, numbers, grad, grad_x)
-    library.pull_back(*tensors, *x.shape, count, sums.data_ptr(), len(sums))
-    return sums.sum(0).unflatten(-1, (features.groups, -1)).sum(-1).transpose(1, 2)
+    return sums
 
 
 def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[Tensor, int]:
@@ -143,6 +151,8 @@ def _macros(basis: Basis | Shared) -> dict[str, object] | None:
             "LINEAR": int(basis.outside == "linear"),
         }
     family = basis.family if isinstance(basis, Shared) else None
+    if isinstance(family, Line):
+        return {"FAMILY": SHARED[Line], "DEGREE": 0, "LIMIT": 0}
     if isinstance(family, Rational | Chebyshev | Fourier):
         degree = family.frequencies if isinstance(family, Fourier) else family.degree
         limit = family.limit if isinstance(family, Rational) else LARGEST_ANGLE
@@ -154,6 +164,7 @@ def _array(numbers: Iterable[float]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
+@cache
 def _library(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The two functions for one kind of features, or None if they cannot be compiled."""
     types = {"INPUT": NUMBERS[inputs], "FEATURE": NUMBERS[dtype]}

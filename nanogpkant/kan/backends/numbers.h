@@ -43,7 +43,8 @@ static inline float load_float(const float *from) { return *from; }
 /* A NaN passes through both: every comparison with it is false. */
 static inline float at_least_0(float x) { return x < 0 ? 0 : x; }
 static inline float clamp(float x, float low, float high) {
-    return x < low ? low : x > high ? high : x;
+    x = low > x ? low : x; /* in one expression, gcc makes three cases of all that follows */
+    return high < x ? high : x;
 }
 
 /* e^x = 2^whole * e^rest to two units in the last place; libm's expf does not vectorise. */
@@ -134,4 +135,5 @@ static inline float base_slope(float x) {
 }
 
 #define WORTH_A_THREAD 4096 /* inputs; for fewer, waiting for threads takes longer */
+#define INLINE static inline __attribute__((always_inline))
 #define BLOCK 256 /* inputs at a time; their intermediate values stay in the L1 cache */

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -43,18 +43,16 @@ def forward(call: Call) -> Tensor:
     """(rows, out)."""
     batch, (rows_of_x, out) = _Batch(call), (len(call.x), len(call.weight))
     y = call.x.new_empty(rows_of_x, out, dtype=call.dtype)
-    total = product = None
-    if len(batch.weights) > 1:  # products of several tiles are summed before they are rounded
-        total = y.new_empty(batch.most_rows, out, dtype=_wide(call.dtype))
-        product = None if total.dtype == call.dtype else y.new_empty(total.numel())
+    in_parts = len(batch.weights) > 1  # whose products are summed before they are rounded
+    product = y.new_empty(batch.most_rows * out) if in_parts else None
     for rows in batch.rows:
-        if total is None:
+        if product is None:
             torch.mm(batch.expand(rows, 0), batch.weights[0].T, out=y[rows])
             continue
-        sums = total[: len(y[rows])].zero_()
+        total = None
         for part, own in enumerate(batch.weights):
-            _add_product(sums, batch.expand(rows, part), own.T, product)
-        y[rows] = sums
+            total = _add_product(total, batch.expand(rows, part), own.T, product)
+        y[rows] = cast(Tensor, total)
     return y
 
 
@@ -64,25 +62,29 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, the weight and the coefficients."""
     x, weight, _, coefficients, _, dtype = call
-    batch, grad_y, wide = _Batch(call), grad_y.to(dtype), _wide(dtype)
+    batch, grad_y = _Batch(call), grad_y.to(dtype)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
-    grads = [own.new_zeros(own.shape, dtype=wide) for own in batch.weights] if needs_weight else []
-    product = grads[0].new_empty(grads[0].numel(), dtype=dtype) if grads and dtype != wide else None
+    grads: list[Tensor | None] = [None] * len(batch.weights)
+    product = x.new_empty(batch.weights[0].numel() if needs_weight else 0, dtype=dtype)
     grad_weight = grad_coefficients = None
     if coefficients is not None:
         shape, widest = coefficients.shape, _wide(coefficients.dtype)
         grad_coefficients = coefficients.new_zeros(shape, dtype=widest)
     for rows in batch.rows:
         for part in range(len(batch.weights)):
+            if grad_x is None:
+                features = batch.expand(rows, part)
+            else:
+                features, own = batch.pull_back(rows, part, grad_y[rows], grad_x, needs_weight)
+                if own is not None and grad_coefficients is not None:
+                    grad_coefficients += own
             if needs_weight:
-                _add_product(grads[part], grad_y[rows].T, batch.expand(rows, part), product)
-            if grad_x is not None:
-                by_coefficients = batch.pull_back(rows, part, grad_y[rows], grad_x)
-                if by_coefficients is not None and grad_coefficients is not None:
-                    grad_coefficients += by_coefficients
+                grads[part] = _add_product(grads[part], grad_y[rows].T, features, product)
     if needs_weight:
-        grads = [g.view(*weight.shape[:2], -1) for g in grads]
-        grad_weight = (grads[0] if len(grads) == 1 else torch.cat(grads, -1)).to(weight.dtype)
+        parts = [g.view(*weight.shape[:2], -1) for g in grads if g is not None]
+        if not parts:  # no rows
+            parts = [weight.new_zeros(weight.shape)]
+        grad_weight = (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).to(weight.dtype)
     if coefficients is not None and grad_coefficients is not None:
         grad_coefficients = grad_coefficients.to(coefficients.dtype)
     return grad_x, grad_weight, grad_coefficients
@@ -93,12 +95,16 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, product: Tensor | None) -> None:
-    """total += a @ b, through the buffer ``product`` if a and b have a narrower dtype."""
-    if product is None:
-        total.addmm_(a, b)
-    else:
-        total += torch.mm(a, b, out=product[: total.numel()].view_as(total))
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor, product: Tensor) -> Tensor:
+    """total + a @ b in ``_wide``, in the place of the total, if there is one.
+
+    Where a and b have a narrower dtype, their product goes through the buffer ``product``.
+    """
+    if a.dtype == _wide(a.dtype):
+        return torch.mm(a, b) if total is None else total.addmm_(a, b)
+    own = product[: len(a) * b.shape[1]].view(len(a), -1)
+    torch.mm(a, b, out=own)
+    return own.to(_wide(a.dtype)) if total is None else total.add_(own)
 
 
 class _Batch:
@@ -129,15 +135,22 @@ class _Batch:
         self.steps.expand(*tile)
         return tile[0].flatten(1)
 
-    def pull_back(self, rows: slice, part: int, grad_y: Tensor, grad_x: Tensor) -> Tensor | None:
-        """Write a tile of ``grad_x``; returns the gradient of the coefficients."""
+    def pull_back(
+        self, rows: slice, part: int, grad_y: Tensor, grad_x: Tensor, expands: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write a tile of ``grad_x``.
+
+        Returns the features as ``expand`` does, if it ``expands``, and the gradient of the
+        coefficients.
+        """
         tile = self._tile(rows, part)
-        torch.mm(grad_y, self.weights[part], out=tile[0].flatten(1))
+        features = tile[0].flatten(1)
+        torch.mm(grad_y, self.weights[part], out=features)
         own = grad_x[rows, self.inputs[part]]
         grad = own.contiguous()  # itself, where it is of all inputs
-        by_coefficients = self.steps.pull_back(*tile, grad)
+        by_coefficients = self.steps.pull_back(*tile, grad, expands)
         own.copy_(grad)
-        return by_coefficients
+        return features, by_coefficients
 
     def _tile(self, rows: slice, part: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Room for the features (rows, M, n'), the inputs, the coefficients, and ``keep``."""
@@ -157,8 +170,8 @@ class Steps(NamedTuple):
     expand: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
     """(out (rows, M, n), x (rows, n), coefficients, keep): write the features of x into out"""
     pull_back: Callable[..., Tensor | None]
-    """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n)): write the gradient of x into
-    grad_x and return that of the coefficients"""
+    """(grad (rows, M, n), x, coefficients, keep, grad_x (rows, n), expands): write the gradient of
+    x into grad_x and return that of the coefficients; with expands, the features into grad"""
     rows: int
     """rows in a chunk of all inputs"""
     in_parts: bool = False
@@ -190,10 +203,12 @@ def _eager_steps(features: Features, n: int) -> Steps:
         expanded = features.expand(x, coefficients)
         out.copy_(expanded if keep is None else expanded.mul_(keep.unsqueeze(-2)))
 
-    def pull_back(grad, x, coefficients, keep, grad_x):
-        grad = grad if keep is None else grad * keep.unsqueeze(-2)
+    def pull_back(out, x, coefficients, keep, grad_x, expands):
+        grad = out if keep is None else out * keep.unsqueeze(-2)
         result, by_coefficients = features.pull_back(grad, x, coefficients)
         grad_x.copy_(result)
+        if expands:
+            expand(out, x, coefficients, keep)
         return by_coefficients
 
     return Steps(expand, pull_back, _rows(CHUNK_FEATURES_EAGER, features, n))
@@ -223,7 +238,7 @@ class _Compiled:
         self.step, self.rows = step, rows
         self.compiled = torch.compile(step, dynamic=False, fullgraph=True)
 
-    def __call__(self, chunk: Tensor, *arguments: Tensor | None) -> Any:
+    def __call__(self, chunk: Tensor, *arguments: Tensor | bool | None) -> Any:
         if len(chunk) == self.rows and self.compiled is not None:
             try:
                 return self.compiled(chunk, *arguments)

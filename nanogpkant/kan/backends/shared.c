@@ -1,18 +1,20 @@
 /* Functions that groups of inputs share, and their gradients, in vectorised loops.
 
    The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
-   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x; the base
-   function is added to the first function. Here the coefficients are repeated for every input of a group, so
-   that loops need not stop where a group ends. native.py defines, beside the macros of numbers.h:
+   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x, or a line; the
+   base function is added to the first function. Here the coefficients are repeated for every input of
+   a group, so that loops need not stop where a group ends. native.py defines, beside the macros of
+   numbers.h:
 
-   FAMILY   RATIONAL, CHEBYSHEV or FOURIER
+   FAMILY   RATIONAL, CHEBYSHEV, FOURIER or LINE
    DEGREE   of the polynomials, or the largest multiple of x
    LIMIT    bound on |x| in rational functions and waves
 */
 #include "numbers.h"
 
-enum { RATIONAL, CHEBYSHEV, FOURIER };
-#define COEFFICIENTS (FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
+enum { RATIONAL, CHEBYSHEV, FOURIER, LINE };
+#define COEFFICIENTS \
+    (FAMILY == LINE ? 1 : FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
 
 /* Argument of the polynomials, or angle of the waves. */
 static inline float inner(float x) {
@@ -27,6 +29,7 @@ static inline float inner_slope(float x, float u) {
 
 /* A function at x, with u = inner(x); the stride of its coefficients c is n. */
 static inline float value(float x, float u, const float *c, long n) {
+    if (FAMILY == LINE) return c[0] * x;
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
         float total = c[0] * x;
@@ -53,6 +56,10 @@ static inline float value(float x, float u, const float *c, long n) {
 
 /* Its derivative; adds grad times the derivatives by the coefficients to sums, of stride n too. */
 static inline float slope(float x, float u, const float *c, long n, float grad, float *sums) {
+    if (FAMILY == LINE) {
+        sums[0] += grad * x;
+        return c[0];
+    }
     if (FAMILY == FOURIER) {
         struct wave first = wave(u), now = first;
         float total = 0;
@@ -118,38 +125,54 @@ void expand(const INPUT *x, const float *coefficients, FEATURE *features, long r
     }
 }
 
+/* ``pull_back`` of a row; ``expands`` is a constant where it is inlined. */
+INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
+                          FEATURE *restrict grad, INPUT *restrict grad_x, long n, long functions,
+                          float *restrict sums, const int expands) {
+    float u[BLOCK], total[BLOCK], values[BLOCK];
+    for (long first = 0; first < n; first += BLOCK) {
+        int count = n - first < BLOCK ? n - first : BLOCK;
+        const INPUT *from = x + first;
+        FEATURE *g = grad + first;
+        #pragma omp simd
+        for (int i = 0; i < count; i++) {
+            float input = load(from + i);
+            u[i] = inner(input);
+            total[i] = BASE == NONE ? 0 : base_slope(input) * load(g + i);
+        }
+        for (long m = 0; m < functions; m++, g += n) {
+            const float *c = coefficients + m * COEFFICIENTS * n + first;
+            float *own = sums + m * COEFFICIENTS * n + first;
+            #pragma omp simd
+            for (int i = 0; i < count; i++) {
+                float input = load(from + i), grad_i = load(g + i);
+                total[i] += grad_i * slope(input, u[i], c + i, n, grad_i, own + i);
+                if (!expands) continue;
+                values[i] = value(input, u[i], c + i, n);
+                if (BASE != NONE && m == 0) values[i] += base(input);
+            }
+            if (expands) store(g, values, count);
+        }
+        store(grad_x + first, total, count);
+    }
+}
+
 /* The gradient of the features -> the gradient of x, and partial sums of that of the coefficients
-   (parts, functions, COEFFICIENTS, n), each over a share of the rows. */
-void pull_back(const INPUT *x, const float *restrict coefficients, const FEATURE *restrict grad,
-               INPUT *restrict grad_x, long rows, long n, long functions, float *restrict sums,
-               long parts) {
+   (parts, functions, COEFFICIENTS, n), each over a share of the rows; then, with ``expands``, the
+   features in the place of their gradient. */
+void pull_back(const INPUT *x, const float *coefficients, FEATURE *grad, INPUT *grad_x, long rows,
+               long n, long functions, long expands, float *sums, long parts) {
+    long count = functions * COEFFICIENTS * n;
     #pragma omp parallel for
     for (long part = 0; part < parts; part++) {
-        float *own = sums + part * functions * COEFFICIENTS * n;
-        for (long i = 0; i < functions * COEFFICIENTS * n; i++) own[i] = 0;
+        float *own = sums + part * count;
+        for (long i = 0; i < count; i++) own[i] = 0;
         for (long row = rows * part / parts; row < rows * (part + 1) / parts; row++) {
-            float u[BLOCK], total[BLOCK];
-            for (long first = 0; first < n; first += BLOCK) {
-                int count = n - first < BLOCK ? n - first : BLOCK;
-                const INPUT *from = x + row * n + first;
-                const FEATURE *g = grad + row * functions * n + first;
-                #pragma omp simd
-                for (int i = 0; i < count; i++) {
-                    float input = load(from + i);
-                    u[i] = inner(input);
-                    total[i] = BASE == NONE ? 0 : base_slope(input) * load(g + i);
-                }
-                for (long m = 0; m < functions; m++, g += n) {
-                    long at = m * COEFFICIENTS * n + first;
-                    #pragma omp simd
-                    for (int i = 0; i < count; i++) {
-                        float grad_i = load(g + i);
-                        total[i] += grad_i * slope(load(from + i), u[i], coefficients + at + i,
-                                                   n, grad_i, own + at + i);
-                    }
-                }
-                store(grad_x + row * n + first, total, count);
-            }
+            const INPUT *from = x + row * n;
+            FEATURE *g = grad + row * functions * n;
+            INPUT *to = grad_x + row * n;
+            if (expands) pull_back_row(from, coefficients, g, to, n, functions, own, 1);
+            else pull_back_row(from, coefficients, g, to, n, functions, own, 0);
         }
     }
 }

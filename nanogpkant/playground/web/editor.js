@@ -54,7 +54,7 @@ export class Editor {
       other !== shape && other.kind === shape.kind && other.kind !== "edge" && other.points.length === shape.points.length);
     this.place.replaceChildren(h("div", { class: "card editor" },
       h("div", { class: "row" },
-        h("h3", {}, `Block ${shape.block + 1}, ${shape.site}, ${shape.name}`, edit && h("span", { class: "tag" }, "edited")),
+        h("h3", {}, `Block ${shape.block}, ${shape.site}, ${shape.name}`, edit && h("span", { class: "tag" }, "edited")),
         h("span", { class: "quiet" }, shape.about)),
       this.picture(),
       h("div", { class: "shown-losses" }), h("p", { class: "shown-text", "aria-hidden": "true" }),
@@ -76,7 +76,7 @@ export class Editor {
             const other = this.catalogue.shapes.get(event.target.value);
             if (other) this.draw(shape.points.map(state.line(other)));
           } }, h("option", { value: "" }, "another …"), others.slice(0, 300).map((other) =>
-            h("option", { value: other.id }, `Block ${other.block + 1}, ${other.site}, ${other.name}`)))),
+            h("option", { value: other.id }, `Block ${other.block}, ${other.site}, ${other.name}`)))),
         button("Reset curve", () => state.change(shape.id, null), { disabled: !edit })),
       h("div", { class: "buttons line" },
         button("Undo", () => state.step(-1), { disabled: at === 0, "aria-keyshortcuts": "Control+Z" }),
@@ -103,7 +103,7 @@ export class Editor {
     this.dots = svg("g", { class: "study" });
     this.handles = shape.controls.map((x, i) => this.handle(i, x));
     this.drawing = svg("svg", { class: "big", viewBox: `0 0 ${width} ${HEIGHT}`, role: "group",
-      "aria-label": `The curve of block ${shape.block + 1}, ${shape.site}, ${shape.name}` },
+      "aria-label": `The curve of block ${shape.block}, ${shape.site}, ${shape.name}` },
     axes(shape, /** @type {[number, number]} */ (this.range), at, box),
     svg("svg", { x: BOX.left, y: BOX.top, width: box.width, height: box.height, viewBox: `${box.left} ${box.top} ${box.width} ${box.height}` },
       area(shape, at, BOX.top + BOX.height, 70),

@@ -31,8 +31,8 @@ export class Finder {
     const families = [...new Set(shapes.flatMap(({ formula }) => (formula ? familiesOf(formula.text) : [])))].sort();
     const select = (/** @type {string} */ all, /** @type {[string | number, string][]} */ values) =>
       h("select", { change: () => this.list() }, h("option", { value: "" }, all), values.map(([value, text]) => h("option", { value }, text)));
-    this.search = h("input", { type: "search", placeholder: "block 2 head 1, sin, 12 → 7 …", input: () => this.list() });
-    this.block = select("every block", blocks.map((block) => [block, `block ${block + 1}`]));
+    this.search = h("input", { type: "search", placeholder: "block 1 head 0, sin, 12 → 7 …", input: () => this.list() });
+    this.block = select("every block", blocks.map((block) => [block, `block ${block}`]));
     this.site = select("everywhere", sites.map((site) => [site, site]));
     this.family = select("any", families.map((family) => [family, family]));
     this.order = h("select", { change: () => this.list() }, Object.entries(ORDERS).map(([value, text]) => h("option", { value }, text)));
@@ -78,14 +78,14 @@ export class Finder {
       const made = h("button", {
         type: "button", tabindex: -1, class: isEdited ? "cell edited" : "cell", "aria-pressed": String(shape.id === chosen),
         title: `${shape.name}${isEdited ? ", edited" : ""}`,
-        "aria-label": `Block ${shape.block + 1}, ${shape.site}, ${shape.name}${isEdited ? ", edited" : ""}`,
+        "aria-label": `Block ${shape.block}, ${shape.site}, ${shape.name}${isEdited ? ", edited" : ""}`,
         click: () => this.choose(shape),
       });
       made.style.setProperty("--weight", `${Math.round(12 + 78 * Math.sqrt(shape.importance))}%`);
       return made;
     };
     this.map.replaceChildren(...[...rows].sort(([a], [b]) => b - a).map(([block, row]) => h("div", { class: "block" },
-      h("span", { class: "quiet" }, `Block ${block + 1}`),
+      h("span", { class: "quiet" }, `Block ${block}`),
       [...row].map(([site, shapes]) => h("div", { class: "site" }, h("span", {}, site),
         typeof shapes === "number"
           ? h("button", { type: "button", tabindex: -1, class: "wide-cell", click: () => {
@@ -121,7 +121,7 @@ export class Finder {
     }[/** @type {"importance" | "place" | "edited"} */ (this.order.value)];
     return [...this.catalogue.shapes.values()].filter((shape) => {
       const known = (shape.known === undefined ? shape.formula : shape.known)?.text ?? "";
-      const text = `block ${shape.block + 1} ${shape.site} ${shape.name} ${shape.layer} ${known}`.toLowerCase();
+      const text = `block ${shape.block} ${shape.site} ${shape.name} ${shape.layer} ${known}`.toLowerCase();
       const isThere = (!site || shape.site === site) && (!block || shape.block === Number(block));
       return isThere && (!family || familiesOf(known).includes(family)) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
@@ -144,7 +144,7 @@ export class Finder {
     this.found.replaceChildren(...wanted.slice(0, this.count).map((shape) => {
       const isEdited = state.edits.has(shape.id);
       return h("li", {}, h("button", { type: "button", class: "card pick", "aria-pressed": String(shape.id === this.chosen), click: () => this.choose(shape) },
-        h("strong", {}, `Block ${shape.block + 1} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
+        h("strong", {}, `Block ${shape.block} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
         miniature(shape, state.line(shape), { ghost: isEdited ? shape.original : null, isEdited }),
         formulaLater(shape)));
     }));

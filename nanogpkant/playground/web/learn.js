@@ -76,7 +76,7 @@ export class Learning {
       const curve = svg("path", { class: "curve" });
       const picture = svg("svg", { class: "mini", viewBox: "0 0 160 68", "aria-hidden": "true" },
         svg("path", { class: "ghost", d: path(shape, line(0), scale, 49) }), curve);
-      const element = h("li", { class: "card" }, h("strong", {}, `Block ${shape.block + 1} · ${shape.name}`), h("span", { class: "quiet" }, shape.site), picture);
+      const element = h("li", { class: "card" }, h("strong", {}, `Block ${shape.block} · ${shape.name}`), h("span", { class: "quiet" }, shape.site), picture);
       cells.push({ element, draw: (/** @type {number} */ step) => curve.setAttribute("d", path(shape, line(step), scale, 49)) });
     }
     return cells;

@@ -153,7 +153,7 @@ export class Catalogue {
     const form = curve.basis === null ? table(edit, length, place) : sloped(edit, length, this.tensors.get(curve.basis));
     return {
       ...this.where(known.name), id: idOf(edit), kind: "distance", site: isLag ? "convolution" : "distance",
-      name: `head ${head + 1}`,
+      name: `head ${head}`,
       about: isLag ? "what a token this many places back weighs" : "what is added to attention at each distance",
       low: 0, high: length - 1, importance, density: null, formula: formulaOf(known.formulas, head, this.tensors),
       points: even(0, length - 1, length), original: between(values), start: between(start), place, ...form,
@@ -183,7 +183,7 @@ export class Catalogue {
     /** @type {Fitter | null} */
     let fitter = null;
     const edit = { kind: /** @type {const} */ ("shared"), layer: name, function: number, group };
-    const who = groups === 1 ? `function ${number + 1}` : groups === inputs ? `input ${group + 1}` : `group ${group + 1}`;
+    const who = groups === 1 ? `function ${number}` : groups === inputs ? `input ${group}` : `group ${group}`;
     return {
       ...common, id: idOf(edit), kind: "shared", name: who,
       about: groups === 1 ? "mixed by every edge of the layer" : each === 1 ? "applied to one input"

@@ -49,7 +49,7 @@ export class Why {
         const bar = h("i", { class: of.gives < 0 ? "gives minus" : "gives" });
         bar.style.setProperty("--size", `${Math.max(2, (100 * Math.abs(of.gives)) / most)}%`);
         return h("li", {}, h("button", { type: "button", class: "card pick", click: () => this.open(shape) },
-          h("strong", {}, `Block ${shape.block + 1} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
+          h("strong", {}, `Block ${shape.block} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
           h("span", { class: "amount" }, bar, h("b", {}, signed(of.gives, 2))),
           miniature(shape, this.state.line(shape), { dots: of.xs ?? [], isEdited }),
           !isEdited && formulaLater(shape)));
@@ -63,7 +63,7 @@ export class Why {
     return h("div", { class: "part" }, h("h3", {}, "Where each head looked"),
       h("p", { class: "quiet" }, `The last ${Math.min(BACK, pieces.length)} of ${pieces.length} tokens that it saw, shaded by attention${hasCurves ? "; below, attention by distance over the head's learned curve" : ""}.`),
       found.layers.map((/** @type {any} */ { index, weights }) => h("div", { class: "layer" },
-        h("h4", {}, `Block ${index + 1}`),
+        h("h4", {}, `Block ${index}`),
         h("div", { class: "heads" }, weights.map((/** @type {Float32Array} */ shares, /** @type {number} */ head) => this.head(index, head, shares, pieces))))));
   }
 
@@ -73,15 +73,15 @@ export class Why {
     const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 3);
     const shape = this.catalogue.find({ kind: "distance", layer: `blocks.${block}.attention.bias`, head });
     const words = order.map((s) => `‘${pieces[s]}’ ${last - s} back, ${percent(shares[s])}`).join("; ");
-    const strip = h("p", { class: "strip", role: "img", "aria-label": `Attention of head ${head + 1}: ${words}` },
+    const strip = h("p", { class: "strip", role: "img", "aria-label": `Attention of head ${head}: ${words}` },
       pieces.slice(from).map((piece, i) => {
         const span = h("span", { title: percent(shares[from + i]) }, piece);
         span.style.setProperty("--look", `${Math.round(100 * Math.sqrt(shares[from + i] / most))}%`);
         return span;
       }));
     return h("div", { class: "card head-card" },
-      h("div", { class: "row" }, h("strong", {}, `Head ${head + 1}`),
-        shape && h("button", { type: "button", class: "small", "aria-label": `Bend the curve of block ${block + 1}, head ${head + 1}`, click: () => this.open(shape) }, "Bend")),
+      h("div", { class: "row" }, h("strong", {}, `Head ${head}`),
+        shape && h("button", { type: "button", class: "small", "aria-label": `Bend the curve of block ${block}, head ${head}`, click: () => this.open(shape) }, "Bend")),
       strip, shape && this.stems(shape, shares), h("p", { class: "tiny quiet" }, words));
   }
 
