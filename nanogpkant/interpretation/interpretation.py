@@ -125,9 +125,7 @@ class Interpretation:
         self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
-        chosen = select_layers(self.model, layers, self.run.path)
-        self.curves = {n: each for n, each in chosen.items() if isinstance(each, DistanceCurve)}
-        self.layers = {n: each for n, each in chosen.items() if n not in self.curves}
+        self.layers, self.curves = select_layers(self.model, layers, self.run.path)
         self.data = open_run_data(self.run, self.trained.config.data)
         if self.data.tokenizer != self.trained.tokenizer:
             remedy = "restore the data that the run was trained on"
