@@ -4,7 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from numbers import Integral
+from typing import Any, NoReturn
 
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
@@ -27,9 +28,10 @@ def refuse(flag: str, value: object, remedy: str) -> NoReturn:
     raise UsageError(f"--{flag} {value!s:.80}: {remedy}")
 
 
-def check_seed(seed: object, flag: str = "seed") -> None:
+def check_seed(seed: Any, flag: str = "seed") -> None:
     """Refuse a seed outside the range of any random generator in use."""
-    if type(seed) is not int or not 0 <= seed < 2**31:
+    is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not (is_whole and 0 <= seed < 2**31):
         refuse(flag, seed, "must be a whole number from 0 to 2147483647")
 
 
