@@ -31,7 +31,7 @@ def refuse(flag: str, value: object, remedy: str) -> NoReturn:
 def check_seed(seed: Any, flag: str = "seed") -> None:
     """Refuse a seed outside the range of any random generator in use."""
     is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
-    if not (is_whole and 0 <= seed < 2**31):
+    if not (is_whole and 0 <= int(seed) < 2**31):
         refuse(flag, seed, "must be a whole number from 0 to 2147483647")
 
 
