@@ -22,6 +22,7 @@ from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, open_run_data
 
 COUNTED = 1 << 20  # tokens at a time
+PADDED = {"cuda"}  # devices where a last, smaller batch would have kernels tuned for its shape
 PARTS = 16  # of a text, an even number, whose losses are told apart
 
 
@@ -212,14 +213,17 @@ def _score(
     was_training = model.training
     model.eval()
     ends = part_ends(total)
-    sums = []
+    sums, largest = [], None
     for first in range(0, len(starts), world.size):
         # Every rank makes the same number of passes, since gathering sharded weights is collective:
         # a rank without a batch repeats the last one and drops the result.
         number = min(first + world.rank, len(starts) - 1)
         x, y = batch(number)
         x, y = x.to(device), y.to(device).flatten()
-        logits = model(x).float().flatten(0, 1)
+        (rows, length), largest = x.shape, largest or x.shape
+        if device.type in PADDED:  # behind the text, which does not see it
+            x = F.pad(x, (0, largest[1] - length, 0, largest[0] - rows))
+        logits = model(x)[:rows, :length].float().flatten(0, 1)
         losses = F.cross_entropy(logits, y, reduction="none")  # (rows * T,), in the text's order
         cuts = [min(max(0, end - starts[number]), len(losses)) for end in ends[:-1]]
         parts = [part.sum() for part in losses.tensor_split(cuts)]

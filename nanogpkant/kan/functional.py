@@ -9,6 +9,7 @@ differentiation, which no operator of torch's library knows, "auto" is the refer
 import logging
 import math
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from nanogpkant.kan.backends import recompute, reference, triton
+from nanogpkant.kan.backends.fastest import fastest
 from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.features import Features
 
@@ -46,9 +48,9 @@ def kan_linear(
         coefficients: (functions, groups, numbers), parameters of shared functions.
         keep: (..., n), a factor for all features of an input; for dropout of whole inputs.
         backend: "triton" (fused GPU kernels, B-splines on uniform grids), "recompute" (works in
-            chunks; everywhere), "reference" (writes out all features), or "auto", the first of
-            these that can run; inside torch.func's transforms and forward-mode differentiation
-            that is "reference".
+            chunks; everywhere), "reference" (writes out all features), or "auto": where triton can
+            run, it or recompute, whichever a measurement finds faster (``backends.fastest``), else
+            recompute; inside torch.func's transforms and forward-mode differentiation reference.
 
     Returns:
         (..., out), in autocast's dtype where autocast is on for x's device, else in x's dtype.
@@ -103,7 +105,7 @@ def is_transformed() -> bool:
 
 
 def pick_backend(backend: str, device: torch.device, features: Features, dtype: torch.dtype) -> str:
-    """The backend to run: the one asked for, or for "auto" the fastest that can run.
+    """The backend to run: the one asked for; "auto" where a measurement at the call decides.
 
     Raises:
         ValueError: an unknown name, or a backend that cannot run, with the reason.
@@ -116,9 +118,9 @@ def pick_backend(backend: str, device: torch.device, features: Features, dtype: 
     if backend == "triton" and reason:
         raise ValueError(f"backend {backend!r} cannot run here: {reason}")
     if backend == "auto" and not torch.compiler.is_compiling():  # which traces no logs or caches
-        chosen = f"recompute; not triton: {reason}" if reason else "triton"
+        chosen = f"recompute; not triton: {reason}" if reason else "by measurement"
         _log_once(features, device, dtype, chosen)
-    return "recompute" if reason else "triton"
+    return "recompute" if reason else backend
 
 
 @cache
@@ -138,7 +140,11 @@ torch.library.define("nanogpkant::kan_linear", f"({ARGUMENTS}, ScalarType dtype)
 def _forward(x, weight, coefficients, keep, features, backend, dtype):
     """(rows, out). ``features`` is a ``Features.spec``, as operators take no objects."""
     call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
-    return FUSED[backend].forward(call)
+    return _backend(backend, call).forward(call)
+
+
+def _backend(name: str, call: Call) -> ModuleType:
+    return FUSED[fastest(call) if name == "auto" else name]
 
 
 @torch.library.register_fake("nanogpkant::kan_linear")
@@ -157,7 +163,7 @@ torch.library.define(
 def _backward(grad_y, x, weight, coefficients, keep, features, backend, dtype, *needs):
     """Gradients of x, weight and coefficients; empty tensors for those that are not needed."""
     call = Call(x, weight, Features.from_spec(features), coefficients, keep, dtype)
-    grads = FUSED[backend].backward(grad_y, call, *needs)
+    grads = _backend(backend, call).backward(grad_y, call, *needs)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
-from nanogpkant.machine.device import DTYPES, autocast
+from nanogpkant.machine.device import DTYPES, autocast, keep_freed_memory
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
 from nanogpkant.measure.timing import interleaved, matmul_rate
 from nanogpkant.model.counting import SHAKESPEARE_CHARACTERS, count
@@ -99,6 +99,7 @@ def batch(job: Job) -> torch.Tensor:
 
 def step(job: Job) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, as training does them."""
+    keep_freed_memory()
     model, tokens = build(job), batch(job)
     optimizer = make_optimizer(model, job.optim, DTYPES[job.dtype])
 

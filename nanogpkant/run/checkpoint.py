@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from nanogpkant.base.files import (
     fsync_folder,
     new_folder,
     parse_json,
-    replacing,
     write_atomic,
     write_json,
     writing,
@@ -51,8 +52,11 @@ def save_checkpoint(
     keep_every: int,
     features: dict[str, str] | None = None,
     shards: Path | None = None,
+    run_job: Callable[[Callable[[], None]], object] = lambda job: job(),
 ) -> None:
     """Save a checkpoint, point the index at it and remove those that are no longer wanted.
+
+    The state is copied, as the bytes of the files, before this returns.
 
     Args:
         weights: the model's state.
@@ -61,10 +65,58 @@ def save_checkpoint(
         keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
         features: result of ``features_of``.
         shards: a folder of files, written to the disk, that becomes a part of the checkpoint.
+        run_job: runs what is left to do, the writing; such as ``Writer.start``.
 
     Raises:
         UserError: it cannot be written, say on a full disk; earlier checkpoints are untouched.
     """
+    buffer = io.BytesIO()
+    torch.save(training, buffer)
+    files = {WEIGHTS: weights_file(weights, features or {}), TRAINING: buffer.getvalue()}
+    run_job(partial(_write_checkpoint, run, step, files, is_best, keep_every, shards))
+
+
+class Writer:
+    """Writes checkpoints in a thread, one after the other; leaving its context waits for them."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Run a job once earlier ones are done."""
+        self._last = self._thread.submit(job)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last job is over, and failed."""
+        last = self._last
+        return last is not None and last.done() and last.exception() is not None
+
+    def finish(self) -> None:
+        """Wait for the last job.
+
+        Raises:
+            UserError: it failed.
+        """
+        if self._last is not None:
+            self._last.result()
+
+
+def _write_checkpoint(
+    run: RunFolder,
+    step: int,
+    files: dict[str, bytes],
+    is_best: bool,
+    keep_every: int,
+    shards: Path | None,
+) -> None:
     folder = run.checkpoints / f"step-{step:06d}"
     draft = run.checkpoints / f".{folder.name}.tmp"
     index = run.index() | {"last": folder.name} | ({"best": folder.name} if is_best else {})
@@ -73,7 +125,10 @@ def save_checkpoint(
             draft.mkdir(parents=True)
             if shards is not None:
                 shards.rename(draft / SHARDS)
-            _write_files(draft, step, weights, training, features or {})
+            for name, content in files.items():
+                write_atomic(draft / name, content)
+            names = sorted(f"{SHARDS}/{path.name}" for path in (draft / SHARDS).glob("*"))
+            write_manifest(draft, step, (*files, *names))
             if folder.exists():  # left by a kill before the index named it
                 shutil.rmtree(folder)
             draft.rename(folder)
@@ -95,30 +150,18 @@ def tensors_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.endswith(STATE)}
 
 
-def _write_files(
-    folder: Path,
-    step: int,
-    weights: dict[str, Tensor],
-    training: dict[str, Any],
-    features: dict[str, str],
-) -> None:
-    write_weights(folder / WEIGHTS, weights, features)
-    buffer = io.BytesIO()
-    torch.save(training, buffer)
-    write_atomic(folder / TRAINING, buffer.getvalue())
-    shards = sorted(f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob("*"))
-    write_manifest(folder, step, (WEIGHTS, TRAINING, *shards))
-
-
 def write_weights(path: Path, weights: dict[str, Tensor], features: dict[str, str]) -> None:
     """Write a model's state and the result of ``features_of`` as a safetensors file."""
+    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
+    write_atomic(path, weights_file(weights, features))
+
+
+def weights_file(weights: dict[str, Tensor], features: dict[str, str]) -> bytes:
+    """A safetensors file of a model's state and the result of ``features_of``."""
     own = tensors_of(weights).items()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own}
     metadata = {"format": "pt", FEATURES: json.dumps(features)}
-    # Made in memory and written by ourselves, so that a full disk is one plain OSError.
-    with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
-        _order_metadata(temporary)
+    return _with_ordered_metadata(safetensors.torch.save(tensors, metadata))
 
 
 def write_run(
@@ -149,16 +192,15 @@ def write_run(
         write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
 
 
-def _order_metadata(file: Path) -> None:
+def _with_ordered_metadata(file: bytes) -> bytes:
     """Sort the metadata, which safetensors writes in a random order: equal weights, equal files."""
-    with open(file, "rb+") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        if len(ordered) <= size:
-            opened.seek(8)
-            opened.write(ordered.ljust(size))
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    if len(ordered) > size:
+        return file
+    return b"".join([file[:8], ordered.ljust(size), memoryview(file)[8 + size :]])
 
 
 def remove_stray_checkpoints(run: RunFolder, keep_every: int) -> None:

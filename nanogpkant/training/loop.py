@@ -28,7 +28,14 @@ from nanogpkant.config import RunConfig, TrainConfig
 from nanogpkant.data import Batches, TokenData, blocks
 from nanogpkant.evaluation import Evaluation, evaluate
 from nanogpkant.generation import generate
-from nanogpkant.machine.device import DTYPES, autocast, describe, peak_memory, synchronize
+from nanogpkant.machine.device import (
+    DTYPES,
+    autocast,
+    describe,
+    keep_freed_memory,
+    peak_memory,
+    synchronize,
+)
 from nanogpkant.machine.distributed import World
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
@@ -45,6 +52,7 @@ from nanogpkant.training.session import (
     check_finite,
     compile_or_explain,
     continue_run,
+    eagerly,
     is_to_resume,
     not_finite,
     open_all,
@@ -130,7 +138,8 @@ def train_in(
 ) -> dict[str, Any]:
     """``train`` within a process group; the wrapped model is freed on return."""
     s = open_session(world, config, out, resume, overwrite, start)
-    fit(s)
+    with s.writer:  # while the folder is ours
+        fit(s)
     finished = is_finished(s.config.train, s.state)
     if not finished:
         note(f"stopped at step {s.state.step}; add --resume to the same command to continue")
@@ -160,6 +169,7 @@ def open_session(
 ) -> Session:
     """Make or open all that training needs; the run folder is made last."""
     config, device, data = open_all(config, out, resume, world)
+    keep_freed_memory()
     block_size, options = config.model.block_size, config.train
     batches = Batches(
         data.train, block_size, options.batch_size, options.seed, world.rank, world.size
@@ -173,11 +183,11 @@ def open_session(
     checkpoint = last_checkpoint(out, resume, world)
     # Rank 0 first: it may have to download starting weights, which the others then find.
     model = world.main_first(lambda: make_model(config, data, checkpoint, start))
+    model.forward = autocast(device, options.dtype)(model.forward)
     with world.together():
         if options.compile:
-            compile_or_explain(model.to(device), batches, device, options.dtype)
+            compile_or_explain(model.to(device), batches, device)
     wrapped = parallelize(model, options.parallel, world, device)
-    model.forward = autocast(device, options.dtype)(model.forward)
     optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
     average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
     if resume:
@@ -255,11 +265,15 @@ def fit(s: Session) -> None:
             if s.config.grid.changes_at(state.step):
                 adapt_grids(s)
             is_evaluated = state.step % options.eval_interval == 0
-            if is_logged or is_evaluated or options.max_seconds:
+            if is_logged or is_evaluated:  # the time of steps between is that of those
                 synchronize(s.device)
             seconds = time.perf_counter() - started
             # All ranks stop when one is asked to; a step takes as long as it does on the slowest.
-            stopping, seconds = s.world.largest(interrupt.asked, seconds)
+            stopping, seconds, failed = s.world.largest(
+                interrupt.asked, seconds, s.writer.has_failed
+            )
+            if failed:
+                finish_writing(s)
             state.seconds += seconds
             is_last = is_finished(options, state)
             is_evaluated = is_evaluated or is_last
@@ -279,6 +293,17 @@ def fit(s: Session) -> None:
                 progress.update(state.step, doing="saving")
                 with s.averaged():
                     save(s, is_best)
+        finish_writing(s)
+
+
+def finish_writing(s: Session) -> None:
+    """Wait for the last checkpoint.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with s.world.together():
+        s.writer.finish()
 
 
 def is_finished(options: TrainConfig, state: State) -> bool:
@@ -337,7 +362,7 @@ def validate(s: Session, progress: StepProgress) -> bool:
     """Evaluate on the validation split and log it; returns whether it is the best so far."""
     state = s.state
     show = partial(progress.show_part, "evaluating")
-    with s.averaged():
+    with s.averaged(), eagerly(s.model):
         result = evaluate(s.model, s.data.val, s.config.train.batch_size, show, s.world)
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
@@ -354,14 +379,17 @@ def validate(s: Session, progress: StepProgress) -> bool:
 def look_at_grids(s: Session) -> None:
     """Log how well the grids fit their inputs, on the first batch of the validation split."""
     x, _ = next(blocks(s.data.val, s.config.model.block_size, s.config.train.batch_size))
-    if row := grid_health(s.model, x.to(s.device)):
+    with eagerly(s.model):
+        row = grid_health(s.model, x.to(s.device))
+    if row:
         log(s, "grid", row)
         if s.state.step:  # before it has learned, a model says little about its inputs
             warn_of_grids(row, s.warned)
 
 
 def save(s: Session, is_best: bool) -> None:
-    """Save a checkpoint, unless a weight is not finite."""
+    """Begin to save a checkpoint, unless a weight is not finite."""
+    finish_writing(s)  # which removes what no checkpoint is made of, such as shards
     weights = whole_weights(s.model)
     is_bad = not all(torch.isfinite(tensor).all() for tensor in weights.values())
     if any(s.world.largest(is_bad)):
@@ -369,10 +397,9 @@ def save(s: Session, is_best: bool) -> None:
     if s.world.is_main:  # the rows are there if the checkpoint is
         with writing(s.run.metrics_file):
             fsync_file(s.run.metrics_file)
-    keep_every = s.config.train.keep_every
-    save_training(
-        s.run, s.state, s.model, weights, s.optimizer, is_best, keep_every, s.world, s.average
-    )
+    kept = is_best, s.config.train.keep_every
+    own = s.run, s.state, s.model, weights, s.optimizer
+    save_training(*own, *kept, s.world, s.average, s.writer.start)
 
 
 def evaluate_start(

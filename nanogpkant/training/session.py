@@ -5,7 +5,8 @@ The loop itself, in ``loop.py``, is the part to read first.
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError, one_line
 from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
-from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
+from nanogpkant.machine.device import resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
-from nanogpkant.run.checkpoint import Checkpoint, remove_stray_checkpoints
+from nanogpkant.run.checkpoint import Checkpoint, Writer, remove_stray_checkpoints
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import open_run_data, prepare_data
 from nanogpkant.run.metrics import read_metrics, write_metrics
@@ -51,6 +52,8 @@ class Session:
     trackers: list[OpenTracker]
     average: WeightAverage | None
     """of the weights, where ``optim.ema_decay`` asks for one"""
+    writer: Writer = field(default_factory=Writer)
+    """of checkpoints"""
     warned: set[str] = field(default_factory=set)
     """kinds of misfit of grids that were warned of"""
 
@@ -160,12 +163,24 @@ def tidy_run(config: RunConfig, run: RunFolder, state: State) -> None:
     save_config(config, run.config_file)
 
 
-def compile_or_explain(model: GPT, batches: Batches, device: torch.device, dtype: str) -> None:
-    """Compile the model in place; where torch.compile fails, warn in one line and train without."""
+@contextmanager
+def eagerly(model: GPT) -> Iterator[None]:
+    """Within, the model runs without torch.compile, which would compile it again to evaluate."""
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = compiled
+
+
+def compile_or_explain(model: GPT, batches: Batches, device: torch.device) -> None:
+    """Compile the model in place; where torch.compile fails, warn in one line and train without.
+
+    The model is as in training, autocast included: any change would have it compiled again.
+    """
     model.compile()
     try:
-        with autocast(device, dtype):
-            model(*batches.batch(0, device)).backward()
+        model(*batches.batch(0, device)).backward()
     except Exception as error:  # whatever the compiler raises, training can do without it
         reason = one_line(error)[:200]
         warn(f"--train.compile: going on without it, torch.compile failed here: {reason}")
@@ -190,6 +205,8 @@ def not_finite(s: Session, what: str, x: Tensor, y: Tensor) -> UserError:
 
     All ranks call.
     """
+    with s.world.together():
+        s.writer.finish()
     last = s.run.index().get("last")
     left = f"the last good checkpoint is {s.run.checkpoints / last}" if last else "none was saved"
     remedy = "try a lower --optim.learning_rate or --train.dtype float32"

@@ -11,7 +11,7 @@ torch.distributed.checkpoint takes half a second to import, so it is imported wh
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,13 +60,14 @@ def save_training(
     is_best: bool,
     keep_every: int,
     world: World,
-    average: WeightAverage | None = None,
+    average: WeightAverage | None,
+    run_job: Callable[[Callable[[], None]], object],
 ) -> None:
-    """Save a checkpoint of a run; all ranks call, and it is there when they return.
+    """Save a checkpoint of a run; all ranks call.
 
     Args:
         weights: result of ``whole_weights``.
-        is_best, keep_every: see ``save_checkpoint``.
+        is_best, keep_every, run_job: see ``save_checkpoint``.
         average: in place of the weights in training, which go to training.pt.
 
     Raises:
@@ -84,7 +85,7 @@ def save_training(
         if world.is_main:
             features = features_of(model)
             save_checkpoint(
-                run, state.step, weights, training, is_best, keep_every, features, shards
+                run, state.step, weights, training, is_best, keep_every, features, shards, run_job
             )
 
 

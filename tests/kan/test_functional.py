@@ -249,11 +249,12 @@ def test_auto_says_once_what_it_runs_and_why_nothing_faster(problem, logged) -> 
     assert logged().count("backend recompute; not triton: triton") == 2
 
 
-def test_auto_takes_the_first_backend_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_measures_where_there_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     here = (torch.device("cpu"), FIXED, torch.float32)
     assert pick_backend("auto", *here) == "recompute"
     monkeypatch.setattr("nanogpkant.kan.backends.triton.unsupported", lambda *_: None)
-    assert pick_backend("auto", *here) == "triton"
+    assert pick_backend("auto", *here) == "auto"
+    assert pick_backend("triton", *here) == "triton"
     assert pick_backend("recompute", *here) == "recompute"
 
 

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from nanogpkant.cli import main
 from nanogpkant.config import load_config, with_changes
 from nanogpkant.evaluation import evaluate
 from nanogpkant.model.gpt import GPT
+from nanogpkant.run import checkpoint as checkpoint_module
 from nanogpkant.run.checkpoint import load_checkpoint
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, open_run_data
@@ -140,6 +143,54 @@ def test_killed_at_any_instant_a_run_resumes_exactly(
     assert process.wait() == -signal.SIGKILL
     assert main(["train", str(tiny_experiment), "--out", str(killed), "--resume"]) == 0
     assert_same_run(whole, killed)
+
+
+def test_a_slow_disk_changes_nothing(tiny_experiment: Path, tmp_path: Path, monkeypatch):
+    flags = ["--train.max_iters", "20", "--train.eval_interval", "4"]
+    whole, slow = tmp_path / "whole", tmp_path / "slow"
+    assert main(["train", str(tiny_experiment), "--out", str(whole), *flags]) == 0
+    write, threads = checkpoint_module.write_manifest, set()
+
+    def late(*arguments):
+        threads.add(threading.current_thread().name)
+        time.sleep(0.05)  # steps take 2 ms
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint_module, "write_manifest", late)
+    assert main(["train", str(tiny_experiment), "--out", str(slow), *flags]) == 0
+    assert threads == {"checkpoint_0"}
+    assert_same_run(whole, slow)
+
+
+def test_a_failed_write_stops_the_run_at_the_next_step(
+    tiny_experiment: Path, tmp_path: Path, monkeypatch, capsys
+):
+    flags = ["--train.max_iters", "20", "--train.eval_interval", "4", "--train.log_interval", "1"]
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    assert main(["train", str(tiny_experiment), "--out", str(whole), *flags]) == 0
+    write, step = checkpoint_module.write_manifest, train_module.train_step
+
+    def fail(folder, number, names):
+        if number == 8:
+            raise OSError(28, "No space left on device")
+        write(folder, number, names)
+
+    def after_writing(session, is_logged):
+        if session.writer._last is not None:
+            futures.wait([session.writer._last])
+        return step(session, is_logged)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "write_manifest", fail)
+        patch.setattr(train_module, "train_step", after_writing)
+        capsys.readouterr()
+        assert main(["train", str(tiny_experiment), "--out", str(full), *flags]) == 1
+    (problem,) = [line for line in capsys.readouterr().err.splitlines() if "cannot" in line]
+    assert "No space left on device" in problem
+    assert max(row["step"] for row in read_metrics(full / "metrics.jsonl")) == 8
+    assert load_checkpoint(open_run(full), "last").step == 4
+    assert main(["train", str(tiny_experiment), "--out", str(full), "--resume"]) == 0
+    assert_same_run(whole, full)
 
 
 def test_ctrl_c_saves_and_the_run_resumes_exactly(whole, tiny_experiment, tmp_path: Path):

@@ -225,19 +225,27 @@ def _loaded(path: str, functions: Functions) -> ctypes.CDLL:
     return library
 
 
+def cache_folder() -> Path:
+    """Where compiled code and measurements are kept.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanogpkant"
+
+
 def _kept(source: Path, command: list[str]) -> Path | None:
     """Where the compiled file is kept, under all that decides it: texts, command and CPU.
 
     None where there is no such folder, or no description of the CPU.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = sorted(
             {line for line in lines if line.startswith(("model name", "flags", "Features"))}
         )
         texts = [source.read_text(), (HERE / "numbers.h").read_text(), *command, *cpu]
-        folder = caches / "nanogpkant"
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None

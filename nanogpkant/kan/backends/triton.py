@@ -50,6 +50,9 @@ GRAD_WEIGHT_BLOCKS = [
 ]  # fmt: skip
 
 
+FEW_ROWS, SOME_ROWS = 64, 1024
+
+
 def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) -> str | None:
     """Why these kernels cannot run a layer, or None if they can."""
     if triton is None:
@@ -119,6 +122,14 @@ def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
         cache_results=True,
     )
     return lambda kernel: tune(triton.jit(kernel))
+
+
+def bucket_of(rows: int) -> int:
+    """Batches that are tuned as one: a few tokens to write, some hundred, or more.
+
+    Not by powers of two, which would time all blocks again for the last batch of an evaluation.
+    """
+    return (rows > FEW_ROWS) + (rows > SOME_ROWS)
 
 
 def _worth_trying(configs: list, arguments: dict[str, Any], **_: Any) -> list:
@@ -466,5 +477,4 @@ def _launch(
     # Copies of strided tensors cost little beside the products.
     tensors = [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
     with torch.cuda.device_of(tensors[0]):
-        # rows_bucket: tuned again for every power of two of the rows.
-        kernel[grid](*tensors, *sizes, rows.bit_length(), c, enable_fp_fusion=True)
+        kernel[grid](*tensors, *sizes, bucket_of(rows), c, enable_fp_fusion=True)
