@@ -26,8 +26,8 @@ def step_times(preset: str, steps: int) -> list[float]:
         [seconds, CPU seconds].
     """
     from nanogpkant.config import load_preset, with_changes
-    from nanogpkant.machine.distributed import start_world
     from nanogpkant.training.loop import open_session, train_step
+    from nanogpkant.training.parallel import start_world
 
     config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})
     times = []

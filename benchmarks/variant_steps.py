@@ -19,10 +19,10 @@ from benchmarks.speed.equal import loss_and_gradients, require_equal
 from benchmarks.speed.report import Report, Table
 from nanogpkant.base.errors import UserError
 from nanogpkant.comparison.experiment import load_experiment
-from nanogpkant.comparison.planning import job_of, plan
+from nanogpkant.comparison.planning import plan
 from nanogpkant.config import with_changes
 from nanogpkant.machine.device import measured_on
-from nanogpkant.measure.step import Job, step_rows
+from nanogpkant.measure.step import Job, job_of, step_rows
 from nanogpkant.report.table import Row
 
 COLUMNS = {
@@ -47,11 +47,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment)
     variants = {run.variant: run for run in plan(experiment, Path("runs"))}
-    jobs = [job_of(run, "cpu") for run in variants.values()]
+    cpu = torch.device("cpu")
+    jobs = [
+        job_of(name, run.config, run.vocab_size, cpu, run.config.train.dtype)
+        for name, run in variants.items()
+    ]
     for job in jobs:
         check_against_reference(job)
     about = f"A step of {experiment.about}"
-    report = Report(f"{experiment.name}_step", about, measured_on(torch.device("cpu")))
+    report = Report(f"{experiment.name}_step", about, measured_on(cpu))
     report.command = f"python benchmarks/variant_steps.py {options.experiment} --rounds "
     report.command += f"{options.rounds} --threads {options.threads}"
     report.tables.append(Table("Training steps", measure(jobs, options.rounds), COLUMNS))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError, require_positive
-from nanogpkant.config import ModelConfig, check_seed
+from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
+from nanogpkant.config import ModelConfig
 from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World

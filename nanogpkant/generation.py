@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpkant.base.errors import UsageError, UserError, require_positive
-from nanogpkant.config import check_seed
+from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
 from nanogpkant.machine.device import (
     autocast,
     memory_of,

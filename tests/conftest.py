@@ -1,16 +1,28 @@
 """Fixtures for all tests: a fixed random stream, tiny models, and poisoned memory."""
 
+import atexit
+import io
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import chromium
 import pytest
 import torch
 
 from nanogpkant.cli import main
+from nanogpkant.comparison import launch, training
 from nanogpkant.config import KANConfig, ModelConfig, with_changes
 from nanogpkant.model.gpt import GPT
+
+# Before huggingface_hub is imported: what tests load leaves nothing in the user's cache.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nanogpkant-hf-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +114,53 @@ def run_with_curves(tiny_experiment, tmp_path_factory) -> Path:
     flags = ["--model.position", "curve", "--model.curve.knots", "4"]
     assert main(["train", str(tiny_experiment), "--out", str(out), *flags]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def training_here() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which runs of experiments are trained in this process: no seconds of imports.
+
+    That they are processes of their own otherwise, test_launch.py shows.
+    """
+
+    def train(command: list[str], log: Any, threads: int | None, **options: Any) -> Any:
+        text = io.TextIOWrapper(log, encoding="utf-8", write_through=True)
+        with redirect_stdout(text), redirect_stderr(text):
+            status = main(command)
+        return Mock(poll=lambda: status, wait=lambda: status)
+
+    @contextmanager
+    def here() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch, "_process", train)
+            patch.setattr(training, "POLL_SECONDS", 0)
+            yield
+
+    return here
+
+
+@pytest.fixture(scope="module")
+def trained_here(training_here: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """All tests of a module in that context."""
+    with training_here():
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_ablations() -> Iterator[None]:
+    """Five single edges are removed, not 200, where that is not the point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanogpkant.interpretation.judge.removal.ABLATED", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures(few_ablations: None) -> Iterator[None]:
+    """interpret draws nothing, which takes most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanogpkant.interpretation.show.report.save_figure", lambda *_, **more: None)
+        patch.setattr("nanogpkant.report.html.to_svg", lambda title, draw: "")
+        yield
 
 
 @pytest.fixture(scope="session")

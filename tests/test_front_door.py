@@ -53,6 +53,7 @@ def newcomer(tiny_run, tiny_experiment, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", [*VERB_MODULES, "nanogpkant.verbs.load", "nanogpkant.kan.layer"])
 def test_the_examples_run(name, newcomer):
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

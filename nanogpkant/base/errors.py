@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
@@ -21,6 +22,17 @@ class UsageError(UserError):
     exit_status = 2
 
 
+def refuse(flag: str, value: object, remedy: str) -> NoReturn:
+    """Raise the one-line error for an invalid value of a flag."""
+    raise UsageError(f"--{flag} {value!s:.80}: {remedy}")
+
+
+def check_seed(seed: object, flag: str = "seed") -> None:
+    """Refuse a seed outside the range of any random generator in use."""
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        refuse(flag, seed, "must be a whole number from 0 to 2147483647")
+
+
 def require_positive(**values: int | None) -> None:
     """Refuse a count that is given and below 1, or above what any computer could do.
 
@@ -30,7 +42,7 @@ def require_positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and not 1 <= value <= 10**12:
             most = "at least 1" if value < 1 else f"at most {10**12:,}"
-            raise UsageError(f"--{name} {value!s:.80}: must be {most}")
+            refuse(name, value, f"must be {most}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

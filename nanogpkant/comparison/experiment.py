@@ -3,14 +3,24 @@
 ``planning`` turns it into runs, ``training`` trains those that are missing.
 """
 
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, nearest, prefixed
+from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.config import DataConfig, check_seed, read_yaml
+from nanogpkant.comparison.file import (
+    check_different,
+    check_keys,
+    data_in,
+    list_in,
+    name_in,
+    overrides_in,
+    positive,
+    preset_in,
+    seeds_in,
+    values_in,
+)
 
 BUDGETS = ("iterations", "flops", "seconds")
 MARGIN = 0.003
@@ -60,41 +70,20 @@ def load_experiment(path: Path) -> Experiment:
         return _experiment(path, values)
 
 
-def values_in(path: Path) -> Any:
-    """The content of a YAML file, by its name too."""
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{path}: name a file that ends in .yaml")
-    return read_yaml(path)
-
-
 def _experiment(path: Path, values: Any) -> Experiment:
-    check_keys(values, [f.name for f in fields(Experiment) if f.name != "text"], "")
-    for key, kind, what in (
-        ("variants", list, "a list of models"),
-        ("seeds", list, "a list of whole numbers"),
-        ("budget", dict, f"one of {', '.join(BUDGETS)} with a number"),
-    ):
-        if not isinstance(values.get(key), kind) or not values[key]:
-            raise UsageError(f"{key} {values.get(key)!r}: must be {what}, and not empty")
-    data, seeds = values.get("data") or {}, values["seeds"]
-    check_keys(data, [f.name for f in fields(DataConfig)], "data.")
-    variants = [_variant(n, v, path.parent) for n, v in enumerate(values["variants"], start=1)]
+    check_keys(values, [f.name for f in fields(Experiment) if f.name != "text"])
+    given = list_in(values, "variants", "models")
+    variants = [_variant(n, v, path.parent) for n, v in enumerate(given, start=1)]
     names = [variant.name for variant in variants]
-    check_names("variants", names)
-    for seed in seeds:
-        if type(seed) is not int:
-            raise UsageError(f"seeds {seeds}: must be whole numbers")
-        check_seed(seed, "seeds")
-    if len(set(seeds)) != len(seeds):
-        raise UsageError(f"seeds {seeds}: names one twice; name each once")
+    check_different("variants", names, "give each its own name")
     return Experiment(
-        name=name_in(values, "", path.stem),
+        name=name_in(values, path.stem),
         about=str(values.get("about", "")),
         variants=variants,
-        seeds=seeds,
-        budget=_budget(values["budget"]),
-        data=data,
-        overrides=overrides_in(values, ""),
+        seeds=seeds_in(list_in(values, "seeds", "whole numbers")),
+        budget=_budget(values.get("budget")),
+        data=data_in(values),
+        overrides=overrides_in(values, DECIDED),
         comparisons=_comparisons(values.get("comparisons") or [], names),
         margin=_margin(values.get("margin", MARGIN)),
         judged_on=_judged_on(values.get("judged_on", JUDGED[0])),
@@ -102,55 +91,12 @@ def _experiment(path: Path, values: Any) -> Experiment:
     )
 
 
-def check_keys(values: Any, known: list[str], prefix: str) -> None:
-    """Check that ``values`` is a mapping with no other keys than ``known``."""
-    if not isinstance(values, dict):
-        where = prefix.rstrip(". ") or "the file"
-        raise UsageError(f"{where} must hold keys and values, not {values!r}")
-    for key in values:
-        if key not in known:
-            raise UsageError(f"unknown key {prefix}{key}: {nearest(str(key), known)}")
-
-
-def check_names(key: str, names: list[str]) -> None:
-    """Check that no two parts of a list in a file have the same name."""
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{key}: {twice[0]} is the name of two of them; give each its own name")
-
-
-def name_in(values: dict[str, Any], prefix: str, default: str | None) -> str:
-    """The name that a part of a file gives itself; a folder must be able to have it."""
-    name = values.get("name", default)
-    if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"{prefix}name {name!r}: must be text that a folder can be called")
-    return name
-
-
-def preset_in(values: dict[str, Any], prefix: str, folder: Path) -> str:
-    """The preset that a part of a file names; a path is relative to the file's folder."""
-    preset = values.get("preset")
-    if not isinstance(preset, str):
-        raise UsageError(f"{prefix}preset {preset!r}: must be a preset's name or a path to a file")
-    return str(folder / preset) if preset.endswith((".yaml", ".yml")) else preset
-
-
-def overrides_in(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The overrides in a part of a file; none of the settings that the experiment decides."""
-    overrides = values.get("overrides") or {}
-    if not isinstance(overrides, dict):
-        raise UsageError(f"{prefix}overrides must hold dotted keys and values, not {overrides!r}")
-    for key in overrides:
-        if key in DECIDED:
-            raise UsageError(f"{prefix}overrides: {key} is decided by {DECIDED[key]}; leave it out")
-    return overrides
-
-
 def _variant(number: int, values: Any, folder: Path) -> Variant:
     prefix = f"variants, number {number}: "
-    check_keys(values, [f.name for f in fields(Variant)], prefix)
-    preset = preset_in(values, prefix, folder)
-    name = name_in(values, prefix, Path(preset).stem)
-    return Variant(name, preset, overrides_in(values, prefix))
+    check_keys(values, Variant, prefix)
+    preset = preset_in(values, folder, prefix)
+    name = name_in(values, Path(preset).stem, prefix)
+    return Variant(name, preset, overrides_in(values, DECIDED, prefix))
 
 
 def _comparisons(pairs: Any, names: list[str]) -> list[tuple[str, str]]:
@@ -178,20 +124,14 @@ def _judged_on(value: Any) -> str:
     return value
 
 
-def _budget(values: dict[str, Any]) -> dict[str, float]:
+def _budget(values: Any) -> dict[str, float]:
     check_keys(values, [*BUDGETS, "evaluations"], "budget.")
     if sum(key in values for key in BUDGETS) != 1:
-        raise UsageError(f"budget: must name just one of {', '.join(BUDGETS)}")
-    budget = {}
-    for key, value in values.items():
-        try:  # PyYAML reads 1e15 as text
-            number = float(value)
-        except (TypeError, ValueError):
-            number = 0.0
-        whole = key in ("iterations", "evaluations")
-        if not 0 < number < math.inf or (whole and number % 1):
-            raise UsageError(f"budget.{key} {value!r}: must be a {'whole ' * whole}number above 0")
-        budget[key] = number
+        raise UsageError(f"budget {values}: must name just one of {', '.join(BUDGETS)}")
+    budget = {
+        key: positive(f"budget.{key}", value, key in ("iterations", "evaluations"))
+        for key, value in values.items()
+    }
     if "seconds" in budget and "evaluations" in budget:
         problem = "the number of steps in the seconds is unknown; set train.eval_interval instead"
         raise UsageError(f"budget.evaluations: {problem}")

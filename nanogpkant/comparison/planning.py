@@ -20,10 +20,10 @@ from nanogpkant.config import (
 from nanogpkant.conversion.formulas import with_formulas
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import resolve_device, resolve_dtype
-from nanogpkant.measure.step import Job, step
+from nanogpkant.measure.step import job_of, step
 from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import count
-from nanogpkant.report.table import Row, align
+from nanogpkant.report.table import Row, align, formatted
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import prepare_data
 
@@ -181,24 +181,27 @@ def costs(planned: list[Planned]) -> list[Row]:
     ``seconds_left`` counts the remaining steps, one run at a time; evaluating, saving and loading
     come on top.
     """
-    firsts = {run.variant: run for run in planned}
-    device = resolve_device(planned[0].config.train.device)
-    tasks = {name: step(job_of(run, str(device))) for name, run in firsts.items()}
-    with bar("timing a step of each variant", "steps") as progress:
+    seconds = seconds_per_step({run.variant: run for run in planned})
+    return [_cost(run, seconds[run.variant]) for run in planned]
+
+
+def seconds_per_step(runs: dict[str, Planned]) -> dict[str, float]:
+    """Seconds of a step of each of some runs, timed roughly."""
+    device = resolve_device(next(iter(runs.values())).config.train.device)
+    tasks = {
+        name: step(job_of(name, run.config, run.vocab_size, device, run.config.train.dtype))
+        for name, run in runs.items()
+    }
+    with bar("timing a step of each model", "steps") as progress:
         timings = interleaved(tasks, TIMED_ROUNDS, device, progress)
-    return [_cost(run, timings[run.variant].fastest / 1000) for run in planned]
-
-
-def job_of(run: Planned, device: str) -> Job:
-    """A step of a run, to be timed."""
-    options = run.config.train
-    flags = (options.batch_size, device, options.dtype, options.compile, run.vocab_size)
-    return Job(run.variant, run.config.model, *flags, run.config.optim)
+    return {
+        name: timings[name].fastest / 1000 * run.config.train.grad_accum_steps
+        for name, run in runs.items()
+    }
 
 
 def _cost(run: Planned, seconds_per_step: float) -> Row:
     options = run.config.train
-    seconds_per_step *= options.grad_accum_steps
     iterations = run.iterations or round((options.max_seconds or 0) / seconds_per_step)
     left = 0 if run.state == "finished" else max(0, iterations - run.step)
     return {
@@ -226,12 +229,12 @@ def costs_table(rows: list[Row]) -> str:
         "FLOPs": "{flops:.3g}",
         "time left": "{minutes:,.1f} min",
     }
-    lines = [list(columns)]
+    shown = []
     for row in rows:
-        row = row | {"millions": row["parameters"] / 1e6, "minutes": row["seconds_left"] / 60}
+        shown.append(row | {"millions": row["parameters"] / 1e6})
+        shown[-1]["minutes"] = row["seconds_left"] / 60
         if row["state"] == "interrupted":
-            row["state"] += f" at {row['step']:,}"
-        lines.append([form.format(**row) for form in columns.values()])
+            shown[-1]["state"] += f" at {row['step']:,}"
     flops, left = (sum(row[key] for row in rows) for key in ("flops", "seconds_left"))
-    lines.append(["all", "", "", "", "", f"{flops:.3g}", f"{left / 60:,.1f} min"])
-    return align(lines, left=(0, 2))
+    total = ["all", "", "", "", "", f"{flops:.3g}", f"{left / 60:,.1f} min"]
+    return align([*formatted(shown, columns), total], left=(0, 2))

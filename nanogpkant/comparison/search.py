@@ -25,30 +25,25 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from nanogpkant.base.errors import UsageError, UserError, one_line, prefixed
+from nanogpkant.base.errors import UsageError, UserError, check_seed, one_line, prefixed
 from nanogpkant.base.files import write_atomic, writing
 from nanogpkant.base.lock import only_writer
-from nanogpkant.comparison.experiment import (
-    Experiment,
-    Variant,
+from nanogpkant.comparison.experiment import DECIDED, Experiment, Variant
+from nanogpkant.comparison.file import (
+    check_different,
     check_keys,
-    check_names,
+    data_in,
+    list_in,
     name_in,
     overrides_in,
+    positive,
     preset_in,
 )
 from nanogpkant.comparison.launch import Launcher
 from nanogpkant.comparison.planning import Planned, plan
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.training import train_missing
-from nanogpkant.config import (
-    check_seed,
-    load_preset,
-    read_yaml,
-    to_yaml,
-    with_changes,
-    with_settings,
-)
+from nanogpkant.config import load_preset, read_yaml, to_yaml, with_changes, with_settings
 from nanogpkant.model.counting import count
 from nanogpkant.report.table import Row, as_csv
 
@@ -156,24 +151,22 @@ def load_search(path: Path) -> Search:
 
 
 def _search(path: Path, values: Any) -> Search:
-    check_keys(values, [f.name for f in fields(Search)], "")
-    seed, evaluations = values.get("seed", 1337), values.get("evaluations", 5)
-    if type(seed) is not int:
-        raise UsageError(f"seed {seed!r}: must be a whole number")
+    check_keys(values, Search)
+    seed = values.get("seed", 1337)
     check_seed(seed)
-    if type(evaluations) is not int or evaluations < 1:
-        raise UsageError(f"evaluations {evaluations!r}: must be a whole number above 0")
+    given = list_in(values, "families", "models")
     search = Search(
-        name=name_in(values, "", path.stem),
+        name=name_in(values, path.stem),
         about=str(values.get("about", "")),
-        families=[_family(n, v, path.parent) for n, v in enumerate(_list(values, "families"), 1)],
-        rungs=_rungs(_list(values, "rungs")),
+        families=[_family(n, v, path.parent) for n, v in enumerate(given, start=1)],
+        rungs=_rungs(list_in(values, "rungs", "rounds of trials")),
         seed=seed,
-        evaluations=evaluations,
-        data=values.get("data") or {},
-        overrides=overrides_in(values, ""),
+        evaluations=_whole("evaluations", values.get("evaluations", 5)),
+        data=data_in(values),
+        overrides=overrides_in(values, DECIDED),
     )
-    check_names("families", [family.name for family in search.families])
+    names = [family.name for family in search.families]
+    check_different("families", names, "give each its own name")
     wanted = search.rungs[0].trials
     common = {f"data.{key}": value for key, value in search.data.items()} | search.overrides
     for family in search.families:
@@ -184,31 +177,27 @@ def _search(path: Path, values: Any) -> Search:
     return search
 
 
-def _list(values: dict[str, Any], key: str) -> list[Any]:
-    if not isinstance(values.get(key), list) or not values[key]:
-        raise UsageError(f"{key} {values.get(key)!r}: must be a list, and not empty")
-    return values[key]
+def _whole(key: str, value: Any) -> int:
+    return int(positive(key, value, whole=True))
 
 
 def _family(number: int, values: Any, folder: Path) -> ModelFamily:
     prefix = f"families, number {number}: "
-    check_keys(values, [f.name for f in fields(ModelFamily)], prefix)
-    name, preset = name_in(values, prefix, None), preset_in(values, prefix, folder)
+    check_keys(values, ModelFamily, prefix)
+    name, preset = name_in(values, None, prefix), preset_in(values, folder, prefix)
     space = values.get("space")
     if not isinstance(space, dict) or not space:
         raise UsageError(f"{prefix}space {space!r}: must hold names, and a list of choices of each")
     for key in space:
-        _list(space, key)
-    return ModelFamily(name, preset, overrides_in(values, prefix), space)
+        list_in(space, key, "choices")
+    return ModelFamily(name, preset, overrides_in(values, DECIDED, prefix), space)
 
 
 def _rungs(values: list[Any]) -> list[Rung]:
     rungs = []
     for value in values:
-        check_keys(value, [f.name for f in fields(Rung)], "rungs.")
-        numbers = [value.get(f.name) for f in fields(Rung)]
-        if not all(type(number) is int and number > 0 for number in numbers):
-            raise UsageError(f"rungs {value}: iterations and trials must be whole numbers above 0")
+        check_keys(value, Rung, "rungs.")
+        numbers = (_whole(f"rungs.{f.name}", value.get(f.name)) for f in fields(Rung))
         rungs.append(Rung(*numbers))
     for before, after in itertools.pairwise(rungs):
         if after.trials > before.trials or after.iterations <= before.iterations:
@@ -227,7 +216,7 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
         for number in range(len(choices)):
             choice = family.settings(name, number)
             with prefixed(f"families, {family.name}, {name}"):
-                with_settings(base, settings | overrides_in({"overrides": choice}, ""))
+                with_settings(base, settings | overrides_in({"overrides": choice}, DECIDED))
 
 
 def search(file: Path, out: Path, launcher: Launcher, storage: str | None = None) -> SearchResult:

@@ -1,6 +1,5 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
-from nanogpkant.config.bounds import check_seed, refuse
 from nanogpkant.config.model import (
     FORMER_KEYS,
     SITES,
@@ -49,7 +48,6 @@ __all__ = [
     "Tracker",
     "TrackingConfig",
     "TrainConfig",
-    "check_seed",
     "check_yaml",
     "config_from",
     "field_names",
@@ -57,7 +55,6 @@ __all__ = [
     "load_preset",
     "preset_names",
     "read_yaml",
-    "refuse",
     "save_config",
     "settings_that_differ",
     "to_yaml",

@@ -2,10 +2,9 @@
 
 import math
 import os
-import typing
 from typing import Any
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import refuse
 
 LONG = 10**12  # steps, tokens or seconds: no run is longer, and products of two fit an int64
 WIDE = 2**20  # one size of a tensor: a square of it in float32 is 4 TB
@@ -29,11 +28,6 @@ MOST: dict[str, float] = {
 }
 
 
-def refuse(flag: str, value: Any, remedy: str) -> typing.NoReturn:
-    """Raise the one-line error for an invalid setting."""
-    raise UsageError(f"--{flag} {value!s:.80}: {remedy}")
-
-
 def at_most(section: str, config: Any) -> None:
     """Refuse settings of a section above their bound in ``MOST``."""
     for key, most in MOST.items():
@@ -41,12 +35,6 @@ def at_most(section: str, config: Any) -> None:
         value = getattr(config, name) if where == section else None
         if value is not None and value > most:
             refuse(key, value, f"must be at most {most:,}")
-
-
-def check_seed(seed: int, flag: str = "seed") -> None:
-    """Refuse a seed outside the range of any random generator in use."""
-    if not 0 <= seed < 2**31:
-        refuse(flag, seed, "must be 0 to 2147483647")
 
 
 def path_like(section: str, config: Any, *names: str) -> None:

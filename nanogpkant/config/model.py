@@ -4,7 +4,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from nanogpkant.config.bounds import BIG, WIDE, at_least, at_most, fraction, refuse
+from nanogpkant.base.errors import refuse
+from nanogpkant.config.bounds import BIG, WIDE, at_least, at_most, fraction
 from nanogpkant.kan.bases import BASES, parse_share
 
 Site = Literal["qkv", "attn_out", "mlp_in", "mlp_out"]

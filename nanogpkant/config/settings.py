@@ -11,16 +11,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nanogpkant.config.bounds import (
-    FINE,
-    LONG,
-    at_least,
-    at_most,
-    check_seed,
-    fraction,
-    path_like,
-    refuse,
-)
+from nanogpkant.base.errors import check_seed, refuse
+from nanogpkant.config.bounds import FINE, LONG, at_least, at_most, fraction, path_like
 from nanogpkant.config.model import ModelConfig
 from nanogpkant.kan.bases import BASES
 
@@ -191,8 +183,10 @@ class TrainConfig:
     transformers, or gpt2, gpt2-medium, gpt2-large or gpt2-xl (downloaded); projections that are
     plain there may be KAN here, with their function preserved"""
     from_formulas: str | None = None
-    """a run with curves of distance that nanogpkant interpret has seen: its formulas, fixed, tell
-    this model where tokens stand (model.position as there), whatever its size; null is none"""
+    """a run with curves of distance that nanogpkant interpret has seen: its formulas tell this
+    model where tokens stand (model.position as there), whatever its size; null is none"""
+    formulas: Literal["fixed", "start"] = "fixed"
+    """train.from_formulas fixed, or as the start of curves that learn"""
     seed: int = 1337
     """seed of initial weights, batches and dropout"""
     device: str = "auto"
@@ -221,6 +215,8 @@ class TrainConfig:
         if self.from_formulas is not None and self.init_from != "scratch":
             remedy = f"does not go with --train.init_from {self.init_from}; give one of them"
             refuse("train.from_formulas", self.from_formulas, remedy)
+        if self.formulas == "start" and self.from_formulas is None:
+            refuse("train.formulas", "start", "needs --train.from_formulas RUN")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
             refuse("train.keep_every", self.keep_every, remedy)

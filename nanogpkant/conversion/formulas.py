@@ -1,8 +1,8 @@
-"""A new model whose curves of distance are another run's formulas, which do not learn.
+"""A new model whose curves of distance are another run's formulas, fixed or as their start.
 
-``interpret`` writes the values of a run's formulas at every distance. They become free tables of a
-model of any size: block l of L takes the formulas of block round(l (L' - 1) / (L - 1)) of L', and
-head h of H those of head floor(h H' / H) of H'.
+``interpret`` writes the values of a run's formulas at every distance. Fixed, they become tables; as
+a start, the nearest curves. The model may have any size: block l of L takes the formulas of block
+round(l (L' - 1) / (L - 1)) of L', and head h of H those of head floor(h H' / H) of H'.
 """
 
 import safetensors
@@ -20,7 +20,7 @@ from nanogpkant.run.folder import FORMULAS, interpretation_folder, open_run
 
 
 def with_formulas(config: RunConfig, base: RunConfig) -> RunConfig:
-    """The configuration with the formulas of ``train.from_formulas``, if any, as fixed tables.
+    """The configuration with the places of the formulas of ``train.from_formulas``, if any.
 
     Args:
         base: the configuration before anyone's settings were laid over it.
@@ -39,9 +39,11 @@ def with_formulas(config: RunConfig, base: RunConfig) -> RunConfig:
         if "curve" in (ours.conv, theirs.conv):
             places |= {"model.conv": theirs.conv, "model.conv_length": theirs.conv_length}
         made = with_changes(config, **places)
-        table = {"basis": "hat", "scale": "linear", "learned": False}
-        table["knots"] = max(made.model.curve_lengths)
-        made = with_changes(made, **{f"model.curve.{key}": value for key, value in table.items()})
+        if config.train.formulas == "fixed":
+            table = {"basis": "hat", "scale": "linear", "learned": False}
+            table["knots"] = max(made.model.curve_lengths)
+            table = {f"model.curve.{key}": value for key, value in table.items()}
+            made = with_changes(made, **table)
         given = settings_that_differ(config, base)
         for key, value in settings_that_differ(config, made).items():
             if key in given:
@@ -66,8 +68,12 @@ def start_from_formulas(model: GPT, config: RunConfig, data: TokenData) -> None:
             _, block, place = layer.split(".", 2)
             values = formulas[f"blocks.{round(int(block) * step)}.{place}"]  # (H', distances)
             heads = torch.arange(curve.out_features) * len(values) // curve.out_features
-            values = stretched(values[heads], curve.weight.shape[1], curve.beyond)
-            curve.weight.copy_(values[..., None])
+            values = stretched(values[heads], curve.initial.shape[1], curve.beyond)
+            if config.train.formulas == "fixed":
+                curve.weight.copy_(values[..., None])
+            else:
+                curve.initial = values
+                curve.reset_parameters()
 
 
 def stretched(values: Tensor, distances: int, beyond: str) -> Tensor:

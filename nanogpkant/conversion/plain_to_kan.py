@@ -13,7 +13,8 @@ Zero coefficients still have a gradient: every edge can take any shape from the 
 import torch
 from torch import Tensor
 
-from nanogpkant.config import ModelConfig, Site, refuse, with_changes
+from nanogpkant.base.errors import refuse
+from nanogpkant.config import ModelConfig, Site, with_changes
 from nanogpkant.kan.layer import KANLinear
 from nanogpkant.model.projection import base_at
 

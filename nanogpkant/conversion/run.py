@@ -4,16 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.base.files import new_folder, write_json
-from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.conversion.source import ModelSource
 from nanogpkant.conversion.start import build, check_vocabulary, largest_change_of_logits
 from nanogpkant.data import TokenData
-from nanogpkant.machine.device import describe
-from nanogpkant.run.checkpoint import features_of, write_weights
-from nanogpkant.run.folder import WEIGHTS, RunFolder
+from nanogpkant.run.checkpoint import write_run
 from nanogpkant.run.load import prepare_data
-from nanogpkant.run.manifest import write_manifest
 
 
 def starting_config(source: ModelSource) -> RunConfig:
@@ -54,13 +50,8 @@ def convert(source: ModelSource, config: RunConfig, out: Path) -> dict[str, Any]
         raise UsageError(f"{source.name} has no tokenizer beside it; {remedy}")
     model = build(source, config.model, tokenizer.vocab_size)
     change = {"largest_change_of_logits": largest_change_of_logits(model, source)}
-    with new_folder(out) as draft:
-        run = RunFolder(draft)
-        write_weights(draft / WEIGHTS, model.state_dict(), features_of(model))
-        save_config(config, run.config_file)
-        tokenizer.save(run.tokenizer_file)
-        made = {"data_fingerprint": fingerprint, "converted": {"from": source.name, **change}}
-        write_json(run.environment_file, describe(model.tokens.weight.device) | made)
-        write_manifest(draft, source.checkpoint.step, sorted(path.name for path in draft.iterdir()))
+    about = {"data_fingerprint": fingerprint, "converted": {"from": source.name, **change}}
+    step = source.checkpoint.step
+    write_run(out, model, config, tokenizer, step, about)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"run": str(out), "step": source.checkpoint.step, "parameters": parameters, **change}
+    return {"run": str(out), "step": step, "parameters": parameters, **change}

@@ -15,7 +15,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import from_extra
 
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
@@ -37,7 +37,6 @@ _MODULES = {  # others: "show.report"
     "words": "show.summary",
     "write_export": "show.export",
 }
-_EXTRA = ("jinja2", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "sympy")
 
 
 def __getattr__(name: str) -> Any:
@@ -48,11 +47,5 @@ def __getattr__(name: str) -> Any:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with from_extra("interpret", "interpret"):
         return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'show.report')}"), name)
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package not in _EXTRA:
-            raise
-        remedy = "pip install 'nanogpkant[interpret]'"
-        raise UserError(f"interpret needs {package}, which is not installed: {remedy}") from error

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UsageError, UserError, require_positive
+from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
 from nanogpkant.base.files import read_json
 from nanogpkant.base.lock import only_writer
-from nanogpkant.config import check_seed
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
 from nanogpkant.interpretation.fit.distance import CurveFits, fit_curve, start_of, with_values
@@ -126,9 +125,7 @@ class Interpretation:
         self.run = open_run(run)
         self.trained = load_model(self.run.path, checkpoint, resolve_device(device, "--device"))
         self.model = self.trained.model
-        chosen = select_layers(self.model, layers, self.run.path)
-        self.curves = {n: each for n, each in chosen.items() if isinstance(each, DistanceCurve)}
-        self.layers = {n: each for n, each in chosen.items() if n not in self.curves}
+        self.layers, self.curves = select_layers(self.model, layers, self.run.path)
         self.data = open_run_data(self.run, self.trained.config.data)
         if self.data.tokenizer != self.trained.tokenizer:
             remedy = "restore the data that the run was trained on"

@@ -36,7 +36,6 @@ from nanogpkant.interpretation.observe.layers import select_layers
 from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import edge_cards
 from nanogpkant.interpretation.show.distance import curve_figure
-from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.pruned import prune
 from nanogpkant.report.charts import save_figure
 
@@ -69,9 +68,8 @@ class ModuleInterpretation:
         families: Sequence[str] | None = None,
     ) -> None:
         select_families(families)  # refuses unknown names
-        chosen = select_layers(module, layers, Path(type(module).__name__))
-        self.curves = {n: each for n, each in chosen.items() if isinstance(each, DistanceCurve)}
-        self.layers = {n: e for n, e in chosen.items() if not isinstance(e, DistanceCurve)}
+        where = Path(type(module).__name__)
+        self.layers, self.curves = select_layers(module, layers, where)
         calls = inputs if isinstance(inputs, list) else [inputs] * (inputs is not None)
         if self.layers and not calls:
             raise UsageError("inputs: a module needs examples of what it is called with")

@@ -195,11 +195,6 @@ class KANLinear(FeatureLayer):
             self.weight.copy_(self.effective_weight())
             self.spline_scale = None
 
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Multiply the function of every edge by ``factor``."""
-        self.weight.mul_(factor)
-
     def normalise(self, x: Tensor) -> Tensor:
         """(..., in_features) -> the same: inputs of the functions, after ``prenorm``."""
         return F.rms_norm(x, (self.in_features,)) if self.prenorm == "rms" else x

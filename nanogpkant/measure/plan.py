@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError, require_positive
-from nanogpkant.config import RunConfig, refuse, with_changes
+from nanogpkant.base.errors import UsageError, refuse, require_positive
+from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import TokenData
 from nanogpkant.measure.memory import Memory, Sketch, estimate
 from nanogpkant.measure.place import Place, Rate, find_place, rate_of

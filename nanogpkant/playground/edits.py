@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError, prefixed
-from nanogpkant.base.files import new_folder, read_json, write_json
-from nanogpkant.config import RunConfig, save_config, with_changes
+from nanogpkant.base.files import read_json
+from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.kan import BSpline, KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.state import STATE, set_features
-from nanogpkant.machine.device import describe
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.positions import Slopes
-from nanogpkant.run.checkpoint import features_of, load_checkpoint, write_weights
+from nanogpkant.run.checkpoint import load_checkpoint, write_run
 from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
 from nanogpkant.run.load import load_weights
-from nanogpkant.run.manifest import MANIFEST, write_manifest
+from nanogpkant.run.manifest import MANIFEST
 
 FORMAT = "nanogpkant edits 1"
 MOST = 4096  # intervals of a spline
@@ -53,15 +52,9 @@ def edit_run(name: str, file: Path, out: Path) -> dict[str, Any]:
         model = GPT(config.model, run.tokenizer().vocab_size)
         load_weights(model, checkpoint)
         config, model = apply(model.eval(), config, found)
-    with new_folder(out) as draft:
-        made = RunFolder(draft)
-        write_weights(draft / WEIGHTS, model.state_dict(), features_of(model))
-        save_config(config, made.config_file)
-        run.tokenizer().save(made.tokenizer_file)
-        about = {"data_fingerprint": run.data_fingerprint()}
-        about |= {"edited": {"from": run.path.name, "edits": len(found)}}
-        write_json(made.environment_file, describe(torch.device("cpu")) | about)
-        write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
+    about = {"data_fingerprint": run.data_fingerprint()}
+    about |= {"edited": {"from": run.path.name, "edits": len(found)}}
+    write_run(out, model, config, run.tokenizer(), step, about)
     return {"run": str(out), "step": step, "edits": len(found)}
 
 

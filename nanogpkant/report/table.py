@@ -32,6 +32,11 @@ def as_csv(rows: Iterable[Row], columns: Iterable[str]) -> str:
     return text.getvalue()
 
 
+def formatted(rows: Iterable[Row], columns: dict[str, str]) -> list[list[str]]:
+    """Lines for ``align``: the columns' headings, and every row in their forms."""
+    return [list(columns), *([form.format(**row) for form in columns.values()] for row in rows)]
+
+
 def align(lines: Sequence[Sequence[str]], left: Iterable[int] = (0,)) -> str:
     """Lines of cells as text, padded so that columns line up.
 

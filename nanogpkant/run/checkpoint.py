@@ -18,14 +18,18 @@ from torch import Tensor, nn
 from nanogpkant.base.errors import UserError
 from nanogpkant.base.files import (
     fsync_folder,
+    new_folder,
     parse_json,
     write_atomic,
     write_json,
     writing,
 )
+from nanogpkant.config import RunConfig, save_config
+from nanogpkant.data import Tokenizer
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.state import STATE
+from nanogpkant.machine.device import describe
 from nanogpkant.run.folder import (
     EXPORTED,
     EXPORTED_IF_THERE,
@@ -158,6 +162,34 @@ def weights_file(weights: dict[str, Tensor], features: dict[str, str]) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own}
     metadata = {"format": "pt", FEATURES: json.dumps(features)}
     return _with_ordered_metadata(safetensors.torch.save(tensors, metadata))
+
+
+def write_run(
+    out: Path,
+    model: nn.Module,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    step: int,
+    about: dict[str, Any],
+) -> None:
+    """Write a model as an exported run: weights, settings and tokenizer, but nothing of training.
+
+    Args:
+        out: folder to write; it must not exist, or be empty.
+        about: more for environment.json than the machine: "data_fingerprint" and what it is.
+
+    Raises:
+        UserError: it cannot be written.
+        UsageError: it is not empty.
+    """
+    with new_folder(out) as draft:
+        run = RunFolder(draft)
+        write_weights(draft / WEIGHTS, model.state_dict(), features_of(model))
+        save_config(config, run.config_file)
+        tokenizer.save(run.tokenizer_file)
+        device = next(model.parameters()).device
+        write_json(run.environment_file, describe(device) | about)
+        write_manifest(draft, step, sorted(path.name for path in draft.iterdir()))
 
 
 def _with_ordered_metadata(file: bytes) -> bytes:

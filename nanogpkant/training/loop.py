@@ -36,7 +36,7 @@ from nanogpkant.machine.device import (
     peak_memory,
     synchronize,
 )
-from nanogpkant.machine.distributed import World, gradient_sync, parallelize, start_world, whole
+from nanogpkant.machine.distributed import World
 from nanogpkant.model.dropout import seed_of
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.initialization import draw_parameters
@@ -46,6 +46,7 @@ from nanogpkant.run.load import check_fits, load_model, load_weights
 from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
 from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
+from nanogpkant.training.parallel import gradient_sync, parallelize, start_world, whole
 from nanogpkant.training.session import (
     Session,
     check_finite,

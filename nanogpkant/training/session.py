@@ -18,7 +18,7 @@ from nanogpkant.base.errors import UsageError, UserError, one_line
 from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.machine.device import resolve_device, resolve_dtype
-from nanogpkant.machine.distributed import ALONE, World, is_sharded, own_device
+from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import Checkpoint, Writer, remove_stray_checkpoints
 from nanogpkant.run.folder import RunFolder, open_run
@@ -26,6 +26,7 @@ from nanogpkant.run.load import open_run_data, prepare_data
 from nanogpkant.run.metrics import read_metrics, write_metrics
 from nanogpkant.training.average import WeightAverage
 from nanogpkant.training.nonfinite import first_nonfinite
+from nanogpkant.training.parallel import is_sharded, own_device
 from nanogpkant.training.state import State, load_training
 from nanogpkant.training.tracking import OpenTracker, check_trackers
 

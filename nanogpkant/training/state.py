@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError, prefixed
-from nanogpkant.machine.distributed import World, is_sharded
+from nanogpkant.machine.distributed import World
 from nanogpkant.run.checkpoint import Checkpoint, features_of, save_checkpoint
 from nanogpkant.run.folder import RunFolder
 from nanogpkant.training.average import WeightAverage
+from nanogpkant.training.parallel import is_sharded
 
 
 @dataclass

@@ -44,6 +44,18 @@ def test_refused_launchers() -> None:
         Launcher(1, "local", "auto")
 
 
+@pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, 2), (3, 1)])
+def test_jobs_share_the_threads(jobs, threads, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with Launcher(jobs).open(()) as start:
+        process = start(["--version"], tmp_path / "logs" / "a.log")
+        environment = psutil.Process(process.pid).environ()
+        assert process.wait() == 0
+    assert environment.get("OMP_NUM_THREADS") == (threads and str(threads))
+    assert (tmp_path / "logs" / "a.log").read_text(encoding="utf-8").count(".") == 2
+
+
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_its_extra_is_named(study: Path, capsys) -> None:
     assert main(["experiment", str(study), "--launcher", "ray", "--out", str(study.parent)]) == 1

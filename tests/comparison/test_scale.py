@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,12 +23,14 @@ from nanogpkant.cli import main
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.scaling.cells import Cell, plan_study, short
 from nanogpkant.comparison.scaling.findings import Measured, find, measure, save_fit
+from nanogpkant.comparison.scaling.law import fit
 from nanogpkant.comparison.scaling.report import write_report
 from nanogpkant.comparison.scaling.study import Study, load_study
 from nanogpkant.model.counting import count
 
 pytestmark = pytest.mark.timeout(600)  # each run of a study is a process
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("scaling", "clusters")
 ONE_SIZE = {"sizes": [3000], "tokens": [640, 1280, 1920]}
 
 
@@ -55,7 +60,7 @@ def write(folder: Path, content: dict, **changes: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(content: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(content: dict, trained_here, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study of three cells that was killed and resumed. Not to be changed."""
     folder = tmp_path_factory.mktemp("study")
     file = write(folder, content, families=content["families"][:1], **ONE_SIZE)
@@ -146,6 +151,7 @@ def test_cells_are_left_out_by_rule_and_named(trained: Path, tmp_path: Path) -> 
         measure([second, last], {})
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_failure_stops_the_runs_that_continue_it(content: dict, tmp_path: Path, capsys) -> None:
     mad = content["families"][0] | {"learning_rate": {8: 1e18}}
     file = write(tmp_path, content, families=[mad], sizes=[3000], tokens=[640])
@@ -169,7 +175,7 @@ def test_a_failure_stops_the_runs_that_continue_it(content: dict, tmp_path: Path
         ({"overrides": {"train.max_iters": 2}}, "train.max_iters is decided by tokens"),
         ({"learning_rate": 0.1}, "learning_rate 0.1: must be rates by width"),
         ({"cooldown": 1}, "cooldown 1: must be a share of a run"),
-        ({"seeds": [1, 1]}, "seeds [1, 1]: must be different"),
+        ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
         ({"shape": {"heads": 2}}, "unknown key shape.heads"),
         ({"shape": {"head_size": 0}}, "shape.head_size 0: must be a whole number"),
         ({"most_flops": 1}, "most_flops 1: every run takes more"),
@@ -201,7 +207,10 @@ def found():
         run = SimpleNamespace(name=point.family)
         cell = Cell(*shape, point.seed, int(point.tokens), flops, run)  # pyright: ignore
         measured.append(Measured(cell, float(point.loss), flops / 5e10))
-    return find(measured, {"hat2-1.6M seed 1 16M tokens": "diverged"})
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws = partial(fit, draws=60)
+        patch.setattr("nanogpkant.comparison.scaling.findings.fit", few_draws)
+        return find(measured, {"hat2-1.6M seed 1 16M tokens": "diverged"})
 
 
 def test_held_out_cells_and_gamma(found) -> None:
@@ -239,6 +248,28 @@ def test_the_report_is_whole_and_a_plan_uses_its_fit(found, tmp_path: Path, caps
     (tmp_path / "fit.json").write_text("{}", encoding="utf-8")
     assert main(["plan", "quickstart_gpt", *flags]) == 1
     assert "is no fit of nanogpkant scale" in capsys.readouterr().err
+
+
+def test_the_commands_of_its_pages_work(found, tmp_path: Path, monkeypatch) -> None:
+    """Those of docs/scaling.md and docs/clusters.md; where they would train, their flags alone."""
+    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES]
+    lines = re.findall(r"^nanogpkant (.*)$", "\n".join(pages), re.MULTILINE)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    base = Path("experiments/scaling/base.yaml")
+    text = base.read_text(encoding="utf-8").replace("enwik8", "shakespeare_char")
+    base.write_text(text, encoding="utf-8")
+    fit = Path("runs/scaling_tiny/report/fit.json")
+    fit.parent.mkdir(parents=True)
+    save_fit(found, "planted", fit)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] in ("scale", "experiment") and "--dry_run" not in words:
+            with pytest.raises(SystemExit, match="0"):
+                main([*words, "--print_config"])
+            continue
+        assert main(words) == 0, line
+    assert len(lines) == 5
 
 
 def test_a_fit_is_saved_as_it_is(found, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from nanogpkant.comparison.search import (
 )
 from nanogpkant.config import load_config
 
+pytestmark = pytest.mark.usefixtures("trained_here")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,7 +55,7 @@ def write(folder: Path, content: dict, **changes: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(content: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def found(content: dict, trained_here, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     assert main(["search", str(write(folder, content)), "--out", str(folder), "--jobs", "2"]) == 0
     return folder / "hunt"
@@ -134,10 +135,10 @@ def test_trials_that_failed_come_last(content, tmp_path) -> None:
     ("changes", "words"),
     [
         ({"rungs": []}, "rungs"),
-        ({"rungs": [{"iterations": 4}]}, "whole numbers above 0"),
+        ({"rungs": [{"iterations": 4}]}, "rungs.trials None: must be a whole number above 0"),
         ({"rungs": [{"iterations": 4, "trials": 2}, {"iterations": 4, "trials": 1}]}, "rungs"),
         ({"rungs": [{"iterations": 4, "trials": 99}]}, "fewer than 99 different"),
-        ({"seed": "x"}, "seed 'x'"),
+        ({"seed": "x"}, "--seed x: must be a whole number"),
         ({"evaluations": 0}, "evaluations 0"),
         ({"families": [{"name": "a", "preset": "quickstart_kan"}]}, "space None"),
         ({"families": [{"name": "../a", "preset": "quickstart_kan"}]}, "name '../a'"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nanogpkant.base.errors import UsageError, UserError
+from nanogpkant.base.errors import UsageError, UserError, refuse
 from nanogpkant.cli import function_of, main
-from nanogpkant.config import ModelConfig, RunConfig, field_names, refuse, with_settings
+from nanogpkant.config import ModelConfig, RunConfig, field_names, with_settings
 from nanogpkant.run.load import check_fits
 from nanogpkant.training import loop
 from nanogpkant.verbs import flags

@@ -35,7 +35,7 @@ def converted(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_what_convert_writes_opens_wherever_a_run_does(
-    plain_run, converted, tmp_path, capsys
+    plain_run, converted, no_pictures, tmp_path, capsys
 ) -> None:
     before = result_of(capsys, "eval", plain_run)
     after = result_of(capsys, "eval", converted)

@@ -21,7 +21,7 @@ SHAPE += ["--model.block_size", "24", "--model.curve.beyond", "linear"]
 
 
 @pytest.fixture(scope="module")
-def source(tiny_experiment, tmp_path_factory):
+def source(tiny_experiment, no_pictures, tmp_path_factory):
     """A run of 2 blocks, 2 heads and 16 distances whose curves were interpreted."""
     out = tmp_path_factory.mktemp("runs") / "source"
     flags = ["--model.position", "curve", "--model.conv", "curve", "--model.kan.sites", "[]"]
@@ -62,6 +62,22 @@ def test_they_are_the_formulas_and_stay(run, source) -> None:
         with torch.no_grad():
             torch.testing.assert_close(curve.of(torch.arange(distances)), wanted, rtol=0, atol=0)
         assert not curve.weight.requires_grad
+
+
+def test_they_start_curves_that_learn(tiny_experiment, source, tmp_path) -> None:
+    flags = [*SHAPE, "--train.formulas", "start", "--model.curve.knots", "24"]
+    start, still = tmp_path / "start", ["--optim.learning_rate", "0", "--optim.min_lr", "0"]
+    assert train(tiny_experiment, source, start, *flags, *still) == 0
+    assert train(tiny_experiment, source, tmp_path / "learned", *flags) == 0
+    formulas = safetensors.torch.load_file(source / "interpret" / FORMULAS)
+    learned = curves(load_model(tmp_path / "learned", "last").model)
+    for name, curve in curves(load_model(start, "last").model).items():
+        if name.startswith("blocks.2.attention.bias"):
+            wanted = stretched(formulas["blocks.1.attention.bias"][[0, 0, 1, 1]], 24, "linear")
+            with torch.no_grad():  # as near as knots on a scale of logarithms come
+                torch.testing.assert_close(curve.of(torch.arange(24)), wanted, rtol=0, atol=0.1)
+        assert curve.weight.requires_grad
+        assert not torch.equal(curve.weight, learned[name].weight)
 
 
 def test_they_are_not_trained_or_counted(run) -> None:
@@ -105,6 +121,7 @@ def test_beyond_their_distances_they_go_on_as_configured() -> None:
     assert stretched(values, 5, "linear").tolist() == [[3, 2, 0, -2, -4]]
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_an_experiment_knows_its_runs_again(source, corpus, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "freeze.yaml"

@@ -1,10 +1,9 @@
 """GPT-2s that transformers saved, read by us, against transformers' own logits."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,36 +152,36 @@ def test_what_is_no_source(tmp_path) -> None:
         open_source(str(tmp_path))
 
 
-def ask_a_hub(url: str, home: Path) -> tuple[str, float]:
-    """What training from gpt2 says where the Hub is at that address, and how long it takes."""
-    code = """
-import time
-from nanogpkant.conversion import open_source
-started = time.perf_counter()
-try:
-    open_source("gpt2")
-except Exception as error:
-    print(type(error).__name__, error, sep=": ")
-print(time.perf_counter() - started)
-"""
-    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home)}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    line, seconds = run.stdout.strip().splitlines()
-    return line, float(seconds)
+@pytest.fixture
+def ask_a_hub(tmp_path, monkeypatch) -> Callable[[str], tuple[str, float]]:
+    """What training from gpt2 says where the Hub is at an address, and how long it takes."""
+    from huggingface_hub import constants
+
+    from nanogpkant.conversion import gpt2
+
+    def ask(url: str) -> tuple[str, float]:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(gpt2, "TIMEOUT", 1)
+        started = time.perf_counter()
+        with pytest.raises(UserError) as error:
+            open_source("gpt2")
+        return str(error.value), time.perf_counter() - started
+
+    return ask
 
 
-def test_a_hub_that_refuses_is_one_line_at_once(tmp_path) -> None:
-    line, seconds = ask_a_hub("http://127.0.0.1:9", tmp_path)
-    assert line.startswith("UserError: cannot get openai-community/gpt2 from the Hugging Face Hub")
+def test_a_hub_that_refuses_is_one_line_at_once(ask_a_hub) -> None:
+    line, seconds = ask_a_hub("http://127.0.0.1:9")
+    assert line.startswith("cannot get openai-community/gpt2 from the Hugging Face Hub")
     assert "refused" in line
     assert "PATH of a folder" in line
     assert seconds < 30  # a second, on a machine that has nothing else to do
 
 
-def test_a_hub_that_is_silent_does_not_hang(tmp_path) -> None:
+def test_a_hub_that_is_silent_does_not_hang(ask_a_hub) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        line, seconds = ask_a_hub(f"http://127.0.0.1:{server.getsockname()[1]}", tmp_path)
+        line, seconds = ask_a_hub(f"http://127.0.0.1:{server.getsockname()[1]}")
     assert "timed out" in line
     assert seconds < 60
 

@@ -21,6 +21,7 @@ from nanogpkant.cli import main
 from nanogpkant.conversion.kanify import KINDS, base_of, candidates
 from nanogpkant.kan import BASE_FUNCTIONS, kan_layers
 from nanogpkant.kan.activation import LearnedActivation
+from nanogpkant.kan.curve import DistanceCurve
 
 transformers = pytest.importorskip("transformers")
 
@@ -98,16 +99,20 @@ def test_saved_models_load_by_auto_classes_without_this_package(tmp_path, monkey
     expected, arguments = {}, []
     for name, auto in autos.items():
         model, x, folder = make(name), inputs(name), tmp_path / name
-        ng.kanify(model, where=where_of(name))
+        ng.kanify(model, where=[*where_of(name), *["distance"] * (name in ("llama", "bert"))])
         bend(model)
-        layer = next(iter(kan_layers(model).values()))
+        layers = kan_layers(model).values()
+        layer = next(each for each in layers if isinstance(each, KANLinear))
         layer.refine(16)  # the grid is saved as it is then
+        for curve in (each for each in layers if isinstance(each, DistanceCurve)):
+            nn.init.normal_(curve.weight)
+            curve.refine(22)  # as are the knots
         expected[name] = model(**x).logits.detach()
         model.save_pretrained(folder)
         save_file(x, folder / "inputs.safetensors")
         arguments += [auto, str(folder)]
         ours = ng.load_kanified(folder).eval()
-        assert isinstance(ours.get_submodule(next(iter(kan_layers(model)))), KANLinear)
+        assert [type(each) for each in kan_layers(ours).values()] == [type(e) for e in layers]
         torch.testing.assert_close(ours(**x).logits, expected[name], rtol=0, atol=1e-5)
     done = subprocess.run(
         [sys.executable, "-c", READER, *arguments], capture_output=True, text=True

@@ -2,14 +2,11 @@
 
 import copy
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from models import MODELS, inputs, make
-from test_kanify import READER
 from torch import nn
 
 import nanogpkant as ng
@@ -88,14 +85,10 @@ def test_caches_padding_and_windows_do_not_move_the_distances(name: str) -> None
         torch.testing.assert_close(found, model(x[:1]).logits[0], rtol=0, atol=1e-5)
 
 
-def test_curves_are_saved_with_their_code_and_learn_alone(tmp_path, monkeypatch) -> None:
-    from safetensors.torch import load_file, save_file
-
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    arguments, expected = [], {}
-    kinds = [("llama", "AutoModelForCausalLM", 2), ("bert", "AutoModelForMaskedLM", 4)]
-    for name, auto, layers in kinds:
-        model, x, folder = make(name), inputs(name), tmp_path / name
+def test_curves_learn_alone_and_are_saved_as_functions(tmp_path) -> None:
+    """That whole models with curves are saved, too, test_kanify.py shows."""
+    for name, layers in (("llama", 2), ("bert", 4)):
+        model, x = make(name), inputs(name)
         ng.kanify(model, where=["distance", "mlp"])
         base = copy.deepcopy(model)
         assert ng.train_only(model) == 2 * 4 * 12 + layers * 8 * 12  # of curves, and of MLPs
@@ -108,22 +101,9 @@ def test_curves_are_saved_with_their_code_and_learn_alone(tmp_path, monkeypatch)
         curve = curves_of(model.eval())[0]
         assert curve.weight.abs().max() > 0.1
         curve.refine(22)  # other knots are saved, too
-        expected[name] = model(**x).logits.detach()
         ng.save_functions(model, tmp_path / "functions.safetensors")
         ng.load_functions(base, tmp_path / "functions.safetensors")
-        torch.testing.assert_close(base(**x).logits, expected[name], rtol=0, atol=1e-5)
-        model.save_pretrained(folder)
-        save_file(x, folder / "inputs.safetensors")
-        arguments += [auto, str(folder)]
-        loaded = ng.load_kanified(folder).eval()
-        torch.testing.assert_close(loaded(**x).logits, expected[name], rtol=0, atol=1e-5)
-    done = subprocess.run(
-        [sys.executable, "-c", READER, *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    for name, logits in expected.items():
-        found = load_file(tmp_path / name / "found.safetensors")["logits"]
-        torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(base(**x).logits, model(**x).logits, rtol=0, atol=1e-5)
 
 
 def test_some_layers_alone_and_the_rest_later() -> None:

@@ -15,6 +15,7 @@ from nanogpkant.cli import main
 from nanogpkant.interpretation import Interpretation
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
 
+pytestmark = pytest.mark.usefixtures("few_ablations")
 FLAGS = ["--budget", "128", "--device", "cpu", "--top", "4"]
 
 

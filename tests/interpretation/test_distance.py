@@ -1,6 +1,7 @@
 """Curves of distance: their formulas, what these cost in loss, and where a person sees them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
 from nanogpkant.interpretation.judge.replacements import curve_replacements
 from nanogpkant.kan.curve import DistanceCurve
 
+pytestmark = pytest.mark.usefixtures("few_ablations")
 BIAS, KERNEL = "attention.bias", "attention.convolution.kernel"
 CURVES = [f"blocks.{block}.{name}" for block in (0, 1) for name in (BIAS, KERNEL)]
 ONLY_CURVES = ["--model.kan.sites", "[]", "--model.position", "curve"]
@@ -120,12 +122,9 @@ def test_a_table_of_the_curve_itself_changes_nothing(curve_run, tmp_path) -> Non
     assert scores[1].kl > 1e-4
 
 
-def test_edges_and_curves_of_one_run(tiny_experiment, tmp_path, capsys) -> None:
-    run = tmp_path / "run"
-    assert (
-        main(["train", str(tiny_experiment), "--model.position", "curve", "--out", str(run)]) == 0
-    )
-    flags = ["--budget", "128", "--device", "cpu", "--top", "2"]
+def test_edges_and_curves_of_one_run(run_with_curves, tmp_path, capsys) -> None:
+    run = shutil.copytree(run_with_curves, tmp_path / "run")
+    flags = ["--budget", "128", "--device", "cpu", "--top", "1"]
     assert main(["interpret", str(run), *flags, "--layers", "blocks.1"]) == 0
     told = capsys.readouterr().out
     assert "edges replaced by its formula" in told

@@ -7,6 +7,8 @@ import pytest
 from nanogpkant.cli import main
 from nanogpkant.interpretation import Interpretation, summary
 
+pytestmark = pytest.mark.usefixtures("few_ablations")
+
 KINDS = {
     "bspline": {},
     "hat": {"basis": "hat"},
@@ -18,11 +20,6 @@ KINDS = {
     "atoms": {"share": "atoms:3"},
     "norm": {"prenorm": "rms"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _few_ablations(monkeypatch) -> None:
-    monkeypatch.setattr("nanogpkant.interpretation.judge.removal.ABLATED", 5)
 
 
 def trained(experiment, out, *flags: str):

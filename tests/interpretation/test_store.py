@@ -11,6 +11,8 @@ from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
 from nanogpkant.interpretation.store import Stage
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -91,16 +93,22 @@ def test_records_of_other_layers(tmp_path, sizes):
 
 
 RECORDS = {"observed": "mean", "formulas": "option", "curves": "front_options"}
+FLAGS = ["--budget", "64", "--device", "cpu", "--top", "1"]
+
+
+@pytest.fixture(scope="module")
+def interpreted(run_with_curves, tmp_path_factory):
+    """A run that was interpreted. Not to be changed."""
+    run = shutil.copytree(run_with_curves, tmp_path_factory.mktemp("interpreted") / "run")
+    assert main(["interpret", str(run), *FLAGS]) == 0
+    return run
 
 
 @pytest.mark.parametrize("stage", RECORDS)
 @pytest.mark.parametrize("change", ["shape", "nan", "gone"])
-def test_altered_results_are_refused(run_with_curves, tmp_path, capsys, stage, change):
+def test_altered_results_are_refused(interpreted, tmp_path, capsys, stage, change):
     """Whoever wrote the folder of an interpretation can have written anything."""
-    run = tmp_path / "run"
-    shutil.copytree(run_with_curves, run)
-    command = ["interpret", str(run), "--budget", "64", "--device", "cpu"]
-    assert main(command) == 0
+    run = shutil.copytree(interpreted, tmp_path / "run")
     file = next((run / "interpret" / "cache" / stage).glob("*.safetensors"))
     with safetensors.safe_open(file, "pt") as saved:
         metadata = saved.metadata()
@@ -113,5 +121,5 @@ def test_altered_results_are_refused(run_with_curves, tmp_path, capsys, stage, c
         tensors[name] = torch.full_like(value.float(), torch.nan)
     file.write_bytes(safetensors.torch.save(tensors, metadata))
     capsys.readouterr()
-    assert main(command) == 1
+    assert main(["interpret", str(run), *FLAGS]) == 1
     assert "is damaged: remove it" in capsys.readouterr().err

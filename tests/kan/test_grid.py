@@ -3,12 +3,10 @@
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline as ScipyBSpline
@@ -417,29 +415,3 @@ def test_health_counts_what_it_says() -> None:
     assert line["unseen"] == 0.0
     assert line["dead"] == pytest.approx(3 / 7)  # the samples lie in the support of the last 4
     assert health(basis, torch.randn(9, 2, dtype=torch.bfloat16))["knot_use"] > 0
-
-
-def one_of_two(rank: int, folder: str) -> None:
-    """One rank with its own samples; saves its changed layer."""
-    torch.set_num_threads(1)
-    init = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
-    torch.manual_seed(0)
-    layer = KANLinear(4, 3, basis=BSpline(5, 3), spline_scale=True)
-    torch.manual_seed(rank)
-    samples = (1 + 2 * rank) * torch.randn(100 + 50 * rank, 4)
-    results = [layer.update_grid(samples), layer.refine(2 * layer.features.basis.grid_size)]
-    try:
-        layer.update_grid(samples if rank else samples * math.nan)  # refused on both ranks
-    except ValueError:
-        results.append("refused")
-    torch.save([str(results), dict(layer.state_dict())], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_all_ranks_get_the_same_grid_and_weights(tmp_path: Path) -> None:
-    mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    (ours, weights), (theirs, others) = (torch.load(tmp_path / f"{r}.pt") for r in range(2))
-    assert ours == theirs
-    assert "refused" in ours
-    torch.testing.assert_close(weights, others, rtol=0, atol=0)

@@ -5,6 +5,7 @@ without a GPU, test_under_the_interpreter runs this file in a child process.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -85,7 +86,7 @@ def assert_equal(results: list[Tensor], expected: list[Tensor], tolerance: float
 
 
 @kernels
-@pytest.mark.parametrize("basis", SPLINES, ids=repr)
+@pytest.mark.parametrize("basis", SPLINES[::2], ids=repr)
 def test_equals_the_reference(basis: BSpline) -> None:
     case = problem(basis, rows=19)
     assert_equal(case.run(), case.expected())
@@ -110,8 +111,11 @@ def test_odd_shapes_with_dropout(shape: tuple[int, int, int]) -> None:
 
 
 @kernels
-@pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [*((dtype, dtype) for dtype in DTYPES), *itertools.pairwise([*DTYPES, torch.float32])],
+    ids=str,
+)
 def test_dtypes(dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
     case = problem(rows=40)
     case.x = case.x.to(weight_dtype)
@@ -259,9 +263,9 @@ def test_the_module_does_without_triton() -> None:
 COMPILE = """
 import json, torch
 from benchmarks.compiled_code import KERNELS, GPUTarget, compiled, row
-rows = [row(name, b, "sm_90") for name, (_, choices) in KERNELS.items() for b in choices[:4]]
+rows = [row(name, b, "sm_90") for name, (_, choices) in KERNELS.items() for b in choices[:2]]
 for target in ("sm_80", "sm_100", "gfx942"):
-    rows += [row(name, choices[2], target) for name, (_, choices) in KERNELS.items()]
+    rows += [row(name, KERNELS[name][1][2], target) for name in ("forward", "grad_weight")]
 for kernel, choices in KERNELS.values():
     compiled(kernel, choices[-2], GPUTarget("cuda", 90, 32), torch.float32)
 print(json.dumps(rows))
@@ -278,7 +282,7 @@ def test_compiles_for_gpus_that_are_not_there(tmp_path) -> None:
         pytest.skip("this triton comes without ptxas")
     assert run.returncode == 0, run.stderr
     rows = json.loads(run.stdout)
-    assert len(rows) == 3 * 4 + 3 * 3
+    assert len(rows) == 3 * 2 + 3 * 2
     for row in rows:
         assert row["messages"] == "none", row
         assert row["products"] != "none", row

@@ -68,7 +68,7 @@ def asked_to_stop(patch) -> None:
 
 
 def stuck(patch) -> None:
-    at_call(patch, 3, lambda _: time.sleep(8))
+    at_call(patch, 3, lambda _: time.sleep(5))
 
 
 def full_disk(patch) -> None:

@@ -13,7 +13,7 @@ EVIL = "<img src=x onerror=alert(1)>&amp;"
 
 
 @pytest.fixture(scope="module")
-def files(tiny_run: Path, run_with_curves: Path, tmp_path_factory) -> dict[str, Path]:
+def files(tiny_run, run_with_curves, few_ablations, tmp_path_factory) -> dict[str, Path]:
     """A page of each command, of runs one of which has a name of ill will."""
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(run_with_curves, folder / EVIL)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from nanogpkant.base.files import sha256_of
 from nanogpkant.cli import main
 
-TRIES = int(os.environ.get("FUZZ", "60"))
+TRIES = int(os.environ.get("FUZZ", "40"))
 FILES = (
     "config.yaml",
     "environment.json",

@@ -1,8 +1,8 @@
 """Loads exported folders as somebody does who has torch and transformers, but not this project.
 
-Run by test_huggingface.py in a process of its own: clean_transformers.py FOLDER SCRATCH PAGE. Every
-folder in FOLDER is a model with an expected.safetensors: what this project says. PAGE has code to
-run. Prints one JSON object, {model: {what: figure}}.
+Run by test_huggingface.py in a process of its own: clean_transformers.py FOLDER SCRATCH PAGE OLD.
+Every folder in FOLDER is a model with an expected.safetensors: what this project says. PAGE has
+code to run, OLD an export of an earlier version. Prints one JSON object, {model: {what: figure}}.
 """
 
 import contextlib
@@ -130,11 +130,20 @@ def more(folder, scratch):
     return found
 
 
+@torch.no_grad()
+def old_export(folder):
+    """The largest error of an earlier version's export."""
+    expected = json.loads((folder / "hf_logits.json").read_text(encoding="utf-8"))
+    logits = load(folder / "hf_export")(torch.tensor(expected["ids"])).logits
+    return largest(logits, torch.tensor(expected["logits"]))
+
+
 def main():
     folders = sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir())
     result = {folder.name: figures(folder) for folder in folders}
     result["pruned gradient"] = pruned_gradient(Path(sys.argv[1]) / "pruned")
     result["more"] = more(Path(sys.argv[1]) / "exported", Path(sys.argv[2]))
+    result["old export"] = old_export(Path(sys.argv[4]))
     try:
         import nanogpkant  # noqa: F401
     except ModuleNotFoundError as error:

@@ -60,11 +60,12 @@ def test_a_run_is_exported_on_the_way(hub, tiny_run, capsys):
 def test_pushing_as_a_newcomer_would(hub, tmp_path):
     """In a process of its own, with the Hub's address and the token in the environment."""
     env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "nanogpkant.cli"]
-    push = [*command, "push", "pretrained:shakespeare-mini-kan", "--repo", "me/mini"]
-    assert subprocess.run(push, env=env, cwd=tmp_path).returncode == 0
-    pull = [*command, "pull", "me/mini", "--out", "mini"]
-    assert subprocess.run(pull, env=env, cwd=tmp_path).returncode == 0
+    code = """
+from nanogpkant.cli import main
+assert main(["push", "pretrained:shakespeare-mini-kan", "--repo", "me/mini"]) == 0
+assert main(["pull", "me/mini", "--out", "mini"]) == 0
+"""
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
     assert main(["sample", str(tmp_path / "mini"), "--tokens", "3"]) == 0
 
 

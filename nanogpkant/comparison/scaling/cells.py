@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.comparison.planning import (
-    TIMED_ROUNDS,
     Planned,
     dtype_of,
-    job_of,
+    seconds_per_step,
     settled,
     state_of,
 )
@@ -29,10 +27,8 @@ from nanogpkant.config import RunConfig, load_preset, with_changes, with_setting
 from nanogpkant.data import TokenData
 from nanogpkant.machine.device import resolve_device
 from nanogpkant.measure.memory import Sketch, estimate
-from nanogpkant.measure.step import step
-from nanogpkant.measure.timing import interleaved
 from nanogpkant.model.counting import Count, count
-from nanogpkant.report.table import Row, align
+from nanogpkant.report.table import Row, align, formatted
 from nanogpkant.run.load import prepare_data
 
 GRIDDED = ("hat", "bspline", "rbf")  # bases with grid intervals
@@ -222,16 +218,13 @@ def costs_of_study(cells: list[Cell], runs: list[Planned]) -> list[Row]:
     """
     device = resolve_device(runs[0].config.train.device)
     firsts = {run.variant: run for run in reversed(runs)}
-    tasks = {name: step(job_of(run, str(device))) for name, run in firsts.items()}
-    with bar("timing a step of each model", "steps") as progress:
-        timings = interleaved(tasks, TIMED_ROUNDS, device, progress)
+    timed = seconds_per_step(firsts)
     ends = {run.path: run.config.train.max_iters for run in runs}
     rows = []
     for name, first in reversed(firsts.items()):
         own = [run for run in runs if run.variant == name]
         its = [cell for cell in cells if cell.run.variant == name]
         train, model = first.config.train, first.config.model
-        seconds = timings[name].fastest / 1000 * train.grad_accum_steps
         steps = left = 0
         for run in own:
             start = ends[run.after] if run.after else 0
@@ -252,8 +245,8 @@ def costs_of_study(cells: list[Cell], runs: list[Planned]) -> list[Row]:
                 "seeds": len({cell.seed for cell in its}),
                 "most_tokens": max(cell.tokens for cell in its),
                 "flops": steps * first.flops_per_step,
-                "seconds_per_step": seconds,
-                "seconds_left": left * seconds,
+                "seconds_per_step": timed[name],
+                "seconds_left": left * timed[name],
                 "memory": memory.total,
             }
         )
@@ -276,16 +269,16 @@ def costs_table(rows: list[Row], jobs: int) -> str:
         "hours left": "{hours:,.2f}",
         "memory": "{mb:,.0f} MB",
     }
-    lines = [list(columns)]
+    shown = []
     for row in rows:
-        row = row | {"ms": 1000 * row["seconds_per_step"], "hours": row["seconds_left"] / 3600}
-        row |= {"mb": row["memory"] / 1e6, "tokens": short(row["most_tokens"])}
-        lines.append([form.format(**row) for form in columns.values()])
+        figures = {"ms": 1000 * row["seconds_per_step"], "hours": row["seconds_left"] / 3600}
+        figures |= {"mb": row["memory"] / 1e6, "tokens": short(row["most_tokens"])}
+        shown.append(row | figures)
     total = {key: sum(row[key] for row in rows) for key in ("cells", "finished", "flops")}
     hours = sum(row["seconds_left"] for row in rows) / 3600
     ends = [f"{total['flops']:.3g}", "", f"{hours:,.2f}", ""]
-    lines.append(["all", "", "", "", str(total["cells"]), str(total["finished"]), "", "", *ends])
+    last = ["all", "", "", "", str(total["cells"]), str(total["finished"]), "", "", *ends]
     said = f"{hours:,.1f} hours one run at a time"
     if jobs > 1:
         said += f"; with --jobs {jobs} they share the processors"
-    return f"{align(lines)}\n{said}"
+    return f"{align([*formatted(shown, columns), last])}\n{said}"

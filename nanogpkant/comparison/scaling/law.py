@@ -21,6 +21,7 @@ from nanogpkant.base.errors import UserError, from_extra
 
 with from_extra("compare", "a scaling law"):
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
 DELTA = 1e-3  # of Huber's loss of log L
 LEAST = 3  # distinct sizes, and numbers of tokens, that a law needs
@@ -148,9 +149,11 @@ def fit(
         raise UserError(f"no fit: {why}")
     problem = _Problem(list(points), grids or {})
     weights = np.ones(len(points))
-    found = min((problem.solve(start, weights) for start in problem.starts()), key=lambda s: s[0])
     random = np.random.default_rng(seed)
-    again = [problem.solve(found[1], problem.resampled(random))[1] for _ in range(draws)]
+    with threadpool_limits(1, "blas"):  # on busy cores two threads are 60 times as slow
+        solved = [problem.solve(start, weights) for start in problem.starts()]
+        found = min(solved, key=lambda each: each[0])
+        again = [problem.solve(found[1], problem.resampled(random))[1] for _ in range(draws)]
     residuals = problem.residuals(found[1])
     error = float(np.sqrt(np.mean(residuals**2)))
     return Fit(problem.law(found[1]), [problem.law(each) for each in again], error, list(points))

@@ -7,8 +7,18 @@ from typing import Any
 
 from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.base.files import read_text
-from nanogpkant.comparison.experiment import check_keys, check_names, name_in, preset_in, values_in
-from nanogpkant.config import DataConfig, check_seed
+from nanogpkant.comparison.file import (
+    check_different,
+    check_keys,
+    data_in,
+    list_in,
+    name_in,
+    overrides_in,
+    positive,
+    preset_in,
+    seeds_in,
+    values_in,
+)
 
 # Settings that the study decides for all runs, and the key of its file that does.
 DECIDED = {
@@ -91,97 +101,58 @@ def load_study(path: Path) -> Study:
 
 
 def _study(path: Path, values: Any) -> Study:
-    check_keys(values, [*(f.name for f in fields(Study) if f.name != "text"), *OWN], "")
-    families, data = values.get("families"), values.get("data") or {}
-    if not isinstance(families, list) or not families:
-        raise UsageError(f"families {families!r}: must be a list of models, and not empty")
-    check_keys(data, [f.name for f in fields(DataConfig)], "data.")
+    check_keys(values, [*(f.name for f in fields(Study) if f.name != "text"), *OWN])
+    given = list_in(values, "families", "models")
     common = {key: values[key] for key in OWN if key in values}
-    loaded = [_family(n, v, path.parent, common) for n, v in enumerate(families, start=1)]
-    check_names("families", [family.name for family in loaded])
-    cooldown = _number(values.get("cooldown", 0.2), "cooldown")
+    families = [_family(n, v, path.parent, common) for n, v in enumerate(given, start=1)]
+    check_different("families", [family.name for family in families], "give each its own name")
+    cooldown = positive("cooldown", values.get("cooldown", 0.2))
     if cooldown >= 1:
         raise UsageError(f"cooldown {cooldown:g}: must be a share of a run, below 1")
     return Study(
-        name=name_in(values, "", path.stem),
+        name=name_in(values, path.stem),
         about=str(values.get("about", "")),
-        families=loaded,
+        families=families,
         shape=_shape(values.get("shape") or {}),
         cooldown=cooldown,
-        most_flops=_number(values.get("most_flops", math.inf), "most_flops"),
-        repeat_flops=_number(values.get("repeat_flops", math.inf), "repeat_flops"),
-        data=data,
-        overrides=_overrides(values, ""),
+        most_flops=positive("most_flops", values.get("most_flops", math.inf), finite=False),
+        repeat_flops=positive("repeat_flops", values.get("repeat_flops", math.inf), finite=False),
+        data=data_in(values),
+        overrides=overrides_in(values, DECIDED),
         text=read_text(path),
     )
 
 
 def _family(number: int, values: Any, folder: Path, common: dict[str, Any]) -> Family:
     prefix = f"families, number {number}: "
-    check_keys(values, [f.name for f in fields(Family)], prefix)
-    preset = preset_in(values, prefix, folder)
-    values = common | values
+    check_keys(values, Family, prefix)
+    preset = preset_in(values, folder, prefix)
+    values = {"seeds": [1]} | common | values
     with prefixed(prefix.rstrip(": ")):
         return Family(
-            name=name_in(values, "", Path(preset).stem),
+            name=name_in(values, Path(preset).stem),
             preset=preset,
-            overrides=_overrides(values, ""),
+            overrides=overrides_in(values, DECIDED),
             sizes=_ladder(values, "sizes"),
             tokens=_ladder(values, "tokens"),
-            seeds=_seeds(values.get("seeds", [1])),
+            seeds=seeds_in(list_in(values, "seeds", "whole numbers")),
             learning_rate=_rates(values.get("learning_rate")),
         )
 
 
 def _ladder(values: dict[str, Any], key: str) -> list[float]:
-    given = values.get(key)
-    if not isinstance(given, list) or not given:
-        raise UsageError(f"{key} {given!r}: must be a list of numbers, and not empty")
-    numbers = sorted(_number(value, key) for value in given)
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"{key} {given}: names one twice; name each once")
+    numbers = sorted(positive(key, value) for value in list_in(values, key, "numbers"))
+    check_different(key, numbers)
     return numbers
-
-
-def _seeds(given: Any) -> list[int]:
-    whole = isinstance(given, list) and all(type(seed) is int for seed in given)
-    if not whole or not given or len(set(given)) < len(given):
-        raise UsageError(f"seeds {given!r}: must be different whole numbers, at least one")
-    for seed in given:
-        check_seed(seed, "seeds")
-    return given
 
 
 def _rates(given: Any) -> dict[float, float]:
     if not isinstance(given, dict) or len(given) not in (1, 2):
         example = "such as {32: 1.6e-2, 128: 8.0e-3}"
         raise UsageError(f"learning_rate {given!r}: must be rates by width, one or two, {example}")
-    return {_number(w, "learning_rate"): _number(r, "learning_rate") for w, r in given.items()}
+    return {positive("learning_rate", w): positive("learning_rate", r) for w, r in given.items()}
 
 
 def _shape(given: Any) -> Shape:
-    check_keys(given, [f.name for f in fields(Shape)], "shape.")
-    for key, value in given.items():
-        if type(value) is not int or not 1 <= value <= 10**6:
-            raise UsageError(f"shape.{key} {value!r}: must be a whole number above 0")
-    return Shape(**given)
-
-
-def _overrides(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    overrides = values.get("overrides") or {}
-    if not isinstance(overrides, dict):
-        raise UsageError(f"{prefix}overrides must hold dotted keys and values, not {overrides!r}")
-    for key in overrides:
-        if key in DECIDED:
-            raise UsageError(f"{prefix}overrides: {key} is decided by {DECIDED[key]}; leave it out")
-    return overrides
-
-
-def _number(value: Any, key: str) -> float:
-    try:  # PyYAML reads 1e6 as text
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if isinstance(value, bool) or not number > 0:
-        raise UsageError(f"{key} {value!r}: must be a number above 0")
-    return number
+    check_keys(given, Shape, "shape.")
+    return Shape(**{key: int(positive(f"shape.{key}", v, whole=True)) for key, v in given.items()})
