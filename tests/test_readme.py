@@ -59,8 +59,9 @@ def absent() -> set[str]:
 @pytest.fixture
 def newcomer(run_with_curves, corpus, tmp_path, monkeypatch) -> Path:
     """A folder with the runs that README's earlier commands would have made, and no other extra."""
-    for name in [*sys.modules, *absent()]:
-        if name.partition(".")[0] in absent():
+    others = absent()
+    for name in [*sys.modules, *others]:
+        if name.partition(".")[0] in others:
             monkeypatch.setitem(sys.modules, name, None)
     for name in ("quickstart_kan", "quickstart_gpt", "wide"):
         shutil.copytree(run_with_curves, tmp_path / "runs" / name)
