@@ -7,14 +7,13 @@ already?
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from nanogpkant.base.files import write_json
-from nanogpkant.config import to_yaml
+from nanogpkant.config import save_config, with_changes
 from nanogpkant.run.folder import FORMULAS, open_run
 from nanogpkant.run.load import load_model
 
@@ -36,8 +35,7 @@ def main(name: str, out: Path) -> None:
     safetensors.torch.save_file(tables, file)
     write_json(file.with_name("formulas.json"), {"curves": rows, "neurons": {}})
     position = config.model.position.replace("slopes", "curve")
-    config = replace(config, model=replace(config.model, position=position))
-    (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    save_config(with_changes(config, **{"model.position": position}), out / "config.yaml")
     environment = run.environment()
     environment["made_of"]["model"]["position"] = position
     write_json(out / "environment.json", environment)

@@ -231,10 +231,10 @@ def costs_table(rows: list[Row]) -> str:
     }
     shown = []
     for row in rows:
-        shown.append(row | {"millions": row["parameters"] / 1e6})
-        shown[-1]["minutes"] = row["seconds_left"] / 60
+        figures = {"millions": row["parameters"] / 1e6, "minutes": row["seconds_left"] / 60}
         if row["state"] == "interrupted":
-            shown[-1]["state"] += f" at {row['step']:,}"
+            figures["state"] = f"interrupted at {row['step']:,}"
+        shown.append(row | figures)
     flops, left = (sum(row[key] for row in rows) for key in ("flops", "seconds_left"))
     total = ["all", "", "", "", "", f"{flops:.3g}", f"{left / 60:,.1f} min"]
     return align([*formatted(shown, columns), total], left=(0, 2))

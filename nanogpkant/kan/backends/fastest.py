@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,10 @@ _found: dict[str, str] = {}
 
 def fastest(call: Call) -> str:
     """The backend that takes least time forward and backward, measured once for a kind of call."""
-    key = _kind(call)
+    x, weight, features, _, keep, dtype = call
+    shape = triton.bucket_of(len(x)), x.shape[1], len(weight)
+    dtypes = x.dtype, weight.dtype, dtype
+    key = _kind(x.device, shape, dtypes, keep is not None, features.spec)
     if key not in _found:
         _found.update(_kept())
     if key not in _found:
@@ -38,14 +42,14 @@ def fastest(call: Call) -> str:
     return _found[key]
 
 
-def _kind(call: Call) -> str:
-    """All that decides how long a call takes: device, versions, shape, features and dtypes."""
-    x, weight, features, _, keep, dtype = call
-    device = torch.cuda.get_device_name(x.device) if x.is_cuda else x.device.type
+@cache
+def _kind(
+    device: torch.device, shape: tuple, dtypes: tuple[torch.dtype, ...], drops: bool, features: str
+) -> str:
+    """All that decides how long a call takes, versions too; cached, as they are read from files."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = torch.__version__, getattr(triton.triton, "__version__", ""), version("nanogpkant")
-    shape = triton.bucket_of(len(x)), x.shape[1], len(weight)
-    dtypes = (str(each) for each in (x.dtype, weight.dtype, dtype))
-    return json.dumps([device, *versions, *shape, *dtypes, keep is not None, features.spec])
+    return json.dumps([name, *versions, *shape, *map(str, dtypes), drops, features])
 
 
 @torch.no_grad()
