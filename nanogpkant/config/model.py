@@ -16,6 +16,7 @@ else:
     BasisName = Literal[tuple(BASES)]
 # Of earlier versions: keys, and values by key.
 FORMER_KEYS = {"model.mlp": "model.activation"}
+RETIRED_KEYS = {"train.formulas": "fixed"}  # and the value that runs without the key have
 FORMER_VALUES = {("model.activation", "gated"): "swiglu"}
 POSITIONS = ("learned", "rope", "alibi", "slopes", "curve", "none")
 

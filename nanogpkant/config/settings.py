@@ -185,8 +185,6 @@ class TrainConfig:
     from_formulas: str | None = None
     """a run with curves of distance that nanogpkant interpret has seen: its formulas tell this
     model where tokens stand (model.position as there), whatever its size; null is none"""
-    formulas: Literal["fixed", "start"] = "fixed"
-    """train.from_formulas fixed, or as the start of curves that learn"""
     seed: int = 1337
     """seed of initial weights, batches and dropout"""
     device: str = "auto"
@@ -215,8 +213,6 @@ class TrainConfig:
         if self.from_formulas is not None and self.init_from != "scratch":
             remedy = f"does not go with --train.init_from {self.init_from}; give one of them"
             refuse("train.from_formulas", self.from_formulas, remedy)
-        if self.formulas == "start" and self.from_formulas is None:
-            refuse("train.formulas", "start", "needs --train.from_formulas RUN")
         if self.keep_every % self.eval_interval:
             remedy = f"must be a multiple of --train.eval_interval {self.eval_interval}"
             refuse("train.keep_every", self.keep_every, remedy)

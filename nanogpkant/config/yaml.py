@@ -14,7 +14,7 @@ import yaml
 
 from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
-from nanogpkant.config.model import FORMER_KEYS, FORMER_VALUES
+from nanogpkant.config.model import FORMER_KEYS, FORMER_VALUES, RETIRED_KEYS
 from nanogpkant.config.settings import RunConfig
 
 LARGEST = 1 << 20  # bytes of a configuration
@@ -201,6 +201,8 @@ def _build(config_class: Any, values: Any, prefix: str) -> Any:
     arguments = {}
     for key, value in values.items():
         key = FORMER_KEYS.get(f"{prefix}{key}", f"{prefix}{key}").removeprefix(prefix)
+        if value == RETIRED_KEYS.get(f"{prefix}{key}", dataclasses.MISSING):
+            continue
         if key not in fields:
             hint = nearest(f"{prefix}{key}", field_names(RunConfig), ALL)
             raise UsageError(f"unknown key {prefix}{key}: {hint}")

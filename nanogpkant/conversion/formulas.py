@@ -1,7 +1,7 @@
-"""A new model whose curves of distance are another run's formulas, fixed or as their start.
+"""A new model whose curves of distance are another run's formulas, fixed.
 
-``interpret`` writes the values of a run's formulas at every distance. Fixed, they become tables; as
-a start, the nearest curves. The model may have any size: block l of L takes the formulas of block
+``interpret`` writes the values of a run's formulas at every distance; they become tables that do
+not learn. The model may have any size: block l of L takes the formulas of block
 round(l (L' - 1) / (L - 1)) of L', and head h of H those of head floor(h H' / H) of H'.
 """
 
@@ -39,11 +39,9 @@ def with_formulas(config: RunConfig, base: RunConfig) -> RunConfig:
         if "curve" in (ours.conv, theirs.conv):
             places |= {"model.conv": theirs.conv, "model.conv_length": theirs.conv_length}
         made = with_changes(config, **places)
-        if config.train.formulas == "fixed":
-            table = {"basis": "hat", "scale": "linear", "learned": False}
-            table["knots"] = max(made.model.curve_lengths)
-            table = {f"model.curve.{key}": value for key, value in table.items()}
-            made = with_changes(made, **table)
+        table = {"basis": "hat", "scale": "linear", "learned": False}
+        table["knots"] = max(made.model.curve_lengths)
+        made = with_changes(made, **{f"model.curve.{key}": value for key, value in table.items()})
         given = settings_that_differ(config, base)
         for key, value in settings_that_differ(config, made).items():
             if key in given:
@@ -69,11 +67,7 @@ def start_from_formulas(model: GPT, config: RunConfig, data: TokenData) -> None:
             values = formulas[f"blocks.{round(int(block) * step)}.{place}"]  # (H', distances)
             heads = torch.arange(curve.out_features) * len(values) // curve.out_features
             values = stretched(values[heads], curve.initial.shape[1], curve.beyond)
-            if config.train.formulas == "fixed":
-                curve.weight.copy_(values[..., None])
-            else:
-                curve.initial = values
-                curve.reset_parameters()
+            curve.weight.copy_(values[..., None])
 
 
 def stretched(values: Tensor, distances: int, beyond: str) -> Tensor:

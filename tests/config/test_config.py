@@ -107,6 +107,15 @@ def test_gated_of_earlier_versions_is_swiglu(tmp_path):
     assert config.model.activation == "swiglu"
 
 
+def test_a_retired_setting_that_changed_nothing_is_read(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("train: {formulas: fixed}\n", encoding="utf-8")
+    assert load_config(file) == RunConfig()
+    file.write_text("train: {formulas: start}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"unknown key train\.formulas"):
+        load_config(file)
+
+
 def test_a_run_of_earlier_versions_with_gated(tiny_experiment, tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--model.activation", "swiglu", "--train.max_iters", "2", "--out", str(run)]

@@ -64,22 +64,6 @@ def test_they_are_the_formulas_and_stay(run, source) -> None:
         assert not curve.weight.requires_grad
 
 
-def test_they_start_curves_that_learn(tiny_experiment, source, tmp_path) -> None:
-    flags = [*SHAPE, "--train.formulas", "start", "--model.curve.knots", "24"]
-    start, still = tmp_path / "start", ["--optim.learning_rate", "0", "--optim.min_lr", "0"]
-    assert train(tiny_experiment, source, start, *flags, *still) == 0
-    assert train(tiny_experiment, source, tmp_path / "learned", *flags) == 0
-    formulas = safetensors.torch.load_file(source / "interpret" / FORMULAS)
-    learned = curves(load_model(tmp_path / "learned", "last").model)
-    for name, curve in curves(load_model(start, "last").model).items():
-        if name.startswith("blocks.2.attention.bias"):
-            wanted = stretched(formulas["blocks.1.attention.bias"][[0, 0, 1, 1]], 24, "linear")
-            with torch.no_grad():  # as near as knots on a scale of logarithms come
-                torch.testing.assert_close(curve.of(torch.arange(24)), wanted, rtol=0, atol=0.1)
-        assert curve.weight.requires_grad
-        assert not torch.equal(curve.weight, learned[name].weight)
-
-
 def test_they_are_not_trained_or_counted(run) -> None:
     trained = load_model(run, "last")
     learned = sum(p.numel() for p in trained.model.parameters() if p.requires_grad)
