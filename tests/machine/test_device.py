@@ -6,7 +6,8 @@ import torch
 from nanogpkant.base.errors import UsageError
 from nanogpkant.machine import device as device_module
 from nanogpkant.machine.device import (
-    bfloat16_is_fast,
+    FAST,
+    bfloat16_gain,
     describe,
     peak_memory,
     resolve_device,
@@ -29,21 +30,45 @@ def test_what_is_no_device_is_refused(name):
         resolve_device(name)
 
 
-@pytest.mark.parametrize(("bf16_seconds", "expected"), [(1.0, "bfloat16"), (3.0, "float32")])
-def test_bfloat16_is_chosen_where_it_is_measured_to_be_faster(monkeypatch, bf16_seconds, expected):
-    times = {torch.bfloat16: bf16_seconds, torch.float32: 2.0}
-    monkeypatch.setattr(device_module, "_matmul_seconds", lambda dtype: times[dtype])
+@pytest.fixture
+def bfloat16_takes(monkeypatch):
+    """Pretend that a product takes 2 s in float32, and as long as said in bfloat16."""
+
+    def pretend(seconds: float) -> None:
+        times = {torch.bfloat16: seconds, torch.float32: 2.0}
+        monkeypatch.setattr(device_module, "_matmul_seconds", times.__getitem__)
+        bfloat16_gain.cache_clear()
+
+    yield pretend
+    bfloat16_gain.cache_clear()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, "bfloat16"), (3.0, "float32")])
+def test_bfloat16_is_chosen_where_it_is_measured_to_be_faster(bfloat16_takes, seconds, expected):
+    bfloat16_takes(seconds)
     assert resolve_dtype("auto", CPU) == expected
     assert resolve_dtype("float32", CPU) == "float32"
 
 
+def test_emulated_bfloat16_is_warned_of(bfloat16_takes, capsys):
+    bfloat16_takes(3.0)
+    assert resolve_dtype("bfloat16", CPU) == "bfloat16"
+    assert not capsys.readouterr().err
+    bfloat16_takes(60.0)
+    assert resolve_dtype("bfloat16", CPU, "--dtype") == "bfloat16"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "--dtype bfloat16: this CPU emulates it, its products are 30 times slower than float32"
+    )
+
+
 def test_the_measurement_agrees_with_a_longer_one():
     def seconds(dtype):
-        return device_module._matmul_seconds(dtype, size=1024, repeats=5)
+        return device_module._matmul_seconds(dtype, size=1024)
 
     ratio = seconds(torch.float32) / seconds(torch.bfloat16)
     if not 1.2 < ratio < 1.9:  # near the line either answer is right
-        assert bfloat16_is_fast() == (ratio > 1.5)
+        assert (bfloat16_gain() > FAST) == (ratio > FAST)
 
 
 def test_float16_needs_cuda():
