@@ -20,25 +20,26 @@ static inline float power(float x, int exponent) {
     return result;
 }
 
-/* A spline at the signed distance d from its centre. */
-static inline float value(float d) {
-    float r = d < 0 ? -d : d, total = 0;
-    for (int j = 0; j < TERMS; j++) total += factor[j] * power(at_least_0(reach[j] - r), ORDER);
+/* A spline at the signed distance d from its centre; zero as of ``hidden_zero``. */
+static inline float value(float d, float zero) {
+    float r = __builtin_fabsf(d), total = 0;
+    for (int j = 0; j < TERMS; j++) total += factor[j] * power(at_least(zero, reach[j] - r), ORDER);
     return total;
 }
 
 /* Its derivative there, per interval; for order 1, from the right at a knot. */
-static inline float slope(float d) {
+static inline float slope(float d, float zero) {
     if (ORDER == 1) return (d >= -1 && d < 1 ? (d < 0 ? 1 : -1) : 0) + 0 * d;
-    float r = d < 0 ? -d : d, total = 0;
+    float r = __builtin_fabsf(d), total = 0;
     for (int j = 0; j < TERMS; j++)
-        total += factor[j] * power(at_least_0(reach[j] - r), ORDER - 1);
+        total += factor[j] * power(at_least(zero, reach[j] - r), ORDER - 1);
     return (d < 0 ? ORDER : -ORDER) * total;
 }
 
-/* Inputs in intervals from the first knot: the points to take values and slopes at, and the
-   distance of the input beyond the grid. */
+/* Inputs in intervals from the first knot: the points to take values and, where splines are LINEAR
+   outside, slopes at, and the distance of the input beyond the grid. */
 struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
+#define slope_at(where) (LINEAR ? (where).slope : (where).value)
 
 static inline void locate(struct where *at, const INPUT *x, int count, int intervals,
                           float start, float per_unit) {
@@ -51,14 +52,14 @@ static inline void locate(struct where *at, const INPUT *x, int count, int inter
             at->beyond[i] = position - at->value[i];
         } else {
             at->value[i] = clamp(position, -1, intervals + 2 * ORDER + 1);
-            at->slope[i] = at->value[i];
         }
     }
 }
 
 #define FIRST (BASE != NONE) /* index of the first spline among the features */
 
-static inline void expand_base(const INPUT *x, FEATURE *to, float *values, int count) {
+static inline void expand_base(const INPUT *x, FEATURE *to, float *buffer, int count) {
+    float *values = in_place(to, buffer);
     for (int i = 0; i < count; i++) values[i] = base(load(x + i));
     store(to, values, count);
 }
@@ -67,25 +68,26 @@ static inline void expand_base(const INPUT *x, FEATURE *to, float *values, int c
 void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, long n,
             long intervals) {
     float start = grid[0], per_unit = grid[1];
+    float zero = hidden_zero();
     int splines = intervals + ORDER;
     #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
         struct where at;
-        float values[BLOCK];
+        float buffer[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
             const INPUT *from = x + row * n + first;
             FEATURE *to = features + row * (FIRST + splines) * n + first;
             if (BASE != NONE) {
-                expand_base(from, to, values, count);
+                expand_base(from, to, buffer, count);
                 to += n;
             }
             locate(&at, from, count, intervals, start, per_unit);
             for (int k = 0; k < splines; k++, to += n) {
-                float centre = k + (ORDER + 1) / 2.0f;
+                float centre = k + (ORDER + 1) / 2.0f, *values = in_place(to, buffer);
                 for (int i = 0; i < count; i++) {
-                    float b = value(at.value[i] - centre);
-                    if (LINEAR) b += slope(at.slope[i] - centre) * at.beyond[i];
+                    float b = value(at.value[i] - centre, zero);
+                    if (LINEAR) b += slope(slope_at(at)[i] - centre, zero) * at.beyond[i];
                     values[i] = b;
                 }
                 store(to, values, count);
@@ -97,7 +99,7 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
 /* ``pull_back`` of a row; ``expands`` is a constant where it is inlined. */
 INLINE void pull_back_row(const INPUT *x, const float *grid, FEATURE *grad, INPUT *grad_x, long n,
                           long intervals, const int expands) {
-    float start = grid[0], per_unit = grid[1], total[BLOCK], values[BLOCK];
+    float start = grid[0], per_unit = grid[1], zero = hidden_zero(), total[BLOCK], buffer[BLOCK];
     int splines = intervals + ORDER;
     struct where at;
     for (long first = 0; first < n; first += BLOCK) {
@@ -107,13 +109,13 @@ INLINE void pull_back_row(const INPUT *x, const float *grid, FEATURE *grad, INPU
         locate(&at, inputs, count, intervals, start, per_unit);
         for (int i = 0; i < count; i++) total[i] = 0;
         for (int k = 0; k < splines; k++, from += n) {
-            float centre = k + (ORDER + 1) / 2.0f;
+            float centre = k + (ORDER + 1) / 2.0f, *values = in_place(from, buffer);
             for (int i = 0; i < count; i++) {
-                float rise = slope(at.slope[i] - centre);
+                float rise = slope(slope_at(at)[i] - centre, zero);
                 total[i] += rise * load(from + i);
                 if (!expands) continue;
-                values[i] = value(at.value[i] - centre);
-                if (LINEAR) values[i] += rise * at.beyond[i];
+                float b = value(at.value[i] - centre, zero);
+                values[i] = LINEAR ? b + rise * at.beyond[i] : b;
             }
             if (expands) store(from, values, count);
         }
@@ -123,7 +125,7 @@ INLINE void pull_back_row(const INPUT *x, const float *grid, FEATURE *grad, INPU
             if (BASE != NONE)
                 total[i] += base_slope(load(inputs + i)) * load(base_grad + i);
         }
-        if (BASE != NONE && expands) expand_base(inputs, base_grad, values, count);
+        if (BASE != NONE && expands) expand_base(inputs, base_grad, buffer, count);
         store(grad_x + first, total, count);
     }
 }

@@ -47,6 +47,7 @@ PULL_BACK = (c_void_p,) * 4 + (c_long,) * 4
 BSPLINE_C = HERE / "bspline.c", (EXPAND, ("pull_back", PULL_BACK))
 SHARED_C = HERE / "shared.c", (EXPAND, ("pull_back", (*PULL_BACK, c_void_p, c_long)))
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+FLAGS += ("-fno-thread-jumps",)  # a clamp would make two cases of all that follows
 
 
 def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> str | None:

@@ -28,6 +28,7 @@ static inline void store_bf16(bf16 *to, const float *from, int count) {
     }
 }
 static inline void store_float(float *to, const float *from, int count) {
+    if (to == from) return;
     for (int i = 0; i < count; i++) to[i] = from[i];
 }
 static inline float load_bf16(const bf16 *from) {
@@ -39,9 +40,17 @@ static inline float load_float(const float *from) { return *from; }
 #define load(from) _Generic(*(from), float: load_float, bf16: load_bf16)(from)
 #define store(to, from, count) \
     _Generic(*(to), float: store_float, bf16: store_bf16)(to, from, count)
+/* Where values are computed before they are stored: in place, or in a buffer to be narrowed. */
+#define in_place(to, buffer) _Generic(*(to), float: (float *)(to), bf16: (buffer))
 
-/* A NaN passes through both: every comparison with it is false. */
-static inline float at_least_0(float x) { return x < 0 ? 0 : x; }
+/* A NaN passes through all: every comparison with it is false. With a ``low`` that it cannot know,
+   gcc makes one instruction of ``at_least``, otherwise a comparison and a mask. */
+static inline float at_least(float low, float x) { return low > x ? low : x; }
+static inline float at_least_0(float x) { return at_least(0, x); }
+static inline float hidden_zero(void) {
+    volatile float zero = 0;
+    return zero;
+}
 static inline float clamp(float x, float low, float high) {
     x = low > x ? low : x; /* in one expression, gcc makes three cases of all that follows */
     return high < x ? high : x;

@@ -103,23 +103,25 @@ static inline float slope(float x, float u, const float *c, long n, float grad, 
 }
 
 /* x (rows, n), coefficients (functions, COEFFICIENTS, n) -> features (rows, functions, n). */
-void expand(const INPUT *x, const float *coefficients, FEATURE *features, long rows, long n,
-            long functions) {
+void expand(const INPUT *restrict x, const float *restrict coefficients, FEATURE *restrict features,
+            long rows, long n, long functions) {
     #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
-        float u[BLOCK], values[BLOCK];
+        float u[BLOCK], buffer[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
             const INPUT *from = x + row * n + first;
             for (int i = 0; i < count; i++) u[i] = inner(load(from + i));
             for (long m = 0; m < functions; m++) {
                 const float *c = coefficients + m * COEFFICIENTS * n + first;
+                FEATURE *to = features + (row * functions + m) * n + first;
+                float *values = in_place(to, buffer);
                 for (int i = 0; i < count; i++) {
                     float input = load(from + i);
                     values[i] = value(input, u[i], c + i, n);
                     if (BASE != NONE && m == 0) values[i] += base(input);
                 }
-                store(features + (row * functions + m) * n + first, values, count);
+                store(to, values, count);
             }
         }
     }
@@ -129,7 +131,7 @@ void expand(const INPUT *x, const float *coefficients, FEATURE *features, long r
 INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
                           FEATURE *restrict grad, INPUT *restrict grad_x, long n, long functions,
                           float *restrict sums, const int expands) {
-    float u[BLOCK], total[BLOCK], values[BLOCK];
+    float u[BLOCK], total[BLOCK], buffer[BLOCK];
     for (long first = 0; first < n; first += BLOCK) {
         int count = n - first < BLOCK ? n - first : BLOCK;
         const INPUT *from = x + first;
@@ -142,7 +144,7 @@ INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
         }
         for (long m = 0; m < functions; m++, g += n) {
             const float *c = coefficients + m * COEFFICIENTS * n + first;
-            float *own = sums + m * COEFFICIENTS * n + first;
+            float *own = sums + m * COEFFICIENTS * n + first, *values = in_place(g, buffer);
             #pragma omp simd
             for (int i = 0; i < count; i++) {
                 float input = load(from + i), grad_i = load(g + i);
