@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +11,12 @@ from benchmarks.speed.measure import totals
 from benchmarks.speed.names import BARE_PRODUCTS, KAN, OURS, is_rival
 from nanogpkant.report.table import Row, cell
 
+SWEEPS = {  # the number that a row has, and its name
+    "grid": ("features", "features of an input"),
+    "width": ("inputs", "width"),
+    "batch": ("rows", "rows in a batch"),
+    "threads": ("threads", "threads"),
+}
 OUR_COLOUR, BARE_COLOUR, RIVAL_COLOUR = "#c8553d", "#9aa5b1", "#588b8b"
 
 
@@ -56,27 +63,47 @@ def layer_bars(rows: list[Row], part: str, out: Path) -> None:
 
 def sweep_lines(rows: list[Row], sweep: str, out: Path) -> None:
     """Time relative to the three products, along a sweep."""
-    key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
-    label = {"grid": "features of an input", "width": "width", "batch": "rows in a batch"}[sweep]
+    key, label = SWEEPS[sweep]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    series: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["over products"] is not None:
-            point = (row[key], row["over products"])
-            series.setdefault((row["layer"], row["dtype"]), []).append(point)
-    for (layer, dtype), points in series.items():
+    for layer, dtype in dict.fromkeys((row["layer"], row["dtype"]) for row in rows):
+        own = [row for row in rows if (row["layer"], row["dtype"]) == (layer, dtype)]
         style = {"color": OUR_COLOUR, "lw": 2.5} if layer == OURS else {}
-        axes.plot(*zip(*points, strict=True), marker="o", ms=3, label=f"{layer}, {dtype}", **style)
-    axes.set(xscale="log", xlabel=label, ylabel="times the three products")
+        _line(axes, own, key, "over products", label=f"{layer}, {dtype}", **style)
+    axes.set(xlabel=label, ylabel="times the three products")
+    _along(axes, {row[key] for row in rows})
+    figure.savefig(out, dpi=140)
+
+
+def step_lines(rows: list[Row], sweep: str, out: Path) -> None:
+    """Time and peak memory of every model's training step, along a sweep."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, key, unit in zip(panels, ("ms", "peak MB"), ("ms a step", "peak MB"), strict=True):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            own = [row for row in rows if row["model"] == model]
+            _line(axes, own, sweep, key, label=model)
+        axes.set(xlabel=sweep, ylabel=unit)
+        _along(axes, {row[sweep] for row in rows})
+    figure.savefig(out, dpi=140)
+
+
+def _line(axes: Axes, rows: list[Row], x: str, y: str, **style: Any) -> None:
+    points = [(row[x], row[y]) for row in rows if row[y] is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="o", ms=3, **style)
+
+
+def _along(axes: Axes, values: set[float]) -> None:
+    """A logarithmic axis with these values, from 0 up."""
+    axes.set_xscale("log")
     axes.set_ylim(bottom=0)
-    axes.set_xticks(sorted({row[key] for row in rows}), minor=False)
+    axes.set_xticks(sorted(values), minor=False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=140)
 
 
 def step_bars(rows: list[Row], out: Path) -> None:

@@ -72,7 +72,7 @@ def run(
     basis: Literal[tuple(BASES)] = "bspline",
     grid_size: int = 5,
     rivals: Literal["all", "none"] = "all",
-    sweep: Literal["grid", "width", "batch"] | None = None,
+    sweep: Literal["grid", "width", "batch", "threads"] | None = None,
     limit: float = 180.0,
     device: str = "auto",
     repeats: int = 7,
@@ -90,7 +90,8 @@ def run(
         grid_size: intervals of a cubic spline's grid; every basis gets as many functions, 3 more
             than that.
         rivals: time other libraries' layers too, or not.
-        sweep: time along the grid size (5 to 64), the width (192 to 2048) or the batch.
+        sweep: time along the grid size (5 to 64), the width (192 to 2048), the batch, or the
+            threads of a CPU (1 to all that torch uses).
         limit: seconds to compile and first run a contender.
         device: auto, cpu, cuda, cuda:N or mps.
         repeats: timed rounds; slow contenders get fewer, at least 3.
@@ -161,16 +162,19 @@ def fill(report: Report, rows: list[Row], device: torch.device, sweep: str | Non
 def _along(
     sweep: str, base: Problem, basis_of_size: Callable[[int], Basis]
 ) -> Iterator[tuple[str, Problem]]:
-    """Titles and problems along the grid size, the width or the batch."""
+    """Titles and problems along a sweep."""
     if sweep == "grid":
         for size in GRID_SIZES:
             yield f"grid size {size}", replace(base, basis=basis_of_size(size))
     elif sweep == "width":
         for width in WIDTHS:
             yield f"width {width}", replace(base, inputs=width, outputs=width)
-    else:
+    elif sweep == "batch":
         for batch in BATCHES:
             yield f"batch {batch}", replace(base, rows=batch)
+    else:
+        for threads in sorted({base.threads, *(2**k for k in range(base.threads.bit_length()))}):
+            yield f"threads {threads}", replace(base, threads=threads)
 
 
 def _dtypes(asked: str, device: torch.device) -> list[str]:

@@ -8,7 +8,8 @@ checked again and timed in turn, in every setting.
 import functools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,17 @@ class Tryout:
 LEFT_OUT = Tryout(refused="left out: time was over")
 
 
+@contextmanager
+def threads_of(problem: Problem) -> Iterator[None]:
+    """Compute on as many threads as the problem says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(problem.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[Row]:
     """A row for every contender and for the bare products.
 
@@ -73,16 +85,18 @@ def measure(problem: Problem, plan: Plan, earlier: Iterable[Row] = ()) -> list[R
             tryouts[who] = try_out(who, problem, plan.limit) if in_time else LEFT_OUT
             progress(len(tryouts), len(everyone))
     tasks = {}
-    for who, tryout in tryouts.items():
-        try:
-            if not tryout.refused:
-                tasks[who] = start(who, problem)
-        except Exception as error:  # such as out of memory for all at once
-            tryouts[who] = Tryout(refused=_reason(error))
-    with bar(f"timing {problem}", "calls") as progress:
-        timings = interleaved(tasks, plan.repeats, torch.device(problem.device), progress)
+    with threads_of(problem):
+        for who, tryout in tryouts.items():
+            try:
+                if not tryout.refused:
+                    tasks[who] = start(who, problem)
+            except Exception as error:  # such as out of memory for all at once
+                tryouts[who] = Tryout(refused=_reason(error))
+        with bar(f"timing {problem}", "calls") as progress:
+            timings = interleaved(tasks, plan.repeats, torch.device(problem.device), progress)
+        limit = limit_ms(problem, timings)
     rows = [_row(problem, who, tryouts[who], timings.get(who)) for who in tryouts]
-    return _compared(_one_of_each(rows), limit_ms(problem, timings))
+    return _compared(_one_of_each(rows), limit)
 
 
 def start(who: Contender | str, problem: Problem) -> Task:
@@ -111,15 +125,16 @@ def try_out(who: Contender | str, problem: Problem, limit: float) -> Tryout:
 
 
 def _try_out(who: Contender | str, problem: Problem) -> Tryout:
-    try:
-        task = start(who, problem)
-    except gate.GateError as error:
-        return Tryout(refused=_reason(error))
-    if isinstance(who, str):
-        task()  # without one-time set-up, which the gate triggers for layers
-    if isinstance(task, Trial):
-        task.drop_gradients()
-    return Tryout(extra_peak(task, torch.device(problem.device)))
+    with threads_of(problem):
+        try:
+            task = start(who, problem)
+        except gate.GateError as error:
+            return Tryout(refused=_reason(error))
+        if isinstance(who, str):
+            task()  # without one-time set-up, which the gate triggers for layers
+        if isinstance(task, Trial):
+            task.drop_gradients()
+        return Tryout(extra_peak(task, torch.device(problem.device)))
 
 
 def _reason(error: Exception) -> str:
@@ -162,6 +177,7 @@ def _row(problem: Problem, who: Contender | str, tryout: Tryout, timing: Timing 
         "outputs": problem.outputs,
         "features": problem.features.size,
         "dtype": problem.dtype,
+        "threads": problem.threads,
         "layer": who if is_bare else who.name,
         "how": "" if is_bare else who.how(),
         "ms": timing and timing.median,
@@ -191,7 +207,7 @@ def limit_ms(problem: Problem, timings: dict[Any, Timing]) -> float:
 
     The FLOP rate is the fastest of all matrix products measured, the layer's own included.
     """
-    rate, speed = rates(problem.dtype, problem.device)
+    rate, speed = rates(problem.dtype, problem.device, problem.threads)
     if products := timings.get(BARE_PRODUCTS):
         rate = max(rate, problem.flops / (products.fastest / 1000))
     return 1000 * max(problem.flops / rate, problem.least_bytes / speed)
@@ -207,8 +223,11 @@ def bandwidth(device: torch.device, megabytes: int = 256) -> float:
 
 
 @functools.cache
-def rates(dtype: str, device: str) -> tuple[float, float]:
-    """FLOP/s of a large matrix product and bytes/s of main memory, measured once per run."""
+def rates(dtype: str, device: str, threads: int) -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of main memory, measured once per run.
+
+    ``threads`` are those in use.
+    """
     return matmul_rate(DTYPES[dtype], torch.device(device)), bandwidth(torch.device(device))
 
 

@@ -1,7 +1,7 @@
 """Problem: a layer to run forward and backward, and its FLOPs and bytes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def basis_named(name: str, grid_size: int) -> Basis:
 
 @dataclass(frozen=True)
 class Problem:
-    """Shape, dtype, device and basis; picklable for a child process."""
+    """Shape, dtype, device, basis and threads of a CPU; picklable for a child process."""
 
     inputs: int
     outputs: int
@@ -31,6 +31,7 @@ class Problem:
     dtype: str = "fp32"
     device: str = "cpu"
     basis: Basis = field(default_factory=BSpline)
+    threads: int = field(default_factory=torch.get_num_threads)
 
     @property
     def shape(self) -> str:
@@ -135,7 +136,7 @@ def three_products(problem: Problem) -> Callable[[], None]:
 
 def packed_linear(problem: Problem) -> Trial:
     """nn.Linear of the same FLOPs on given packed features."""
-    wide = Problem(problem.packed, problem.outputs, problem.rows, problem.dtype, problem.device)
+    wide = replace(problem, inputs=problem.packed)
     return Trial(wide, nn.Linear(wide.inputs, wide.outputs, bias=False, device=problem.device))
 
 

@@ -1,4 +1,7 @@
-"""Training steps of the original's three presets, a matched GPT, and the original model."""
+"""Training steps of the original's three presets, a matched GPT, and the original model.
+
+Or, in a sweep, of a KAN, a GPT and a GPT with curves of distance as they get deeper or read more.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -6,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.speed.charts import step_bars
+from benchmarks.speed.charts import step_bars, step_lines
 from benchmarks.speed.equal import loss_and_gradients, require_equal
 from benchmarks.speed.goals import step_goals
 from benchmarks.speed.names import BOOSTED, KAN, MATCHED, ORIGINAL_MODEL, PLAIN
@@ -30,6 +33,14 @@ COLUMNS = {
     "GFLOP/s": "GFLOP/s",
     "peak MB": "peak MB",
 }
+SWEEP_COLUMNS = {
+    "layers": "layers",
+    "context": "context",
+    "sequences": "sequences",
+    **{key: name for key, name in COLUMNS.items() if key not in ("dropout", "over KAN")},
+}
+LAYERS, CONTEXTS = (1, 2, 4, 8, 16), (64, 128, 256, 512, 1024)
+TOKENS = 256  # of a sequence, but in a sweep
 NOTES = [
     "Medians of interleaved rounds; a step is forward, backward, clipping and AdamW. The limit is "
     "the model's FLOPs at this machine's rate of a large matrix product of that dtype.",
@@ -43,6 +54,7 @@ NOTES = [
 def run(
     *,
     batch_size: int = 8,
+    sweep: Literal["layers", "context"] | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     compile: bool = False,
     device: str = "auto",
@@ -52,7 +64,8 @@ def run(
     """Time whole training steps of the original's models.
 
     Args:
-        batch_size: sequences of 256 tokens.
+        batch_size: sequences of 256 tokens; as many tokens along a sweep.
+        sweep: time along the number of layers (1 to 16) or the context (64 to 1024 tokens).
         dtype: of the matrix products; auto is the one that the device is fast at.
         compile: compile our models; the original's stays eager.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -65,9 +78,18 @@ def run(
     """
     require_above_zero(repeats=repeats, batch_size=batch_size)
     where = resolve_device(device, "--device")
-    title = f"A training step of {batch_size} x 256 tokens"
-    report = Report("step", title, measured_on(where, f"{repeats} rounds"), notes=NOTES)
-    jobs = jobs_for(batch_size, str(where), resolve_dtype(dtype, where, "--dtype"), compile)
+    title = f"A training step of {batch_size} x {TOKENS} tokens"
+    machine, on = measured_on(where, f"{repeats} rounds"), str(where)
+    report = Report("step", title, machine, notes=NOTES)
+    kind = resolve_dtype(dtype, where, "--dtype")
+    if sweep:
+        report.name, report.notes = f"step_{sweep}", NOTES[:2]
+        rows = measure_along(sweep_jobs(sweep, batch_size, on, kind, compile), repeats)
+        report.tables.append(Table(f"{title}, along the {sweep}", rows, SWEEP_COLUMNS))
+        report.draw = partial(step_lines, rows, sweep)
+        report.save(out)
+        return report
+    jobs = jobs_for(batch_size, on, kind, compile)
     fill(report, measure(jobs, repeats), where)
     report.save(out)
     return report
@@ -90,6 +112,32 @@ def jobs_for(
             jobs.append(Job(name, config, batch_size, device, dtype, compile))
     config = with_changes(load_preset(KAN)[1].model, dropout=0.2, **changes)
     return [*jobs, Job(ORIGINAL_MODEL, config, batch_size, device, "float32", make=original_gpt)]
+
+
+def sweep_jobs(
+    sweep: str, batch_size: int, device: str, dtype: str, compile: bool = False, **changes: Any
+) -> list[Job]:
+    """A KAN, a GPT and a GPT with curves of distance, without dropout, along a sweep."""
+    jobs = []
+    values = ("n_layer", LAYERS) if sweep == "layers" else ("block_size", CONTEXTS)
+    for value in values[1]:
+        for preset, position in ((KAN, "learned"), (PLAIN, "learned"), (PLAIN, "curve")):
+            own = {"dropout": 0.0, "position": position, values[0]: value} | changes
+            config = with_changes(load_preset(preset)[1].model, **own)
+            name = preset if position == "learned" else f"{preset}, {position}"
+            sequences = max(1, batch_size * TOKENS // config.block_size)
+            jobs.append(Job(name, config, sequences, device, dtype, compile))
+    return jobs
+
+
+def measure_along(jobs: list[Job], repeats: int) -> list[Row]:
+    """A row per job, with its depth, context and sequences."""
+    return [
+        row
+        | {"layers": job.config.n_layer, "context": job.config.block_size}
+        | {"sequences": job.batch_size}
+        for row, job in zip(step_rows(jobs, repeats), jobs, strict=True)
+    ]
 
 
 def measure(jobs: list[Job], repeats: int) -> list[Row]:

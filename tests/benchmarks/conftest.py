@@ -20,7 +20,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for module in (gpu, measure, step):
         monkeypatch.setattr(module, "in_a_child", here)
-    monkeypatch.setattr(measure, "rates", lambda dtype, device: (1e9, 1e9))
+    monkeypatch.setattr(measure, "rates", lambda dtype, device, threads: (1e9, 1e9))
     monkeypatch.setattr(step, "matmul_rate", lambda dtype, device: 1e9)
     for module in (measure, step):
         monkeypatch.setattr(module, "extra_peak", lambda task, device: task() or 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.speed import gate, layer, measure
+from benchmarks.speed.charts import SWEEPS
 from benchmarks.speed.names import BARE_PRODUCTS, OURS
 from benchmarks.speed.problem import Problem
 
@@ -80,16 +81,20 @@ def test_no_number_for_ours_where_it_is_wrong(monkeypatch):
     assert report.goals[0].measured is None
 
 
-@pytest.mark.parametrize("sweep", ["grid", "width", "batch"])
-def test_sweeps_walk_along(sweep, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweeps_walk_along(sweep, tmp_path, monkeypatch, request):
     monkeypatch.setattr(layer, "GRID_SIZES", (3, 4))
     monkeypatch.setattr(layer, "WIDTHS", (4, 6))
     monkeypatch.setattr(layer, "BATCHES", (20, 40))
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    torch.set_num_threads(2)
     report = layer.run(**TINY, sweep=sweep, dtypes="fp32", out=str(tmp_path))
     assert [table.title for table in report.tables] == [f"Along the {sweep}"]
-    key = {"grid": "features", "width": "inputs", "batch": "rows"}[sweep]
+    key, _ = SWEEPS[sweep]
     ours = [row for row in rows_of(report) if row["layer"] == OURS]
     assert ours[0][key] < ours[1][key]
+    assert torch.get_num_threads() == 2
     assert (tmp_path / f"layer_{sweep}.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,5 +1,7 @@
 """The step's benchmark on models that take no time."""
 
+from functools import partial
+
 import pytest
 
 from benchmarks.speed import original, step
@@ -29,6 +31,22 @@ def test_a_row_for_every_model(jobs, monkeypatch, tmp_path):
     assert all(goal.measured is not None for goal in report.goals[:2])
     assert "times the KAN's step" in (tmp_path / "step.md").read_text()
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("sweep", ["layers", "context"])
+def test_sweeps_walk_along(sweep, monkeypatch, tmp_path):
+    monkeypatch.setattr(step, "LAYERS", (1, 2))
+    monkeypatch.setattr(step, "CONTEXTS", (8, 16))
+    small = {key: value for key, value in TINY.items() if key not in ("n_layer", "block_size")}
+    small |= {"n_layer": 1} if sweep == "context" else {"block_size": 8}
+    monkeypatch.setattr(step, "sweep_jobs", partial(step.sweep_jobs, **small))
+    report = step.run(repeats=3, device="cpu", batch_size=1, sweep=sweep, out=str(tmp_path))
+    (table,) = report.tables
+    first, second = (row for row in table.rows if row["model"] == KAN)
+    assert 2 * first[sweep] == second[sweep]
+    assert {row["sequences"] * row["context"] for row in table.rows} == {step.TOKENS}
+    assert all(row["ms"] > 0 and row["peak MB"] > 0 for row in table.rows)
+    assert (tmp_path / f"step_{sweep}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_original_has_nothing_of_ours_left(jobs):
