@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
@@ -372,9 +373,12 @@ def test_compile_or_a_word_why_not(tiny_experiment, tmp_path, monkeypatch, capsy
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_learns_the_same(tiny_run, tiny_experiment, tmp_path, capsys):
     command = ["train", str(tiny_experiment), "--model.dropout", "0", "--model.n_layer", "1"]
-    command += ["--train.eval_tokens", "64"]  # a whole batch: of parts there are more programs
+    torch.compiler.reset()
+    counters.clear()
     assert main([*command, "--train.compile", "true", "--out", str(tmp_path / "compiled")]) == 0
     assert "going on without it" not in capsys.readouterr().err
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
     assert main([*command, "--out", str(tmp_path / "eager")]) == 0
     compiled, eager = (
         [r["loss"] for r in rows_without_times(tmp_path / name) if "loss" in r]
