@@ -10,9 +10,18 @@
 #define ROWS 16         /* tokens computed together, at most; a power of 2 */
 #define CHUNK 512       /* rows of weights */
 #define AHEAD 16        /* rows to prefetch */
-#define LARGE (1 << 20) /* numbers to read that are worth a second thread */
+#define LARGE (1 << 19) /* products that are worth a second thread */
 
-typedef float lanes __attribute__((vector_size(64), aligned(4)));
+/* LANES numbers are a register of this CPU, and SUMS of them, of up to TOKENS tokens, are sums: gcc
+   keeps vectors of any other size in memory. */
+#ifdef __AVX512F__
+enum { LANES = 16, SUMS = 16, TOKENS = 16 };
+#elif defined __AVX__
+enum { LANES = 8, SUMS = 8, TOKENS = 4 };
+#else
+enum { LANES = 4, SUMS = 8, TOKENS = 4 };
+#endif
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 struct norm {
     long is_layer; /* subtract the mean */
@@ -84,30 +93,32 @@ static long gather(const struct product *p, const float *features, long count, l
     return found;
 }
 
-/* A panel of outputs of a few tokens: (count, PANEL). 16 sums at a time are in registers, which
+/* A panel of outputs of a few tokens: (count, PANEL). SUMS sums at a time are in registers, which
    takes a count that the compiler knows; the weights of a chunk stay in the L2 cache. */
 INLINE void add_up(const float *weight, const int *index, const float *values, long found,
                    const int count, float *sums) {
-    const int all = PANEL / 16, together = ROWS / count < all ? ROWS / count : all;
+    const int all = PANEL / LANES, tokens = count < TOKENS ? count : TOKENS;
+    const int together = SUMS / tokens < all ? SUMS / tokens : all;
     for (int i = 0; i < count * PANEL; i++) sums[i] = 0;
     for (long start = 0; start < found; start += CHUNK) {
         long end = found - start < CHUNK ? found : start + CHUNK;
-        for (int first = 0; first < all; first += together) {
-            lanes sum[ROWS][PANEL / 16], *of = (lanes *)sums + first;
-            for (int t = 0; t < count; t++)
+        for (int part = 0; part < count / tokens * all; part += together) {
+            int token = part / all * tokens, first = part % all;
+            lanes sum[TOKENS][SUMS], *of = (lanes *)sums + token * all + first;
+            for (int t = 0; t < tokens; t++)
                 for (int j = 0; j < together; j++) sum[t][j] = of[t * all + j];
             for (long k = start; k < end; k++) {
-                if (first == 0) { /* which the hardware does too late: 2 times slower */
+                if (part == 0) { /* which the hardware does too late: 2 times slower */
                     long ahead = index[k + AHEAD < end ? k + AHEAD : k];
-                    const float *soon = weight + ahead * PANEL;
-                    for (int j = 0; j < all; j++) __builtin_prefetch(soon + 16 * j);
+                    const char *soon = (const char *)(weight + ahead * PANEL);
+                    for (int byte = 0; byte < 4 * PANEL; byte += 64) __builtin_prefetch(soon + byte);
                 }
                 const lanes *row = (const lanes *)(weight + (long)index[k] * PANEL) + first;
-                for (int t = 0; t < count; t++)
+                for (int t = 0; t < tokens; t++)
                     for (int j = 0; j < together; j++)
-                        sum[t][j] += values[k * count + t] * row[j];
+                        sum[t][j] += values[k * count + token + t] * row[j];
             }
-            for (int t = 0; t < count; t++)
+            for (int t = 0; t < tokens; t++)
                 for (int j = 0; j < together; j++) of[t * all + j] = sum[t][j];
         }
     }
@@ -128,7 +139,7 @@ static void multiply_some(const struct product *p, const float *x, float *y, lon
     }
     while (room < count) room *= 2;
     long found = gather(p, x, count, room, index, values);
-    #pragma omp parallel for if (depth * out >= LARGE)
+    #pragma omp parallel for if (depth * out * room >= LARGE)
     for (long first = 0; first < out; first += PANEL) {
         const float *weight = p->weight + first * depth;
         long wide = out - first < PANEL ? out - first : PANEL;
@@ -178,18 +189,18 @@ INLINE void attend(const float *q, const float *keys, const float *values, const
     }
     #pragma omp simd reduction(+ : total)
     for (long s = 0; s < length; s++) total += scores[s] = exponential(scores[s] - most);
-    lanes sum[4] = {0};
+    lanes sum[64 / LANES] = {0};
     for (long i = 0; i < D; i++) y[i] = 0;
     for (long s = 0; s < length; s++) {
         float share = scores[s] / total;
         if (in_lanes)
-            for (long j = 0; j < D / 16; j++)
+            for (long j = 0; j < D / LANES; j++)
                 sum[j] += share * ((const lanes *)(values + s * D))[j];
         else
             for (long i = 0; i < D; i++) y[i] += share * values[s * D + i];
     }
     if (in_lanes)
-        for (long j = 0; j < D / 16; j++) ((lanes *)y)[j] = sum[j];
+        for (long j = 0; j < D / LANES; j++) ((lanes *)y)[j] = sum[j];
 }
 
 /* The attention of one head for ``count`` tokens behind ``start`` others of a text: row t of q, k
