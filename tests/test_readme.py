@@ -46,7 +46,8 @@ def commands(program: str) -> list[list[str]]:
 def absent() -> set[str]:
     """Modules of the extras that ``make quickstart`` does not install."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    installed = re.search(r"-e '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installed = re.search(r"/\.ready: EXTRAS := ([\w,]+)", makefile)
     modules = {
         extra: {re.match(r"[\w-]+", package)[0].replace("-", "_") for package in packages}
         for extra, packages in project["optional-dependencies"].items()
