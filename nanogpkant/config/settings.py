@@ -71,7 +71,8 @@ class OptimConfig:
     kan_weight_decay: float | None = None
     """weight decay of KAN weights; null is weight_decay"""
     function_learning_rate: float | None = None
-    """peak learning rate of shared functions and curves of distance; null is learning_rate"""
+    """peak learning rate of shared functions, curves of distance and learned slopes; null is
+    learning_rate"""
     function_weight_decay: float = 0.0
     """weight decay of shared functions, towards the base function, and of curves, towards zero"""
     ema_decay: float = 0.0

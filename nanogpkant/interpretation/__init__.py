@@ -20,18 +20,17 @@ from nanogpkant.base.errors import from_extra
 if TYPE_CHECKING:
     from nanogpkant.interpretation.interpretation import Interpretation
     from nanogpkant.interpretation.module import ModuleInterpretation
-    from nanogpkant.interpretation.show.distance import draw_curves, formula_lines
+    from nanogpkant.interpretation.show.distance import formula_lines
     from nanogpkant.interpretation.show.export import write_export
     from nanogpkant.interpretation.show.report import figures, write
     from nanogpkant.interpretation.show.summary import summary, words
 
-__all__ = ["Interpretation", "ModuleInterpretation", "draw_curves", "figures", "formula_lines"]
+__all__ = ["Interpretation", "ModuleInterpretation", "figures", "formula_lines"]
 __all__ += ["summary", "words", "write", "write_export"]
 
 _MODULES = {  # others: "show.report"
     "Interpretation": "interpretation",
     "ModuleInterpretation": "module",
-    "draw_curves": "show.distance",
     "formula_lines": "show.distance",
     "summary": "show.summary",
     "words": "show.summary",

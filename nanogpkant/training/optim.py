@@ -8,6 +8,7 @@ from torch import nn
 from nanogpkant.config import OptimConfig
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.curve import DistanceCurve
+from nanogpkant.model.positions import Slopes
 from nanogpkant.training.muon import Muon, matrices_in
 
 
@@ -27,6 +28,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     kan = [layer.weight for layer in layers if layer not in curves]
     functions = [layer.coefficients for layer in layers if layer.coefficients is not None]
     functions += [curve.weight for curve in curves]
+    if config.function_learning_rate is not None:  # else old runs number their moments otherwise
+        functions += [m.slopes for m in model.modules() if isinstance(m, Slopes)]
     grouped = {id(p) for p in plain + kan + functions}
     others = [p for p in model.parameters() if id(p) not in grouped]
     kan_decay = config.weight_decay if config.kan_weight_decay is None else config.kan_weight_decay

@@ -10,9 +10,8 @@ import safetensors.torch
 import sympy
 import torch
 
-from nanogpkant.base.errors import UserError
 from nanogpkant.cli import main
-from nanogpkant.interpretation import Interpretation, draw_curves
+from nanogpkant.interpretation import Interpretation
 from nanogpkant.interpretation.fit.distance import attended, fit_curve, with_values
 from nanogpkant.interpretation.judge.evaluator import SwapEvaluator
 from nanogpkant.interpretation.judge.replacements import curve_replacements
@@ -138,13 +137,6 @@ def test_edges_and_curves_of_one_run(run_with_curves, tmp_path, capsys) -> None:
     assert main(["interpret", str(run), *flags, "--layers", "blocks.0.attention.bias"]) == 0
     files = {path.name for path in (folder / "export").iterdir()}
     assert files == {"curves.csv", "curves.safetensors", "formulas.json", "manifest.json"}
-
-
-def test_one_picture_of_a_run(curve_run, tiny_run, tmp_path) -> None:
-    draw_curves(curve_run, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match="no curves of distance: train with --model.position curve"):
-        draw_curves(tiny_run, tmp_path / "none.png")
 
 
 def test_curves_are_not_pruned(curve_run, tmp_path, capsys) -> None:

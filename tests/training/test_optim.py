@@ -116,6 +116,16 @@ def test_kan_weights_and_shared_functions_have_rates_of_their_own(
         torch.testing.assert_close(before[name] - parameter.detach(), step)
 
 
+@pytest.mark.parametrize("rate", [None, 0.04])
+def test_slopes_learn_as_fast_as_functions(tiny_gpt, rate: float | None) -> None:
+    model = tiny_gpt([], position="slopes")
+    groups = parameter_groups(model, OptimConfig(learning_rate=0.01, function_learning_rate=rate))
+    factors = {id(p): group["lr_factor"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_slope = name.endswith(".slopes") and rate is not None
+        assert factors[id(parameter)] == (4 if is_slope else 1)
+
+
 @pytest.mark.parametrize("name", ["kan_learning_rate", "function_learning_rate"])
 def test_a_rate_of_its_own_needs_a_schedule_to_follow(name: str) -> None:
     with pytest.raises(UsageError, match=f"optim.{name} 0.01: .*learning_rate"):

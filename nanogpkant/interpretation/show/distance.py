@@ -1,35 +1,24 @@
 """Curves of distance: a picture of each block, cards of the heads, and their formulas in words."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nanogpkant.base.errors import UserError
 from nanogpkant.interpretation.fit.distance import CurveFits, values_of
 from nanogpkant.interpretation.interpretation import Interpretation
 from nanogpkant.interpretation.show.cards import EdgeCard
-from nanogpkant.kan import kan_layers
 from nanogpkant.kan.curve import DistanceCurve
-from nanogpkant.report.charts import Draw, panels, save_figure
+from nanogpkant.report.charts import Draw, panels
 from nanogpkant.report.theme import colour_of
-from nanogpkant.run.load import load_model
 
 KEY = "Lines are learned, dashed are formulas, faint is what each head started from."
 LOWEST = -12.0  # drawn: e^-12 of a token's weight is nothing
 LISTED = 24  # heads whose formulas are listed in the terminal
 
 
-def curve_charts(
-    curves: dict[str, DistanceCurve], fits: dict[str, CurveFits] | None = None
-) -> dict[str, Draw]:
-    """A chart for each curve, with a line a head over log2(1 + distance), by the curve's name.
-
-    Args:
-        fits: of the curves, to draw formulas beside them.
-    """
+def curve_charts(curves: dict[str, DistanceCurve], fits: dict[str, CurveFits]) -> dict[str, Draw]:
+    """A chart for each curve by its name, with two lines a head over log2(1 + distance)."""
 
     def chart(name: str, curve: DistanceCurve) -> Draw:
         start = curve.initial.numpy()
@@ -43,9 +32,8 @@ def curve_charts(
                 if curve.weight.requires_grad:
                     axes.plot(at, start[head], color=colour, lw=1, alpha=0.3)
                 axes.plot(at, values, color=colour, lw=1.8, label=f"head {head}")
-                if fits is not None:
-                    formula = fits[name].formulas[head].numpy()
-                    axes.plot(at, formula, color=colour, lw=1.2, ls=(0, (3, 2)))
+                formula = fits[name].formulas[head].numpy()
+                axes.plot(at, formula, color=colour, lw=1.2, ls=(0, (3, 2)))
             low, high = max(LOWEST, learned.min()), learned.max()
             margin = 0.05 * (high - low) + 1e-6
             ticks = [0, *(2**k for k in range(int(at[-1]) + 1) if 2**k < len(distance))]
@@ -61,32 +49,16 @@ def curve_charts(
     return {name: chart(name, curve) for name, curve in curves.items()}
 
 
-def curve_figure(
-    curves: dict[str, DistanceCurve], fits: dict[str, CurveFits] | None = None
-) -> Figure:
+def curve_figure(curves: dict[str, DistanceCurve], fits: dict[str, CurveFits]) -> Figure:
     """All charts in one picture."""
     charts = curve_charts(curves, fits)
     figure, places = panels(charts, min(len(charts), 2), (5, 3.3))
     for axes, name in zip(places, charts, strict=True):
         axes.set_title(name, fontsize=9)
-    about = KEY if fits is not None else KEY.replace(", dashed are formulas", "")
     is_learned = any(curve.weight.requires_grad for curve in curves.values())
-    title = f"Learned curves of distance.\n{about}" if is_learned else "Fixed curves of distance"
+    title = f"Learned curves of distance.\n{KEY}" if is_learned else "Fixed curves of distance"
     figure.suptitle(title, fontsize=8)
     return figure
-
-
-def draw_curves(run: Path | str, path: Path | str, checkpoint: str = "best") -> None:
-    """Draw the curves of distance of a run into one PNG.
-
-    Raises:
-        UserError: no such run, no curves, or the file cannot be written.
-    """
-    layers = kan_layers(load_model(run, checkpoint).model).items()
-    curves = {name: each for name, each in layers if isinstance(each, DistanceCurve)}
-    if not curves:
-        raise UserError(f"{run} has no curves of distance: train with --model.position curve")
-    save_figure(curve_figure(curves), Path(path))
 
 
 def head_cards(interpretation: Interpretation) -> list[EdgeCard]:
