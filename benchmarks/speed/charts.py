@@ -56,7 +56,7 @@ def layer_bars(rows: list[Row], part: str, out: Path) -> None:
         bars(axes, values, "ms, less is better", _colour, values[BARE_PRODUCTS])
         axes.set_title(dtype)
     shapes = ", ".join(dict.fromkeys(row["shape"] for row in rows))
-    title = f"Forward and backward of {shapes}, {part}; dashed: the three products alone"
+    title = f"Forward and backward of {shapes}\n{part}; dashed: the three products alone"
     figure.suptitle(title, fontsize=10)
     figure.savefig(out, dpi=140)
 

@@ -14,7 +14,8 @@ from nanogpkant.model.projection import make_linear, make_norm
 from nanogpkant.model.score import CosineScore
 
 ROWS = 512  # queries at a time where scores are held in memory
-SCORES = 1 << 21  # of all heads, kept for the backward pass of a layer
+# Of all heads, kept for the backward pass of a layer; in float32 it takes long to have them again.
+SCORES, SCORES_FLOAT32 = 1 << 21, 1 << 23
 
 
 class Attention(nn.Module):
@@ -152,7 +153,8 @@ def weigh_in_parts(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float, kernel: CosineScore | None
 ) -> Tensor:
     """``weigh`` of a few sequences at a time."""
-    count = max(1, SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
+    most = SCORES_FLOAT32 if q.dtype == torch.float32 else SCORES
+    count = max(1, most // (q.shape[1] * q.shape[2] * k.shape[2]))
     if torch.compiler.is_exporting() or q.device.type == "cuda" or len(q) <= count:
         return weigh(q, k, v, bias, dropout, kernel)
     biases = bias.split(count) if bias.dim() == 4 else [bias] * -(-len(q) // count)
