@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 # Python compiles a module when it is first imported; pip would compile all of torch, for a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+unexport PYTHONDONTWRITEBYTECODE # it would have every process compile them again
 RUN := $(BIN)/nanogpkant
 
 .PHONY: quickstart test docs soak bench bench-gpu lint clean

@@ -15,7 +15,8 @@ from nanogpkant.model.score import CosineScore
 
 ROWS = 512  # queries at a time where scores are held in memory
 # Of all heads, kept for the backward pass of a layer; in float32 it takes long to have them again.
-SCORES, SCORES_FLOAT32 = 1 << 21, 1 << 23
+SCORES = 1 << 21
+SCORES_FLOAT32 = 1 << 23
 
 
 class Attention(nn.Module):
