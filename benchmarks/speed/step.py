@@ -119,10 +119,10 @@ def sweep_jobs(
 ) -> list[Job]:
     """A KAN, a GPT and a GPT with curves of distance, without dropout, along a sweep."""
     jobs = []
-    values = ("n_layer", LAYERS) if sweep == "layers" else ("block_size", CONTEXTS)
-    for value in values[1]:
+    setting, values = ("n_layer", LAYERS) if sweep == "layers" else ("block_size", CONTEXTS)
+    for value in values:
         for preset, position in ((KAN, "learned"), (PLAIN, "learned"), (PLAIN, "curve")):
-            own = {"dropout": 0.0, "position": position, values[0]: value} | changes
+            own = {"dropout": 0.0, "position": position, setting: value} | changes
             config = with_changes(load_preset(preset)[1].model, **own)
             name = preset if position == "learned" else f"{preset}, {position}"
             sequences = max(1, batch_size * TOKENS // config.block_size)
@@ -133,9 +133,12 @@ def sweep_jobs(
 def measure_along(jobs: list[Job], repeats: int) -> list[Row]:
     """A row per job, with its depth, context and sequences."""
     return [
-        row
-        | {"layers": job.config.n_layer, "context": job.config.block_size}
-        | {"sequences": job.batch_size}
+        {
+            **row,
+            "layers": job.config.n_layer,
+            "context": job.config.block_size,
+            "sequences": job.batch_size,
+        }
         for row, job in zip(step_rows(jobs, repeats), jobs, strict=True)
     ]
 

@@ -265,7 +265,7 @@ def fit(s: Session) -> None:
             if s.config.grid.changes_at(state.step):
                 adapt_grids(s)
             is_evaluated = state.step % options.eval_interval == 0
-            if is_logged or is_evaluated:  # the time of steps between is that of those
+            if is_logged or is_evaluated:  # other steps count in the next row
                 synchronize(s.device)
             seconds = time.perf_counter() - started
             # All ranks stop when one is asked to; a step takes as long as it does on the slowest.
