@@ -10,7 +10,8 @@
 #define ROWS 16         /* tokens computed together, at most; a power of 2 */
 #define CHUNK 512       /* rows of weights */
 #define AHEAD 16        /* rows to prefetch */
-#define LARGE (1 << 19) /* products that are worth a second thread */
+#define FEW 4           /* tokens that have zero features in common */
+#define LARGE (1 << 19) /* products that are worth a second thread; of attention, an eighth */
 
 /* LANES numbers are a register of this CPU, and SUMS of them, of up to TOKENS tokens, are sums: gcc
    keeps vectors of any other size in memory. */
@@ -73,53 +74,89 @@ static void normalise(const struct norm *norm, const float *from, float *to, lon
     }
 }
 
-/* List the features of a few tokens that are not zero in all of them: of a spline's, few are.
-   Their values are (found, room), zero for tokens that are not there. */
+/* A feature of tokens that are ``stride`` apart -> to (room), zero for tokens that are not there.
+   Is any not zero? */
+INLINE int take(const float *from, long stride, long count, long room, float *to) {
+    int any = 0;
+    for (long t = 0; t < count; t++) any |= (to[t] = from[t * stride]) != 0;
+    for (long t = count; t < room; t++) to[t] = 0;
+    return any;
+}
+
+/* List the features of a few tokens that are not zero in all of them: of a spline's, few are. Their
+   values are (found, room). A plain layer's inputs seldom are zero: one token's are all listed. */
 static long gather(const struct product *p, const float *features, long count, long room,
                    int *index, float *values) {
     long found = 0, n = p->n, size = p->size;
+    if (room == 1 && size == 1) {
+        for (long i = 0; i < n; i++) {
+            index[i] = i;
+            values[i] = features[i];
+        }
+        return n;
+    }
     for (long i = 0; i < n; i++)
         for (long m = 0; m < size; m++) {
-            float *to = values + found * room;
-            int any = 0;
-            for (long t = 0; t < count; t++) {
-                to[t] = features[(t * size + m) * n + i];
-                any |= to[t] != 0;
-            }
-            for (long t = count; t < room; t++) to[t] = 0;
             index[found] = i * size + m;
-            found += any;
+            found += take(features + m * n + i, n * size, count, room, values + found * room);
         }
     return found;
 }
 
-/* A panel of outputs of a few tokens: (count, PANEL). SUMS sums at a time are in registers, which
-   takes a count that the compiler knows; the weights of a chunk stay in the L2 cache. */
+/* Registers of outputs whose sums, of ``count`` tokens or TOKENS of them, are SUMS. */
+INLINE int together(const int count) {
+    int most = SUMS / (count < TOKENS ? count : TOKENS);
+    return most < PANEL / LANES ? most : PANEL / LANES;
+}
+
+/* The first ``together(count)`` registers of outputs of a panel, (count, together). SUMS sums at a
+   time are in registers, which takes a count that the compiler knows; the weights of a chunk stay
+   in the L2 cache for the next tokens. */
 INLINE void add_up(const float *weight, const int *index, const float *values, long found,
                    const int count, float *sums) {
-    const int all = PANEL / LANES, tokens = count < TOKENS ? count : TOKENS;
-    const int together = SUMS / tokens < all ? SUMS / tokens : all;
-    for (int i = 0; i < count * PANEL; i++) sums[i] = 0;
+    const int tokens = count < TOKENS ? count : TOKENS, wide = together(count);
+    for (int i = 0; i < count * wide * LANES; i++) sums[i] = 0;
     for (long start = 0; start < found; start += CHUNK) {
         long end = found - start < CHUNK ? found : start + CHUNK;
-        for (int part = 0; part < count / tokens * all; part += together) {
-            int token = part / all * tokens, first = part % all;
-            lanes sum[TOKENS][SUMS], *of = (lanes *)sums + token * all + first;
+        for (int token = 0; token < count; token += tokens) {
+            lanes sum[TOKENS][SUMS], *of = (lanes *)sums + token * wide;
             for (int t = 0; t < tokens; t++)
-                for (int j = 0; j < together; j++) sum[t][j] = of[t * all + j];
+                for (int j = 0; j < wide; j++) sum[t][j] = of[t * wide + j];
             for (long k = start; k < end; k++) {
-                if (part == 0) { /* which the hardware does too late: 2 times slower */
+                if (token == 0) { /* which the hardware does too late: 2 times slower */
                     long ahead = index[k + AHEAD < end ? k + AHEAD : k];
                     const char *soon = (const char *)(weight + ahead * PANEL);
-                    for (int byte = 0; byte < 4 * PANEL; byte += 64) __builtin_prefetch(soon + byte);
+                    for (int byte = 0; byte < 4 * wide * LANES; byte += 64)
+                        __builtin_prefetch(soon + byte);
                 }
-                const lanes *row = (const lanes *)(weight + (long)index[k] * PANEL) + first;
+                const lanes *row = (const lanes *)(weight + (long)index[k] * PANEL);
                 for (int t = 0; t < tokens; t++)
-                    for (int j = 0; j < together; j++)
+                    for (int j = 0; j < wide; j++)
                         sum[t][j] += values[k * count + token + t] * row[j];
             }
             for (int t = 0; t < tokens; t++)
-                for (int j = 0; j < together; j++) of[t * all + j] = sum[t][j];
+                for (int j = 0; j < wide; j++) of[t * wide + j] = sum[t][j];
+        }
+    }
+}
+
+/* ``wide`` outputs of y (count, out), from the first on. */
+static void some_outputs(const struct product *p, long first, long wide, const int *index,
+                         const float *values, long found, long room, float *y, long count,
+                         int adds) {
+    const float *weight = p->weight + first / PANEL * PANEL * p->n * p->size + first % PANEL;
+    float sums[ROWS * SUMS / TOKENS * LANES];
+    if (room == 1) add_up(weight, index, values, found, 1, sums);
+    else if (room == 2) add_up(weight, index, values, found, 2, sums);
+    else if (room == 4) add_up(weight, index, values, found, 4, sums);
+    else if (room == 8) add_up(weight, index, values, found, 8, sums);
+    else add_up(weight, index, values, found, 16, sums);
+    long own = p->out - first < wide ? p->out - first : wide;
+    for (long t = 0; t < count; t++) {
+        float *to = y + t * p->out + first;
+        for (long j = 0; j < own; j++) {
+            float sum = sums[t * wide + j] + (p->bias ? p->bias[first + j] : 0);
+            to[j] = adds ? to[j] + sum : sum;
         }
     }
 }
@@ -138,24 +175,20 @@ static void multiply_some(const struct product *p, const float *x, float *y, lon
         x = features;
     }
     while (room < count) room *= 2;
-    long found = gather(p, x, count, room, index, values);
-    #pragma omp parallel for if (depth * out * room >= LARGE)
-    for (long first = 0; first < out; first += PANEL) {
-        const float *weight = p->weight + first * depth;
-        long wide = out - first < PANEL ? out - first : PANEL;
-        float sums[ROWS * PANEL];
-        if (room == 1) add_up(weight, index, values, found, 1, sums);
-        else if (room == 2) add_up(weight, index, values, found, 2, sums);
-        else if (room == 4) add_up(weight, index, values, found, 4, sums);
-        else if (room == 8) add_up(weight, index, values, found, 8, sums);
-        else add_up(weight, index, values, found, 16, sums);
-        for (long t = 0; t < count; t++) {
-            float *to = y + t * out + first;
-            for (long j = 0; j < wide; j++) {
-                float sum = sums[t * PANEL + j] + (p->bias ? p->bias[first + j] : 0);
-                to[j] = adds ? to[j] + sum : sum;
+    long wide = together(room) * LANES, found = depth;
+    if (room <= FEW) found = gather(p, x, count, room, index, values);
+    #pragma omp parallel if (depth * out * room >= LARGE)
+    {
+        if (room > FEW)
+            #pragma omp for
+            for (long k = 0; k < depth; k++) {
+                const float *from = x + k % p->size * n + k / p->size;
+                take(from, depth, count, room, values + k * room);
+                index[k] = k;
             }
-        }
+        #pragma omp for
+        for (long first = 0; first < out; first += wide)
+            some_outputs(p, first, wide, index, values, found, room, y, count, adds);
     }
 }
 
@@ -182,7 +215,7 @@ INLINE void attend(const float *q, const float *keys, const float *values, const
     float scale = 1 / __builtin_sqrtf(D), most = -__builtin_inff(), total = 0;
     for (long s = 0; s < length; s++) {
         float score = 0;
-        #pragma omp simd reduction(+ : score)
+        #pragma omp simd reduction(+ : score) safelen(4) /* the sums of a vector wait in line */
         for (long i = 0; i < D; i++) score += q[i] * keys[s * D + i];
         scores[s] = score * scale + (bias ? bias[length - 1 - s] : 0);
         most = scores[s] > most ? scores[s] : most;
@@ -249,7 +282,7 @@ void step(const struct model *m, const int64_t *ids, float *cache, long cache_ro
         multiply(&block->qkv, normed, qkv, rows, 0, rest, m->index);
         float *keys = cache + layer * 2 * texts * H * cache_room * D;
         float *values = keys + texts * H * cache_room * D;
-        #pragma omp parallel for if (rows * H * length * D >= LARGE)
+        #pragma omp parallel for if (rows * H * length * D >= LARGE / 8)
         for (long part = 0; part < texts * H; part++) {
             long text = part / H, own = part * cache_room * D;
             attend_head(m, block, part % H, qkv + text * count * 3 * C, keys + own, values + own,
