@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
+# Names of types, for people.
+IN_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 class UserError(Exception):

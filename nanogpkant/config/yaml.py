@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from nanogpkant.base.errors import UsageError, nearest, one_line, prefixed
+from nanogpkant.base.errors import IN_WORDS, UsageError, nearest, one_line, prefixed
 from nanogpkant.base.files import read_text, write_atomic
 from nanogpkant.config.model import FORMER_KEYS, FORMER_VALUES, RETIRED_KEYS
 from nanogpkant.config.settings import RunConfig
@@ -239,5 +239,6 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if isinstance(expected, type) and type(value) is expected:
         return value
     wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
-    wanted = getattr(expected, "__name__", wanted) if origin is None else wanted
+    if isinstance(expected, type) and origin is None:
+        wanted = IN_WORDS.get(expected.__name__, expected.__name__)
     raise UsageError(f"--{key} {reprlib.repr(value)}: must be {wanted}")

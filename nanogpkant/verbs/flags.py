@@ -19,7 +19,7 @@ from jsonargparse import (
 from yaml import YAMLError
 
 from nanogpkant.base.answer import Answer
-from nanogpkant.base.errors import UsageError, nearest
+from nanogpkant.base.errors import IN_WORDS, UsageError, nearest
 from nanogpkant.config import (
     FORMER_KEYS,
     RunConfig,
@@ -261,6 +261,7 @@ def in_plain_words(message: str) -> str:
             key, expected, value = found.groups()
             expected = re.sub(r"<class '(.+?)'>", r"\1", expected).replace(", NoneType", " or null")
             expected = re.sub(r"typing\.Literal\[(.+)\]", r"one of \1", expected).replace("'", "")
+            expected = re.sub(r"\b\w+\b", lambda word: IN_WORDS.get(word[0], word[0]), expected)
             return f"--{key} {value}: must be {expected}"
     for pattern, words in OTHER_ERRORS:
         if found := re.fullmatch(pattern, message):

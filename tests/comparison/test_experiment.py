@@ -233,7 +233,7 @@ BAD_FILES = [
     ),
     (
         {"variants": [{"preset": "quickstart_kan", "overrides": {"model.n_layer": "x"}}]},
-        "must be int",
+        "must be a whole number",
     ),
     ({"variants": "kan"}, "must be a list of models"),
     ({"seeds": []}, "seeds []: must be a list of whole numbers, and not empty"),
