@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 # Features in a chunk: enough for the full rate of the product, few enough for the last cache beside
 # the weight (2^22 bfloat16 values are 8 MiB). In eager torch a dozen intermediate results have that
-# size in float32, so fewer are faster. A GPU needs more, and 2^23 fit its L2 cache (40 MB of an A100,
-# 50 of an H100): an estimate that no GPU has timed.
+# size in float32, so fewer are faster. A GPU needs more, and 2^23 fit its L2 cache (of 40 MB in an
+# A100, 50 in an H100): an estimate that no GPU has timed.
 CHUNK_FEATURES = 2**22
 CHUNK_FEATURES_EAGER = 2**19
 CHUNK_FEATURES_GPU = 2**23
