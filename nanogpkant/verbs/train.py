@@ -30,7 +30,9 @@ class Trained(Answer):
     finished: bool
 
     def words(self) -> str:
-        loss = f"best validation loss {self.best_val_loss or self.val_loss:.4f}"
+        loss = f"validation loss {self.val_loss:.4f} at the start, not evaluated since; stopped"
+        if self.best_val_loss is not None:
+            loss = f"best validation loss {self.best_val_loss:.4f}"
         return f"{loss} after {self.step} steps, {self.seconds:.0f} s; the run is in {self.run}"
 
 

@@ -202,8 +202,14 @@ def test_ctrl_c_saves_and_the_run_resumes_exactly(whole, tiny_experiment, tmp_pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "--resume" in errors
+    last_row = errors.splitlines()[-1]
     step = load_checkpoint(open_run(stopped), "last").step
     assert 3 <= step < 60
+    assert f"after {step} steps" in last_row
+    was_evaluated = any(
+        r["split"] == "val" and r["step"] for r in read_metrics(stopped / "metrics.jsonl")
+    )
+    assert last_row.startswith("best validation loss" if was_evaluated else "validation loss")
     assert main(["train", str(tiny_experiment), "--out", str(stopped), "--resume"]) == 0
     assert_same_run(whole, stopped)
 
