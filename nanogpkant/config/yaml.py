@@ -239,6 +239,6 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
     if isinstance(expected, type) and type(value) is expected:
         return value
     wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
-    if isinstance(expected, type) and origin is None:
+    if isinstance(expected, type):
         wanted = IN_WORDS.get(expected.__name__, expected.__name__)
     raise UsageError(f"--{key} {reprlib.repr(value)}: must be {wanted}")

@@ -14,7 +14,7 @@ from nanogpkant.model.projection import make_linear, make_norm
 from nanogpkant.model.score import CosineScore
 
 ROWS = 512  # queries at a time where scores are held in memory
-# Of all heads, kept for the backward pass of a layer; in float32 it takes long to have them again.
+# Of all heads, kept for the backward pass of a layer; recomputing them costs more in float32.
 SCORES = 1 << 21
 SCORES_FLOAT32 = 1 << 23
 

@@ -140,10 +140,10 @@ INLINE void add_up(const float *weight, const int *index, const float *values, l
     }
 }
 
-/* ``wide`` outputs of y (count, out), from the first on. */
-static void some_outputs(const struct product *p, long first, long wide, const int *index,
-                         const float *values, long found, long room, float *y, long count,
-                         int adds) {
+/* ``together(room)`` registers of outputs of y (count, out), from the first on. */
+static void some_outputs(const struct product *p, long first, const int *index, const float *values,
+                         long found, long room, float *y, long count, int adds) {
+    long wide = together(room) * LANES;
     const float *weight = p->weight + first / PANEL * PANEL * p->n * p->size + first % PANEL;
     float sums[ROWS * SUMS / TOKENS * LANES];
     if (room == 1) add_up(weight, index, values, found, 1, sums);
@@ -188,7 +188,7 @@ static void multiply_some(const struct product *p, const float *x, float *y, lon
             }
         #pragma omp for
         for (long first = 0; first < out; first += wide)
-            some_outputs(p, first, wide, index, values, found, room, y, count, adds);
+            some_outputs(p, first, index, values, found, room, y, count, adds);
     }
 }
 
@@ -215,7 +215,7 @@ INLINE void attend(const float *q, const float *keys, const float *values, const
     float scale = 1 / __builtin_sqrtf(D), most = -__builtin_inff(), total = 0;
     for (long s = 0; s < length; s++) {
         float score = 0;
-        #pragma omp simd reduction(+ : score) safelen(4) /* the sums of a vector wait in line */
+        #pragma omp simd reduction(+ : score) safelen(4) /* gcc adds its lanes one by one */
         for (long i = 0; i < D; i++) score += q[i] * keys[s * D + i];
         scores[s] = score * scale + (bias ? bias[length - 1 - s] : 0);
         most = scores[s] > most ? scores[s] : most;
