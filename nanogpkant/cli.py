@@ -167,6 +167,8 @@ def print_completion(arguments: list[str]) -> None:
         root.parse_args([f"--print_completion=shtab-{shell}"])
     except argparse.ArgumentError as error:
         raise UsageError(f"--print_completion: {flags.in_plain_words(str(error))}") from error
+    finally:
+        set_parsing_settings(add_print_completion_argument=False)  # no verb has that flag
 
 
 def explain(error: BaseException) -> int:

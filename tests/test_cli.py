@@ -274,6 +274,7 @@ def test_tab_completion_knows_verbs_and_flags(shell, capsys):
     script = help_of(capsys, "--print_completion", shell)
     assert "interpret" in script
     assert "--train.max_iters" in script
+    assert "--print_completion" not in help_of(capsys, "presets", "--help")  # set back
 
 
 def test_bash_completes_a_verb_and_a_flag(tmp_path, capsys):

@@ -34,7 +34,8 @@ CHUNK_FEATURES_GPU = 2**23
 # A larger weight (8 MiB of bfloat16) is out of the cache when the next tile needs it.
 CACHED_WEIGHT = 2**22
 ROWS_OF_WIDE = 2048  # in a tile of such a layer, which holds only part of the inputs
-# Features in a batch from which compiling pays: C takes a quarter of a second, torch ten seconds.
+# Features in a batch from which compiling pays: C takes a quarter of a second, torch ten seconds,
+# for which the terms of learned functions count.
 WORTH_COMPILING_C = 2**16
 WORTH_COMPILING_TORCH = 2**19
 
@@ -186,9 +187,14 @@ def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
         return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
     if count >= WORTH_COMPILING_C and native.unsupported(features, x.dtype, dtype) is None:
         return _native_steps(features, n)
-    if count >= WORTH_COMPILING_TORCH:
-        return _compiled_steps(features, n, CHUNK_FEATURES_EAGER)
+    if count * _terms(features) >= WORTH_COMPILING_TORCH:
+        return _compiled_steps(features, n, min(count, CHUNK_FEATURES_EAGER))
     return _eager_steps(features, n)
+
+
+def _terms(features: Features) -> int:
+    """Terms that eager torch writes for each feature: of a learned function, one per parameter."""
+    return features.coefficient_shape[-1] if features.coefficient_shape else 1
 
 
 def _rows(limit: int, features: Features, n: int) -> int:
@@ -212,7 +218,7 @@ def _eager_steps(features: Features, n: int) -> Steps:
             expand(out, x, coefficients, keep)
         return by_coefficients
 
-    return Steps(expand, pull_back, _rows(CHUNK_FEATURES_EAGER, features, n))
+    return Steps(expand, pull_back, _rows(CHUNK_FEATURES_EAGER // _terms(features), features, n))
 
 
 def _native_steps(features: Features, n: int) -> Steps:
