@@ -65,6 +65,16 @@ def test_compiled_loops_in_ragged_chunks(features, problem, chunks_of) -> None:
     assert (steps.rows, steps.expand.compiled is None) == (4, False)  # they were compiled
 
 
+def test_the_terms_of_learned_functions_decide_what_is_compiled() -> None:
+    """A batch that is compiled is one chunk, so that the code is used."""
+    rows = recompute.WORTH_COMPILING_TORCH // 8 // 16
+    for family, is_compiled in ((BSpline(2, 1), False), (BSpline(8, 1), True)):  # 4 and 10 terms
+        features = Features(Shared(family, groups=4), "gelu")
+        steps = recompute._steps(torch.zeros(rows, 16), features, torch.float32)
+        assert isinstance(steps.expand, recompute._Compiled) == is_compiled
+        assert steps.rows >= rows if not is_compiled else steps.rows == rows
+
+
 @steps
 def test_chunks_are_summed_in_float32(problem, chunks_of, kind: str) -> None:
     chunks_of(1, kind)
