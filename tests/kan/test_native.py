@@ -31,6 +31,9 @@ SHARED = [
     *(Shared(Fourier(frequencies), groups=2) for frequencies in (1, 2)),
     Shared(Fourier(5), functions=2),
     Shared(Rational(3), functions=4),
+    *(Shared(BSpline(4, order, (-1.5, 1.0)), groups=2) for order in (1, 3)),
+    Shared(BSpline(2, 1, outside="linear"), functions=3, groups=2),
+    Shared(BSpline(5, 2, outside="linear"), functions=2),
     Shared(Line(), groups=2),
     Shared(Line(), functions=3),
 ]
@@ -40,6 +43,7 @@ ALL = [
     *(Features(basis, base) for basis in (BSpline(), SHARED[-1]) for base in BASE_FUNCTIONS),
     *(Features(BSpline(4, 1, outside=outside), "none") for outside in ("zero", "linear")),
 ]
+BLOCKS = [BSpline(), *(Shared(family, functions=2) for family in (Rational(), BSpline(4, 1)))]
 TYPES = [torch.float32, torch.bfloat16]
 # Even, for groups of two, around the tails of vectors.
 WIDTHS = (2, 110, 112, 114, 226, 600)
@@ -99,7 +103,7 @@ def test_every_kind_of_features_is_torchs(features: Features) -> None:
 @c_compiles
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("n", [*WIDTHS, 1, 111, 113, 255, 256, 257])
-@pytest.mark.parametrize("basis", [BSpline(), Shared(Rational(), functions=2)], ids=repr)
+@pytest.mark.parametrize("basis", BLOCKS, ids=repr)
 def test_blocks_of_inputs(basis: BSpline | Shared, n: int, rows: int) -> None:
     features = Features(basis)
     x, numbers = 2 * torch.randn(rows, n), numbers_of(features)
@@ -198,7 +202,7 @@ def test_nan_and_infinities_come_out_where_they_go_in(features: Features) -> Non
         (BSpline(), torch.float16, torch.float16, "not torch.float16"),
         (BSpline(), torch.float32, torch.float16, "not torch.float32 to torch.float16"),
         (BSpline(grid=(0.0, 1.0, 3.0)), torch.float32, torch.float32, "uniform grids"),
-        (Shared(BSpline(), groups=2), torch.float32, torch.float32, "shared polynomials and waves"),
+        (Shared(RBF(), groups=2), torch.float32, torch.float32, "or shared polynomials and waves"),
         *(
             (load_basis(kind)(), torch.float32, torch.float32, "only")
             for kind in ("rbf", "fourier")

@@ -10,7 +10,7 @@ from cases import ATOMS, FEW, FIXED, GROUPED, UNEVEN, c_compiles
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanogpkant.kan import BSpline, Chebyshev, Features, Shared
+from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Shared
 from nanogpkant.kan.backends import recompute
 from nanogpkant.kan.backends.reference import Call
 
@@ -68,7 +68,7 @@ def test_compiled_loops_in_ragged_chunks(features, problem, chunks_of) -> None:
 def test_the_terms_of_learned_functions_decide_what_is_compiled() -> None:
     """A batch that is compiled is one chunk, so that the code is used."""
     rows = recompute.WORTH_COMPILING_TORCH // 8 // 16
-    for family, is_compiled in ((BSpline(2, 1), False), (BSpline(8, 1), True)):  # 4 and 10 terms
+    for family, is_compiled in ((RBF(3), False), (RBF(9), True)):  # 4 and 10 terms
         features = Features(Shared(family, groups=4), "gelu")
         steps = recompute._steps(torch.zeros(rows, 16), features, torch.float32)
         assert isinstance(steps.expand, recompute._Compiled) == is_compiled

@@ -1,60 +1,10 @@
 /* Base function and B-splines of a chunk of rows, and their gradient, in vectorised loops.
 
-   The specification is kan/features.py and kan/bases/bspline.py: the base function, then splines
-   B_k(x) = sum_j FACTOR[j] * max(REACH[j] - r, 0)^ORDER, r the distance of x from the centre of the
-   spline in intervals. native.py defines, beside the macros of numbers.h:
-
-   ORDER    degree of the polynomial pieces, 1 to 5
-   TERMS    number of terms of the sum; REACH and FACTOR are arrays of its constants
-   LINEAR   1 if splines continue linearly outside the grid, 0 if they decay to zero
-
+   The specification is kan/features.py and kan/bases/bspline.py: the base function, then splines.
    grid[0] is the first knot, grid[1] the number of intervals per unit of x.
 */
 #include "numbers.h"
-
-static const float reach[TERMS] = REACH, factor[TERMS] = FACTOR;
-
-static inline float power(float x, int exponent) {
-    float result = 1;
-    for (int i = 0; i < exponent; i++) result *= x;
-    return result;
-}
-
-/* A spline at the signed distance d from its centre; zero as of ``hidden_zero``. */
-static inline float value(float d, float zero) {
-    float r = __builtin_fabsf(d), total = 0;
-    for (int j = 0; j < TERMS; j++) total += factor[j] * power(at_least(zero, reach[j] - r), ORDER);
-    return total;
-}
-
-/* Its derivative there, per interval; for order 1, from the right at a knot. */
-static inline float slope(float d, float zero) {
-    if (ORDER == 1) return (d >= -1 && d < 1 ? (d < 0 ? 1 : -1) : 0) + 0 * d;
-    float r = __builtin_fabsf(d), total = 0;
-    for (int j = 0; j < TERMS; j++)
-        total += factor[j] * power(at_least(zero, reach[j] - r), ORDER - 1);
-    return (d < 0 ? ORDER : -ORDER) * total;
-}
-
-/* Inputs in intervals from the first knot: the points to take values and, where splines are LINEAR
-   outside, slopes at, and the distance of the input beyond the grid. */
-struct where { float value[BLOCK], slope[BLOCK], beyond[BLOCK]; };
-#define slope_at(where) (LINEAR ? (where).slope : (where).value)
-
-static inline void locate(struct where *at, const INPUT *x, int count, int intervals,
-                          float start, float per_unit) {
-    for (int i = 0; i < count; i++) {
-        float position = (load(x + i) - start) * per_unit;
-        if (LINEAR) {
-            float last = ORDER + intervals;
-            at->value[i] = clamp(position, ORDER, last);
-            at->slope[i] = clamp(position, ORDER, ORDER == 1 ? last - 0.5f : last);
-            at->beyond[i] = position - at->value[i];
-        } else {
-            at->value[i] = clamp(position, -1, intervals + 2 * ORDER + 1);
-        }
-    }
-}
+#include "splines.h"
 
 #define FIRST (BASE != NONE) /* index of the first spline among the features */
 
@@ -84,12 +34,9 @@ void expand(const INPUT *x, const float *grid, FEATURE *features, long rows, lon
             }
             locate(&at, from, count, intervals, start, per_unit);
             for (int k = 0; k < splines; k++, to += n) {
-                float centre = k + (ORDER + 1) / 2.0f, *values = in_place(to, buffer);
-                for (int i = 0; i < count; i++) {
-                    float b = value(at.value[i] - centre, zero);
-                    if (LINEAR) b += slope(slope_at(at)[i] - centre, zero) * at.beyond[i];
-                    values[i] = b;
-                }
+                float centre = centre_of(k), *values = in_place(to, buffer);
+                for (int i = 0; i < count; i++)
+                    values[i] = value_of(&at, i, centre, zero, slope_of(&at, i, centre, zero));
                 store(to, values, count);
             }
         }
@@ -109,13 +56,11 @@ INLINE void pull_back_row(const INPUT *x, const float *grid, FEATURE *grad, INPU
         locate(&at, inputs, count, intervals, start, per_unit);
         for (int i = 0; i < count; i++) total[i] = 0;
         for (int k = 0; k < splines; k++, from += n) {
-            float centre = k + (ORDER + 1) / 2.0f, *values = in_place(from, buffer);
+            float centre = centre_of(k), *values = in_place(from, buffer);
             for (int i = 0; i < count; i++) {
-                float rise = slope(slope_at(at)[i] - centre, zero);
-                total[i] += rise * load(from + i);
-                if (!expands) continue;
-                float b = value(at.value[i] - centre, zero);
-                values[i] = LINEAR ? b + rise * at.beyond[i] : b;
+                float slope = slope_of(&at, i, centre, zero);
+                total[i] += slope * load(from + i);
+                if (expands) values[i] = value_of(&at, i, centre, zero, slope);
             }
             if (expands) store(from, values, count);
         }

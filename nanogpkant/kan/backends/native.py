@@ -55,7 +55,7 @@ def unsupported(features: Features, inputs: torch.dtype, dtype: torch.dtype) -> 
     if inputs not in NUMBERS or dtype not in NUMBERS:
         return f"float32 and bfloat16 are compiled, not {inputs} to {dtype}"
     if _macros(features.basis) is None:
-        return "only B-splines on uniform grids and shared polynomials and waves are compiled"
+        return "only B-splines on uniform grids or shared polynomials and waves are compiled"
     if _library(features, inputs, dtype) is None:
         return "there is no C compiler that works"
     return None
@@ -111,7 +111,8 @@ def pull_back(
     else:
         if keep is not None:
             grad *= keep.unsqueeze(-2)
-        sums = numbers.new_empty(torch.get_num_threads(), *numbers.shape)
+        size = count, coefficients.shape[2], x.shape[1]
+        sums = numbers.new_empty(torch.get_num_threads(), *size)
         tensors = _pointers(x, numbers, grad, grad_x)
         parts = sums.data_ptr(), len(sums)
         library.pull_back(*tensors, *x.shape, count, expands, *parts)
@@ -125,15 +126,22 @@ def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[T
     """The float32 numbers that decide the functions, and a count, as the C files take them.
 
     For splines the first knot and the intervals per unit of x, and the number of intervals; for
-    learned functions (functions, numbers, n), repeated in groups, and the number of functions.
+    learned functions (functions, numbers, n), repeated in groups, after the grid of shared splines,
+    and the number of functions.
     """
     if coefficients is None:
-        basis = cast(BSpline, features.basis)
-        low, high = basis.grid_range
-        grid = [basis.knots[0], basis.grid_size / (high - low)]
-        return torch.tensor(grid, dtype=torch.float32, device="cpu"), basis.grid_size
+        return _grid(features.basis), features.basis.grid_size
     of_groups = coefficients.float().transpose(1, 2)
-    return of_groups.repeat_interleave(n // of_groups.shape[2], dim=2), len(coefficients)
+    numbers = of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
+    if isinstance(features.basis.family, BSpline):
+        numbers = torch.cat([_grid(features.basis.family), numbers.flatten()])
+    return numbers, len(coefficients)
+
+
+def _grid(basis: BSpline) -> Tensor:
+    low, high = basis.grid_range
+    numbers = [basis.knots[0], basis.grid_size / (high - low)]
+    return torch.tensor(numbers, dtype=torch.float32, device="cpu")
 
 
 def _pointers(*tensors: Tensor) -> list[int]:
@@ -152,12 +160,16 @@ def _macros(basis: Basis | Shared) -> dict[str, object] | None:
             "LINEAR": int(basis.outside == "linear"),
         }
     family = basis.family if isinstance(basis, Shared) else None
+    line = {"FAMILY": SHARED[Line], "DEGREE": 0, "LIMIT": 0, "SPLINES": 0}
+    if isinstance(family, BSpline) and (splines := _macros(family)):
+        return {**line, **splines, "SPLINES": family.size}
     if isinstance(family, Line):
-        return {"FAMILY": SHARED[Line], "DEGREE": 0, "LIMIT": 0}
+        return line
     if isinstance(family, Rational | Chebyshev | Fourier):
         degree = family.frequencies if isinstance(family, Fourier) else family.degree
         limit = family.limit if isinstance(family, Rational) else LARGEST_ANGLE
-        return {"FAMILY": SHARED[type(family)], "DEGREE": degree, "LIMIT": f"{limit}f"}
+        own = {"FAMILY": SHARED[type(family)], "DEGREE": degree, "LIMIT": f"{limit}f"}
+        return {**line, **own}
     return None
 
 
@@ -245,7 +257,8 @@ def _kept(source: Path, command: list[str]) -> Path | None:
         cpu = sorted(
             {line for line in lines if line.startswith(("model name", "flags", "Features"))}
         )
-        texts = [source.read_text(), (HERE / "numbers.h").read_text(), *command, *cpu]
+        texts = [file.read_text() for file in (source, *sorted(HERE.glob("*.h")))]
+        texts += [*command, *cpu]
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):

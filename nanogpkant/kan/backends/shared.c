@@ -1,20 +1,26 @@
 /* Functions that groups of inputs share, and their gradients, in vectorised loops.
 
-   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line plus
-   Chebyshev polynomials of tanh(x), or a line plus cosines and sines of multiples of x, or a line; the
-   base function is added to the first function. Here the coefficients are repeated for every input of
-   a group, so that loops need not stop where a group ends. native.py defines, beside the macros of
-   numbers.h:
+   The specification is kan/shared.py: P(x) / (1 + |b_1 x + b_2 x^2 + ...|), or a line, alone or
+   plus Chebyshev polynomials of tanh(x), cosines and sines of multiples of x, or splines; the base
+   function is added to the first function. Here the coefficients are repeated for every input of a
+   group, so that loops need not stop where a group ends. native.py defines, beside the macros of
+   numbers.h and, for splines, of splines.h:
 
    FAMILY   RATIONAL, CHEBYSHEV, FOURIER or LINE
+   SPLINES  number of splines beside a line; their grid, as in bspline.c, is before the coefficients
    DEGREE   of the polynomials, or the largest multiple of x
    LIMIT    bound on |x| in rational functions and waves
 */
 #include "numbers.h"
+#if SPLINES
+#include "splines.h"
+#endif
 
 enum { RATIONAL, CHEBYSHEV, FOURIER, LINE };
 #define COEFFICIENTS \
-    (FAMILY == LINE ? 1 : FAMILY == CHEBYSHEV ? DEGREE + 1 : 2 * DEGREE + (FAMILY == FOURIER))
+    (FAMILY == LINE        ? 1 + SPLINES \
+     : FAMILY == CHEBYSHEV ? DEGREE + 1  \
+                           : 2 * DEGREE + (FAMILY == FOURIER))
 
 /* Argument of the polynomials, or angle of the waves. */
 static inline float inner(float x) {
@@ -102,16 +108,54 @@ static inline float slope(float x, float u, const float *c, long n, float grad, 
     return (above_slope - above * share * sign * below_slope) * share * inner_slope(x, u);
 }
 
+#if SPLINES
+#define GRID 2 /* numbers before the coefficients */
+/* Add splines with coefficients c of stride n to values. */
+static inline void add_splines(float *values, const struct where *at, const float *c, long n,
+                               int count, float zero) {
+    for (int k = 0; k < SPLINES; k++, c += n) {
+        float centre = centre_of(k);
+        for (int i = 0; i < count; i++)
+            values[i] += c[i] * value_of(at, i, centre, zero, slope_of(at, i, centre, zero));
+    }
+}
+/* Add their gradients to total and sums and, with ``expands``, the splines to values. */
+INLINE void pull_splines(const float *grad, const struct where *at, const float *c, long n,
+                         int count, float zero, float per_unit, float *total, float *sums,
+                         float *values, const int expands) {
+    for (int k = 0; k < SPLINES; k++, c += n, sums += n) {
+        float centre = centre_of(k);
+        #pragma omp simd
+        for (int i = 0; i < count; i++) {
+            float rise = slope_of(at, i, centre, zero);
+            float b = value_of(at, i, centre, zero, rise);
+            total[i] += grad[i] * c[i] * rise * per_unit;
+            sums[i] += grad[i] * b;
+            if (expands) values[i] += c[i] * b;
+        }
+    }
+}
+#else
+#define GRID 0
+struct where { char nothing; };
+#define locate(...)
+#define add_splines(...)
+#define pull_splines(...)
+#endif
+
 /* x (rows, n), coefficients (functions, COEFFICIENTS, n) -> features (rows, functions, n). */
-void expand(const INPUT *restrict x, const float *restrict coefficients, FEATURE *restrict features,
+void expand(const INPUT *restrict x, const float *restrict grid, FEATURE *restrict features,
             long rows, long n, long functions) {
+    const float *coefficients = grid + GRID, zero = hidden_zero();
     #pragma omp parallel for if (rows * n >= WORTH_A_THREAD)
     for (long row = 0; row < rows; row++) {
+        struct where at;
         float u[BLOCK], buffer[BLOCK];
         for (long first = 0; first < n; first += BLOCK) {
             int count = n - first < BLOCK ? n - first : BLOCK;
             const INPUT *from = x + row * n + first;
             for (int i = 0; i < count; i++) u[i] = inner(load(from + i));
+            locate(&at, from, count, SPLINES - ORDER, grid[0], grid[1]);
             for (long m = 0; m < functions; m++) {
                 const float *c = coefficients + m * COEFFICIENTS * n + first;
                 FEATURE *to = features + (row * functions + m) * n + first;
@@ -121,6 +165,7 @@ void expand(const INPUT *restrict x, const float *restrict coefficients, FEATURE
                     values[i] = value(input, u[i], c + i, n);
                     if (BASE != NONE && m == 0) values[i] += base(input);
                 }
+                add_splines(values, &at, c + n, n, count, zero);
                 store(to, values, count);
             }
         }
@@ -128,14 +173,17 @@ void expand(const INPUT *restrict x, const float *restrict coefficients, FEATURE
 }
 
 /* ``pull_back`` of a row; ``expands`` is a constant where it is inlined. */
-INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
-                          FEATURE *restrict grad, INPUT *restrict grad_x, long n, long functions,
-                          float *restrict sums, const int expands) {
-    float u[BLOCK], total[BLOCK], buffer[BLOCK];
+INLINE void pull_back_row(const INPUT *x, const float *restrict grid, FEATURE *restrict grad,
+                          INPUT *restrict grad_x, long n, long functions, float *restrict sums,
+                          const int expands) {
+    const float *coefficients = grid + GRID, zero = hidden_zero();
+    struct where at;
+    float u[BLOCK], total[BLOCK], buffer[BLOCK], given[BLOCK];
     for (long first = 0; first < n; first += BLOCK) {
         int count = n - first < BLOCK ? n - first : BLOCK;
         const INPUT *from = x + first;
         FEATURE *g = grad + first;
+        locate(&at, from, count, SPLINES - ORDER, grid[0], grid[1]);
         #pragma omp simd
         for (int i = 0; i < count; i++) {
             float input = load(from + i);
@@ -148,11 +196,14 @@ INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
             #pragma omp simd
             for (int i = 0; i < count; i++) {
                 float input = load(from + i), grad_i = load(g + i);
+                if (SPLINES) given[i] = grad_i; /* values may take its place */
                 total[i] += grad_i * slope(input, u[i], c + i, n, grad_i, own + i);
                 if (!expands) continue;
                 values[i] = value(input, u[i], c + i, n);
                 if (BASE != NONE && m == 0) values[i] += base(input);
             }
+            pull_splines(given, &at, c + n, n, count, zero, grid[1], total, own + n, values,
+                         expands);
             if (expands) store(g, values, count);
         }
         store(grad_x + first, total, count);
@@ -162,7 +213,7 @@ INLINE void pull_back_row(const INPUT *x, const float *restrict coefficients,
 /* The gradient of the features -> the gradient of x, and partial sums of that of the coefficients
    (parts, functions, COEFFICIENTS, n), each over a share of the rows; then, with ``expands``, the
    features in the place of their gradient. */
-void pull_back(const INPUT *x, const float *coefficients, FEATURE *grad, INPUT *grad_x, long rows,
+void pull_back(const INPUT *x, const float *grid, FEATURE *grad, INPUT *grad_x, long rows,
                long n, long functions, long expands, float *sums, long parts) {
     long count = functions * COEFFICIENTS * n;
     #pragma omp parallel for
@@ -173,8 +224,8 @@ void pull_back(const INPUT *x, const float *coefficients, FEATURE *grad, INPUT *
             const INPUT *from = x + row * n;
             FEATURE *g = grad + row * functions * n;
             INPUT *to = grad_x + row * n;
-            if (expands) pull_back_row(from, coefficients, g, to, n, functions, own, 1);
-            else pull_back_row(from, coefficients, g, to, n, functions, own, 0);
+            if (expands) pull_back_row(from, grid, g, to, n, functions, own, 1);
+            else pull_back_row(from, grid, g, to, n, functions, own, 0);
         }
     }
 }
