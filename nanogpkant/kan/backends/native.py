@@ -130,11 +130,13 @@ def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[T
     and the number of functions.
     """
     if coefficients is None:
-        return _grid(features.basis), features.basis.grid_size
+        basis = cast(BSpline, features.basis)
+        return _grid(basis), basis.grid_size
     of_groups = coefficients.float().transpose(1, 2)
     numbers = of_groups.repeat_interleave(n // of_groups.shape[2], dim=2)
-    if isinstance(features.basis.family, BSpline):
-        numbers = torch.cat([_grid(features.basis.family), numbers.flatten()])
+    family = cast(Shared, features.basis).family
+    if isinstance(family, BSpline):
+        numbers = torch.cat([_grid(family), numbers.flatten()])
     return numbers, len(coefficients)
 
 
