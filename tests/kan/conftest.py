@@ -103,7 +103,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def steps(x: Tensor, features: Features, dtype: torch.dtype) -> recompute.Steps:
             n = x.shape[1]
             if kind == "compiled":
-                return recompute._compiled_steps(features, n, rows * features.size * n)
+                return recompute._compiled_steps(features, n, rows)
             make = {"eager": recompute._eager_steps, "native": recompute._native_steps}[kind]
             return make(features, n)._replace(rows=rows)
 

@@ -72,7 +72,9 @@ def test_the_terms_of_learned_functions_decide_what_is_compiled() -> None:
         features = Features(Shared(family, groups=4), "gelu")
         steps = recompute._steps(torch.zeros(rows, 16), features, torch.float32)
         assert isinstance(steps.expand, recompute._Compiled) == is_compiled
-        assert steps.rows >= rows if not is_compiled else steps.rows == rows
+        assert steps.rows == rows if is_compiled else steps.rows >= rows
+    longer = recompute._steps(torch.zeros(rows + 5, 16), features, torch.float32)
+    assert longer is steps  # nearby batches share the code
 
 
 @steps

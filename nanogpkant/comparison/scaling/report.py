@@ -209,7 +209,7 @@ def _freed(found: Findings) -> Section:
         ]
         cells = [Cell(f"{of(fit.law):.3f} ({_ends(fit, of)})", of(fit.law)) for of in numbers]
         rows.append([Cell(name, name), *cells, Cell(f"{fit.error:.2%}", fit.error)])
-    words = ["Each family fitted by itself, with E, alpha and beta of its own."]
+    words = ["Separate fits: every family has its own E, alpha and beta."]
     head = _head("fit", "E", "alpha", "beta", "error")
     return Section("Freed exponents", words, head, rows)
 

@@ -141,6 +141,7 @@ def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[T
 
 
 def _grid(basis: BSpline) -> Tensor:
+    """The first knot, and the intervals per unit of x."""
     low, high = basis.grid_range
     numbers = [basis.knots[0], basis.grid_size / (high - low)]
     return torch.tensor(numbers, dtype=torch.float32, device="cpu")
@@ -151,7 +152,7 @@ def _pointers(*tensors: Tensor) -> list[int]:
 
 
 def _macros(basis: Basis | Shared) -> dict[str, object] | None:
-    """Macros for the C file of a basis, or None; grid size and range are arguments there."""
+    """Macros for the C file of a basis, or None; the range of a grid is an argument there."""
     if isinstance(basis, BSpline) and basis.grid is None:
         terms = TERMS[basis.order]
         return {
@@ -163,15 +164,15 @@ def _macros(basis: Basis | Shared) -> dict[str, object] | None:
         }
     family = basis.family if isinstance(basis, Shared) else None
     line = {"FAMILY": SHARED[Line], "DEGREE": 0, "LIMIT": 0, "SPLINES": 0}
-    if isinstance(family, BSpline) and (splines := _macros(family)):
-        return {**line, **splines, "SPLINES": family.size}
     if isinstance(family, Line):
         return line
+    if isinstance(family, BSpline) and (splines := _macros(family)):
+        return {**line, **splines, "SPLINES": family.size}
     if isinstance(family, Rational | Chebyshev | Fourier):
         degree = family.frequencies if isinstance(family, Fourier) else family.degree
         limit = family.limit if isinstance(family, Rational) else LARGEST_ANGLE
-        own = {"FAMILY": SHARED[type(family)], "DEGREE": degree, "LIMIT": f"{limit}f"}
-        return {**line, **own}
+        name = SHARED[type(family)]
+        return {"FAMILY": name, "DEGREE": degree, "LIMIT": f"{limit}f", "SPLINES": 0}
     return None
 
 

@@ -10,7 +10,6 @@ torch.compile for others, or eager torch.
 """
 
 import logging
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple, cast
@@ -183,13 +182,15 @@ class Steps(NamedTuple):
 def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
     """The fastest element-wise steps; small batches are not worth the time to compile."""
     n, count = x.shape[1], x.numel() * features.size
-    if x.device.type != "cpu":
-        return _compiled_steps(features, n, CHUNK_FEATURES_GPU)
-    if count >= WORTH_COMPILING_C and native.unsupported(features, x.dtype, dtype) is None:
-        return _native_steps(features, n)
-    if count * _terms(features) >= WORTH_COMPILING_TORCH:
-        return _compiled_steps(features, n, min(count, CHUNK_FEATURES_EAGER))
-    return _eager_steps(features, n)
+    most = _rows(CHUNK_FEATURES_GPU, features, n)
+    if x.device.type == "cpu":
+        if count >= WORTH_COMPILING_C and native.unsupported(features, x.dtype, dtype) is None:
+            return _native_steps(features, n)
+        if count * _terms(features) < WORTH_COMPILING_TORCH:
+            return _eager_steps(features, n)
+        most = min(len(x), _rows(CHUNK_FEATURES_EAGER, features, n))
+    # A power of two, so that batches of tokens are often whole chunks.
+    return _compiled_steps(features, n, 1 << (most.bit_length() - 1))
 
 
 def _terms(features: Features) -> int:
@@ -229,11 +230,9 @@ def _native_steps(features: Features, n: int) -> Steps:
 
 
 @cache
-def _compiled_steps(features: Features, n: int, limit: int) -> Steps:
+def _compiled_steps(features: Features, n: int, rows: int) -> Steps:
     """By torch.compile, eager where that fails."""
-    # For one number of rows, a power of two so that batches of tokens are often whole chunks.
-    # (Code for any number of rows is not vectorised: 10 times slower.)
-    rows = 2 ** int(math.log2(_rows(limit, features, n)))
+    # For one number of rows: code for any number is not vectorised, 10 times slower.
     eager = _eager_steps(features, n)
     return Steps(_Compiled(eager.expand, rows), _Compiled(eager.pull_back, rows), rows)
 
