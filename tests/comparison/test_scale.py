@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from planted import GRIDS, planted
@@ -23,8 +24,8 @@ from nanogpkant.cli import main
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.scaling.cells import Cell, plan_study, short
 from nanogpkant.comparison.scaling.findings import Measured, find, measure, save_fit
-from nanogpkant.comparison.scaling.law import fit
-from nanogpkant.comparison.scaling.report import write_report
+from nanogpkant.comparison.scaling.law import Fit, fit
+from nanogpkant.comparison.scaling.report import answer, write_report
 from nanogpkant.comparison.scaling.study import Study, load_study
 from nanogpkant.model.counting import count
 
@@ -220,6 +221,27 @@ def test_held_out_cells_and_gamma(found) -> None:
     low, high = found.gridded.interval(lambda law: law.gamma)
     assert low - 0.1 <= 0.7 <= high + 0.1  # planted: 0.3 below that of weights
     assert set(found.freed) == {"plain", "hat2", "hat8"}
+
+
+@pytest.mark.parametrize("key", ["parameters", "tokens"])
+def test_a_trend_of_residuals(found, key: str) -> None:
+    """Planted in the losses of a law, it is found; the other number has none."""
+    law, points = found.shared.law, found.shared.points
+    logs = np.log([getattr(point, key) for point in points])
+    shares = (logs - logs.min()) / np.ptp(logs)
+    losses = np.array([law.loss(p.family, p.parameters, p.tokens) for p in points])
+    pairs = zip(points, losses * np.exp(-0.03 * shares), strict=True)
+    bent = [replace(point, loss=float(loss)) for point, loss in pairs]
+    assert Fit(law, [], 0.0, bent).trend(key) == pytest.approx(-0.03)
+    other = {"parameters": "tokens", "tokens": "parameters"}[key]
+    assert abs(Fit(law, [], 0.0, bent).trend(other)) < 0.015
+
+
+def test_the_answer_names_a_trend(found) -> None:
+    assert any(line.endswith("no trend.") for line in answer(found))
+    points = [replace(p, loss=p.loss * (p.tokens / 1e6) ** 0.01) for p in found.shared.points]
+    bent = replace(found, shared=replace(found.shared, points=points))
+    assert any(line.endswith("the law does not hold.") for line in answer(bent))
 
 
 def test_the_report_is_whole_and_a_plan_uses_its_fit(found, tmp_path: Path, capsys) -> None:

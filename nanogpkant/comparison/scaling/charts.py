@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,12 @@ def law_charts(found: Findings) -> dict[str, Draw]:
 def worth_charts(found: Findings) -> dict[str, Draw]:
     """kappa and lambda of every family, with their intervals."""
     assert found.shared is not None
-    worths: dict[str, Callable[[Any], dict[str, float]]] = {
-        "kappa: parameters of {} that one is worth": lambda law: law.kappa,
-        "lambda: tokens of {} that one is worth": lambda law: law.lam,
-    }
-    named = {name.format(found.families[0]): of for name, of in worths.items()}
+    first = found.families[0]
+    kappa = f"kappa: parameters of {first} that one is worth"
+    lam = f"lambda: tokens of {first} that one is worth"
     return {
-        name: partial(_worth, fit=found.shared, of=of, words=name) for name, of in named.items()
+        kappa: partial(_worth, fit=found.shared, of=attrgetter("kappa"), words=kappa),
+        lam: partial(_worth, fit=found.shared, of=attrgetter("lam"), words=lam),
     }
 
 
@@ -96,12 +96,8 @@ def _residuals(axes: Axes, found: Findings, key: str) -> None:
     for number, family in enumerate(found.families):
         own = [each.point for each in found.measured if each.cell.family == family]
         off = [100 * np.log(point.loss / (found.expected(point) or 1)) for point in own]
-        style: dict[str, Any] = {
-            "color": colour_of(number),
-            "s": 14,
-            "gid": f"{key}-v{number}-line",
-        }
-        axes.scatter([getattr(point, key) for point in own], off, **style)
+        x, gid = [getattr(point, key) for point in own], f"{key}-v{number}-line"
+        axes.scatter(x, off, color=colour_of(number), s=14, gid=gid)
     axes.axhline(0, color=REFERENCE_COLOUR, lw=1)
     _logarithmic(axes, key, "measured less expected loss, %")
 
@@ -115,13 +111,11 @@ def _equal_flops(axes: Axes, found: Findings) -> None:
     for number, family in enumerate(found.families):
         cost = found.cost(family)
         for flops in (most / 100, most / 10, most):
-            style: dict[str, Any] = {
-                "color": colour_of(number),
-                "gid": f"equal{flops:.0e}-v{number}-line",
-            }
-            axes.plot(line, law.loss(family, line, flops / cost / line), lw=1.4, **style)
+            colour, gid = colour_of(number), f"equal{flops:.0e}-v{number}-line"
             best = law.best(family, flops, cost)
-            axes.plot(best[0], law.loss(family, *best), marker="o", ms=3.5, **style)
+            losses = law.loss(family, line, flops / cost / line)
+            axes.plot(line, losses, lw=1.4, color=colour, gid=gid)
+            axes.plot(best[0], law.loss(family, *best), marker="o", ms=3.5, color=colour, gid=gid)
     _logarithmic(axes, f"parameters, for {most / 100:.1g}, {most / 10:.1g} and {most:.1g} FLOPs")
     lows = [each.loss for each in found.measured]
     axes.set_ylim(min(lows) * 0.95, max(lows) * 1.05)

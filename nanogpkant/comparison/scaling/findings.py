@@ -1,6 +1,7 @@
 """What a study says: its cells measured, the law fitted to them, and how well that predicts."""
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,7 @@ def save_fit(found: Findings, study: str, path: Path) -> None:
     """Write a fit, for ``nanogpkant plan --fit``."""
     assert found.shared is not None
     law = found.shared.law
-    intervals = {
-        key: found.shared.interval(lambda each, key=key: getattr(each, key)) for key in KEYS
-    }
+    intervals = {key: found.shared.interval(attrgetter(key)) for key in KEYS}
     families = {
         name: {
             "kappa": law.kappa[name],

@@ -115,6 +115,12 @@ class Fit:
         low, high = np.quantile(losses * np.exp(noise), [0.025, 0.975])
         return float(low), float(high)
 
+    def trend(self, key: str) -> float:
+        """Rise of the residuals of log L, as a line, over the range of parameters or tokens."""
+        law, logs = self.law, np.log([getattr(point, key) for point in self.points])
+        off = [np.log(p.loss / law.loss(p.family, p.parameters, p.tokens)) for p in self.points]
+        return float(np.polyfit(logs, off, 1)[0] * np.ptp(logs))
+
 
 def why_no_fit(points: Sequence[Point]) -> str | None:
     """Why these points, of one or more families, determine no law; None if they may."""

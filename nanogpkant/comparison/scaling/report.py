@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from nanogpkant.report.html import as_html, as_markdown
 from nanogpkant.report.section import Cell, Column, Section
 from nanogpkant.report.table import as_csv
 
+MOST_TREND = 0.01  # of residuals, over the range of parameters or tokens
+CELLS = [  # columns of the table of all cells, and their formats
+    ("family", ""), ("parameters", ","), ("tokens", ","), ("seed", ""),
+    ("loss", ".4f"), ("expected", ".4f"), ("flops", ".3g"), ("seconds", ",.0f"),
+]  # fmt: skip
 METHOD = [
     "A cell is a model of one family and size, trained on so many tokens: a trunk at a constant "
     "rate, from which a cooldown to zero branches off (Haegele et al., 2405.18392). Its loss is "
@@ -25,7 +31,8 @@ METHOD = [
     "loss of log L, L-BFGS from 27 starts; intervals are the middle 95% of 300 fits to resampled "
     "cells and seeds. Cells of one trunk share its weights, which that treats as independent.",
     "The largest cell of each family is in no fit. Its prediction's interval is the law's, widened "
-    "by the spread of the residuals.",
+    f"by the spread of the residuals. If residuals change by more than {MOST_TREND:.0%} over the "
+    "range of N or D, the losses do not follow the law, and it says nothing beyond these cells.",
 ]
 
 
@@ -80,6 +87,12 @@ def answer(found: Findings) -> list[str]:
             )
         inside = sum(each.is_inside for each in found.held_out)
         said.append(f"{inside} of {len(found.held_out)} held-out losses lie in their interval.")
+        trends = [found.shared.trend(key) for key in ("parameters", "tokens")]
+        bent = max(map(abs, trends)) > MOST_TREND
+        said.append(
+            f"Residuals change by {trends[0]:+.1%} over the range of parameters, {trends[1]:+.1%} "
+            f"over that of tokens: {'too much, the law does not hold' if bent else 'no trend'}."
+        )
     if found.left_out:
         names = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
         said.append(f"{len(found.left_out)} cells are left out. {names}.")
@@ -202,11 +215,7 @@ def _freed(found: Findings) -> Section:
     rows = []
     for name, fit in {"all, shared": found.shared, **(found.freed or {})}.items():
         assert fit is not None
-        numbers: list[Callable[[Any], float]] = [
-            lambda law: law.E,
-            lambda law: law.alpha,
-            lambda law: law.beta,
-        ]
+        numbers = attrgetter("E"), attrgetter("alpha"), attrgetter("beta")
         cells = [Cell(f"{of(fit.law):.3f} ({_ends(fit, of)})", of(fit.law)) for of in numbers]
         rows.append([Cell(name, name), *cells, Cell(f"{fit.error:.2%}", fit.error)])
     words = ["Separate fits: every family has its own E, alpha and beta."]
@@ -215,23 +224,15 @@ def _freed(found: Findings) -> Section:
 
 
 def _cells(found: Findings) -> Section:
-    names = ("family", "parameters", "tokens", "seed", "loss", "expected", "FLOPs", "seconds")
-    rows = []
-    for row in found.rows():
-        expected = row["expected"]
-        rows.append(
-            [
-                Cell(row["family"], row["family"]),
-                Cell(f"{row['parameters']:,}", row["parameters"]),
-                Cell(f"{row['tokens']:,}", row["tokens"]),
-                Cell(str(row["seed"]), row["seed"]),
-                Cell(f"{row['loss']:.4f}", row["loss"]),
-                Cell("-") if expected is None else Cell(f"{expected:.4f}", expected),
-                Cell(f"{row['flops']:.3g}", row["flops"]),
-                Cell(f"{row['seconds']:,.0f}", row["seconds"]),
-            ]
-        )
-    return Section("All cells", [], _head(*names), rows, is_table_folded=True)
+    rows = [
+        [
+            Cell(f"{row[key]:{form}}", row[key]) if row[key] is not None else Cell("-")
+            for key, form in CELLS
+        ]
+        for row in found.rows()
+    ]
+    head = _head(*(key.replace("flops", "FLOPs") for key, _ in CELLS))
+    return Section("All cells", [], head, rows, is_table_folded=True)
 
 
 def _ends(fit: Fit, of: Callable[[Any], Any], form: str = ".3g") -> str:
