@@ -34,6 +34,7 @@ from nanogpkant.training.optim import make_optimizer
 from nanogpkant.training.tracking import numbers_in
 
 TIMES = ("seconds", "tokens_per_second", "memory_bytes")
+NO_GRID = "--model.kan.sites", "[]", "--model.position", "learned"
 SCHEDULE = ["--grid.update_every", "4", "--grid.until", "8", "--grid.refine_at", "{6: 4, 999: 8}"]
 SITES = ("mlp_in", "mlp_out")
 
@@ -101,8 +102,8 @@ def test_a_schedule_comes_from_flags_and_goes_to_yaml_and_back(tmp_path, capsys)
         (["--grid.refine_at", "{a: 4}"], "refine_at"),
         (["--grid.refine_at", "{10: many}"], "refine_at"),
         (["--grid.refine_at", "7"], "refine_at"),
-        (["--grid.refine_at", "{10: 4}", "--model.kan.sites", "[]"], "without --model.kan.sites"),
-        (["--grid.update_every", "3", "--model.kan.sites", "[]"], "without --model.kan.sites"),
+        (["--grid.refine_at", "{10: 4}", *NO_GRID], "without --model.kan.sites"),
+        (["--grid.update_every", "3", *NO_GRID], "without --model.kan.sites"),
         (["--grid.update_evry", "3"], "did you mean"),
     ],
 )
