@@ -168,7 +168,7 @@ export class Writing {
   /** What rounding the weights costs, in words. */
   cost() {
     const { loss: { packed, exact }, weights } = this.run, difference = packed - exact;
-    return Math.abs(difference) < 5e-6 ? `, exact in ${weights}` : `${signed(difference, 2)} by ${weights} weights`;
+    return Math.abs(difference) < 5e-6 ? `exact in ${weights}` : `${signed(difference, 2)} by ${weights} weights`;
   }
 
   /** Show the text and the loss again, where they are shown anew. */
