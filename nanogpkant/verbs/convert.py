@@ -55,8 +55,8 @@ def convert(
 
     Examples:
         >>> import nanogpkant as ng
-        >>> shorter = {"model.block_size": 32}
-        >>> ng.convert("pretrained:shakespeare-mini-kan", out="runs/short", **shorter).step
+        >>> settings = {"model.dropout": 0.1}  # to train on with
+        >>> ng.convert("pretrained:shakespeare-mini-kan", out="runs/start", **settings).step
         4000
     """
     with only_writer(Path(out)):
