@@ -55,7 +55,7 @@ def convert(
 
     Examples:
         >>> import nanogpkant as ng
-        >>> settings = {"model.dropout": 0.1}  # to train on with
+        >>> settings = {"model.dropout": 0.1}  # for fine-tuning
         >>> ng.convert("pretrained:shakespeare-mini-kan", out="runs/start", **settings).step
         4000
     """

@@ -93,9 +93,10 @@ def _spent(axes: Axes, found: Findings, seconds: bool) -> None:
 
 
 def _residuals(axes: Axes, found: Findings, key: str) -> None:
+    assert found.shared is not None
     for number, family in enumerate(found.families):
         own = [each.point for each in found.measured if each.cell.family == family]
-        off = [100 * np.log(point.loss / (found.expected(point) or 1)) for point in own]
+        off = [100 * found.shared.residual(point) for point in own]
         x, gid = [getattr(point, key) for point in own], f"{key}-v{number}-line"
         axes.scatter(x, off, color=colour_of(number), s=14, gid=gid)
     axes.axhline(0, color=REFERENCE_COLOUR, lw=1)
@@ -128,11 +129,7 @@ def _best_size(axes: Axes, found: Findings) -> None:
     for number, family in enumerate(found.families):
         cost = found.cost(family)
         _band(
-            axes,
-            found.shared,
-            number,
-            line,
-            lambda law, f=family, c=cost: law.best(f, line, c)[0],
+            axes, found.shared, number, line, lambda law, f=family, c=cost: law.best(f, line, c)[0]
         )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))

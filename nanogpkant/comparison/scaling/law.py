@@ -99,8 +99,16 @@ class Fit:
 
     law: Law
     draws: list[Law]
-    error: float  # root mean square of the residuals of log L
     points: list[Point] = field(repr=False)
+
+    @property
+    def error(self) -> float:
+        """Root mean square of the residuals."""
+        return float(np.sqrt(np.mean([self.residual(point) ** 2 for point in self.points])))
+
+    def residual(self, point: Point) -> float:
+        """log L measured less log L of the law."""
+        return math.log(point.loss / self.law.loss(point.family, point.parameters, point.tokens))
 
     def interval(self, of: Callable[[Law], Any]) -> tuple[Any, Any]:
         """Ends of the 95% interval of what a function gives for a law: percentiles of the draws."""
@@ -116,10 +124,10 @@ class Fit:
         return float(low), float(high)
 
     def trend(self, key: str) -> float:
-        """Rise of the residuals of log L, as a line, over the range of parameters or tokens."""
-        law, logs = self.law, np.log([getattr(point, key) for point in self.points])
-        off = [np.log(p.loss / law.loss(p.family, p.parameters, p.tokens)) for p in self.points]
-        return float(np.polyfit(logs, off, 1)[0] * np.ptp(logs))
+        """Rise of the residuals, as a line, over the range of parameters or tokens."""
+        logs = np.log([getattr(point, key) for point in self.points])
+        slope = np.polyfit(logs, [self.residual(point) for point in self.points], 1)[0]
+        return float(slope * np.ptp(logs))
 
 
 def why_no_fit(points: Sequence[Point]) -> str | None:
@@ -160,9 +168,7 @@ def fit(
         solved = [problem.solve(start, weights) for start in problem.starts()]
         found = min(solved, key=lambda each: each[0])
         again = [problem.solve(found[1], problem.resampled(random))[1] for _ in range(draws)]
-    residuals = problem.residuals(found[1])
-    error = float(np.sqrt(np.mean(residuals**2)))
-    return Fit(problem.law(found[1]), [problem.law(each) for each in again], error, list(points))
+    return Fit(problem.law(found[1]), [problem.law(each) for each in again], list(points))
 
 
 class _Problem:
@@ -231,10 +237,6 @@ class _Problem:
         tokens = self.tokens + (self.lam @ unknowns[SHARED:])[self.family]
         flat = np.full(len(sizes), log_e)
         return np.stack([flat, log_a - alpha * sizes, log_b - beta * tokens]), sizes, tokens
-
-    def residuals(self, unknowns: np.ndarray) -> np.ndarray:
-        """log L measured less log L of the law, (points,)."""
-        return self.losses - np.logaddexp.reduce(self.terms(unknowns)[0], axis=0)
 
     def objective(self, unknowns: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """Huber's loss in units of its delta, and its gradient."""

@@ -89,9 +89,10 @@ def answer(found: Findings) -> list[str]:
         said.append(f"{inside} of {len(found.held_out)} held-out losses lie in their interval.")
         trends = [found.shared.trend(key) for key in ("parameters", "tokens")]
         bent = max(map(abs, trends)) > MOST_TREND
+        words = f"above {MOST_TREND:.0%}, so the law does not hold" if bent else "no trend"
         said.append(
             f"Residuals change by {trends[0]:+.1%} over the range of parameters, {trends[1]:+.1%} "
-            f"over that of tokens: {'too much, the law does not hold' if bent else 'no trend'}."
+            f"over that of tokens: {words}."
         )
     if found.left_out:
         names = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
