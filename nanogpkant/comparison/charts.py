@@ -15,7 +15,7 @@ from nanogpkant.comparison.findings import Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run, variants_of
 from nanogpkant.comparison.statistics import mean_and_spread
-from nanogpkant.report.charts import Draw, dashes_of, plain, save_figure
+from nanogpkant.report.charts import Draw, dashes_of, literal, plain, save_figure
 from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
 # Ratio of the ends of curves beyond which the axis is logarithmic.
@@ -28,9 +28,22 @@ GRID_MEASURES = {
 
 
 def loss_charts(findings: Findings, references: list[Reference]) -> dict[str, Draw]:
-    """Validation loss against each axis of cost, by the name of the axis."""
+    """Validation loss against each axis of cost, by its name; without curves, seed by seed."""
+    if not (references or has_curves(findings)):
+        first = {run.seed: run.curve.losses[-1] for run in findings.variants[0].runs}
+        bases = {
+            "validation loss, nats per token": {},
+            "nats above the first row, same seed": first,
+        }
+        draw = partial(_seeds, findings=findings)
+        return {words: partial(draw, words=words, base=base) for words, base in bases.items()}
     draw = partial(_losses, findings=findings, references=references)
     return {words: partial(draw, axis=axis) for axis, words in AXES.items()}
+
+
+def has_curves(findings: Findings) -> bool:
+    """Whether a run was evaluated between its start and its end."""
+    return any(len(run.curve.losses) > 2 for run in findings.runs)
 
 
 def grid_charts(findings: Findings) -> dict[str, Draw]:
@@ -76,6 +89,22 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
     axes.set_ylim(low - margin, high + margin)
 
 
+def _seeds(axes: Axes, findings: Findings, words: str, base: dict[int, float]) -> None:
+    """Last losses, less the base's of the same seed: a dot for each seed, a bar for their mean."""
+    bar = {"marker": "|", "mew": 2, "ms": min(18, 150 / len(findings.variants))}
+    for row, variant in enumerate(findings.variants):
+        runs = [run for run in variant.runs if run.seed in base or not base]
+        losses = [run.curve.losses[-1] - base.get(run.seed, 0.0) for run in runs]
+        style = {"color": colour_of(variant.number), "ls": ""}
+        name = f"{'pair' if base else 'seed'}-v{variant.number}"
+        axes.plot(losses, [row] * len(losses), marker="o", ms=4, gid=f"{name}-line", **style)
+        if losses:
+            axes.plot(np.mean(losses), row, gid=f"{name}-band", **bar, **style)
+    names = [literal(variant.name) for variant in findings.variants]
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=words, ylim=(len(names) - 0.5, -0.5))
+
+
 def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
     for variant in findings.variants:
         rows = [run.grid_rows for run in variant.runs if run.grid_rows]
@@ -104,7 +133,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for number, variant in enumerate(variants_of(runs).values()):
         for seed, run in enumerate(variant):
-            curve, style = run.curve, {"marker": "o", "ms": 3, "label": run.name}
+            curve, style = run.curve, {"marker": "o", "ms": 3, "label": literal(run.name)}
             style |= {"color": colour_of(number), "dashes": dashes_of(seed - 1) if seed else ()}
             by_step.plot(curve.steps, curve.losses, **style)
             by_second.plot(curve.seconds, curve.losses, **style)

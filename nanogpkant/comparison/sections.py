@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nanogpkant.comparison.charts import grid_charts, loss_charts
+from nanogpkant.comparison.charts import grid_charts, has_curves, loss_charts
 from nanogpkant.comparison.declared import COSTS, Verdict
 from nanogpkant.comparison.findings import Findings, Pair, VariantResult, answer, hardware
 from nanogpkant.comparison.references import Reference
@@ -239,6 +239,8 @@ def _curves(findings: Findings, references: list[Reference]) -> Section:
     words = (
         "Means over the seeds, with bands of one standard deviation; the steep start is cut off. "
         "Axes are logarithmic if budgets are far apart."
+        if references or has_curves(findings)
+        else "At the end of training, the only evaluation: a dot for each seed, a bar for the mean."
     )
     return Section(
         "Validation loss",

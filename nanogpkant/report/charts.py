@@ -30,6 +30,11 @@ def dashes_of(number: int) -> Dashes:
     return DASHES[number % len(DASHES)]
 
 
+def literal(text: str) -> str:
+    """A name for matplotlib, which would read what stands between dollars as a formula."""
+    return text.replace("$", r"\$")
+
+
 def plain(axes: Axes, faint: str = "#d5d8dc") -> None:
     """Remove the frame and draw a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -78,7 +83,7 @@ def save_png(
     keys = [Line2D([], [], color=colour_of(number), lw=2) for number in lines.values()]
     for dashes in dashed.values():
         keys.append(Line2D([], [], color=REFERENCE_COLOUR, lw=1.3, dashes=dashes))
-    names = [*lines, *dashed]
+    names = [literal(name) for name in [*lines, *dashed]]
     columns = 2 if max(map(len, names)) > 28 else 4
     figure.legend(keys, names, loc="outside upper left", ncols=columns, frameon=False)
     save_figure(figure, path)

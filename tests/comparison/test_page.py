@@ -7,10 +7,14 @@ from pathlib import Path
 
 import chromium
 import pytest
+from matplotlib.figure import Figure
 
 from nanogpkant.base.escape import markdown
 from nanogpkant.cli import main
-from nanogpkant.report.charts import to_svg
+from nanogpkant.comparison.charts import loss_charts
+from nanogpkant.comparison.findings import find
+from nanogpkant.comparison.runs import AXES
+from nanogpkant.report.charts import save_png, to_svg
 
 in_a_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 
@@ -44,6 +48,31 @@ def test_all_files_are_there_and_small(report):
     }
     assert (report / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (report / "report.html").stat().st_size < 1_000_000
+
+
+def test_runs_without_a_curve_are_drawn_seed_by_seed(loaded):
+    ends = {"$x^$": {1: 2.0, 2: 2.25}, "bad": {1: 2.5, 3: 2.75}}
+    runs = {
+        name: [loaded(f"{name}-{seed}", [4, loss], seed=seed) for seed, loss in losses.items()]
+        for name, losses in ends.items()
+    }
+    drawn = {}
+    for words, draw in loss_charts(find(runs), []).items():
+        axes = Figure().subplots()
+        draw(axes)
+        drawn[words] = [list(line.get_xdata()) for line in axes.lines]  # dots, then the mean
+        assert [label.get_text() for label in axes.get_yticklabels()] == [r"\$x^\$", "bad"]
+    losses, differences = drawn.values()
+    assert losses == [[2.0, 2.25], [2.125], [2.5, 2.75], [2.625]]
+    assert differences == [[0.0, 0.0], [0.0], [0.5], [0.5]]  # a seed that both have
+
+    runs["bad"].append(loaded("bad-4", [4, 3, 2.5], seed=4))
+    assert list(loss_charts(find(runs), [])) == list(AXES.values())
+
+
+def test_a_name_that_is_no_formula_is_drawn_as_it_is(tmp_path):
+    save_png(tmp_path / "a.png", {"a": lambda axes: axes.plot([1, 2])}, {"$x^$": 0}, {"$y_$": (1,)})
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_holds_every_figure_of_the_markdown(report):
