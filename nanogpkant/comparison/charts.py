@@ -5,6 +5,7 @@ Lines of variant N carry ids that end in ``-vN-line`` and ``-vN-band``.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def _seeds(axes: Axes, findings: Findings, words: str, base: dict[int, float]) -
     for row, variant in enumerate(findings.variants):
         runs = [run for run in variant.runs if run.seed in base or not base]
         losses = [run.curve.losses[-1] - base.get(run.seed, 0.0) for run in runs]
-        style = {"color": colour_of(variant.number), "ls": ""}
+        style: dict[str, Any] = {"color": colour_of(variant.number), "ls": ""}
         name = f"{'pair' if base else 'seed'}-v{variant.number}"
         axes.plot(losses, [row] * len(losses), marker="o", ms=4, gid=f"{name}-line", **style)
         if losses:
