@@ -28,6 +28,11 @@ def csv_cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
+def mathtext(text: str) -> str:
+    """Text in a chart of matplotlib, which takes what stands between dollars for a formula."""
+    return text.replace("$", r"\$")
+
+
 def source_hash(content: str) -> str:
     """A content security policy's name for an inline script or style."""
     digest = hashlib.sha256(content.encode("utf-8")).digest()

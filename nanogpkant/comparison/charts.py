@@ -5,20 +5,21 @@ Lines of variant N carry ids that end in ``-vN-line`` and ``-vN-band``.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
-from nanogpkant.comparison.findings import Findings
+from nanogpkant.base.escape import mathtext
+from nanogpkant.comparison.findings import LOSSES, Findings
 from nanogpkant.comparison.references import Reference
 from nanogpkant.comparison.runs import AXES, Run, variants_of
 from nanogpkant.comparison.statistics import mean_and_spread
-from nanogpkant.report.charts import Draw, dashes_of, literal, plain, save_figure
+from nanogpkant.report.charts import Draw, dashes_of, name_rows, plain, save_figure
 from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
+LOSS = "validation loss, nats per token"
 # Ratio of the ends of curves beyond which the axis is logarithmic.
 LOGARITHMIC_BEYOND = 4.0
 CLOSE_TICKS_BELOW = 200.0  # times the start of such an axis: room for ticks at 1, 2, 5, 10
@@ -30,21 +31,18 @@ GRID_MEASURES = {
 
 def loss_charts(findings: Findings, references: list[Reference]) -> dict[str, Draw]:
     """Validation loss against each axis of cost, by its name; without curves, seed by seed."""
-    if not (references or has_curves(findings)):
-        first = {run.seed: run.curve.losses[-1] for run in findings.variants[0].runs}
-        bases = {
-            "validation loss, nats per token": {},
-            "nats above the first row, same seed": first,
-        }
+    if not has_curves(findings, references):
+        first = {run.seed: LOSSES["final"](run) for run in findings.variants[0].runs}
+        bases = {LOSS: {}, "nats above the first row, same seed": first}
         draw = partial(_seeds, findings=findings)
         return {words: partial(draw, words=words, base=base) for words, base in bases.items()}
     draw = partial(_losses, findings=findings, references=references)
     return {words: partial(draw, axis=axis) for axis, words in AXES.items()}
 
 
-def has_curves(findings: Findings) -> bool:
-    """Whether a run was evaluated between its start and its end."""
-    return any(len(run.curve.losses) > 2 for run in findings.runs)
+def has_curves(findings: Findings, references: list[Reference]) -> bool:
+    """Whether a run was evaluated between its start and its end, or a reference has a curve."""
+    return bool(references) or any(len(run.curve.losses) > 2 for run in findings.runs)
 
 
 def grid_charts(findings: Findings) -> dict[str, Draw]:
@@ -81,7 +79,7 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set(xlabel=AXES[axis], ylabel="validation loss, nats per token")
+    axes.set(xlabel=AXES[axis], ylabel=LOSS)
     # The steep start would flatten the rest.
     curves = [run.curve for variant in findings.variants for run in variant.runs]
     low = min(each.losses.min() for each in [*curves, *references])
@@ -92,18 +90,16 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
 
 def _seeds(axes: Axes, findings: Findings, words: str, base: dict[int, float]) -> None:
     """Last losses, less the base's of the same seed: a dot for each seed, a bar for their mean."""
-    bar = {"marker": "|", "mew": 2, "ms": min(18, 150 / len(findings.variants))}
+    height = min(18, 150 / len(findings.variants))  # of a bar, in points
     for row, variant in enumerate(findings.variants):
         runs = [run for run in variant.runs if run.seed in base or not base]
-        losses = [run.curve.losses[-1] - base.get(run.seed, 0.0) for run in runs]
-        style: dict[str, Any] = {"color": colour_of(variant.number), "ls": ""}
-        name = f"{'pair' if base else 'seed'}-v{variant.number}"
-        axes.plot(losses, [row] * len(losses), marker="o", ms=4, gid=f"{name}-line", **style)
+        losses = [LOSSES["final"](run) - base.get(run.seed, 0.0) for run in runs]
+        colour, name = colour_of(variant.number), f"{'pair' if base else 'seed'}-v{variant.number}"
+        axes.plot(losses, [row] * len(losses), "o", color=colour, ms=4, gid=f"{name}-line")
         if losses:
-            axes.plot(np.mean(losses), row, gid=f"{name}-band", **bar, **style)
-    names = [literal(variant.name) for variant in findings.variants]
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=words, ylim=(len(names) - 0.5, -0.5))
+            axes.plot(np.mean(losses), row, "|", color=colour, ms=height, mew=2, gid=f"{name}-band")
+    name_rows(axes, [variant.name for variant in findings.variants])
+    axes.set_xlabel(words)
 
 
 def _grids(axes: Axes, findings: Findings, key: str, words: str) -> None:
@@ -134,7 +130,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for number, variant in enumerate(variants_of(runs).values()):
         for seed, run in enumerate(variant):
-            curve, style = run.curve, {"marker": "o", "ms": 3, "label": literal(run.name)}
+            curve, style = run.curve, {"marker": "o", "ms": 3, "label": mathtext(run.name)}
             style |= {"color": colour_of(number), "dashes": dashes_of(seed - 1) if seed else ()}
             by_step.plot(curve.steps, curve.losses, **style)
             by_second.plot(curve.seconds, curve.losses, **style)

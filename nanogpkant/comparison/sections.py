@@ -239,7 +239,7 @@ def _curves(findings: Findings, references: list[Reference]) -> Section:
     words = (
         "Means over the seeds, with bands of one standard deviation; the steep start is cut off. "
         "Axes are logarithmic if budgets are far apart."
-        if references or has_curves(findings)
+        if has_curves(findings, references)
         else "At the end of training, the only evaluation: a dot for each seed, a bar for the mean."
     )
     return Section(

@@ -6,7 +6,7 @@ Text and lines of the SVG have placeholder colours, which are replaced by those 
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nanogpkant.base.escape import mathtext
 from nanogpkant.base.files import replacing
 from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
@@ -30,16 +31,18 @@ def dashes_of(number: int) -> Dashes:
     return DASHES[number % len(DASHES)]
 
 
-def literal(text: str) -> str:
-    """A name for matplotlib, which would read what stands between dollars as a formula."""
-    return text.replace("$", r"\$")
-
-
 def plain(axes: Axes, faint: str = "#d5d8dc") -> None:
     """Remove the frame and draw a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=faint, lw=0.6)
     axes.set_axisbelow(True)
+
+
+def name_rows(axes: Axes, names: Iterable[str]) -> None:
+    """Name the rows of a chart, which are at y = 0, 1, 2, ... from its top."""
+    labels = [mathtext(name) for name in names]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 140) -> None:
@@ -83,7 +86,7 @@ def save_png(
     keys = [Line2D([], [], color=colour_of(number), lw=2) for number in lines.values()]
     for dashes in dashed.values():
         keys.append(Line2D([], [], color=REFERENCE_COLOUR, lw=1.3, dashes=dashes))
-    names = [literal(name) for name in [*lines, *dashed]]
+    names = [mathtext(name) for name in [*lines, *dashed]]
     columns = 2 if max(map(len, names)) > 28 else 4
     figure.legend(keys, names, loc="outside upper left", ncols=columns, frameon=False)
     save_figure(figure, path)

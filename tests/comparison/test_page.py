@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import chromium
@@ -14,7 +15,7 @@ from nanogpkant.cli import main
 from nanogpkant.comparison.charts import loss_charts
 from nanogpkant.comparison.findings import find
 from nanogpkant.comparison.runs import AXES
-from nanogpkant.report.charts import save_png, to_svg
+from nanogpkant.report.charts import name_rows, save_png, to_svg
 
 in_a_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 
@@ -71,7 +72,9 @@ def test_runs_without_a_curve_are_drawn_seed_by_seed(loaded):
 
 
 def test_a_name_that_is_no_formula_is_drawn_as_it_is(tmp_path):
-    save_png(tmp_path / "a.png", {"a": lambda axes: axes.plot([1, 2])}, {"$x^$": 0}, {"$y_$": (1,)})
+    save_png(
+        tmp_path / "a.png", {"a": partial(name_rows, names=["$x^$"])}, {"$x^$": 0}, {"$y_$": (1,)}
+    )
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

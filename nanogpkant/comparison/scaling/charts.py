@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from nanogpkant.base.escape import mathtext
+from nanogpkant.comparison.charts import LOSS
 from nanogpkant.comparison.scaling.cells import short
 from nanogpkant.comparison.scaling.findings import Findings, Measured
 from nanogpkant.comparison.scaling.law import Fit
-from nanogpkant.report.charts import Draw
+from nanogpkant.report.charts import Draw, name_rows
 from nanogpkant.report.theme import REFERENCE_COLOUR, colour_of
 
-LOSS = "validation loss, nats per token"
 POINTS = 60  # of a drawn curve
 
 
@@ -56,12 +57,11 @@ def _slice(axes: Axes, found: Findings, vary: str, fix: str) -> None:
 
     Sizes of families are never quite equal: of each family the nearest is drawn.
     """
-    first = [each.point for each in found.measured if each.cell.family == found.families[0]]
-    pairs = {(getattr(point, fix), getattr(point, vary)) for point in first}
+    pairs = {(getattr(e.point, fix), getattr(e.point, vary)) for e in found.of(found.families[0])}
     values = [value for value, _ in pairs]
     common = max(values, key=lambda value: (values.count(value), value))
     for number, family in enumerate(found.families):
-        own = [each for each in found.measured if each.cell.family == family]
+        own = found.of(family)
         at = min((getattr(e.point, fix) for e in own), key=lambda v: abs(np.log(v / common)))
         shown = [each for each in own if getattr(each.point, fix) == at]
         x = np.array([getattr(each.point, vary) for each in shown])
@@ -77,17 +77,14 @@ def _slice(axes: Axes, found: Findings, vary: str, fix: str) -> None:
 def _spent(axes: Axes, found: Findings, seconds: bool) -> None:
     """Loss against FLOPs or seconds, and the lowest that the law expects for so many."""
     for number, family in enumerate(found.families):
-        own = [each for each in found.measured if each.cell.family == family]
+        own = found.of(family)
         x = np.array([each.seconds if seconds else each.cell.flops for each in own])
         _dots(axes, found, number, x, own)
         if found.shared is not None:
             flops = [each.cell.flops for each in own]
             line, cost = np.geomspace(min(flops), max(flops), POINTS), found.cost(family)
             scale = found.flops_per_second(family) if seconds else 1.0
-
-            def lowest(law: Any, f: str = family, c: Any = line, cost: float = cost) -> Any:
-                return law.loss(f, *law.best(f, c, cost))
-
+            lowest = methodcaller("lowest", family, line, cost)
             _band(axes, found.shared, number, line / scale, lowest)
     _logarithmic(axes, "seconds of training" if seconds else "training FLOPs")
 
@@ -95,7 +92,7 @@ def _spent(axes: Axes, found: Findings, seconds: bool) -> None:
 def _residuals(axes: Axes, found: Findings, key: str) -> None:
     assert found.shared is not None
     for number, family in enumerate(found.families):
-        own = [each.point for each in found.measured if each.cell.family == family]
+        own = [each.point for each in found.of(family)]
         off = [100 * found.shared.residual(point) for point in own]
         x, gid = [getattr(point, key) for point in own], f"{key}-v{number}-line"
         axes.scatter(x, off, color=colour_of(number), s=14, gid=gid)
@@ -146,8 +143,8 @@ def _worth(axes: Axes, fit: Fit, of: Callable[[Any], dict[str, float]], words: s
         axes.plot([low, high], [number, number], lw=2, **style)
         axes.plot([of(fit.law)[family]], [number], marker="o", ms=5, **style)
     axes.axvline(1, color=REFERENCE_COLOUR, lw=1)
-    axes.set(xlabel=words, ylim=(len(families) - 0.5, -0.5))
-    axes.set_yticks(range(len(families)), families)
+    name_rows(axes, families)
+    axes.set_xlabel(mathtext(words))
 
 
 def _dots(axes: Axes, found: Findings, number: int, x: np.ndarray, of: list[Measured]) -> None:

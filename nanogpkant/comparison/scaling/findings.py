@@ -64,15 +64,17 @@ class Findings:
     def families(self) -> list[str]:
         return list(dict.fromkeys(each.cell.family for each in self.measured))
 
+    def of(self, family: str) -> list[Measured]:
+        return [each for each in self.measured if each.cell.family == family]
+
     def cost(self, family: str) -> float:
         """FLOPs of training a parameter and token: the geometric mean of a family's cells."""
-        cells = [each.cell for each in self.measured if each.cell.family == family]
-        logs = [np.log(cell.flops / cell.parameters / cell.tokens) for cell in cells]
+        logs = [np.log(e.cell.flops / e.cell.parameters / e.cell.tokens) for e in self.of(family)]
         return float(np.exp(np.mean(logs)))
 
     def flops_per_second(self, family: str) -> float:
         """Training FLOPs a second: the median of a family's cells."""
-        own = [each for each in self.measured if each.cell.family == family]
+        own = self.of(family)
         return float(np.median([each.cell.flops / max(each.seconds, 1e-9) for each in own]))
 
     def rows(self) -> list[Row]:

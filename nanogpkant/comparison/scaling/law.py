@@ -81,6 +81,10 @@ class Law:
         parameters = (a / b) ** (1 / power) * product ** (self.beta / power)
         return parameters, product / parameters
 
+    def lowest(self, family: str, flops: Any, cost: float) -> Any:
+        """Loss of the best model for a budget, see ``best``."""
+        return self.loss(family, *self.best(family, flops, cost))
+
     def flops_for(self, family: str, loss: float, cost: float) -> float:
         """Training FLOPs of the cheapest model that reaches a loss; infinite where none does."""
         if loss <= self.E:
@@ -88,7 +92,7 @@ class Law:
         low, high = 0.0, 200.0  # log FLOPs
         for _ in range(100):
             middle = (low + high) / 2
-            reached = self.loss(family, *self.best(family, math.exp(middle), cost))
+            reached = self.lowest(family, math.exp(middle), cost)
             low, high = (low, middle) if reached <= loss else (middle, high)
         return math.exp(high)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from nanogpkant.base.files import write_atomic
 from nanogpkant.comparison.scaling.cells import short
 from nanogpkant.comparison.scaling.charts import law_charts, loss_charts, worth_charts
 from nanogpkant.comparison.scaling.findings import Findings, save_fit
-from nanogpkant.comparison.scaling.law import Fit, Law
+from nanogpkant.comparison.scaling.law import Fit
 from nanogpkant.comparison.scaling.study import Study
 from nanogpkant.report.charts import save_png
 from nanogpkant.report.html import as_html, as_markdown
@@ -176,18 +176,15 @@ def _budgets(found: Findings) -> Section:
     """The best model for budgets up to a hundred times the largest cell's."""
     assert found.shared is not None
     law, most = found.shared.law, max(each.cell.flops for each in found.measured)
-    rows = []
+    costs = {family: found.cost(family) for family in found.families}
+    first, rows = found.families[0], []
     for flops in (most / 10, most, 10 * most, 100 * most):
-        reference = float(law.loss(found.families[0], *_best(law, found, found.families[0], flops)))
-        for family in found.families:
-            best = _best(law, found, family, flops)
+        reference = float(law.lowest(first, flops, costs[first]))
+        for family, cost in costs.items():
+            best = law.best(family, flops, cost)
             loss = float(law.loss(family, *best))
-            ends = _ends(
-                found.shared,
-                lambda each, f=family, c=flops: each.loss(f, *_best(each, found, f, c)),
-                ".4f",
-            )
-            needed = law.flops_for(family, reference, found.cost(family)) / flops
+            ends = _ends(found.shared, methodcaller("lowest", family, flops, cost), ".4f")
+            needed = law.flops_for(family, reference, cost) / flops
             rows.append(
                 [
                     Cell(family, family),
@@ -203,13 +200,9 @@ def _budgets(found: Findings) -> Section:
     words = [
         "The size and tokens of the lowest loss for a budget; beyond the largest cell "
         f"({most:.2g} FLOPs) the law extrapolates. The last column is what a family needs to reach "
-        f"the loss of {found.families[0]}, in units of the budget."
+        f"the loss of {first}, in units of the budget."
     ]
     return Section("What a budget buys", words, head, rows)
-
-
-def _best(law: Law, found: Findings, family: str, flops: float) -> tuple[float, float]:
-    return law.best(family, flops, found.cost(family))
 
 
 def _freed(found: Findings) -> Section:
