@@ -42,9 +42,9 @@ const explain = button => {
   const box = button.getBoundingClientRect();
   show(document.getElementById(button.getAttribute("aria-describedby")).textContent, box.left, box.bottom + 6);
 };
-document.addEventListener("scroll", () => {  // also where the focus scrolls into sight
+document.addEventListener("scroll", () => {  // also where the focus scrolls into sight; Escape is final
   const { activeElement } = document;
-  if (activeElement.matches("th button[aria-describedby]")) explain(activeElement);
+  if (!tip.hidden && activeElement.matches("th button[aria-describedby]")) explain(activeElement);
   else hide();
 }, true);
 for (const button of document.querySelectorAll("th button[aria-describedby]")) {
