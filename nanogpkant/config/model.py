@@ -18,6 +18,7 @@ else:
 FORMER_KEYS = {"model.mlp": "model.activation"}
 RETIRED_KEYS = {"train.formulas": "fixed"}  # and the value that runs without the key have
 FORMER_VALUES = {("model.activation", "gated"): "swiglu"}
+PLAIN_ACTIVATIONS = ("even_cosine", "xielu")  # no base functions of edges
 POSITIONS = ("learned", "rope", "alibi", "slopes", "curve", "none")
 
 
@@ -159,11 +160,20 @@ class ModelConfig:
     """attention scores: 0: scaled products of queries and keys; 1: their cosine times a learned
     temperature a head; above: a learned polynomial of the cosine, of this degree"""
     activation: Literal[
-        "gelu", "gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "xielu", "swiglu"
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "even",
+        "even_cosine",
+        "relu2",
+        "leaky_relu2",
+        "xielu",
+        "swiglu",
     ] = "gelu"
     """activation of the MLP: gelu; gelu_tanh: its tanh approximation, as in GPT-2; silu; even:
-    x (Phi(x) - 1/2), GELU without its linear part; relu2, leaky_relu2: squares; xielu: with two
-    learned numbers; swiglu: SiLU(gate) * value, with twice as many outputs of mlp_in"""
+    x (Phi(x) - 1/2), GELU without its linear part; even_cosine: even(x) - 0.8 cos x - 0.7 cos 2x;
+    relu2, leaky_relu2: squares; xielu: with two learned numbers; swiglu: SiLU(gate) * value, with
+    twice as many outputs of mlp_in"""
     mlp_ratio: float = 4.0
     """hidden width of each MLP, in units of n_embd"""
     conv: Literal["none", "taps", "decay", "curve"] = "none"
@@ -209,6 +219,10 @@ class ModelConfig:
         if self.score_degree and self.qk_norm:
             remedy = "--model.score_degree norms queries and keys itself; leave one out"
             refuse("model.qk_norm", self.qk_norm, remedy)
+        is_base = "mlp_out" in self.kan.sites and self.kan.base == "gpt"
+        if is_base and self.activation in PLAIN_ACTIVATIONS:
+            remedy = "is no base function of edges; give another, or --model.kan.base even"
+            refuse("model.activation", self.activation, remedy)
         self._check_positions()
 
     def _check_positions(self) -> None:

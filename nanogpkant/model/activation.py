@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from nanogpkant.kan.features import even, leaky_relu2, normal_points, relu2
 
 
+def even_cosine(x: Tensor) -> Tensor:
+    """even(x) - 0.8 cos x - 0.7 cos 2x: what functions that learn become (docs/results.md)."""
+    cosine = torch.cos(x)
+    return even(x) - cosine * (0.8 + 1.4 * cosine) + 0.7
+
+
 class XIELU(nn.Module):
     """alpha_p x^2 + beta x above zero, alpha_n (e^x - 1 - x) + beta x below; both alphas learned.
 
@@ -51,6 +57,7 @@ ACTIVATIONS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "gelu_tanh": lambda: partial(F.gelu, approximate="tanh"),
     "silu": lambda: F.silu,
     "even": lambda: even,
+    "even_cosine": lambda: even_cosine,
     "relu2": lambda: relu2,
     "leaky_relu2": lambda: leaky_relu2,
     "xielu": XIELU,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UsageError
 from nanogpkant.config import ModelConfig, load_config
+from nanogpkant.kan import Features, Fourier, Shared
 from nanogpkant.kan.curve import bucket
 from nanogpkant.model.activation import ACTIVATIONS, root_mean_square
 from nanogpkant.model.attention import ROWS, Attention
@@ -282,6 +283,13 @@ def test_even() -> None:
     torch.testing.assert_close(ours(-x), ours(x))
 
 
+def test_even_cosine() -> None:
+    x, functions = torch.randn(1, 999, dtype=torch.float64) * 3, Shared(Fourier(2))
+    learned = torch.tensor([0, -0.8, -0.7, 0, 0], dtype=torch.float64)[None, None]
+    expected = Features(functions, "even").expand(x, learned)[:, 0]
+    torch.testing.assert_close(ACTIVATIONS["even_cosine"]()(x), expected)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_projection_behind_an_activation_starts_at_unit_variance(activation: str) -> None:
     config = ModelConfig(1, 4, 256, mlp_ratio=4, activation=activation, init="variance_preserving")
@@ -351,6 +359,8 @@ def test_softcap(tiny_gpt) -> None:
         ("conv_length", 1),
         ("score_degree", -1),
         ("qk_norm", True),
+        ("activation", "xielu"),
+        ("activation", "even_cosine"),
     ],
 )
 def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> None:
@@ -360,6 +370,7 @@ def test_settings_that_cannot_work(tiny_config, flag: str, value: object) -> Non
         "curve.beyond": {"curve.basis": "fourier", "curve.knots": 3},
         "conv_length": {"conv": "curve"},
         "qk_norm": {"score_degree": 1},
+        "activation": {"kan.base": "gpt", "kan.sites": ["mlp_out"]},
     }
     with pytest.raises(UsageError, match=rf"^--model\.{flag} .*: ."):
         tiny_config(**others.get(flag, {}), **{flag: value})

@@ -35,7 +35,7 @@ PLAIN = {
     "several panels": {"n_embd": 72, "n_head": 3},
     **{
         a: {"activation": a}
-        for a in ("gelu_tanh", "silu", "even", "relu2", "leaky_relu2", "swiglu")
+        for a in ("gelu_tanh", "silu", "even", "even_cosine", "relu2", "leaky_relu2", "swiglu")
     },
     **{p: {"position": p} for p in ("rope", "alibi", "slopes", "none")},
     "curve": CURVE,

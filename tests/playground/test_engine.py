@@ -32,6 +32,7 @@ MODELS = {
     "modern": {"position": "rope", "norm": "rms", "qk_norm": True, "activation": "xielu"}
     | {"conv": "taps", "value_residual": True, "tied": False, "logit_softcap": 5.0},
     "decay": {"position": "none", "conv": "decay", "activation": "silu"},
+    "found": {"position": "curve", "activation": "even_cosine"},
     "cosines": {"position": "rope+curve", "conv": "curve", "score_degree": 3},
     "temperature": {"position": "learned", "score_degree": 1},
 }

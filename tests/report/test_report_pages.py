@@ -69,7 +69,7 @@ def test_columns_are_explained_without_a_mouse(open_page, kind):
     assert page.locator("#tip").is_visible() and page.text_content("#tip") == words
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
-    page.evaluate("document.dispatchEvent(new Event('scroll'))")  # as focus may cause, a frame later
+    page.evaluate("document.dispatchEvent(new Event('scroll'))")  # as focus may cause
     assert page.locator("#tip").is_hidden()
     page.keyboard.press("Enter")
     assert page.locator("th[aria-sort]").count() == 1

@@ -112,13 +112,17 @@ static inline float tanh_gate(float x) {
     return 1 / (1 + exponential(-1.59576912f * x * (1 + 0.044715f * x * x)));
 }
 
-enum { NONE, SILU, GELU, GELU_TANH, EVEN, RELU, RELU2, LEAKY_RELU2, IDENTITY };
+enum { NONE, SILU, GELU, GELU_TANH, EVEN, EVEN_COSINE, RELU, RELU2, LEAKY_RELU2, IDENTITY };
 
 static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
     if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
+    if (BASE == EVEN_COSINE) { /* an activation alone, which has no slope here */
+        float cosine = wave(x).cosine;
+        return x * (normal_below(x, bell(x)) - 0.5f) - cosine * (0.8f + 1.4f * cosine) + 0.7f;
+    }
     if (BASE == RELU) return at_least_0(x);
     if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
     if (BASE == LEAKY_RELU2) return x > 0 ? x * x : 0.25f * x * x;

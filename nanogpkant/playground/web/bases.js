@@ -46,6 +46,7 @@ export const FUNCTIONS = {
   gelu,
   gelu_tanh: geluTanh,
   even: (x) => gelu(x) - 0.5 * x,
+  even_cosine: (x) => gelu(x) - 0.5 * x - 0.8 * Math.cos(x) - 0.7 * Math.cos(2 * x),
   relu2: (x) => (x > 0 ? x * x : 0),
   leaky_relu2: (x) => (x > 0 ? x * x : 0.25 * x * x),
   identity: (x) => x,
