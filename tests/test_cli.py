@@ -48,6 +48,7 @@ BAD_SETTINGS = [
     (["--train.max_iters", "abc"], "--train.max_iters abc: must be a whole number"),
     (["--train.max_seconds", "0"], "--train.max_seconds 0.0: must be above 0"),
     (["--optim.kan_weight_decay", "x"], "--optim.kan_weight_decay x: must be a number or null"),
+    (["--model.kan.sites", "qkv"], "--model.kan.sites qkv: must be a list such as [a, b]"),
     (["--train.dtype", "float8"], "train.dtype"),
     (["--train.dtype", "float16", "--train.device", "cpu"], "float16"),
     (["--train.device", "toaster"], "must be auto, cpu, cuda"),

@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
 # Names of types, for people.
-IN_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+IN_WORDS = {
+    **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},
+    **{"list": "a list such as [a, b]", "tuple": "two numbers such as [-1, 1]"},
+}
 
 
 class UserError(Exception):

@@ -238,7 +238,8 @@ def _checked(expected: Any, value: Any, key: str) -> Any:
             pass
     if isinstance(expected, type) and type(value) is expected:
         return value
-    wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else f"{expected}"
-    if isinstance(expected, type):
-        wanted = IN_WORDS.get(expected.__name__, expected.__name__)
+    kind = (origin or expected).__name__
+    wanted = IN_WORDS.get(kind, kind)
+    if origin is Literal:
+        wanted = f"one of {', '.join(map(str, inner))}"
     raise UsageError(f"--{key} {reprlib.repr(value)}: must be {wanted}")

@@ -13,6 +13,7 @@ from nanogpkant.config import (
     OptimConfig,
     RunConfig,
     TrainConfig,
+    config_from,
     load_config,
     load_preset,
     preset_names,
@@ -55,6 +56,8 @@ def test_changes_reach_nested_fields_and_are_checked():
     [
         (lambda: ModelConfig(n_embd=10, n_head=4), "12 would be|8 would be"),
         (lambda: KANConfig(grid_range=(0.0, math.inf)), "grid_range"),
+        (lambda: config_from({"model": {"kan": {"sites": "qkv"}}}), r"a list such as \[a, b\]"),
+        (lambda: config_from({"model": {"kan": {"grid_range": 3}}}), r"two numbers such as \["),
         (lambda: OptimConfig(beta2=1.0), "beta2 1.0"),
         (lambda: OptimConfig(weight_decay=math.nan), "weight_decay nan"),
         (lambda: OptimConfig(kan_weight_decay=-1.0), "kan_weight_decay"),
