@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpkant.kan.features import even, leaky_relu2, normal_points, relu2
+from nanogpkant.kan.fused import fused
 
 
 def even_cosine(x: Tensor) -> Tensor:
@@ -56,8 +57,8 @@ ACTIVATIONS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "gelu": lambda: F.gelu,
     "gelu_tanh": lambda: partial(F.gelu, approximate="tanh"),
     "silu": lambda: F.silu,
-    "even": lambda: even,
-    "even_cosine": lambda: even_cosine,
+    "even": lambda: partial(fused, "even", even),
+    "even_cosine": lambda: partial(fused, "even_cosine", even_cosine),
     "relu2": lambda: relu2,
     "leaky_relu2": lambda: leaky_relu2,
     "xielu": XIELU,

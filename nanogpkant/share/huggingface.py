@@ -48,6 +48,7 @@ authors.
 # The modelling file has one backend, all bases in itself, and grids that do not change.
 OVERRIDDEN = {
     "nanogpkant.kan.functional": {"BACKENDS", "run"},
+    "nanogpkant.kan.fused": {"fused"},
     "nanogpkant.kan.bases": {"load_basis"},
 }
 WITHOUT = {

@@ -5,6 +5,7 @@ torch, without the package's compiled kernels, so that torch and transformers ar
 needed; expect them to be slower, and to take more memory in training.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,13 +26,18 @@ from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
 
 UNUSED = ("cache_position",)  # passed by transformers 4; the cache knows it
-# This and the next two definitions take the place of those in nanogpkant.kan.
+# This and the next three definitions take the place of those in nanogpkant.kan.
 BACKENDS = ("auto", "reference")
 
 
 def run(backend: str, call: Call) -> Tensor:
     """What computes a KAN layer: always plain torch."""
     return forward(call)
+
+
+def fused(name: str, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An activation: always plain torch."""
+    return function(x)
 
 
 def load_basis(name: str) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpkant.kan import RBF, BSpline, Chebyshev, Features, Shared
-from nanogpkant.kan.backends import recompute
+from nanogpkant.kan.backends import native, recompute
 from nanogpkant.kan.backends.reference import Call
 
 IN_C = [
@@ -188,7 +188,7 @@ def test_goes_on_without_a_torch_compile_that_fails(
 def test_the_kinds_of_steps_agree_on_rounded_inputs(problem, chunks_of, dtype) -> None:
     """float16, which C cannot read, runs in torch."""
     case = problem(FIXED, (300,), n=40, dtype=dtype)
-    assert case.x.numel() * 9 >= recompute.WORTH_COMPILING_C
+    assert case.x.numel() * 9 >= native.WORTH_COMPILING
     results = case.run("recompute")
     chunks_of(100, "eager")
     assert_close(results, case.run("recompute"), 1e-5 if dtype == torch.float32 else 0.01)

@@ -1,4 +1,4 @@
-"""bspline.c and shared.c, compiled for this CPU at first use, the fastest way to expand there.
+"""bspline.c, shared.c and activation.c, compiled for this CPU at first use: the fastest way there.
 
 Compiling takes a quarter of a second for each kind of features. The result is kept in the user's
 cache folder, by the name of the CPU too: no other kind of machine runs code compiled for this one.
@@ -46,6 +46,9 @@ EXPAND = ("expand", (c_void_p,) * 3 + (c_long,) * 3)
 PULL_BACK = (c_void_p,) * 4 + (c_long,) * 4
 BSPLINE_C = HERE / "bspline.c", (EXPAND, ("pull_back", PULL_BACK))
 SHARED_C = HERE / "shared.c", (EXPAND, ("pull_back", (*PULL_BACK, c_void_p, c_long)))
+ACTIVATE = ("activate", (c_void_p,) * 2 + (c_long,))
+ACTIVATION_C = HERE / "activation.c", (ACTIVATE, ("pull_back", (c_void_p,) * 3 + (c_long,)))
+WORTH_COMPILING = 2**16  # features in a batch, since compiling takes a quarter of a second
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 FLAGS += ("-fno-thread-jumps",)  # a clamp would make two cases of all that follows
 
@@ -120,6 +123,31 @@ def pull_back(
     if expands and keep is not None:
         grad *= keep.unsqueeze(-2)
     return sums
+
+
+def activation(name: str, x: Tensor) -> ctypes.CDLL | None:
+    """activation.c for ``name`` of numbers.h, or None: not for such numbers, or not worth it."""
+    is_real = type(x) is Tensor and x.device.type == "cpu"  # no fake or distributed one
+    if not is_real or x.dtype not in NUMBERS or x.numel() < WORTH_COMPILING:
+        return None
+    types = dict.fromkeys(("INPUT", "FEATURE"), NUMBERS[x.dtype])
+    return compiled(*ACTIVATION_C, frozenset({"BASE": name.upper(), **types}.items()))
+
+
+def activate(library: ctypes.CDLL, x: Tensor) -> Tensor:
+    """The activation of x, contiguous."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    library.activate(*_pointers(x, y), x.numel())
+    return y
+
+
+def pull_back_activation(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x from that of ``activate``."""
+    x, grad = x.contiguous(), grad.contiguous()
+    grad_x = torch.empty_like(x)
+    library.pull_back(*_pointers(x, grad, grad_x), x.numel())
+    return grad_x
 
 
 def _numbers(features: Features, coefficients: Tensor | None, n: int) -> tuple[Tensor, int]:

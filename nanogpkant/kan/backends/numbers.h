@@ -119,8 +119,8 @@ static inline float base(float x) {
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
     if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
-    if (BASE == EVEN_COSINE) { /* an activation alone, which has no slope here */
-        float cosine = wave(x).cosine;
+    if (BASE == EVEN_COSINE) { /* an activation alone */
+        float cosine = wave(clamp(x, -1e5f, 1e5f)).cosine;
         return x * (normal_below(x, bell(x)) - 0.5f) - cosine * (0.8f + 1.4f * cosine) + 0.7f;
     }
     if (BASE == RELU) return at_least_0(x);
@@ -132,6 +132,11 @@ static inline float base_slope(float x) {
     if (BASE == SILU) {
         float gate = 1 / (1 + exponential(-x));
         return gate * (1 + x * (1 - gate));
+    }
+    if (BASE == EVEN_COSINE) {
+        struct wave at = wave(clamp(x, -1e5f, 1e5f));
+        float density = bell(x), below = normal_below(x, density);
+        return below - 0.5f + x * 0.39894228f * density + at.sine * (0.8f + 2.8f * at.cosine);
     }
     if (BASE == GELU || BASE == EVEN) {
         float density = bell(x), below = normal_below(x, density);

@@ -33,9 +33,8 @@ CHUNK_FEATURES_GPU = 2**23
 # A larger weight (8 MiB of bfloat16) is out of the cache when the next tile needs it.
 CACHED_WEIGHT = 2**22
 ROWS_OF_WIDE = 2048  # in a tile of such a layer, which holds only part of the inputs
-# Features in a batch from which compiling pays: C takes a quarter of a second, torch ten seconds,
-# for which the terms of learned functions count.
-WORTH_COMPILING_C = 2**16
+# Features in a batch from which compiling by torch pays, which takes ten seconds; the terms of
+# learned functions count.
 WORTH_COMPILING_TORCH = 2**19
 
 
@@ -184,7 +183,7 @@ def _steps(x: Tensor, features: Features, dtype: torch.dtype) -> Steps:
     n, count = x.shape[1], x.numel() * features.size
     most = _rows(CHUNK_FEATURES_GPU, features, n)
     if x.device.type == "cpu":
-        if count >= WORTH_COMPILING_C and native.unsupported(features, x.dtype, dtype) is None:
+        if count >= native.WORTH_COMPILING and native.unsupported(features, x.dtype, dtype) is None:
             return _native_steps(features, n)
         if count * _terms(features) < WORTH_COMPILING_TORCH:
             return _eager_steps(features, n)
