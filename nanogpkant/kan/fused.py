@@ -19,9 +19,9 @@ def fused(name: str, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         function: its specification in torch, which runs where C does not.
         x: any shape.
     """
-    library = None
-    if not (torch.compiler.is_compiling() or is_transformed()):
-        library = native.activation(name, x)
+    if torch.compiler.is_compiling() or is_transformed():
+        return function(x)
+    library = native.activation(name, x)
     return function(x) if library is None else _Fused.apply(x, library, function)
 
 
