@@ -41,7 +41,8 @@ def plain(axes: Axes, faint: str = "#d5d8dc") -> None:
 def name_rows(axes: Axes, names: Iterable[str]) -> None:
     """Name the rows of a chart, which are at y = 0, 1, 2, ... from its top."""
     labels = [mathtext(name) for name in names]
-    axes.set_yticks(range(len(labels)), labels)
+    size = min(matplotlib.rcParams["font.size"], 160 / max(1, len(labels)))  # rows do not touch
+    axes.set_yticks(range(len(labels)), labels, fontsize=size)
     axes.set_ylim(len(labels) - 0.5, -0.5)
 
 

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import chromium
@@ -76,6 +77,16 @@ def test_a_name_that_is_no_formula_is_drawn_as_it_is(tmp_path):
         tmp_path / "a.png", {"a": partial(name_rows, names=["$x^$"])}, {"$x^$": 0}, {"$y_$": (1,)}
     )
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [2, 16, 40])
+def test_names_of_rows_do_not_touch(count):
+    figure = Figure(figsize=(5, 3.3), layout="constrained")
+    axes = figure.subplots()
+    name_rows(axes, [f"variant-{i}" for i in range(count)])
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in pairwise(boxes))
 
 
 def test_the_page_holds_every_figure_of_the_markdown(report):
