@@ -143,7 +143,7 @@ def activate(library: ctypes.CDLL, x: Tensor) -> Tensor:
 
 
 def pull_back_activation(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of x from that of ``activate``."""
+    """The gradient of x, from ``grad``, the gradient of the activation."""
     x, grad = x.contiguous(), grad.contiguous()
     grad_x = torch.empty_like(x)
     library.pull_back(*_pointers(x, grad, grad_x), x.numel())

@@ -88,6 +88,8 @@ static inline struct wave wave(float angle) {
     float up = quarter & 1 ? cosine : sine, right = quarter & 1 ? sine : cosine;
     return (struct wave){quarter & 2 ? -up : up, (quarter + 1) & 2 ? -right : right};
 }
+/* The same of any angle: larger ones, which have lost their phase, count as the largest. */
+static inline struct wave held_wave(float angle) { return wave(clamp(angle, -1e5f, 1e5f)); }
 /* Sine and cosine of the sum of two angles. */
 static inline struct wave turned(struct wave a, struct wave b) {
     return (struct wave){a.sine * b.cosine + a.cosine * b.sine,
@@ -118,10 +120,9 @@ static inline float base(float x) {
     if (BASE == SILU) return x / (1 + exponential(-x));
     if (BASE == GELU) return x * normal_below(x, bell(x));
     if (BASE == GELU_TANH) return x * tanh_gate(x);
-    if (BASE == EVEN) return x * (normal_below(x, bell(x)) - 0.5f);
-    if (BASE == EVEN_COSINE) { /* an activation alone */
-        float cosine = wave(clamp(x, -1e5f, 1e5f)).cosine;
-        return x * (normal_below(x, bell(x)) - 0.5f) - cosine * (0.8f + 1.4f * cosine) + 0.7f;
+    if (BASE == EVEN || BASE == EVEN_COSINE) { /* the second is an activation alone */
+        float even = x * (normal_below(x, bell(x)) - 0.5f), cosine = held_wave(x).cosine;
+        return BASE == EVEN ? even : even - cosine * (0.8f + 1.4f * cosine) + 0.7f;
     }
     if (BASE == RELU) return at_least_0(x);
     if (BASE == RELU2) return x > 0 ? x * x : 0 * x;
@@ -133,14 +134,11 @@ static inline float base_slope(float x) {
         float gate = 1 / (1 + exponential(-x));
         return gate * (1 + x * (1 - gate));
     }
-    if (BASE == EVEN_COSINE) {
-        struct wave at = wave(clamp(x, -1e5f, 1e5f));
+    if (BASE == GELU || BASE == EVEN || BASE == EVEN_COSINE) {
         float density = bell(x), below = normal_below(x, density);
-        return below - 0.5f + x * 0.39894228f * density + at.sine * (0.8f + 2.8f * at.cosine);
-    }
-    if (BASE == GELU || BASE == EVEN) {
-        float density = bell(x), below = normal_below(x, density);
-        return (BASE == EVEN ? below - 0.5f : below) + x * 0.39894228f * density;
+        float slope = (BASE == GELU ? below : below - 0.5f) + x * 0.39894228f * density;
+        struct wave at = held_wave(x);
+        return BASE == EVEN_COSINE ? slope + at.sine * (0.8f + 2.8f * at.cosine) : slope;
     }
     if (BASE == RELU) return x > 0 ? 1 : x == x ? 0 : x;
     if (BASE == RELU2) return x > 0 ? 2 * x : 0 * x;
