@@ -26,7 +26,8 @@ def step_times(preset: str, steps: int) -> list[float]:
         [seconds, CPU seconds].
     """
     from nanogpkant.config import load_preset, with_changes
-    from nanogpkant.training.loop import open_session, train_step
+    from nanogpkant.training.loop import train_step
+    from nanogpkant.training.opening import open_session
     from nanogpkant.training.parallel import start_world
 
     config = with_changes(load_preset(preset)[1], **{"train.device": "cpu"})

@@ -1,11 +1,5 @@
 from .conversion.functions import load_functions, lora, save_functions, train_only
-from .conversion.others import (
-    from_efficient_kan,
-    from_fastkan,
-    from_inkan,
-    from_kans,
-    from_pykan,
-)
+from .conversion.others import from_efficient_kan, from_fastkan, from_inkan, from_kans, from_pykan
 from .conversion.pretrained_model import load_kanified
 from .interpretation.estimators import KANClassifier, KANRegressor
 from .interpretation.frozen import freeze_functions

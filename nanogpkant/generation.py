@@ -208,11 +208,7 @@ def draw(
 
 
 def _check(
-    prompt: Tensor,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    prompt: Tensor, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     if prompt.shape[1] == 0:
         raise UsageError("--prompt is empty: a text is continued from at least one character")

@@ -1,13 +1,6 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
-from nanogpkant.config.model import (
-    FORMER_KEYS,
-    SITES,
-    CurveConfig,
-    KANConfig,
-    ModelConfig,
-    Site,
-)
+from nanogpkant.config.model import FORMER_KEYS, SITES, CurveConfig, KANConfig, ModelConfig, Site
 from nanogpkant.config.settings import (
     TRACKERS,
     DataConfig,

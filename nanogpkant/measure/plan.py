@@ -210,11 +210,7 @@ def vocab_size_of(config: RunConfig) -> int:
 
 
 def _refusal(
-    name: str,
-    config: RunConfig,
-    setup: Setup,
-    place: Place,
-    memory_of: Callable[[Setup], Memory],
+    name: str, config: RunConfig, setup: Setup, place: Place, memory_of: Callable[[Setup], Memory]
 ) -> str | None:
     """Why a setup does not fit, and the smallest change that does; None where it fits."""
 

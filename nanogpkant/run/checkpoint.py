@@ -30,14 +30,7 @@ from nanogpkant.kan import kan_layers
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.state import STATE
 from nanogpkant.machine.device import describe
-from nanogpkant.run.folder import (
-    EXPORTED,
-    EXPORTED_IF_THERE,
-    SHARDS,
-    TRAINING,
-    WEIGHTS,
-    RunFolder,
-)
+from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, SHARDS, TRAINING, WEIGHTS, RunFolder
 from nanogpkant.run.manifest import verify, write_manifest
 
 FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}

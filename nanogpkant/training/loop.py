@@ -11,7 +11,6 @@ the decision to stop over all ranks, so that they are always at the same step.
 import json
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -25,42 +24,22 @@ from nanogpkant.base.console import Interrupt, StepProgress, note
 from nanogpkant.base.files import fsync_file, write_atomic, writing
 from nanogpkant.base.lock import BusyError, only_writer
 from nanogpkant.config import RunConfig, TrainConfig
-from nanogpkant.data import Batches, TokenData, blocks
-from nanogpkant.evaluation import Evaluation, evaluate
+from nanogpkant.data import blocks
+from nanogpkant.evaluation import evaluate
 from nanogpkant.generation import generate
-from nanogpkant.machine.device import (
-    DTYPES,
-    autocast,
-    describe,
-    keep_freed_memory,
-    peak_memory,
-    synchronize,
-)
+from nanogpkant.machine.device import peak_memory, synchronize
 from nanogpkant.machine.distributed import World
 from nanogpkant.model.dropout import seed_of
-from nanogpkant.model.gpt import GPT
-from nanogpkant.model.initialization import draw_parameters
-from nanogpkant.run.checkpoint import Checkpoint, load_checkpoint
-from nanogpkant.run.folder import RunFolder, create_run, open_run, remove_run
-from nanogpkant.run.load import check_fits, load_model, load_weights
-from nanogpkant.training.average import WeightAverage
+from nanogpkant.run.folder import RunFolder
+from nanogpkant.run.load import load_model
 from nanogpkant.training.grids import change_grids, grid_health, warn_of_grids
-from nanogpkant.training.optim import learning_rate_at, make_optimizer, set_learning_rate
+from nanogpkant.training.opening import Start, is_to_resume, open_session
+from nanogpkant.training.optim import learning_rate_at, set_learning_rate
 from nanogpkant.training.parallel import gradient_sync, parallelize, start_world, whole
-from nanogpkant.training.session import (
-    Session,
-    check_finite,
-    compile_or_explain,
-    continue_run,
-    eagerly,
-    is_to_resume,
-    not_finite,
-    open_all,
-)
+from nanogpkant.training.session import Session, check_finite, eagerly, not_finite
 from nanogpkant.training.state import State, save_training, whole_weights
-from nanogpkant.training.tracking import OpenTracker, log_row, start_trackers, stop_trackers
+from nanogpkant.training.tracking import log_row, stop_trackers
 
-Start = Callable[[GPT, RunConfig, TokenData], None]
 WAIT_SECONDS = 1  # between looks at a folder that another process writes
 
 
@@ -157,89 +136,6 @@ def train_in(
         "peak_memory_bytes": peak_memory(s.device),
         "finished": finished,
     }
-
-
-def open_session(
-    world: World,
-    config: RunConfig,
-    out: Path,
-    resume: bool,
-    overwrite: bool,
-    start: Start | None = None,
-) -> Session:
-    """Make or open all that training needs; the run folder is made last."""
-    config, device, data = open_all(config, out, resume, world)
-    keep_freed_memory()
-    block_size, options = config.model.block_size, config.train
-    batches = Batches(
-        data.train, block_size, options.batch_size, options.seed, world.rank, world.size
-    )
-    with world.together():
-        shards = world.size if options.parallel == "fsdp" else 1
-        tokens = math.ceil(options.batch_size / world.size) * block_size
-        others = tokens * (8 + 2 * data.vocab_size)  # indices, and logits in 16 bits
-        # Weights, gradients and one moment, all in 32 bits.
-        check_fits(config.model, data.vocab_size, 12 // shards, others, device)
-    checkpoint = last_checkpoint(out, resume, world)
-    # Rank 0 first: it may have to download starting weights, which the others then find.
-    model = world.main_first(lambda: make_model(config, data, checkpoint, start))
-    model.forward = autocast(device, options.dtype)(model.forward)
-    with world.together():
-        if options.compile:
-            compile_or_explain(model.to(device), batches, device)
-    wrapped = parallelize(model, options.parallel, world, device)
-    optimizer = make_optimizer(model, config.optim, DTYPES[options.dtype])
-    average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
-    if resume:
-        run, state = continue_run(config, out, checkpoint, model, optimizer, average, world)
-    else:
-        state = State()
-        run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
-    scaler = torch.amp.GradScaler(device.type, enabled=options.dtype == "float16")
-    trackers: list[OpenTracker] = []
-    with world.together():
-        if world.is_main:
-            first_step = state.step + 1 if state.step else 0
-            run_id = run.environment().get("id")
-            trackers = start_trackers(config, run, run.path, first_step, run_id)
-    return Session(
-        config=config,
-        run=run,
-        data=data,
-        device=device,
-        world=world,
-        model=model,
-        wrapped=wrapped,
-        optimizer=optimizer,
-        state=state,
-        batches=batches,
-        scaler=scaler,
-        trackers=trackers,
-        average=average,
-    )
-
-
-def last_checkpoint(out: Path, resume: bool, world: World) -> Checkpoint | None:
-    """The checkpoint to resume from, the same on all ranks; it has the weights and the moments."""
-    last = world.from_main(lambda: open_run(out).index().get("last") if resume else None)
-    with world.together():
-        return load_checkpoint(open_run(out), last) if last else None
-
-
-def new_run(
-    config: RunConfig,
-    out: Path,
-    overwrite: bool,
-    data: TokenData,
-    device: torch.device,
-    processes: int,
-) -> RunFolder:
-    """Create the run folder; ``overwrite`` removes an existing run first."""
-    if overwrite:
-        remove_run(out)
-    environment = describe(device) | {"data_fingerprint": data.fingerprint}
-    environment |= {"processes": processes, "id": uuid.uuid4().hex[:8]}  # of the run, in W&B
-    return create_run(out, config, environment, data.tokenizer)
 
 
 def fit(s: Session) -> None:
@@ -400,41 +296,6 @@ def save(s: Session, is_best: bool) -> None:
     kept = is_best, s.config.train.keep_every
     own = s.run, s.state, s.model, weights, s.optimizer
     save_training(*own, *kept, s.world, s.average, s.writer.start)
-
-
-def evaluate_start(
-    config: RunConfig, out: Path, resume: bool | str = False, start: Start | None = None
-) -> Evaluation:
-    """For ``train.eval_only``: evaluate the model that training would start from.
-
-    Nothing is written. With ``resume`` it is the last checkpoint of the run in ``out``.
-    """
-    with start_world(config.train) as world:
-        resumed = world.from_main(lambda: out.exists() if resume == "auto" else bool(resume))
-        config, device, data = open_all(config, out, resumed, world)
-        checkpoint = last_checkpoint(out, resumed, world)
-        with world.together():
-            check_fits(config.model, data.vocab_size)
-            model = make_model(config, data, checkpoint, start)
-        model = model.to(device)
-        with autocast(device, config.train.dtype):
-            return evaluate(model, data.val, config.train.batch_size, None, world)
-
-
-def make_model(
-    config: RunConfig,
-    data: TokenData,
-    resumed: Checkpoint | None = None,
-    start: Start | None = None,
-) -> GPT:
-    """A model whose weights come from the seed, ``start``, or a resumed run's checkpoint."""
-    model = GPT(config.model, data.vocab_size)
-    draw_parameters(model, config.train.seed)
-    if resumed is not None:  # before there is an optimiser of its parameters
-        load_weights(model, resumed)
-    elif start is not None:
-        start(model, config, data)
-    return model
 
 
 def log(s: Session, split: str, values: dict[str, Any]) -> None:

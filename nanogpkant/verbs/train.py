@@ -137,8 +137,8 @@ def train(
             branch_run(open_run(branch_of), folder, config)
         return config
 
-    from nanogpkant.training.loop import evaluate_start
     from nanogpkant.training.loop import train as train_run
+    from nanogpkant.training.opening import evaluate_start
 
     start = None
     if config.train.init_from != "scratch":

@@ -16,7 +16,7 @@ from nanogpkant.base.errors import UsageError, UserError, refuse
 from nanogpkant.cli import function_of, main
 from nanogpkant.config import ModelConfig, RunConfig, field_names, with_settings
 from nanogpkant.run.load import check_fits
-from nanogpkant.training import loop
+from nanogpkant.training import opening
 from nanogpkant.verbs import flags
 
 VALUES = [
@@ -106,7 +106,7 @@ def test_any_value_of_any_flag_is_taken_or_refused_in_one_line(
     verb = function_of("train")
     parser = flags.parser_of("train", verb, with_all_settings=True)
     monkeypatch.setattr(flags, "parser_of", lambda *_, **__: parser)  # made once
-    monkeypatch.setattr(loop, "make_model", lambda *_: refuse("taken", "", ""))
+    monkeypatch.setattr(opening, "make_model", lambda *_: refuse("taken", "", ""))
     here = tmp_path / "deep" / "here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)

@@ -82,7 +82,7 @@ def without_data(patch) -> None:
     def fail(*_):
         raise OSError(2, "No such file or directory")
 
-    patch.setattr("nanogpkant.training.session.check_length", fail)
+    patch.setattr("nanogpkant.training.opening.check_length", fail)
 
 
 def killed_at_second(patch, owner, name: str) -> None:

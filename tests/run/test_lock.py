@@ -156,12 +156,12 @@ def test_auto_resume_takes_the_flags_of_the_start_again(tiny_experiment, tmp_pat
 def test_a_resumed_run_takes_weights_and_moments_of_one_checkpoint(tiny_run, tmp_path, monkeypatch):
     """Also if the index moves on between the two."""
     from nanogpkant.config import load_config
-    from nanogpkant.training import loop
+    from nanogpkant.training import loop, opening
 
     run = open_run(shutil.copytree(tiny_run, tmp_path / "r"))
     asked = []
-    real = loop.load_checkpoint
-    monkeypatch.setattr(loop, "load_checkpoint", lambda *a: asked.append(a) or real(*a))
+    real = opening.load_checkpoint
+    monkeypatch.setattr(opening, "load_checkpoint", lambda *a: asked.append(a) or real(*a))
     monkeypatch.setattr(loop, "fit", lambda session: None)
     loop.train(load_config(run.config_file), run.path, resume=True)
     assert len(asked) == 1

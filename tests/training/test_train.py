@@ -26,6 +26,7 @@ from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, open_run_data
 from nanogpkant.run.metrics import read_metrics
 from nanogpkant.training import loop as train_module
+from nanogpkant.training import opening
 from nanogpkant.training import state as training_state
 
 TIMES = ("seconds", "tokens_per_second", "memory_bytes")
@@ -89,9 +90,9 @@ def test_gradient_accumulation_is_a_larger_batch(tiny_experiment: Path, tmp_path
     assert main(["train", str(tiny_experiment), *flags]) == 0
     row = next(r for r in rows_without_times(tmp_path / "r") if r["split"] == "train")
 
-    config, _, data = train_module.open_all(load_config(tmp_path / "r" / "config.yaml"), tmp_path)
-    model = train_module.make_model(config, data)
-    batches = train_module.Batches(data.train, 16, 4, config.train.seed)
+    config, _, data = opening.open_all(load_config(tmp_path / "r" / "config.yaml"), tmp_path)
+    model = opening.make_model(config, data)
+    batches = opening.Batches(data.train, 16, 4, config.train.seed)
     x, y = (torch.cat(pair) for pair in zip(batches.batch(0), batches.batch(1), strict=True))
     loss = model(x, y)
     loss.backward()

@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.errors import UsageError, prefixed
-from nanogpkant.comparison.planning import (
-    Planned,
-    dtype_of,
-    seconds_per_step,
-    settled,
-    state_of,
-)
+from nanogpkant.comparison.planning import Planned, dtype_of, seconds_per_step, settled, state_of
 from nanogpkant.comparison.scaling.study import Family, Study
 from nanogpkant.config import RunConfig, load_preset, with_changes, with_settings
 from nanogpkant.data import TokenData

@@ -149,10 +149,7 @@ def why_no_fit(points: Sequence[Point]) -> str | None:
 
 
 def fit(
-    points: Sequence[Point],
-    grids: dict[str, int] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    points: Sequence[Point], grids: dict[str, int] | None = None, draws: int = DRAWS, seed: int = 0
 ) -> Fit:
     """Fit a law to the points; the first point's family is the one that others are measured in.
 

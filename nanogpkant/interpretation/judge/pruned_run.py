@@ -20,8 +20,9 @@ from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpo
 from nanogpkant.run.folder import RunFolder, create_run
 from nanogpkant.run.load import TrainedModel, load_model
 from nanogpkant.run.metrics import write_metrics
-from nanogpkant.training.loop import State, train
+from nanogpkant.training.loop import train
 from nanogpkant.training.optim import make_optimizer
+from nanogpkant.training.state import State
 
 BATCH_SIZE = 64  # sequences evaluated at a time
 TIMED_SEQUENCES, TIMINGS = 16, 7  # of each model, in turn; the median counts
