@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 from nanogpkant.base.files import write_atomic, write_json
 from nanogpkant.kan import BSpline
 from nanogpkant.kan.backends import triton as backend
+from nanogpkant.kan.backends.triton_features import constants_of
 from nanogpkant.kan.features import Features
 from nanogpkant.report.table import Row, markdown
 
@@ -39,7 +40,7 @@ def compiled(
 ) -> Any:
     """A kernel compiled for products of aligned matrices."""
     kernel, (br, bo, bi, warps, stages) = kernel.fn, blocks
-    c = backend._constants(Features(BSpline()), dtype)
+    c = constants_of(Features(BSpline()), dtype)
     constants = {"keep": None, "c": c, "BR": br, "BO": bo, "BI": bi}
     constants = {name: constants[name] for name in kernel.arg_names if name in constants}
     pointers = {"x": "*fp32", "grad_x": "*fp32", "grad_weight": "*fp32"}

@@ -15,21 +15,26 @@ from __future__ import annotations  # those of kernels name triton.language, whi
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanogpkant.kan.backends.reference import Call
+from nanogpkant.kan.backends.triton_features import (
+    Constants,
+    base_derivative,
+    constants_of,
+    feature_of,
+    jit,
+    spline_derivative,
+    tl,
+    triton,
+)
 from nanogpkant.kan.bases.bspline import BSpline
 from nanogpkant.kan.features import Features
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # some platforms have none; the kernels below are then never run
-    triton = None
-else:
+if triton is not None:
     # Interpreted kernels run on the CPU, slowly, for tests. triton.jit reads this at import too.
     INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
     SPLINES = tl.constexpr(8)  # of the input's gradient that are computed together
@@ -72,39 +77,6 @@ def unsupported(x_device: torch.device, features: Features, dtype: torch.dtype) 
     return None
 
 
-class _Constants(NamedTuple):
-    """Compile-time constants of a kernel; plain values, since triton caches tuning as JSON."""
-
-    base: str
-    order: int
-    grid_size: int
-    size: int  # M
-    first: int  # index of the first spline: 1, or 0 without a base function
-    low: float
-    high: float
-    per_unit: float  # intervals per unit of the input
-    linear: bool  # splines continue linearly outside the grid
-    inset: float  # distance from the end of the grid, in intervals, at which slopes are taken
-    precision: str | None  # of float32 products
-
-
-def _constants(features: Features, dtype: torch.dtype) -> _Constants:
-    basis, (low, high) = features.basis, features.basis.grid_range
-    per_unit = basis.grid_size / (high - low)
-    linear = basis.outside == "linear"
-    inset = 0.5 if basis.order == 1 else 0.0  # the slopes of order 1 jump at the end
-    # torch.backends.cuda.matmul.allow_tf32 sets this too.
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return _Constants(
-        features.base, basis.order, basis.grid_size, features.size, features.size - basis.size,
-        low, high, per_unit, linear, inset, precision if dtype == torch.float32 else None,
-    )  # fmt: skip
-
-
-def _jit(function: Callable) -> Callable:
-    return triton.jit(function) if triton else function
-
-
 def _tuned(blocks: list[tuple[int, ...]]) -> Callable[[Callable], Callable]:
     """Jit a kernel and autotune it over these blocks, once for every shape."""
     if triton is None:
@@ -141,128 +113,10 @@ def _worth_trying(configs: list, arguments: dict[str, Any], **_: Any) -> list:
     return configs
 
 
-# Features. c is a _Constants, x a tile of any shape.
-
-
-@_jit
-def _relu(x):
-    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-
-
-@_jit
-def _power(x, exponent: tl.constexpr):
-    result = x
-    for _ in tl.static_range(1, exponent):
-        result *= x
-    return result
-
-
-@_jit
-def _folded(r, order: tl.constexpr, power: tl.constexpr):
-    """The truncated powers of bspline._cardinal at the distance r from the centre of a B-spline.
-
-    Its value with power = order, its slope towards the centre with power = order - 1. Zero far
-    outside, infinities included; a NaN stays a NaN.
-    """
-    half: tl.constexpr = (order + 1) / 2
-    total = _power(_relu(half - r), power)
-    if order > 1:
-        total -= (order + 1) * _power(_relu(half - 1 - r), power)
-    if order > 3:
-        total += (order + 1) * order / 2 * _power(_relu(half - 2 - r), power)
-    factorial: tl.constexpr = (1, 1, 2, 6, 24, 120)[power]
-    return total * (1 / factorial)
-
-
-@_jit
-def _slope(s, order: tl.constexpr):
-    """A B-spline's slope at s intervals from its centre; from the right at a knot of order 1."""
-    if order == 1:
-        step = tl.where(s < 0, 1.0, -1.0)
-        return tl.where((s < -1) | (s >= 1), 0.0, tl.where(s == s, step, s))
-    return tl.where(s < 0, 1.0, -1.0) * _folded(tl.abs(s), order, order - 1)
-
-
-@_jit
-def _spline(x, k, c: tl.constexpr):
-    at_low = (c.order - 1) / 2 - k  # start of the grid, in intervals from the spline's centre
-    if not c.linear:
-        return _folded(tl.abs((x - c.low) * c.per_unit + at_low), c.order, c.order)
-    inside = tl.clamp(x, c.low, c.high, propagate_nan=tl.PropagateNan.ALL)
-    slope_low = _slope(at_low + c.inset, c.order)
-    slope_high = _slope(at_low + c.grid_size - c.inset, c.order)
-    beyond = (x - inside) * c.per_unit
-    value = _folded(tl.abs((inside - c.low) * c.per_unit + at_low), c.order, c.order)
-    return value + tl.where(beyond < 0, slope_low, slope_high) * beyond
-
-
-@_jit
-def _spline_derivative(x, k, c: tl.constexpr):
-    if c.linear:
-        inset = c.inset / c.per_unit
-        x = tl.clamp(x, c.low + inset, c.high - inset, propagate_nan=tl.PropagateNan.ALL)
-    return _slope((x - c.low) * c.per_unit + ((c.order - 1) / 2 - k), c.order) * c.per_unit
-
-
-@_jit
-def _base(x, c: tl.constexpr):
-    if c.base == "silu":
-        x *= tl.sigmoid(x)
-    if c.base == "gelu":
-        x *= 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
-    if c.base == "gelu_tanh":
-        x *= tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
-    if c.base == "even":
-        x *= 0.5 * tl.erf(x * 0.7071067811865476)
-    if c.base == "relu":
-        x = tl.where(x < 0, 0.0, x)
-    if c.base == "relu2":
-        x = tl.where(x > 0, x * x, 0 * x)
-    if c.base == "leaky_relu2":
-        x = tl.where(x > 0, x * x, 0.25 * x * x)
-    return x
-
-
-@_jit
-def _base_derivative(x, c: tl.constexpr):
-    if c.base == "silu":
-        gate = tl.sigmoid(x)
-        return gate * (1 + x * (1 - gate))
-    if c.base == "gelu":
-        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
-        return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476) + x * density
-    if c.base == "gelu_tanh":
-        x = tl.clamp(x, -30.0, 30.0, propagate_nan=tl.PropagateNan.ALL)
-        gate = tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
-        return gate * (1 + x * (1 - gate) * 1.5957691216057308 * (1 + 0.134145 * x * x))
-    if c.base == "even":
-        density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
-        return 0.5 * tl.erf(x * 0.7071067811865476) + x * density
-    if c.base == "relu":
-        return tl.where(x > 0, 1.0, 0 * tl.clamp(x, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL))
-    if c.base == "relu2":
-        return tl.where(x > 0, 2 * x, 0 * x)
-    if c.base == "leaky_relu2":
-        return tl.where(x > 0, 2 * x, 0.5 * x)
-    return tl.full(x.shape, 1.0, tl.float32)
-
-
-@_jit
-def _feature(x, m, c: tl.constexpr):
-    """Feature m, a runtime value: an unrolled loop over m would fill shared memory with weights."""
-    if c.base == "none":
-        value = _spline(x, m, c)
-    elif m == 0:
-        value = _base(x, c)
-    else:
-        value = _spline(x, m - 1, c)
-    return value
-
-
 # Kernels. BR, BO and BI are the blocks of rows, outputs and inputs.
 
 
-@_jit
+@jit
 def _load(matrix, row, rows, column, columns, stride, BR: tl.constexpr, BC: tl.constexpr):
     """The tile (BR, BC) at (row, column) of a matrix (rows, columns), zero beyond its ends."""
     r, k = tl.arange(0, BR), column + tl.arange(0, BC)
@@ -272,7 +126,7 @@ def _load(matrix, row, rows, column, columns, stride, BR: tl.constexpr, BC: tl.c
     return tl.load(start + r[:, None] * stride + k[None, :], mask, other=0.0)
 
 
-@_jit
+@jit
 def _store(matrix, tile, row, rows, column, columns, stride):
     r, k = tl.arange(0, tile.shape[0]), column + tl.arange(0, tile.shape[1])
     mask = (row + r < rows)[:, None] & (k < columns)[None, :]
@@ -280,14 +134,14 @@ def _store(matrix, tile, row, rows, column, columns, stride):
     tl.store(start + r[:, None] * stride + k[None, :], tile, mask)
 
 
-@_jit
+@jit
 def _dot(a, b, total, c: tl.constexpr):
     if INTERPRETED:  # numpy has no bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=c.precision)
 
 
-@_jit
+@jit
 def _block_pair(rows, BR: tl.constexpr, columns, BC: tl.constexpr):
     """Start of this program's tile. Concurrent programs cover a near-square of tiles, so that they
     share what they read in the L2 cache."""
@@ -316,7 +170,7 @@ def _forward_kernel(
             x_tile = _load(x, row, rows, i, n, n, BR, BI).to(tl.float32)
             if keep is not None:
                 keep_tile = _load(keep, row, rows, i, n, n, BR, BI).to(tl.float32)
-        feature = _feature(x_tile, m, c)
+        feature = feature_of(x_tile, m, c)
         if keep is not None:
             feature *= keep_tile
         w = _load(weight + m * n, o, out, i, n, c.size * n, BO, BI)
@@ -324,7 +178,7 @@ def _forward_kernel(
     _store(y, total, row, rows, o, out, out)
 
 
-@_jit
+@jit
 def _grad_splines(
     grad_y, x_tile, weight, row, rows, i, n, out, first, has_base: tl.constexpr,
     c: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
@@ -348,10 +202,10 @@ def _grad_splines(
         if has_base:
             base = _dot(g, _load(weight, o, out, i, n, c.size * n, BO, BI), base, c)
     k = (first + tl.arange(0, SPLINES)).to(tl.float32)[None, :, None]
-    slopes = _spline_derivative(x_tile[:, None, :], k, c)  # (BR, SPLINES, BI)
+    slopes = spline_derivative(x_tile[:, None, :], k, c)  # (BR, SPLINES, BI)
     total = tl.sum(tl.reshape(products, (BR, SPLINES, BI)) * slopes, axis=1)
     if has_base:
-        total += base * _base_derivative(x_tile, c)
+        total += base * base_derivative(x_tile, c)
     return total
 
 
@@ -390,7 +244,7 @@ def _grad_weight_kernel(
     total = tl.zeros((BI, BO), tl.float32)
     for step in range(tl.maximum(1, tl.cdiv(last - first, BR))):  # as in the forward kernel
         row = first + step * BR
-        feature = _feature(_load(x, row, last, i, n, n, BR, BI).to(tl.float32), m, c)
+        feature = feature_of(_load(x, row, last, i, n, n, BR, BI).to(tl.float32), m, c)
         if keep is not None:
             feature *= _load(keep, row, last, i, n, n, BR, BI).to(tl.float32)
         g = _load(grad_y, row, last, o, out, out, BR, BO)
@@ -410,7 +264,7 @@ def forward(call: Call) -> Tensor:
         lambda b: (triton.cdiv(rows, b["BR"]) * triton.cdiv(out, b["BO"]),),
         (x, weight.to(dtype), keep, y),
         (rows, n, out),
-        _constants(features, dtype),
+        constants_of(features, dtype),
     )
     return y
 
@@ -421,7 +275,7 @@ def backward(
     """Gradients of x and of the weight."""
     x, weight, features, _, keep, dtype = call
     (rows, n), (out, size, _) = x.shape, weight.shape
-    c, grad_y, grad_x, grad_weight = _constants(features, dtype), grad_y.to(dtype), None, None
+    c, grad_y, grad_x, grad_weight = constants_of(features, dtype), grad_y.to(dtype), None, None
     if needs_x:
         grad_x = x.new_empty(rows, n)
         _launch(
@@ -469,7 +323,7 @@ def _splits(rows: int, out: int, size: int, n: int, processors: int) -> int:
 
 def _launch(
     kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]],
-    tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...], c: _Constants,
+    tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...], c: Constants,
 ) -> None:  # fmt: skip
     """Run a kernel, unless there are no rows (sizes[0])."""
     if (rows := sizes[0]) == 0:
