@@ -77,7 +77,7 @@ def train(
         with only_trainer(world, out, wait):
             config = world.from_main(settle or (lambda: config))  # may make the folder, as a branch
             resume = world.from_main(lambda: is_to_resume(out, resume, overwrite))
-            return train_in(world, config, out, resume, overwrite, start)
+            return train_in(open_session(world, config, out, resume, overwrite, start))
 
 
 @contextmanager
@@ -107,28 +107,20 @@ def only_trainer(world: World, out: Path, wait: bool) -> Iterator[None]:
         yield
 
 
-def train_in(
-    world: World,
-    config: RunConfig,
-    out: Path,
-    resume: bool,
-    overwrite: bool,
-    start: Start | None = None,
-) -> dict[str, Any]:
+def train_in(s: Session) -> dict[str, Any]:
     """``train`` within a process group; the wrapped model is freed on return."""
-    s = open_session(world, config, out, resume, overwrite, start)
     with s.writer:  # while the folder is ours
         fit(s)
     finished = is_finished(s.config.train, s.state)
     if not finished:
         note(f"stopped at step {s.state.step}; add --resume to the same command to continue")
-    with world.together():
-        if finished and world.is_main and s.config.train.sample_tokens:
+    with s.world.together():
+        if finished and s.world.is_main and s.config.train.sample_tokens:
             write_samples(s.run, s.config.train, s.device)
-    if world.is_main:
+    if s.world.is_main:
         stop_trackers(s.trackers, s.run, s.state.step)
     return {
-        "run": str(out),
+        "run": str(s.run.path),
         "step": s.state.step,
         "best_val_loss": s.state.best_val_loss if s.state.best_val_loss < math.inf else None,
         "val_loss": s.state.val_loss,

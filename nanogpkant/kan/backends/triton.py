@@ -10,7 +10,7 @@ products with 16 * 12, or about 200, outputs: kernels that compute features have
 outputs.
 """
 
-from __future__ import annotations  # those of kernels name triton.language, which may be missing
+from __future__ import annotations  # kernel annotations need triton.language, which may be missing
 
 import math
 from collections.abc import Callable

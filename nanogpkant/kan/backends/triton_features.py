@@ -3,7 +3,7 @@
 In the functions c is a ``Constants``, x a tile of any shape.
 """
 
-from __future__ import annotations  # those of kernels name triton.language, which may be missing
+from __future__ import annotations  # kernel annotations need triton.language, which may be missing
 
 from collections.abc import Callable
 from typing import NamedTuple
