@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from nanogpkant.base.errors import UserError
 from nanogpkant.config import ModelConfig
-from nanogpkant.kan.bases import BASES
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.layer import KANLinear
 from nanogpkant.kan.pruned import PrunedLinear
@@ -22,7 +21,8 @@ from nanogpkant.model.gpt import GPT
 from nanogpkant.model.positions import Slopes, alibi_slopes
 from nanogpkant.playground.pack import Pack, Weights, rounded
 
-KNOWN = set(BASES)  # bases that web/bases.js computes
+# Bases that web/bases.js computes.
+KNOWN = {"bspline", "hat", "rbf", "chebyshev", "fourier", "rational", "line"}
 FAR = 8  # times as many distances as the curve was learned on
 
 

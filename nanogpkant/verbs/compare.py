@@ -231,7 +231,7 @@ def search(
 
     Examples:
         >>> import nanogpkant as ng
-        >>> ng.search("experiments/search/proxy.yaml", jobs=2)  # doctest: +SKIP
+        >>> ng.search("experiments/search/gpkant_search.yaml", jobs=2)  # doctest: +SKIP
     """
     from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.search import search as run_search
