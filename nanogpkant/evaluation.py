@@ -18,6 +18,7 @@ from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.modes import evaluating
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, open_run_data
 
@@ -116,7 +117,8 @@ def evaluate(
     """
     text = Blocks(tokens, length or model.config.block_size, batch_size)
     starts = [text.start(number) for number in range(len(text))]
-    return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
+    with evaluating(model):
+        return _score(model, text.batch, starts, len(tokens) - 1, progress, world)
 
 
 def estimate(
@@ -127,7 +129,8 @@ def estimate(
     drawn = Batches(tokens, length, batch_size, seed)
     each = batch_size * length
     starts = [number * each for number in range(iters)]
-    return _score(model, drawn.batch, starts, iters * each, None, ALONE)
+    with evaluating(model):
+        return _score(model, drawn.batch, starts, iters * each, None, ALONE)
 
 
 def evaluate_run(
@@ -156,7 +159,7 @@ def evaluate_run(
         UserError: no such run, checkpoint or data, or data other than the run's.
         UsageError: a setting out of its range, or a length beyond learned positions.
     """
-    require_positive(batch_size=batch_size, **({} if length is None else {"length": length}))
+    require_positive(batch_size=batch_size, length=length)
     if random_batches < 0:
         raise UsageError(f"--random_batches {random_batches}: must be 0 (read all) or above")
     require_positive(random_batches=random_batches or None)
@@ -172,12 +175,14 @@ def evaluate_run(
     check_length(tokens, length, split, flag)
     with autocast(device, dtype):
         if random_batches:
-            return estimate(trained.model, tokens, batch_size, random_batches, seed, length)
-        with bar("evaluating", "tokens") as progress:
-            result = evaluate(trained.model, tokens, batch_size, progress, length=length)
+            result = estimate(trained.model, tokens, batch_size, random_batches, seed, length)
+        else:
+            with bar("evaluating", "tokens") as progress:
+                result = evaluate(trained.model, tokens, batch_size, progress, length=length)
     if not math.isfinite(result.loss):
         raise UserError(f"{run}: its loss is {result.loss}; use another checkpoint")
-    return replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
+    whole = {} if random_batches else {"bytes": count_bytes(trained.tokenizer, tokens[1:])}
+    return replace(result, **whole)
 
 
 def check_window(length: int | None, config: ModelConfig) -> None:
@@ -210,8 +215,6 @@ def _score(
 ) -> Evaluation:
     """Score numbered batches; ``starts`` has the number of the first prediction of each."""
     device = model.tokens.weight.device
-    was_training = model.training
-    model.eval()
     ends = part_ends(total)
     sums, largest = [], None
     for first in range(0, len(starts), world.size):
@@ -230,7 +233,6 @@ def _score(
         sums.append(torch.stack([*parts, (logits.argmax(-1) == y).sum()]))
         if progress is not None:
             progress(starts[number] + y.numel(), total)
-    model.train(was_training)
     # Batches are summed in float64 on the CPU: some devices have none.
     table = torch.zeros(len(starts), PARTS + 1, dtype=torch.float64, device="cpu")
     own = range(world.rank, len(starts), world.size)

@@ -134,7 +134,7 @@ def plot_curves(runs: list[Run], out: Path) -> None:
             style |= {"color": colour_of(number), "dashes": dashes_of(seed - 1) if seed else ()}
             by_step.plot(curve.steps, curve.losses, **style)
             by_second.plot(curve.seconds, curve.losses, **style)
-    by_step.set(xlabel="optimizer steps", ylabel="validation loss, nats per character")
+    by_step.set(xlabel="optimizer steps", ylabel=LOSS)
     by_second.set(xlabel="seconds in training steps")
     by_step.legend(frameon=False)
     for axes in (by_step, by_second):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, prefixed
+from nanogpkant.base.errors import UsageError
 from nanogpkant.base.files import read_text
 from nanogpkant.comparison.file import (
     check_different,
@@ -18,8 +18,8 @@ from nanogpkant.comparison.file import (
     overrides_in,
     positive,
     preset_in,
+    reading,
     seeds_in,
-    values_in,
 )
 
 BUDGETS = ("iterations", "flops", "seconds")
@@ -59,14 +59,8 @@ class Experiment:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment's file.
-
-    Raises:
-        UserError: it cannot be read.
-        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
-    """
-    values = values_in(path)
-    with prefixed(str(path)):
+    """Read an experiment's file; raises as ``reading`` does."""
+    with reading(path) as values:
         return _experiment(path, values)
 
 

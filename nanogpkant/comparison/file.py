@@ -4,24 +4,29 @@ Every function here raises a UsageError that names the key and what would be rig
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nanogpkant.base.errors import UsageError, check_seed, nearest
+from nanogpkant.base.errors import UsageError, check_seed, nearest, prefixed
 from nanogpkant.config import DataConfig, read_yaml
 
 
-def values_in(path: Path) -> Any:
-    """The content of a YAML file, by its name too.
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """The content of a YAML file; errors within name the file.
 
     Raises:
         UserError: it cannot be read.
+        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
     """
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path}: name a file that ends in .yaml")
-    return read_yaml(path)
+    values = read_yaml(path)
+    with prefixed(str(path)):
+        yield values
 
 
 def check_keys(values: Any, known: Iterable[str] | type, prefix: str = "") -> None:

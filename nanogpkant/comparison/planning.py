@@ -9,7 +9,7 @@ from typing import Any
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, prefixed
 from nanogpkant.comparison.experiment import Experiment, Variant
-from nanogpkant.comparison.runs import is_finished, recipe
+from nanogpkant.comparison.runs import comparable, is_finished, recipe
 from nanogpkant.config import (
     RunConfig,
     load_config,
@@ -159,13 +159,10 @@ def state_of(path: Path, config: RunConfig, fingerprint: str) -> tuple[str, int]
     found = load_config(run.config_file)
     remedy = "remove that folder, or give the experiment another name"
     if (recipe(found), found.train.seed) != (recipe(config), config.train.seed):
-        ours, theirs = settings_that_differ(config, found), settings_that_differ(found, config)
-        important = (  # of the recipe; where it is the same, the seed differs
-            key
-            for key, value in theirs.items()
-            if recipe(with_settings(config, {key: value})) != recipe(config)
-        )
-        key = next(important, "train.seed")
+        a, b = comparable(config), comparable(found)
+        ours = settings_that_differ(a, b) | {"train.seed": config.train.seed}
+        theirs = settings_that_differ(b, a) | {"train.seed": found.train.seed}
+        key = next(iter(theirs))
         problem = f"{path} was trained with {key} {theirs[key]} instead of {ours[key]}"
         raise UsageError(f"{problem}; {remedy}")
     if run.data_fingerprint() != fingerprint:

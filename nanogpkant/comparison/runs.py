@@ -35,7 +35,8 @@ AXES = {
 }
 FLOPS_A_COEFFICIENT = 6  # per token: a multiply and an add in each of 3 products
 # Settings that change only the output, not the trained model.
-UNIMPORTANT = ("seed", "device", "always_save", "keep_every", "log_interval", "sample_tokens")
+UNIMPORTANT = ("seed", "device", "timeout", "always_save", "keep_every", "log_interval")
+UNIMPORTANT += ("sample_tokens",)
 
 
 @dataclass(frozen=True)
@@ -242,10 +243,15 @@ def is_finished(run: RunFolder, options: TrainConfig) -> bool:
 
 def recipe(config: RunConfig) -> str:
     """Config YAML without seed, device and logging fields: equal for repeats of a run."""
+    return to_yaml(comparable(config))
+
+
+def comparable(config: RunConfig) -> RunConfig:
+    """A configuration with those fields at their defaults."""
     defaults = TrainConfig()
     train = replace(config.train, **{name: getattr(defaults, name) for name in UNIMPORTANT})
     data = DataConfig(config.data.dataset)
-    return to_yaml(replace(config, about="", train=train, data=data, tracking=TrackingConfig()))
+    return replace(config, about="", train=train, data=data, tracking=TrackingConfig())
 
 
 def variants_of(runs: list[Run]) -> dict[str, list[Run]]:

@@ -38,12 +38,13 @@ from nanogpkant.comparison.file import (
     overrides_in,
     positive,
     preset_in,
+    reading,
 )
 from nanogpkant.comparison.launch import Launcher
 from nanogpkant.comparison.planning import Planned, plan
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.training import train_missing
-from nanogpkant.config import load_preset, read_yaml, to_yaml, with_changes, with_settings
+from nanogpkant.config import load_preset, to_yaml, with_changes, with_settings
 from nanogpkant.model.counting import count
 from nanogpkant.report.table import Row, as_csv
 
@@ -122,7 +123,7 @@ class SearchTrial:
             "family": self.family.name,
             "trial": self.number,
             "iterations": run.iterations,
-            "loss": self.losses[-1],
+            "loss": None if math.isinf(self.losses[-1]) else self.losses[-1],
             "parameters": count(run.config.model, run.vocab_size).parameters,
             "flops": (run.iterations or 0) * run.flops_per_step,
             "failed": failed,
@@ -130,23 +131,9 @@ class SearchTrial:
         }
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """The result of a search."""
-
-    rows: list[Row]  # a row for each trial at each rung
-    words: str
-
-
 def load_search(path: Path) -> Search:
-    """Read a search's file.
-
-    Raises:
-        UserError: it cannot be read.
-        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
-    """
-    values = read_yaml(path)
-    with prefixed(str(path)):
+    """Read a search's file; raises as ``reading`` does."""
+    with reading(path) as values:
         return _search(path, values)
 
 
@@ -219,7 +206,7 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
                 with_settings(base, settings | overrides_in({"overrides": choice}, DECIDED))
 
 
-def search(file: Path, out: Path, launcher: Launcher, storage: str | None = None) -> SearchResult:
+def search(file: Path, out: Path, launcher: Launcher, storage: str | None) -> tuple[list[Row], str]:
     """Run a search, or the part of it that is missing.
 
     Args:
@@ -227,6 +214,9 @@ def search(file: Path, out: Path, launcher: Launcher, storage: str | None = None
         out: parent of the search's folder.
         launcher: where its runs are trained.
         storage: URL of a database for the trials; without it, a journal in the search's folder.
+
+    Returns:
+        a row for each trial at each rung, and the result in words.
 
     Raises:
         UsageError: an invalid file.
@@ -253,7 +243,7 @@ def search(file: Path, out: Path, launcher: Launcher, storage: str | None = None
             chosen = ", ".join(f"{key} {value}" for key, value in choices)
             lines.append(f"{name:<12} {winner.losses[-1]:.4f} in {best}: {chosen}")
         lines.append(f"every trial is in {rounds.table}")
-        return SearchResult(rounds.rows, "\n".join(lines))
+        return rounds.rows, "\n".join(lines)
 
 
 def _storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from nanogpkant.base.console import Interrupt, bar, note, warn
 from nanogpkant.base.errors import UserError
-from nanogpkant.base.files import read_text, writing
+from nanogpkant.base.files import writing
 from nanogpkant.comparison.launch import POLL_SECONDS, Launcher, Started
 from nanogpkant.comparison.planning import Planned
 from nanogpkant.comparison.runs import Run, is_finished, load_run
@@ -22,6 +22,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+LOOK_SECONDS = 5  # between looks at the metrics, which take time from the runs
 
 
 def train_missing(planned: list[Planned], folder: Path, launcher: Launcher) -> dict[str, str]:
@@ -41,7 +43,7 @@ def train_missing(planned: list[Planned], folder: Path, launcher: Launcher) -> d
             cannot be written, or a cluster not reached.
     """
     waiting = [run for run in planned if run.state != "finished"]
-    left, failed, told = len(waiting), {}, False
+    left, failed, told, look_at = len(waiting), {}, False, 0.0
     working: dict[Started, Planned] = {}
     with (
         _alone(folder) as lock,
@@ -70,7 +72,9 @@ def train_missing(planned: list[Planned], folder: Path, launcher: Launcher) -> d
                         if why := _report_end(run, number, status):
                             failed[run.name] = why
                             failed |= _without(run, waiting)
-                progress(*_progress(planned, list(working.values()), waiting))
+                if time.monotonic() > look_at or not working:
+                    look_at = time.monotonic() + LOOK_SECONDS
+                    progress(*_progress(planned, list(working.values()), waiting))
         finally:
             for process in working:
                 process.kill()
@@ -135,7 +139,8 @@ def _report_end(run: Planned, number: str, status: int) -> str | None:
         loss = load_run(run.path).curve.best_loss()
         note(f"{number}: {run.name}, best validation loss {loss:.4f}")
         return None
-    lines = [line for line in read_text(_log_of(run)).splitlines() if line.strip()]
+    log = _log_of(run).read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
+    lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     said = (errors or lines or [f"exit status {status}"])[-1]
     warn(f"{number}: {run.name} failed: {said}; its log is {_log_of(run)}")

@@ -19,6 +19,7 @@ from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.state import set_features
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.modes import evaluating
 
 ATTENTION = "kan_distance"  # name of the function in transformers' registry
 CURVE = "distance_curve"  # attribute of an attention layer of transformers
@@ -69,15 +70,16 @@ def _places_in_theirs(model: Any) -> dict[str, Place]:
         heads[module] = query.shape[1]
         return attend(module, query, *others, **options)
 
-    before, modes = config._attn_implementation, {m: m.training for m in model.modules()}
+    before = config._attn_implementation
     problem = "it has a decoder beside its encoder" if config.is_encoder_decoder else ""
     try:
         tokens = torch.arange(1, 1 + TRIED, device=embeddings.weight.device)
         x = tokens[None] % embeddings.num_embeddings
-        wanted = model.eval()(input_ids=x)[0]
-        _register("kan_trial", record)
-        config._attn_implementation = "kan_trial"
-        off = (model(input_ids=x)[0] - wanted).abs().max() / (1 + wanted.abs().max())
+        with evaluating(model):
+            wanted = model(input_ids=x)[0]
+            _register("kan_trial", record)
+            config._attn_implementation = "kan_trial"
+            off = (model(input_ids=x)[0] - wanted).abs().max() / (1 + wanted.abs().max())
         if not heads:
             problem = problem or "its attention takes no function of ours"
         elif not off < (1e-4 if itemsize > 2 else 5e-2):
@@ -87,8 +89,6 @@ def _places_in_theirs(model: Any) -> dict[str, Place]:
     finally:
         _register("kan_trial", attend)  # the other one holds the model
         config._attn_implementation = before
-        for module, mode in modes.items():
-            module.training = mode
     if problem:
         raise UsageError(f"--where distance: {type(model).__name__} cannot take it: {problem}")
     longest = min(getattr(config, "max_position_embeddings", LONGEST), LONGEST)

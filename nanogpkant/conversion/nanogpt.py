@@ -22,14 +22,13 @@ from nanogpkant.conversion.gpt2 import MASKS, RENAMED
 from nanogpkant.conversion.others import on_one_grid
 from nanogpkant.data.tokenizer import CharTokenizer
 from nanogpkant.kan import BSpline, Features
+from nanogpkant.model.projection import SITE_OF
 
 KINDS = ("auto", "nanogpt", "nanogpkant-original")
 META = "meta.pkl"
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")
 # Ends of the original's names, of a KAN layer: of ours.
 KAN_NAMES = {"mlp.kan.layers.0.": "mlp.into.", "mlp.kan.layers.1.": "mlp.out.", ".layers.0.": "."}
-SITES = {"attention.qkv": "qkv", "attention.out": "attn_out", "mlp.into": "mlp_in"}
-SITES |= {"mlp.out": "mlp_out"}
 
 
 def read_checkpoint(
@@ -61,7 +60,7 @@ def read_checkpoint(
             features[layer] = Features(basis, "silu")
             kan |= about | {"grid_size": basis.grid_size, "spline_order": basis.order}
             kan |= {"grid_range": basis.grid_range}
-        kan["sites"] = [s for part, s in SITES.items() if f"blocks.0.{part}" in layers]
+        kan["sites"] = [s for part, s in SITE_OF.items() if f"blocks.0.{part}" in layers]
         try:
             shape = {name: arguments[name] for name in SHAPE if name != "vocab_size"}
             dropout = float(arguments.get("dropout", 0.0))
@@ -104,9 +103,7 @@ def _meta(file: Path) -> list[str]:
         with open(file, "rb") as opened:
             values = _PlainValues(opened).load()
         characters = [values["itos"][i] for i in range(len(values["itos"]))]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"it is no meta.pkl of characters: {one_line(error)}") from error
-    except (pickle.UnpicklingError, IndexError, ImportError) as error:
+    except Exception as error:  # pickle raises anything
         raise UserError(f"it is no meta.pkl of characters: {one_line(error)}") from error
     if characters != sorted(set(characters)):
         raise UserError("its characters are not in the order of their code points")

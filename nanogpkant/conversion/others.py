@@ -18,6 +18,7 @@ from nanogpkant.conversion.kanify import base_of
 from nanogpkant.kan import RBF, BSpline, KANLinear
 from nanogpkant.kan.bases.base import Basis
 from nanogpkant.kan.knots import transfer
+from nanogpkant.model.modes import evaluating
 
 SAME = 1e-9  # relative difference below which knots are the same
 MOST_KNOTS = 1024  # of a grid that serves inputs with grids of their own
@@ -173,15 +174,12 @@ def _converted(module: Any, library: str) -> nn.Module:
     parameter = next(module.parameters())
     n = next(m.in_features for m in made.modules() if isinstance(m, KANLinear))
     x = 1.5 * torch.randn(TRIED, n, generator=torch.Generator().manual_seed(0), device="cpu")
-    x, was_training = x.to(parameter.device, parameter.dtype), module.training
-    try:
-        wanted = module.eval()(x)
-    finally:
-        module.train(was_training)
+    x = x.to(parameter.device, parameter.dtype)
+    with evaluating(module):
+        wanted = module(x)
     wanted = wanted[0] if isinstance(wanted, tuple) else wanted
-    made.train(was_training)
     error = (made.eval()(x) - wanted).abs().max() / (1 + wanted.abs().max())
-    made.train(was_training)
+    made.train(module.training)
     if not error < TOLERANCE:
         problem = f"computes something else than {library}'s formula"
         raise UserError(f"{type(module).__name__} {problem}: outputs differ by {error:.1g}")

@@ -70,7 +70,8 @@ class KANModel:
         now = repeated(model, swaps)  # pyright: ignore
         self.config.kan = {name: swap.plain for name, swap in now.items()}
         parent.save_pretrained(save_directory, state_dict=weights, **options)  # pyright: ignore
-        write_code(Path(save_directory), type(self))
+        if options.get("is_main_process", True):
+            write_code(Path(save_directory), type(self))
 
 
 def write_code(folder: Path, model_class: Any) -> None:

@@ -38,6 +38,7 @@ WINDOW = 1 << 12  # last characters of a piece, in which it may be cut
 LONGEST = 1 << 23  # characters without a place to cut, after which any place will do
 
 GAP = re.compile(r"(?<=\S)[ \n]")
+TEXT_TYPE = re.compile(r"(large_)?string|string_view|dictionary<values=(large_)?string")
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def read_parquet(file: Path, text_format: TextFormat, advance: Advance) -> Itera
     with unpacked(file, advance) as stream:
         try:
             table = ParquetFile(stream)
-            names = [f.name for f in table.schema_arrow if "string" in str(f.type)]
+            names = [f.name for f in table.schema_arrow if TEXT_TYPE.match(str(f.type))]
             if text_format.field not in names:
                 raise UserError(
                     f"{file} has no column of text {text_format.field!r}: "

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
-from nanogpkant.base.files import read_json
 from nanogpkant.base.lock import only_writer
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
@@ -52,10 +51,10 @@ from nanogpkant.interpretation.store import Sizes, Stage
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.machine.device import resolve_device
-from nanogpkant.run.checkpoint import load_checkpoint
-from nanogpkant.run.folder import WEIGHTS, interpretation_folder, open_run
+from nanogpkant.model.projection import SITE_OF
+from nanogpkant.run.checkpoint import weights_hash
+from nanogpkant.run.folder import interpretation_folder, open_run
 from nanogpkant.run.load import load_model, open_run_data
-from nanogpkant.run.manifest import MANIFEST
 
 OBSERVED_TOKENS = 65536  # of the training split
 ABLATION_SHARE = 4  # single edges are ablated on this part of the budget
@@ -63,12 +62,6 @@ TOTAL = 32  # times the budget: most tokens that totals are measured on
 SHAPES = 32  # of the atlas
 ROW_BYTES = 1000  # an edge in the table of edges, while it is built and sorted
 SCORES, UNITS = ("std_grad", "std", "norm", "random"), ("edges", "inputs")
-SITES = {  # projection of a block, by a part of the module's name
-    "attention.qkv": "qkv",
-    "attention.out": "attn_out",
-    "mlp.into": "mlp_in",
-    "mlp.out": "mlp_out",
-}
 
 
 def sizes_of(layers: Mapping[str, KANLinear]) -> Sizes:
@@ -127,15 +120,11 @@ class Interpretation:
         self.model = self.trained.model
         self.layers, self.curves = select_layers(self.model, layers, self.run.path)
         self.data = open_run_data(self.run, self.trained.config.data)
-        if self.data.tokenizer != self.trained.tokenizer:
-            remedy = "restore the data that the run was trained on"
-            raise UserError(f"{self.data.folder} has another vocabulary than {run}: {remedy}")
         for split in ("train", "val"):
             check_length(self.data.split(split), self.model.config.block_size, split)
         self.folder = Path(folder or interpretation_folder(run))
-        saved = load_checkpoint(self.run, f"step-{self.trained.step:06d}").folder
-        sha256 = read_json(saved / MANIFEST)["sha256"]
-        self.identity = {"weights": sha256[WEIGHTS], "data": self.data.fingerprint, "seed": seed}
+        weights = weights_hash(self.run, self.trained.step)
+        self.identity = {"weights": weights, "data": self.data.fingerprint, "seed": seed}
         """determines all results, with the settings of each stage"""
         self.seconds: dict[str, float] = {}
         """spent in each stage by this object"""
@@ -248,7 +237,7 @@ class Interpretation:
         """
         edges = self.edges.groupby("layer", sort=False)
         power = edges["importance"].agg(lambda values: values.astype("float64").pow(2).sum())
-        sites = {name: [s for part, s in SITES.items() if part in name] for name in self.layers}
+        sites = {name: [s for part, s in SITE_OF.items() if part in name] for name in self.layers}
         rows = pd.DataFrame(
             {
                 "site": {name: (found or [name])[0] for name, found in sites.items()},

@@ -23,11 +23,9 @@ from nanogpkant.interpretation.fit.fits import Fits
 from nanogpkant.interpretation.fit.formulas import fit
 from nanogpkant.interpretation.judge.evaluator import swapped
 from nanogpkant.interpretation.judge.replacements import (
-    FITTING,
-    REPLACEMENTS,
     Replaceable,
     first_share,
-    replaced,
+    total_replacements,
 )
 from nanogpkant.interpretation.observe.collect import Call, Observed, collect_calls
 from nanogpkant.interpretation.observe.curves import points, tabulate, weights
@@ -37,6 +35,7 @@ from nanogpkant.interpretation.show import plots
 from nanogpkant.interpretation.show.cards import edge_cards
 from nanogpkant.interpretation.show.distance import curve_figure
 from nanogpkant.kan.pruned import prune
+from nanogpkant.model.modes import evaluating
 from nanogpkant.report.charts import save_figure
 
 
@@ -79,9 +78,7 @@ class ModuleInterpretation:
     @cached_property
     def observed(self) -> dict[str, Observed]:
         """Histograms of the inputs of every KAN layer, and gradients at its outputs."""
-        numbers = iter(range(len(self.calls)))
-        loss = None if self.loss is None else lambda output: self._loss(output, next(numbers))
-        return collect_calls(self.module, self.calls, loss)
+        return collect_calls(self.module, self.calls, self._loss if self.loss else None)
 
     @cached_property
     def importance(self) -> dict[str, Tensor]:
@@ -131,8 +128,7 @@ class ModuleInterpretation:
         Raises:
             UsageError: no such layer.
         """
-        if layer not in self.layers:
-            raise UsageError(f"{layer}: the KAN layers are {', '.join(self.layers)}")
+        self._require_layer(layer)
         count, bias = self.layers[layer].out_features, self.layers[layer].bias
         sums: list[list[str]] = [[] for _ in range(count)]
         constants = [0.0] * count if bias is None else bias.tolist()
@@ -163,11 +159,8 @@ class ModuleInterpretation:
             for name, layer in self.layers.items()
         }
         accepted = {name: fits.accepted for name, fits in self.fits.items()}
-        makers: dict[str, Callable[[], dict[str, nn.Module]]] = {"original": dict}
-        makers |= {by: lambda by=by: replaced(layers, by) for by in REPLACEMENTS}
-        makers[FITTING] = lambda: replaced(layers, "formula", accepted)
-        rows = [{"replacement": by} | self._judge(make()) for by, make in makers.items()]
-        return pd.DataFrame(rows)
+        ways = total_replacements(layers, accepted)
+        return pd.DataFrame([each.labels | self._judge(each.modules()) for each in ways])
 
     def prune(self, share: float) -> tuple[nn.Module, dict[str, float]]:
         """A copy of the module without a share of its edges, the least important ones.
@@ -202,6 +195,7 @@ class ModuleInterpretation:
             parts: draw the base function's part and the basis' part of each curve apart, in the
                 place of the formula.
         """
+        self._require_layer(layer)
         rows = self.edges if layer is None else self.edges[self.edges["layer"] == layer]
         rows = rows.iloc[:top]
         form = "{title}" if layer is not None or len(self.layers) == 1 else "{title}\n{layer}"
@@ -229,6 +223,10 @@ class ModuleInterpretation:
         for name in self.layers:
             save_figure(self.draw(name, top), out / f"edges_{name or 'layer'}.png", dpi=110)
 
+    def _require_layer(self, name: str | None) -> None:
+        if name is not None and name not in self.layers:
+            raise UsageError(f"{name}: the KAN layers are {', '.join(self.layers)}")
+
     def _require_layers(self) -> None:
         if not self.layers:
             remedy = "see heads and draw_curves()"
@@ -239,12 +237,8 @@ class ModuleInterpretation:
         return self.loss(output) if len(self.calls) == 1 else self.loss(output, number)
 
     def _outputs(self) -> list[Any]:
-        was_training = self.module.training
-        try:
-            self.module.eval()
+        with evaluating(self.module):
             return [self.module(*arguments, **keywords) for arguments, keywords in self.calls]
-        finally:
-            self.module.train(was_training)
 
     @cached_property
     def _before(self) -> list[Tensor]:

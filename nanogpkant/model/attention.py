@@ -178,4 +178,5 @@ def weigh(
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if kernel is not None:
         scores = kernel(scores)
-    return (scores + bias.to(scores.dtype)).softmax(-1) @ v
+    weights = (scores + bias.to(scores.dtype)).softmax(-1)
+    return F.dropout(weights, dropout) @ v  # 0 but on CUDA

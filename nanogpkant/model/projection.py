@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanogpkant.base.errors import UsageError
-from nanogpkant.config import ModelConfig, Site
+from nanogpkant.config import SITES, ModelConfig, Site
 from nanogpkant.kan.bases import make_basis
 from nanogpkant.kan.features import Features
 from nanogpkant.kan.layer import KANLinear
@@ -15,6 +15,8 @@ from nanogpkant.model.activation import root_mean_square
 
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
 EPSILON = 1e-5  # of norms
+PARTS = ("attention.qkv", "attention.out", "mlp.into", "mlp.out")
+SITE_OF = dict(zip(PARTS, SITES, strict=True))  # by a part of the module's name
 
 
 class Linear(nn.Linear):

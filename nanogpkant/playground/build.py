@@ -12,12 +12,12 @@ from nanogpkant.data import Ids, check_length
 from nanogpkant.evaluation import evaluate
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
-from nanogpkant.playground.edits import identity
 from nanogpkant.playground.history import history
 from nanogpkant.playground.observe import functions
 from nanogpkant.playground.pack import BYTES, Pack, Weights
 from nanogpkant.playground.page import page
 from nanogpkant.playground.recipe import check, recipe, rounded_model, with_curves
+from nanogpkant.run.checkpoint import weights_hash
 from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 
@@ -45,7 +45,7 @@ def build(
     values = {
         "name": run.path.name,
         "step": trained.step,
-        "identity": identity(run, trained.step),
+        "identity": weights_hash(run, trained.step),
         "parameters": parameters,
         "weights": weights,
         "loss": {"exact": exact, "packed": rounded},

@@ -23,19 +23,12 @@ from nanogpkant.kan.shared import Shared
 from nanogpkant.kan.state import STATE, set_features
 from nanogpkant.model.gpt import GPT
 from nanogpkant.model.positions import Slopes
-from nanogpkant.run.checkpoint import load_checkpoint, write_run
-from nanogpkant.run.folder import WEIGHTS, RunFolder, open_run
+from nanogpkant.run.checkpoint import load_checkpoint, weights_hash, write_run
+from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import load_weights
-from nanogpkant.run.manifest import MANIFEST
 
 FORMAT = "nanogpkant edits 1"
 MOST = 4096  # intervals of a spline
-
-
-def identity(run: RunFolder, step: int) -> str:
-    """SHA-256 of the weights of a checkpoint."""
-    folder = load_checkpoint(run, f"step-{step:06d}").folder
-    return read_json(folder / MANIFEST)["sha256"][WEIGHTS]
 
 
 def edit_run(name: str, file: Path, out: Path) -> dict[str, Any]:
@@ -72,7 +65,7 @@ def _read(given: Any, run: RunFolder) -> tuple[int, list[dict[str, Any]]]:
     if not all(isinstance(edit, dict) for edit in edits):
         raise UserError("holds no edits: it was altered")
     with prefixed("it is for another model"):
-        if identity(run, step) != given.get("weights"):
+        if weights_hash(run, step) != given.get("weights"):
             raise UserError(f"its weights are not those of {run.path} at step {step}")
     return step, edits
 

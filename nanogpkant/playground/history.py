@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from nanogpkant.base.console import bar
+from nanogpkant.interpretation.observe.curves import even_points
 from nanogpkant.kan import kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.model.gpt import GPT
-from nanogpkant.playground.observe import even, shared_values
+from nanogpkant.playground.observe import shared_values
 from nanogpkant.playground.pack import Pack
 from nanogpkant.playground.recipe import with_curves
 from nanogpkant.run.folder import RunFolder
@@ -80,6 +81,7 @@ def _tabulate(
             tables[name].append(layer.of(shown))
         elif name in layers:
             low, high = (pack.read(layers[name][end]) for end in ("low", "high"))
-            values = shared_values(layer.features, layer.coefficients, even(low, high, POINTS))
+            x = even_points(low, high, POINTS)
+            values = shared_values(layer.features, layer.coefficients, x)
             tables[name].append(values.permute(1, 2, 0).flatten(0, 1))
     return spaced.tolist()

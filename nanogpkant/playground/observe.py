@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nanogpkant.data import Ids
 from nanogpkant.interpretation.observe.collect import Observed, collect
-from nanogpkant.interpretation.observe.curves import points, weights
+from nanogpkant.interpretation.observe.curves import even_points, points, weights
 from nanogpkant.interpretation.observe.importance import importance
 from nanogpkant.interpretation.show.mathml import spoken
 from nanogpkant.kan import KANLinear, kan_layers
@@ -95,8 +95,8 @@ def _layer(
         ends = (low.min() - margin).item(), (high.max() + margin).item()
         made |= {"importance": matters.flatten().tolist(), "spline": [*ends, INTERVALS]}
         if formulas is not None:
-            x = even(torch.full((groups,), ends[0]), torch.full((groups,), ends[1]))
-            near, weight = even(low, high, 64), torch.ones(64, groups)
+            x = even_points(*(torch.full((groups,), end) for end in ends), SAMPLES)
+            near, weight = even_points(low, high, 64), torch.ones(64, groups)
             curves = shared_values(features, layer.coefficients, near)  # (64, M, G)
             made["formulas"] = _formulas(formulas.of_functions(near, weight, curves, x), pack)
     else:
@@ -108,7 +108,7 @@ def _layer(
         if formulas is not None:
             own = at[:, inputs]  # (64, E)
             curves = layer.edges(at)[:, outputs, inputs]
-            x = even(low[inputs], high[inputs])
+            x = even_points(low[inputs], high[inputs], SAMPLES)
             found = formulas.of_functions(own, share[:, inputs], curves[:, None], x)
             made["formulas"] = _formulas(found, pack)
     return made
@@ -119,11 +119,6 @@ def _formulas(found: tuple[Tensor, list[str], list[float]], pack: Pack) -> dict[
     values, texts, r2 = found
     math = [spoken(text) for text in texts]
     return {"values": pack.add(values), "text": texts, "math": math, "r2": r2}
-
-
-def even(low: Tensor, high: Tensor, count: int = SAMPLES) -> Tensor:
-    """(n,) ends -> (count, n) points."""
-    return low + torch.linspace(0, 1, count)[:, None] * (high - low)
 
 
 def shared_values(features: Features, coefficients: Any, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from nanogpkant.base.files import (
     fsync_folder,
     new_folder,
     parse_json,
+    read_json,
     write_atomic,
     write_json,
     writing,
@@ -31,7 +32,7 @@ from nanogpkant.kan.features import Features
 from nanogpkant.kan.state import STATE
 from nanogpkant.machine.device import describe
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, SHARDS, TRAINING, WEIGHTS, RunFolder
-from nanogpkant.run.manifest import verify, write_manifest
+from nanogpkant.run.manifest import MANIFEST, verify, write_manifest
 
 FEATURES = "kan_features"  # key of the weights' metadata: JSON, {layer: its Features.spec}
 
@@ -293,6 +294,12 @@ def load_checkpoint(run: RunFolder, which: str = "best") -> Checkpoint:
         except (UserError, OSError):
             if run.index() == index:
                 raise
+
+
+def weights_hash(run: RunFolder, step: int) -> str:
+    """SHA-256 of the weights of a checkpoint."""
+    folder = load_checkpoint(run, f"step-{step:06d}").folder
+    return read_json(folder / MANIFEST)["sha256"][WEIGHTS]
 
 
 def _named(run: RunFolder, which: str, index: dict[str, str]) -> Checkpoint:

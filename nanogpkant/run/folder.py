@@ -19,10 +19,12 @@ run resumes from the checkpoint that the index names.
 """
 
 import shutil
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nanogpkant.base.answer import command_line
 from nanogpkant.base.errors import UsageError, UserError, nearest, prefixed
 from nanogpkant.base.files import (
     new_folder,
@@ -241,7 +243,8 @@ def branch_run(parent: RunFolder, path: Path, config: RunConfig) -> None:
         shutil.copytree(parent.checkpoints / last, draft.checkpoints / last)
         for file in (parent.tokenizer_file, parent.metrics_file):
             shutil.copyfile(file, folder / file.name)
-        write_json(draft.environment_file, parent.environment() | {"branch_of": str(parent.path)})
+        own = {"id": uuid.uuid4().hex[:8], "command": command_line(), "branch_of": str(parent.path)}
+        write_json(draft.environment_file, parent.environment() | own)
         write_json(draft.index_file, {"last": last})
         write_atomic(draft.config_file, to_yaml(config))
 

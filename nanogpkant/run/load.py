@@ -148,12 +148,12 @@ def open_run_data(run: RunFolder, options: DataConfig) -> TokenData:
             raise UserError(f"there is no data in {folder}: if you trust this run, {command}")
         folder = prepare_data(options)
     data = TokenData.open(folder)
-    if data.fingerprint == run.data_fingerprint() and data.tokenizer != run.tokenizer():
-        remedy = "restore tokenizer.json"
-        raise UserError(f"{data.folder} has another vocabulary than {run.path}: {remedy}")
     if data.fingerprint != run.data_fingerprint():
         remedy = "restore that data, or train a new run on this"
         raise UserError(f"{run.path} was trained on other data than {folder} holds: {remedy}")
+    if data.tokenizer != run.tokenizer():
+        remedy = "restore tokenizer.json"
+        raise UserError(f"{data.folder} has another vocabulary than {run.path}: {remedy}")
     return data
 
 

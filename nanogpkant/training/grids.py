@@ -13,6 +13,7 @@ from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.grid import GridChange, health, update_grid
 from nanogpkant.kan.state import has_grid, spline_of
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.modes import evaluating
 
 ROWS = 1024  # input vectors of a layer that its grid is judged by
 
@@ -46,11 +47,10 @@ def layer_inputs(model: GPT, x: Tensor) -> dict[str, Tensor]:
 
     layers = grid_layers(model).items()
     hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in layers]
-    was_training = model.training
     try:
-        model.eval().forward(x)
+        with evaluating(model):
+            model.forward(x)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return seen

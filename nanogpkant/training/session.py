@@ -96,7 +96,8 @@ def find_nonfinite(s: Session, x: Tensor, y: Tensor) -> str:
     """Where a value first stopped being finite, and on which rank if there are several."""
     if is_sharded(s.model):
         return "a layer that cannot be named while the weights lie in shards"
-    found = s.world.gather(first_nonfinite(s.model, x, y))
+    with eagerly(s.model):  # hooks are not called in compiled code
+        found = s.world.gather(first_nonfinite(s.model, x, y))
     # The ranks share one gradient: it is bad on all of them, whoever began.
     began = (r for r, where in enumerate(found) if where.startswith(("the weights", "the output")))
     rank = next(began, 0)

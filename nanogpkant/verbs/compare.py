@@ -192,7 +192,7 @@ def _report(
         datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
         references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
-    declared = verdicts(experiment, variants) if experiment else []
+    declared = verdicts(experiment, variants) if experiment and not findings.refusals else []
     with only_writer(folder, wait=True):
         found = write_report(
             folder, findings, references, title, command_line(), experiment, declared
@@ -236,5 +236,5 @@ def search(
     from nanogpkant.comparison.launch import Launcher
     from nanogpkant.comparison.search import search as run_search
 
-    found = run_search(Path(file), Path(out), Launcher(jobs, launcher, ray_address), storage)
-    return Compared(found.rows, found.words)
+    where = Launcher(jobs, launcher, ray_address)
+    return Compared(*run_search(Path(file), Path(out), where, storage))

@@ -1,5 +1,7 @@
 """Verdicts on declared comparisons."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -129,3 +131,15 @@ def test_the_report_has_them_apart(experiment, variants, tmp_path) -> None:
     assert "Looked at afterwards" in text
     write_report(tmp_path / "other", find(runs), [], "title", "command", None, [])
     assert "afterwards" not in (tmp_path / "other" / "report.md").read_text("utf-8")
+
+
+def test_runs_that_may_not_be_ranked_get_no_verdict(experiment, variants, tmp_path, capsys) -> None:
+    from nanogpkant.verbs.compare import _report
+
+    runs = variants(a=B - 0.1 + NOISE, b=B, c=B + NOISE)
+    assert "a is below b" in _report(tmp_path / "r", runs, "t", None, None, None, experiment()).text
+    other = {"data_fingerprint": "0" * 64}
+    runs["b"] = [replace(run, environment=run.environment | other) for run in runs["b"]]
+    text = _report(tmp_path / "r", runs, "t", None, None, None, experiment()).text
+    assert "below" not in text
+    assert "different data" in text

@@ -96,4 +96,7 @@ def test_too_few_points_are_no_law() -> None:
     with pytest.raises(UserError, match="no fit: plain has 1 distinct number of tokens"):
         fit(one)
     assert why_no_fit([]) == "there are no points"
+    assert why_no_fit(points, ["plain", "gone"]) == (
+        "gone has 0 distinct numbers of parameters; a law needs at least 3"
+    )
     assert isinstance(fit(points, draws=1).law, Law)

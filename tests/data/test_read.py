@@ -185,3 +185,12 @@ def test_bytes_that_are_not_utf8_in_a_folder(tmp_path):
     data = TokenData.open(prepare("own", tmp_path / "data", tmp_path / "texts", **BYTES))
     assert data.tokenizer == ByteTokenizer()
     assert np.asarray(data.train[:4]).tobytes() == b"caf\xe9"
+
+
+def test_lists_of_text_are_no_text(tmp_path):
+    pq.write_table(pa.table({"text": [["a", "b"], ["c"]]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="names one of none that there is"):
+        documents(tmp_path / "a.parquet")
+    words = pa.array(TEXTS).dictionary_encode()
+    pq.write_table(pa.table({"text": words}), tmp_path / "b.parquet")
+    assert documents(tmp_path / "b.parquet") == TEXTS

@@ -143,3 +143,34 @@ def test_bad_input_is_one_line(trained: KAN) -> None:
         ng.interpret(trained, inputs=x).formulas("1")
     with pytest.raises(ValueError, match=r"sizes are \[2\]"):
         KAN([2])
+
+
+def test_a_layer_that_the_loss_does_not_see() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = KANLinear(3, 1, **WIDE), KANLinear(3, 2, **WIDE)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.used(x), self.unused(x)
+
+    x, y = table()
+    found = ng.interpret(TwoHeads(), inputs=x, loss=lambda z: F.mse_loss(z[0], y))
+    assert found.importance["used"].max() > 0
+    assert found.importance["unused"].max() == 0
+
+
+def test_every_part_keeps_its_mode() -> None:
+    x, _ = table()
+    model = nn.Sequential(nn.BatchNorm1d(3), KANLinear(3, 1, **WIDE))
+    model[0].eval()
+    before = copy.deepcopy(model.state_dict())
+    assert len(ng.interpret(model, inputs=x).edges) == 3
+    assert [part.training for part in model] == [False, True]
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+
+
+def test_a_picture_of_no_layer(trained: KAN) -> None:
+    found = ng.interpret(trained, inputs=table()[0])
+    with pytest.raises(UsageError, match="head: the KAN layers are 0"):
+        found.draw("head")

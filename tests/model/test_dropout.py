@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from nanogpkant.model.attention import weigh
 from nanogpkant.model.dropout import LEVELS, Dropout, keep_mask, seed_of
 
 RATES = (0.001, 0.1, 0.2, 0.5, 0.9, 0.999)
@@ -108,3 +109,15 @@ def test_every_number_makes_another_seed() -> None:
 
     assert torch.equal(drawn(5), drawn((1 << 32) + 5))  # why they are hashed
     assert not torch.equal(drawn(seed_of(0, 5)), drawn(seed_of(1, 5)))
+
+
+def test_a_function_of_the_scores_drops_weights_where_the_kernel_does() -> None:
+    """As on CUDA, where values are not dropped: the mean over draws is attention without it."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 4, 8, dtype=torch.float64)
+    bias = torch.zeros(1, 4, 4, dtype=torch.float64)
+    whole = weigh(q, k, v, bias, 0.0, torch.tanh)  # pyright: ignore (any function of scores)
+    torch.testing.assert_close(whole, (q @ k.mT / 8**0.5).tanh().softmax(-1) @ v)
+    drawn = torch.stack([weigh(q, k, v, bias, 0.5, torch.tanh) for _ in range(4000)])  # pyright: ignore
+    assert drawn.std(0).min() > 0.05
+    assert ((drawn.mean(0) - whole).abs() < 6 * drawn.std(0) / 4000**0.5).all()

@@ -9,9 +9,9 @@ from nanogpkant.cli import main
 from nanogpkant.config import RunConfig
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.gpt import GPT
-from nanogpkant.playground.edits import apply, identity
+from nanogpkant.playground.edits import apply
 from nanogpkant.playground.recipe import with_curves
-from nanogpkant.run.checkpoint import load_checkpoint
+from nanogpkant.run.checkpoint import load_checkpoint, weights_hash
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model, load_weights
 
@@ -89,7 +89,7 @@ def edited(run_with_curves, tmp_path):
     given = {
         "format": "nanogpkant edits 1",
         "step": trained.step,
-        "weights": identity(open_run(run_with_curves), trained.step),
+        "weights": weights_hash(open_run(run_with_curves), trained.step),
         "edits": some_edits(trained.model),
     }
     file = tmp_path / "edits.json"

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from nanogpkant.cli import main
-from nanogpkant.playground.edits import FORMAT, identity
+from nanogpkant.playground.edits import FORMAT
+from nanogpkant.run.checkpoint import weights_hash
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model
 
@@ -20,7 +21,11 @@ def test_its_commands_work(run_with_curves, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     step = load_model("quickstart_kan").step
     edit = {"kind": "distance", "layer": "blocks.0.attention.bias", "head": 0, "values": [0.0] * 16}
-    about = {"format": FORMAT, "step": step, "weights": identity(open_run("quickstart_kan"), step)}
+    about = {
+        "format": FORMAT,
+        "step": step,
+        "weights": weights_hash(open_run("quickstart_kan"), step),
+    }
     Path("edits.json").write_text(json.dumps(about | {"edits": [edit]}), encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]

@@ -40,7 +40,9 @@ def test_a_branch_is_the_continued_run(trunk, tiny_experiment, tmp_path):
     losses = [[(r["step"], r["loss"]) for r in read_metrics(f / "metrics.jsonl") if "loss" in r]
               for f in (on, off)]  # fmt: skip
     assert losses[0] == losses[1]
-    assert open_run(on).environment()["branch_of"] == str(trunk)
+    ours, theirs = open_run(on).environment(), open_run(trunk).environment()
+    assert ours["branch_of"] == str(trunk)
+    assert ours["id"] != theirs["id"]  # two runs in W&B
     assert open_run(trunk).index()["last"] == "step-000008"
 
 

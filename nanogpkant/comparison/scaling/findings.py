@@ -107,7 +107,8 @@ class Findings:
 
 def why_of_cells(cells: list[Cell]) -> str | None:
     """Why these cells, once trained, will determine no law; None if they may."""
-    return why_no_fit(_kept([Point(c.family, c.parameters, c.tokens, 1.0, c.seed) for c in cells]))
+    points = [Point(c.family, c.parameters, c.tokens, 1.0, c.seed) for c in cells]
+    return why_no_fit(_kept(points), [point.family for point in points])
 
 
 def measure(cells: list[Cell], failed: dict[str, str]) -> tuple[list[Measured], dict[str, str]]:
@@ -145,7 +146,7 @@ def find(measured: list[Measured], left_out: dict[str, str]) -> Findings:
     """Fit the law to all cells but the largest of each family, and predict those."""
     points = [each.point for each in measured]
     kept = _kept(points)
-    if why := why_no_fit(kept):
+    if why := why_no_fit(kept, [point.family for point in points]):
         return Findings(measured, left_out, why)
     shared = fit(kept)
     families = list(dict.fromkeys(point.family for point in kept))

@@ -134,9 +134,9 @@ class Fit:
         return float(slope * np.ptp(logs))
 
 
-def why_no_fit(points: Sequence[Point]) -> str | None:
-    """Why these points, of one or more families, determine no law; None if they may."""
-    for family in dict.fromkeys(point.family for point in points):
+def why_no_fit(points: Sequence[Point], families: Sequence[str] = ()) -> str | None:
+    """Why these points determine no law of their families and of others; None if they may."""
+    for family in dict.fromkeys([*families, *(point.family for point in points)]):
         own = [point for point in points if point.family == family]
         for what, values in (
             ("parameters", {point.parameters for point in own}),

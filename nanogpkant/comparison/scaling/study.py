@@ -16,8 +16,8 @@ from nanogpkant.comparison.file import (
     overrides_in,
     positive,
     preset_in,
+    reading,
     seeds_in,
-    values_in,
 )
 
 # Settings that the study decides for all runs, and the key of its file that does.
@@ -89,14 +89,8 @@ class Study:
 
 
 def load_study(path: Path) -> Study:
-    """Read a study's file.
-
-    Raises:
-        UserError: it cannot be read.
-        UsageError: it is not YAML, has an unknown key, lacks one or holds an invalid value.
-    """
-    values = values_in(path)
-    with prefixed(str(path)):
+    """Read a study's file; raises as ``reading`` does."""
+    with reading(path) as values:
         return _study(path, values)
 
 

@@ -63,6 +63,7 @@ def write_pruned_run(
     changes["train.from_formulas"] = None
     if finetune:
         changes["train.max_iters"] = step + finetune
+        changes["train.device"] = str(model.tokens.weight.device)
     config = with_changes(trained.config, **changes)
     checkpoint = load_checkpoint(source, f"step-{step:06d}")
     seconds = 0.0 if source.is_exported else checkpoint.training()["seconds"]
@@ -76,7 +77,7 @@ def write_pruned_run(
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()
         save_checkpoint(run, step, model.state_dict(), training, True, 0, features_of(model))
         models = {"before": before, "pruned": _size(model) | {"val_loss": found.loss}}
-    row = {"step": step, "split": "val"} | found.as_dict() | {"seconds": seconds}
+    row = {"step": step, "split": "val"} | found.as_dict() | found.parts() | {"seconds": seconds}
     write_metrics(run.metrics_file, [row])
     if finetune:
         loss = train(config, out, resume=True)["best_val_loss"]

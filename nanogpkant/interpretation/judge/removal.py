@@ -71,7 +71,7 @@ def edge_ablations(
     ranked = [scores["std_grad"][name].flatten() for name in layers]
     order = torch.cat(ranked).argsort(descending=True, stable=True)
     count = min(ABLATED, len(order))
-    places = order[torch.linspace(0, len(order) - 1, count).round().long()]
+    places = order[torch.linspace(0, len(order) - 1, count, dtype=torch.float64).round().long()]
     starts = torch.tensor([0, *map(len, ranked)]).cumsum(0)
     numbers = torch.bucketize(places, starts[1:], right=True)
     found = []

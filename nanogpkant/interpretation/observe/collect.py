@@ -17,6 +17,7 @@ from nanogpkant.data import Batches, Ids, blocks
 from nanogpkant.interpretation.store import have_shapes
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.model.gpt import GPT
+from nanogpkant.model.modes import evaluating
 
 BATCH_SIZE = 16  # windows read at a time
 BINS = 512  # of a histogram: a power of two
@@ -100,51 +101,51 @@ def collect(
 
 
 def collect_calls(
-    module: nn.Module, calls: Iterable[Call], loss: Callable[[Any], Tensor] | None = None
+    module: nn.Module, calls: Iterable[Call], loss: Callable[[Any, int], Tensor] | None = None
 ) -> dict[str, Observed]:
     """Observe every KAN layer of any module while it is called; it is left as it was.
 
     Args:
         calls: arguments and keywords of each call.
-        loss: of the module's output, a scalar; None leaves ``grad_rms`` at 0.
+        loss: of the module's output and the call's number, a scalar; None leaves ``grad_rms`` at 0.
 
     Raises:
         UserError: see ``collect``.
     """
     recorders = {name: _Recorder(name, layer) for name, layer in kan_layers(module).items()}
     with _recording(module, recorders), torch.set_grad_enabled(loss is not None):
-        for arguments, keywords in calls:
+        for number, (arguments, keywords) in enumerate(calls):
             output = module(*arguments, **keywords)
             if loss is not None:
-                _record_gradients(recorders, loss(output))
+                _record_gradients(recorders, loss(output, number))
     return {name: each.observed() for name, each in recorders.items()}
 
 
 def _record_gradients(recorders: dict[str, "_Recorder"], loss: Tensor) -> None:
     seen = {each: each.output for each in recorders.values() if each.output is not None}
     if seen:
-        gradients = torch.autograd.grad(loss, list(seen.values()))
+        gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True)
         for each, gradient in zip(seen, gradients, strict=True):
-            each.add_gradient(gradient)
+            each.output = None  # the next call may leave this layer out
+            if gradient is not None:
+                each.add_gradient(gradient)
 
 
 @contextmanager
 def _recording(model: nn.Module, recorders: dict[str, "_Recorder"]) -> Iterator[None]:
     """Freeze the model, in evaluation mode and with hooks on its layers, within the context."""
-    was_training = model.training
     learned = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
     handles = [w.layer.register_forward_hook(w.hook) for w in recorders.values()]
     try:
         for parameter in learned:
             parameter.requires_grad_(False)
-        yield
+        with evaluating(model):
+            yield
     finally:
         for handle in handles:
             handle.remove()
         for parameter in learned:
             parameter.requires_grad_(True)
-        model.train(was_training)
 
 
 class _Recorder:
