@@ -14,7 +14,7 @@ def readable(name: str) -> str:
 
 def markdown(text: str) -> str:
     """Text as one line of Markdown: no HTML, links, pictures or borders of tables."""
-    return re.sub(r"([|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    return re.sub(r"([\\|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def fenced(text: str, language: str) -> str:

@@ -1,5 +1,6 @@
 """All that the page of a run holds."""
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def build(
     about = functions(shown, tokens, pack, all(map(find_spec, NEEDED)))
     values = {
         "name": run.path.name,
+        "run": shlex.quote(name if ":" in name else run.path.name),  # in a shell
         "step": trained.step,
         "identity": weights_hash(run, trained.step),
         "parameters": parameters,

@@ -50,7 +50,7 @@ def history(run: RunFolder, about: dict[str, Any], pack: Pack) -> dict[str, Any]
     names = _some(sorted(path.name for path in run.checkpoints.glob("step-*")), MOST)
     layers = {each["name"]: each for each in about["layers"] if each["kind"] == "shared"}
     curves = {each["name"]: each for each in about["curves"]}
-    made: dict[str, Any] = {"losses": losses(run), "steps": [], "points": POINTS}
+    made: dict[str, Any] = {"losses": losses(run), "steps": []}
     if len(names) < 2 or not (layers or curves):
         return made | {"distances": [], "values": {}}
     tables: dict[str, list[torch.Tensor]] = {name: [] for name in (*curves, *layers)}

@@ -73,7 +73,7 @@ def page(values: dict[str, Any], weights: str) -> str:
     scripts = " ".join(map(source_hash, (engine, program)))
     policy = (
         f"default-src 'none'; script-src {scripts} 'wasm-unsafe-eval'; "
-        f"style-src {source_hash(style)}; worker-src blob:; img-src data:; "
+        f"style-src {source_hash(style)}; worker-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {

@@ -70,6 +70,8 @@ def rounded_model(model: GPT, weights: Weights) -> GPT:
     blocks: list[Any] = list(twin.blocks)
     layers = [p for b in blocks for p in (b.attention.qkv, b.attention.out, b.mlp.into, b.mlp.out)]
     for layer in [*layers, *([] if twin.head is None else [twin.head])]:
+        if isinstance(layer, KANLinear):
+            layer.fold_scale()
         matrix = layer.weight.flatten(1).T
         layer.weight.copy_(rounded(matrix, weights).T.reshape_as(layer.weight))
     return twin

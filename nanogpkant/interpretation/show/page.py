@@ -75,7 +75,7 @@ def page(
 
 
 def _sections_of_curves(interpretation: Interpretation, playground: str) -> list[Section]:
-    shown = ["layer", "head", "verdict", "formula", "r2", "rms", "complexity", "runner_up"]
+    shown = ["layer", "head", "verdict", "best", "formula", "r2", "rms", "complexity", "runner_up"]
     return [
         Section(
             "Curves of distance",
@@ -91,7 +91,7 @@ def _sections_of_curves(interpretation: Interpretation, playground: str) -> list
             ],
             cards=[_card(each, playground) for each in head_cards(interpretation)],
             is_searched=True,
-            **_table(interpretation.heads[shown]),
+            **_table(interpretation.heads[shown].rename(columns={"best": "family"})),
         ),
         Section(
             "Are the formulas of distance faithful?",

@@ -6,7 +6,7 @@ import { curveAt, normalize, polynomial } from "./rows.js";
 /** @typedef {import("./rows.js").Norm} Norm */
 
 const FAINT = 1e-9;  // a share of attention below which a value changes no float32
-const THETA = 10000;  // of the slowest rotation
+export const THETA = 10000;  // of the slowest rotation
 
 /** What is remembered of the tokens seen so far. */
 export class Cache {

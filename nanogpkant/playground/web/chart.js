@@ -64,11 +64,11 @@ export function area(shape, at, ground, height) {
  * A small picture: the curve, where inputs lie, dots of some of them.
  * @param {Shape} shape
  * @param {Line} line
- * @param {{dots?: number[], ghost?: Line | null, isEdited?: boolean, range?: [number, number]}} [more]
+ * @param {{dots?: number[], ghost?: Line | null, isEdited?: boolean}} [more]
  */
-export function miniature(shape, line, { dots = [], ghost = null, isEdited = false, range } = {}) {
+export function miniature(shape, line, { dots = [], ghost = null, isEdited = false } = {}) {
   const box = { left: 4, top: 5, width: 152, height: 58 };
-  const given = range ?? bounds(shape, ghost ? [line, ghost] : [line]), at = scales(shape, given, box);
+  const given = bounds(shape, ghost ? [line, ghost] : [line]), at = scales(shape, given, box);
   const zero = given[0] < 0 && given[1] > 0 ? at.y(0).toFixed(1) : null;
   return svg("svg", { class: "mini", viewBox: "0 0 160 68", "aria-hidden": "true" },
     area(shape, at, 64, 22),

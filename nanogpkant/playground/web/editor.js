@@ -54,7 +54,7 @@ export class Editor {
       other !== shape && other.kind === shape.kind && other.kind !== "edge" && other.points.length === shape.points.length);
     this.place.replaceChildren(h("div", { class: "card editor" },
       h("div", { class: "row" },
-        h("h3", {}, `Block ${shape.block}, ${shape.site}, ${shape.name}`, edit && h("span", { class: "tag" }, "edited")),
+        h("h3", { id: "editor-title", tabindex: -1, "data-focus": "title" }, `Block ${shape.block}, ${shape.site}, ${shape.name}`, edit && h("span", { class: "tag" }, "edited")),
         h("span", { class: "quiet" }, shape.about)),
       this.picture(),
       h("div", { class: "shown-losses" }), h("p", { class: "shown-text", "aria-hidden": "true" }),
@@ -72,7 +72,7 @@ export class Editor {
         button("Mean", () => this.draw(shape.points.map(() => this.mean()))),
         button("Zero", () => this.draw(shape.points.map(() => 0))),
         others.length > 0 && h("label", { class: "inline" }, "That of ",
-          h("select", { change: (/** @type {any} */ event) => {
+          h("select", { "data-focus": "other", change: (/** @type {any} */ event) => {
             const other = this.catalogue.shapes.get(event.target.value);
             if (other) this.draw(shape.points.map(state.line(other)));
           } }, h("option", { value: "" }, "another …"), others.slice(0, 300).map((other) =>
@@ -90,7 +90,7 @@ export class Editor {
           h("input", { type: "file", accept: ".json,application/json", change: (/** @type {any} */ event) => this.open(event.target.files[0]) }))),
       h("p", { id: "edit-said", class: "quiet", role: "status" })));
     this.tell();
-    if (focused) /** @type {HTMLElement | null} */ (this.place.querySelector(`[data-focus="${focused}"]`))?.focus();
+    if (focused) (this.place.querySelector(`[data-focus="${focused}"]:not(:disabled)`) ?? byId("editor-title")).focus();
   }
 
   picture() {
@@ -160,23 +160,21 @@ export class Editor {
     event.preventDefault();
     circle.focus();
     circle.setPointerCapture(event.pointerId);
-    const before = this.values(), at = /** @type {any} */ (this.at), start = at.value(Number(circle.getAttribute("cy")));
+    const before = this.values(), at = /** @type {any} */ (this.at);
     const inside = (/** @type {PointerEvent} */ { clientY }) => {
       const frame = this.drawing.getBoundingClientRect();
       return at.value(((clientY - frame.top) / frame.height) * HEIGHT);
     };
-    const offset = inside(event) - start;
-    let isMoved = false;
-    const move = (/** @type {PointerEvent} */ next) => this.move(() => {
-      isMoved = true;
-      this.draw(this.bent(before, index, inside(next) - offset - start), true);
-    });
+    const from = inside(event);
+    let last = /** @type {PointerEvent | null} */ (null);
+    const bend = (/** @type {PointerEvent} */ next, /** @type {boolean} */ isDraft) => this.draw(this.bent(before, index, inside(next) - from), isDraft);
+    const move = (/** @type {PointerEvent} */ next) => {
+      last = next;
+      this.move(() => circle.isConnected && bend(next, true));
+    };
     const end = () => {
       circle.removeEventListener("pointermove", move);
-      if (isMoved && this.state.draft) {
-        this.state.commit(this.state.draft);
-        this.state.tell();
-      }
+      if (last) bend(last, false);  // makes the picture anew, so that a frame that waits finds no circle
     };
     circle.addEventListener("pointermove", move);
     circle.addEventListener("pointerup", end, { once: true });
@@ -201,7 +199,7 @@ export class Editor {
     const { density, points, controls, kind } = /** @type {Shape} */ (this.shape);
     if (!density) return points.map((d) => (kind === "distance" ? 1 / (1 + d) : 1));
     const [low, high] = [controls[0], controls[controls.length - 1]];
-    return points.map((x) => density[Math.floor(((x - low) / (high - low)) * density.length)] ?? 0);
+    return points.map((x) => (density[Math.floor(((x - low) / (high - low)) * density.length)] ?? 0) + 1e-6);  // no point may lie where inputs do
   }
 
   mean() {
@@ -227,11 +225,14 @@ export class Editor {
   }
 
   async link() {
-    const [address] = location.href.split("#"), hash = await asHash(this.run, [...this.state.edits.values()]);
+    const [address] = location.href.split("#");
+    let hash = "";
     try {
+      hash = await asHash(this.run, [...this.state.edits.values()]);
       await navigator.clipboard.writeText(`${address}#edits=${hash}`);
       this.say("The link is copied. It holds the edits; who opens it needs this page.");
     } catch {
+      if (!hash) return this.say("This browser cannot make links of edits. Save them instead.");
       history.replaceState(null, "", `#edits=${hash}`);  // follows no link
       this.say("The link is in the address bar.");
     }
@@ -242,7 +243,7 @@ export class Editor {
     const address = URL.createObjectURL(new Blob([content], { type: "application/json" }));
     h("a", { href: address, download: "edits.json" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
-    this.say(`Saved. On the real run: nanogpkant edit ${this.run.name} --edits edits.json --out bent`);
+    this.say(`Saved. On the real run: nanogpkant edit ${this.run.run} --edits edits.json --out bent`);
   }
 
   /** @param {File} file */

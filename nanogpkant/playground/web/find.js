@@ -5,7 +5,7 @@ import { formulaLater, grouped, h } from "./dom.js";
 
 /** @typedef {import("./shapes.js").Shape} Shape */
 
-const AT_ONCE = 24, LATER = 100;  // milliseconds after an edit: the new text comes first
+const AT_ONCE = 24, CELLS = 256, LATER = 100;  // milliseconds after an edit: the new text comes first
 const ORDERS = { importance: "most important first", place: "by place", edited: "edited first" };
 
 /** The kinds of functions in a formula's text, such as ["tanh"]. @param {string} text */
@@ -93,7 +93,7 @@ export class Finder {
             this.block.value = block;
             this.list();
           } }, `${grouped(shapes)} edges`)
-          : h("div", { class: "cells" }, shapes.slice(0, 256).map(cell)))))));
+          : h("div", { class: "cells" }, shapes.slice(0, CELLS).map(cell), shapes.length > CELLS && h("span", {}, "more: search")))))));
     const cells = /** @type {HTMLElement[]} */ ([...this.map.querySelectorAll("button")]);
     if (cells.length) (cells.find((each) => each.getAttribute("aria-pressed") === "true") ?? cells[0]).tabIndex = 0;
     this.map.onkeydown = (/** @type {KeyboardEvent} */ event) => {
@@ -109,9 +109,9 @@ export class Finder {
 
   /** The functions that the fields ask for. @returns {Shape[]} */
   wanted() {
-    const words = this.search.value.toLowerCase().replace(/->/g, "→").trim();
+    const words = this.search.value.toLowerCase().replace(/\s*(?:->|→)\s*/g, " → ").trim();
     this.named(words);
-    const pieces = words.split(/\s+(?![→\d])|\s*,\s*/).filter(Boolean), { edits } = this.state;
+    const pieces = words.split(/\s+(?![→\d])|\s+(?=\d+ →)|\s*,\s*/).filter(Boolean), { edits } = this.state;
     const [block, site, family] = [this.block.value, this.site.value, this.family.value];
     const order = {
       importance: (/** @type {Shape} */ a, /** @type {Shape} */ b) => b.importance - a.importance,
@@ -123,7 +123,7 @@ export class Finder {
       const known = (shape.known === undefined ? shape.formula : shape.known)?.text ?? "";
       const text = `block ${shape.block} ${shape.site} ${shape.name} ${shape.layer} ${known}`.toLowerCase();
       const isThere = (!site || shape.site === site) && (!block || shape.block === Number(block));
-      return isThere && (!family || familiesOf(known).includes(family)) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
+      return isThere && (!family || (known && familiesOf(known).includes(family))) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
     }).sort(order);
   }
 
@@ -132,7 +132,7 @@ export class Finder {
     const [, input, output] = words.match(/(\d+)\s*→\s*(\d+)/) ?? [];
     if (input === undefined) return;
     for (const layer of this.catalogue.layers.values())
-      if (layer.kind === "edge" && Number(input) < layer.inputs && Number(output) < layer.outputs)
+      if (layer.kind === "edge")
         this.catalogue.find({ kind: "edge", layer: layer.name, input: Number(input), output: Number(output) });
   }
 

@@ -5,7 +5,7 @@
  * of earlier tokens held as they are. A function's contribution is its value times that gradient.
  */
 
-import { Cache, prepare } from "./attention.js";
+import { Cache, THETA, prepare } from "./attention.js";
 import { slope } from "./bases.js";
 import { windowStart } from "./model.js";
 import { PLAIN_NORM, curveAt, normalize, polynomial } from "./rows.js";
@@ -68,7 +68,7 @@ function projectBack({ matrix, features, prenorm }, trace, g) {
 }
 
 /**
- * Back through `Model.place`: norm, rotation, length 1.
+ * Back through `prepare`: norm, rotation, length 1.
  * @param {Model} model
  * @param {any} block
  * @param {Norm | null} norm
@@ -88,7 +88,7 @@ function placeBack(model, block, norm, raw, place, g) {
   }
   if (block.rotates)
     for (let i = 0; i < half; i++) {
-      const angle = place * 10000 ** (-i / half), cos = Math.cos(angle), sin = Math.sin(angle);
+      const angle = place * THETA ** (-i / half), cos = Math.cos(angle), sin = Math.sin(angle);
       [g[i], g[half + i]] = [g[i] * cos + g[half + i] * sin, g[half + i] * cos - g[i] * sin];
     }
   return norm ? normBack(norm, raw, g) : g;

@@ -100,7 +100,7 @@ async function start() {
   let plain = run.loss.packed;  // the loss without edits
   /** @type {any} */
   let found = null;
-  /** What the model thought there without edits, by the text up to it. */
+  /** What came next without edits, by the text up to it. @type {Map<string, [number, number][]>} */
   const unedited = new Map();
 
   /** @param {import("./shapes.js").Shape} shape */
@@ -110,37 +110,38 @@ async function start() {
     finder.mark(shape);
     mark();
     byId("editor").scrollIntoView({ block: "nearest" });
+    byId("editor-title").focus({ preventScroll: true });
   }
 
   /** Show where the studied character's inputs lie on the open curve. */
   function mark() {
     const { shape } = editor;
-    const of = shape && found?.functions.find((/** @type {any} */ each) => catalogue.find(each)?.id === shape.id);
+    const of = shape && found?.functions.find((/** @type {any} */ each) => catalogue.id(each) === shape.id);
     editor.study(of?.xs ?? []);
   }
 
   /** @param {number} position */
   async function study(position) {
-    const ids = text.ids.slice();
+    const ids = text.ids.slice(), isEdited = state.active.length > 0;
     const next = await engine.ask("study", { ids, position, wanted: ids[position] ?? null });
     if (!next) return;
     found = next;
-    const key = ids.slice(0, position).join(" "), isEdited = state.active.length > 0;
-    if (!isEdited) unedited.set(key, next);
-    text.bars(next, isEdited ? unedited.get(key) ?? null : null);
+    const key = ids.slice(0, position).join(" ");
+    if (!isEdited) unedited.set(key, next.likely);
+    text.bars(next, ids, isEdited ? unedited.get(key) ?? [] : []);
     why.show(next, ids);
     mark();
   }
 
   async function measure() {
-    const answer = await engine.ask("loss");
+    const isEdited = state.active.length > 0, answer = await engine.ask("loss");
     if (!answer) return;
-    if (!state.active.length) plain = answer.loss;
+    if (!isEdited) plain = answer.loss;
     text.losses(answer.loss, plain);
   }
 
   document.addEventListener("keydown", (event) => {
-    const isField = /^(INPUT|TEXTAREA|SELECT)$/.test(/** @type {Element} */ (event.target).tagName);
+    const isField = /** @type {Element} */ (event.target).matches("input:not([type=range]), textarea, select");
     if (isField || !(event.ctrlKey || event.metaKey)) return;
     if (event.key === "z" && !event.shiftKey) state.step(-1);
     else if (event.key === "y" || (event.key.toLowerCase() === "z" && event.shiftKey)) state.step(1);
@@ -149,8 +150,10 @@ async function start() {
   });
 
   const first = [...catalogue.shapes.values()].sort((a, b) => b.importance - a.importance)[0];
-  if (first) editor.show(first);
-  else byId("editor").replaceChildren(h("p", {}, "This run has no learned functions to bend: it is a plain GPT. Train one that has them: nanogpkant train quickstart_kan."));
+  if (first) {
+    editor.show(first);
+    finder.mark(first);
+  } else byId("editor").replaceChildren(h("p", {}, "This run has no learned functions to bend: it is a plain GPT. Train one that has them: nanogpkant train quickstart_kan."));
   text.losses(plain, plain);
   /** Follow the address: to a function, or to edits. */
   async function follow() {
@@ -171,8 +174,12 @@ async function start() {
   await text.write();
   await measure();
   await follow();
-  addEventListener("hashchange", follow);
+  addEventListener("hashchange", () => {
+    byId("problem").hidden = true;
+    follow();
+  });
   document.documentElement.dataset.ready = "yes";
 }
 
-start().catch((error) => fail(String(error)));
+addEventListener("unhandledrejection", ({ reason }) => fail(String(reason)));
+start();

@@ -40,7 +40,8 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
     /** Tokens after a text, each with its probability, as they are drawn. */
     async write(request) {
       const { ids, count, temperature, topK, seed, number } = request;
-      const writer = new Writer(model, ids), next = random(seed), started = performance.now();
+      const writer = new Writer(model, ids), next = random(seed);
+      let started = performance.now();
       let tokens = /** @type {number[]} */ ([]), shares = /** @type {number[]} */ ([]), sent = 0;
       for (let i = 0; i < count; i++) {
         const logits = writer.next(), token = draw(logits, temperature, topK, next);
@@ -51,7 +52,11 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
           answer({ number, tokens, shares });
           [tokens, shares, sent] = [[], [], performance.now()];
         }
-        if (i === AHEAD) await measured;  // a loss comes before the rest of the text
+        if (i === AHEAD) {  // a loss comes before the rest of the text, and is no part of its time
+          const paused = performance.now();
+          await measured;
+          started += performance.now() - paused;
+        }
         if (!(await goesOn(request))) return null;
       }
       return { tokens, shares, milliseconds: performance.now() - started, isCompiled: model.kernel.compiled !== null };
@@ -66,10 +71,13 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
       let end = () => {};
       measured = new Promise((resolve) => (end = () => resolve(undefined)));
       changed = Infinity;
-      const loss = await judge.loss(Math.min(from, model.blocks.length), () => goesOn(request));
-      if (loss === null) changed = Math.min(changed, from);
-      end();
-      return loss === null ? null : { loss };
+      try {
+        const loss = await judge.loss(Math.min(from, model.blocks.length), () => goesOn(request));
+        if (loss === null) changed = Math.min(changed, from);
+        return loss === null ? null : { loss };
+      } finally {
+        end();
+      }
     },
   };
 
@@ -78,19 +86,23 @@ export function makeSession({ recipe, table, bytes, text }, answer) {
     if (request.stop) return;
     await new Promise((resolve) => setTimeout(resolve));  // newer ones that wait already end it
     const isWanted = latest[request.kind] === request.number || request.kind === "edits";
-    const found = isWanted ? await kinds[request.kind](request) : null;
-    answer({ number: request.number, done: true, ended: found === null, ...found });
+    const { number } = request;
+    try {
+      const found = isWanted ? await kinds[request.kind](request) : null;
+      answer({ number, done: true, ended: found === null, ...found });
+    } catch (error) {
+      answer({ number, done: true, ended: true, failed: String(error) });
+    }
   };
 }
 
 /** Serve the page that made this worker. */
 export function serve() {
-  /** @type {((request: any) => Promise<void>) | null} */
-  let session = null;
-  onmessage = ({ data }) => {
+  onmessage = ({ data: given }) => {
+    onmessage = null;
     try {
-      if (session) session(data);
-      else session = makeSession(data, (answer) => postMessage(answer));
+      const session = makeSession(given, (answer) => postMessage(answer));
+      onmessage = ({ data }) => session(data);
     } catch (error) {
       postMessage({ failed: String(error) });
     }

@@ -121,20 +121,24 @@ export class Catalogue {
     return shape;
   }
 
-  /** The function that an edit, or a part of an explanation, is of. @param {any} of @returns {Shape | null} */
-  find(of) {
+  /** The id of the function that an edit, or a part of an explanation, is of. @param {any} of */
+  id(of) {
     const { groups } = this.layers.get(of.layer) ?? { groups: 1 };
-    const id = idOf("number" in of ? { ...of, function: Math.floor(of.number / groups), group: of.number % groups } : of);
-    const known = this.shapes.get(id), layer = this.layers.get(of.layer);
+    return idOf("number" in of ? { ...of, function: Math.floor(of.number / groups), group: of.number % groups } : of);
+  }
+
+  /** That function; an edge that nobody asked for is made known. @param {any} of @returns {Shape | null} */
+  find(of) {
+    const known = this.shapes.get(this.id(of)), layer = this.layers.get(of.layer);
+    const isIn = (/** @type {any} */ i, /** @type {number} */ count) => Number.isInteger(i) && i >= 0 && i < count;
     if (known || of.kind !== "edge" || layer?.kind !== "edge") return known ?? null;
-    return this.add(this.edge(layer, of.input, of.output, 0, null));
+    return isIn(of.input, layer.inputs) && isIn(of.output, layer.outputs) ? this.add(this.edge(layer, of.input, of.output, 0, null)) : null;
   }
 
   /** The function of an id, such as "blocks.0.mlp.out/12→7". @param {string} id @returns {Shape | null} */
   named(id) {
-    const [, name, input, output] = id.match(/^(.+)\/(\d+)→(\d+)$/) ?? [], layer = this.layers.get(name);
-    const isEdge = layer?.kind === "edge" && Number(input) < layer.inputs && Number(output) < layer.outputs;
-    return isEdge ? this.find({ kind: "edge", layer: name, input: Number(input), output: Number(output) }) : this.shapes.get(id) ?? null;
+    const [, layer, input, output] = id.match(/^(.+)\/(\d+)→(\d+)$/) ?? [];
+    return this.shapes.get(id) ?? this.find({ kind: "edge", layer, input: Number(input), output: Number(output) });
   }
 
   /** @param {string} name */

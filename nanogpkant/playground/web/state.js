@@ -55,7 +55,7 @@ export class State {
 
   /** @param {Map<string, Edit>} next */
   commit(next) {
-    this.draft = null;
+    [this.draft, this.isBefore] = [null, false];
     this.past = [...this.past.slice(0, this.at + 1), next];
     this.at++;
   }
@@ -70,7 +70,7 @@ export class State {
   step(by) {
     const next = this.at + by;
     if (next < 0 || next >= this.past.length) return;
-    this.draft = null;
+    [this.draft, this.isBefore] = [null, false];
     this.at = next;
     this.tell();
   }
@@ -108,11 +108,11 @@ export function fromFile(run, text, find) {
     const numbers = edit?.coefficients ?? edit?.values, shape = edit && find(edit);
     if (!shape || !Array.isArray(numbers) || !numbers.every(Number.isFinite))
       throw new Error("This file has an edit of a function that the model does not have.");
-    const [like] = [shape.fit(shape.points.map(shape.original))];
+    const like = shape.fit(shape.points.map(shape.original));
     const wanted = like.coefficients ?? like.values ?? [];
     if (numbers.length !== wanted.length || JSON.stringify(edit.spline) !== JSON.stringify(like.spline))
       throw new Error("This file has an edit in a form that the model does not have.");
-    return edit;
+    return like.values ? { ...like, values: numbers } : { ...like, coefficients: numbers };
   });
 }
 

@@ -8,6 +8,13 @@ import { shown } from "./tokenizer.js";
 
 const BACK = 40, MOVERS = 9;
 
+/** A contribution as a bar, next to the largest, and as a number. @param {number} gives @param {number} most */
+function amount(gives, most) {
+  const bar = h("i", { class: gives < 0 ? "gives minus" : "gives" });
+  bar.style.setProperty("--size", `${Math.max(2, (100 * Math.abs(gives)) / most)}%`);
+  return [bar, h("b", {}, signed(gives, 2))];
+}
+
 export class Why {
   /**
    * @param {HTMLElement} place
@@ -37,20 +44,21 @@ export class Why {
   /** @param {any} found */
   movers(found) {
     const most = Math.abs(found.functions[0]?.gives ?? 0) || 1;
-    const list = found.functions.map((/** @type {any} */ of) => ({ of, shape: this.catalogue.find(of) }))
-      .filter((/** @type {any} */ { shape }) => shape).slice(0, MOVERS);
+    const list = /** @type {{of: any, shape: Shape}[]} */ ([]);
+    for (const each of found.functions) {
+      const shape = this.catalogue.find(each);  // which makes an edge known: no more than are shown
+      if (shape && list.push({ of: each, shape }) === MOVERS) break;
+    }
     if (!list.length)
       return h("div", { class: "part" }, h("h3", {}, "Functions"), h("p", { class: "quiet" },
         "This model has no learned functions. Train one that has: nanogpkant train quickstart_kan."));
     return h("div", { class: "part" }, h("h3", {}, "Functions that moved this logit most"),
       h("p", { class: "quiet" }, "A function's contribution is its value times the gradient of the logit, at this position. Dots are its inputs here. Choose one to bend it."),
-      h("ul", { class: "cards" }, list.map((/** @type {any} */ { of, shape }) => {
+      h("ul", { class: "cards" }, list.map(({ of, shape }) => {
         const isEdited = this.state.edits.has(shape.id) && !this.state.isBefore;
-        const bar = h("i", { class: of.gives < 0 ? "gives minus" : "gives" });
-        bar.style.setProperty("--size", `${Math.max(2, (100 * Math.abs(of.gives)) / most)}%`);
         return h("li", {}, h("button", { type: "button", class: "card pick", click: () => this.open(shape) },
           h("strong", {}, `Block ${shape.block} · ${shape.name}`), h("span", { class: "quiet" }, isEdited ? `${shape.site}, edited` : shape.site),
-          h("span", { class: "amount" }, bar, h("b", {}, signed(of.gives, 2))),
+          h("span", { class: "amount" }, amount(of.gives, most)),
           miniature(shape, this.state.line(shape), { dots: of.xs ?? [], isEdited }),
           !isEdited && formulaLater(shape)));
       })));
@@ -105,13 +113,11 @@ export class Why {
     return h("div", { class: "part" }, h("h3", {}, "Hidden units of the MLPs that moved it most"),
       h("table", {}, h("thead", {}, h("tr", {}, ["Block", "Unit", "Input", "Its function", "Contribution"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, rows.map((/** @type {any} */ { index, unit, x, gives, unitsOf }) => {
-          const layer = this.catalogue.layers.get(unitsOf), each = layer?.kind === "shared" ? layer.inputs / layer.groups : 0;
+          const layer = this.catalogue.layers.get(unitsOf), each = layer?.kind === "shared" && layer.groups > 1 ? layer.inputs / layer.groups : 0;
           const shape = each ? this.catalogue.find({ kind: "shared", layer: unitsOf, number: Math.floor(unit / each) }) : null;
-          const bar = h("i", { class: gives < 0 ? "gives minus" : "gives" });
-          bar.style.setProperty("--size", `${Math.max(2, (100 * Math.abs(gives)) / most)}%`);
-          return h("tr", {}, h("td", {}, index + 1), h("td", {}, unit), h("td", {}, digits(x)),
-            h("td", {}, shape ? h("button", { type: "button", class: "small", click: () => this.open(shape) }, shape.name) : layer ? "its edges" : "fixed"),
-            h("td", { class: "amount" }, bar, h("b", {}, signed(gives, 2))));
+          return h("tr", {}, h("td", {}, index), h("td", {}, unit), h("td", {}, digits(x)),
+            h("td", {}, shape ? h("button", { type: "button", class: "small", click: () => this.open(shape) }, shape.name) : layer?.kind === "shared" ? "a mixture" : layer ? "its edges" : "fixed"),
+            h("td", { class: "amount" }, amount(gives, most)));
         }))));
   }
 }

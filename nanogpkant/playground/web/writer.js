@@ -1,6 +1,6 @@
 /** The text: writing it, colouring it by surprise, choosing a character, and what may come next. */
 
-import { byId, h, percent, signed } from "./dom.js";
+import { byId, grouped, h, percent, signed } from "./dom.js";
 import { shown } from "./tokenizer.js";
 
 /** @typedef {import("./tokenizer.js").Tokenizer} Tokenizer */
@@ -25,8 +25,9 @@ export class Writing {
     this.shares = [];
     this.given = 0;  // tokens of the prompt
     this.position = 0;
-    /** The text without edits. @type {number[]} */
-    this.before = [];
+    /** The text without edits, and what it was asked with. @type {{key: string, ids: number[]}} */
+    this.before = { key: "", ids: [] };
+    this.key = "";
     this.isWriting = false;
     const prompt = byId("prompt");
     prompt.value = run.prompt;
@@ -34,9 +35,9 @@ export class Writing {
     prompt.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.write();
     });
-    byId("temperature").addEventListener("input", () => {
-      byId("temperature-shown").textContent = Number(byId("temperature").value).toFixed(2);
-    });
+    const showTemperature = () => (byId("temperature-shown").textContent = Number(byId("temperature").value).toFixed(2));
+    byId("temperature").addEventListener("input", showTemperature);
+    showTemperature();  // which a reload may have kept
     for (const name of ["temperature", "top-k", "seed", "length"])
       byId(name).addEventListener("change", () => this.write());
     const place = byId("text");
@@ -75,9 +76,9 @@ export class Writing {
     if (!prompt) return;
     const number = (/** @type {string} */ id, /** @type {number} */ least, /** @type {number} */ most) =>
       Math.max(least, Math.min(most, Number(byId(id).value) || 0));
-    const count = Math.round(number("length", 1, 4000)), limit = this.run.model.extrapolates ? 4000 : Infinity;
+    const count = Math.round(number("length", 1, 4000));
     const settings = { temperature: number("temperature", 0, 1.5), topK: Math.round(number("top-k", 0, 1e5)), seed: number("seed", 0, 2 ** 32 - 1) };
-    const ids = (this.ids = [...prompt]);
+    const key = (this.key = JSON.stringify([prompt, count, settings])), ids = (this.ids = [...prompt]);
     this.shares = prompt.map(() => NaN);
     this.given = prompt.length;
     byId("text").replaceChildren();
@@ -89,13 +90,13 @@ export class Writing {
       this.shares.push(...shares);
       this.show();
     };
-    const done = await this.engine.ask("write", { ids: prompt, count: Math.min(count, limit), ...settings }, part);
+    const done = await this.engine.ask("write", { ids: prompt, count, ...settings }, part);
     if (!done) return;
     part(done);
     this.ended();
     const rate = count / (done.milliseconds / 1000);
     byId("speed").textContent = `${Math.round(rate).toLocaleString("en")} ${this.tokenizer.unit}s a second${done.isCompiled ? "" : ", without WebAssembly, which this browser lacks"}`;
-    if (!this.state.active.length) this.before = this.ids;
+    if (!this.state.active.length) this.before = { key, ids };
     if (!this.position || this.position >= this.ids.length) this.select(Math.min(this.ids.length - 1, this.given + 45));
     else this.choose(this.position);
   }
@@ -121,7 +122,7 @@ export class Writing {
   /** Show what was written since the last time, and which token is chosen. */
   show() {
     const { ids, shares, position, before } = this, pieces = this.tokenizer.pieces(ids), place = byId("text");
-    const changed = this.state.active.length && before.length ? ids.findIndex((id, i) => id !== before[i]) : -1;
+    const changed = this.state.active.length && before.key === this.key ? ids.findIndex((id, i) => id !== before.ids[i]) : -1;
     for (let i = place.children.length; i < ids.length; i++) {
       const span = h("span", { "data-at": i, class: i < this.given ? "given" : null }, pieces[i]);
       if (shares[i] < 0.5) span.style.setProperty("--surprise", `${Math.min(60, Math.round(-9 * Math.log(shares[i])))}%`);
@@ -145,10 +146,11 @@ export class Writing {
   /**
    * The bars of the next character; those before the edits beside them.
    * @param {any} found what `study` gave
-   * @param {any | null} unedited
+   * @param {number[]} ids of which text
+   * @param {[number, number][]} unedited
    */
-  bars(found, unedited) {
-    const old = new Map(unedited?.likely ?? []), chosen = this.ids[found.position];
+  bars(found, ids, unedited) {
+    const old = new Map(unedited), chosen = ids[found.position];
     byId("next").replaceChildren(...found.likely.map((/** @type {[number, number]} */ [token, share]) => {
       const [piece] = this.tokenizer.pieces([token]), was = old.get(token);
       const bar = h("button", {
@@ -156,7 +158,7 @@ export class Writing {
         "aria-label": `${shown(piece)}, ${percent(share)}${was === undefined ? "" : `, before the edits ${percent(was)}`}: continue with it`,
         click: () => {
           this.position = found.position;
-          this.write([...this.ids.slice(0, found.position), token]);
+          this.write([...ids.slice(0, found.position), token]);
         },
       }, h("b", {}, shown(piece)), h("i", {}, h("u", {}), was !== undefined && h("s", {})), h("span", {}, percent(share)));
       bar.querySelector("u").style.width = `${100 * share}%`;
@@ -182,7 +184,7 @@ export class Writing {
   losses(now, exact) {
     const difference = now - exact, isEdited = this.state.active.length > 0;
     for (const place of document.querySelectorAll("#losses, .shown-losses")) place.replaceChildren(h("p", {},
-      h("span", { title: "mean over 1,000 tokens of validation text, in nats per token; lower is better" }, "Loss on 1,000 tokens of text ", h("b", {}, now.toFixed(4))),
+      h("span", { title: "mean, in nats per token; lower is better" }, `Loss on ${grouped(this.run.text.length - 1)} tokens of text `, h("b", {}, now.toFixed(4))),
       isEdited && h("span", { class: difference > 0 ? "worse" : "better" }, ` ${signed(difference, 2)} by ${this.state.active.length} edit${this.state.active.length > 1 ? "s" : ""}`),
       !isEdited && h("span", { class: "quiet", title: "what rounding the weights for this page costs" }, ` ${this.cost()}`)));
   }

@@ -85,7 +85,7 @@ export class Judge {
    */
   async loss(from, goesOn) {
     const { model, ids } = this, size = model.blockSize;
-    if (this.model.blocks.some((/** @type {any} */ block) => block.isMixed)) from = 0;
+    if (model.blocks.some((/** @type {any} */ block) => block.isMixed)) from = 0;
     let sum = 0;
     for (let window = 0, start = 0; start < ids.length - 1; window++, start += size) {
       const end = Math.min(start + size, ids.length - 1), inputs = ids.slice(start, end);
