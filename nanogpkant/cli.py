@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if "--debug" in arguments or not is_out_of_memory(error):
             raise
-        complain("out of memory: lower --train.batch_size, --model.block_size or --model.n_embd")
+        flags = "--train.batch_size, --model.block_size or --model.n_embd of train"
+        complain(f"out of memory: lower {flags}, --batch_size or --samples of others")
         return UserError.exit_status
 
 

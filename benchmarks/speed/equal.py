@@ -24,6 +24,7 @@ def require_equal(
         UserError: they differ; the message begins with ``problem``.
     """
     for name, value in ours.items():
-        error = ((theirs[name] - value).abs().max() / value.abs().max()).item()
+        size = value.abs().max().clamp(min=torch.finfo(value.dtype).tiny)  # all may be zero
+        error = ((theirs[name] - value).abs().max() / size).item()
         if not error <= tolerance:
             raise UserError(f"{problem} by {error:.0e}: no times")

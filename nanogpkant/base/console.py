@@ -59,6 +59,12 @@ def painted(text: str, colour: str) -> str:
     return captured.get()
 
 
+def _progress(*columns: Any) -> Progress:
+    """A bar with the time left, gone at its end; none where standard error is not a terminal."""
+    off = not console.is_terminal
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=off, transient=True)
+
+
 class StepProgress:
     """A bar of training steps with loss, learning rate, tokens per second and time left.
 
@@ -67,16 +73,12 @@ class StepProgress:
 
     def __init__(self, step: int, max_iters: int) -> None:
         self._is_wide = console.width >= 100
-        self._progress = Progress(
+        self._progress = _progress(
             TextColumn("{task.fields[doing]:<8}"),
             BarColumn(bar_width=None if self._is_wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}{task.fields[val_loss]}{task.fields[lr]}"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
         )
         self._val_losses: list[float] = []
         self._task = self._progress.add_task("", completed=step, total=max_iters)
@@ -123,14 +125,7 @@ def sparkline(values: list[float]) -> str:
 def bar(doing: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar, as a function of (done, total or None)."""
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    progress = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with progress:
+    with _progress(*columns) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

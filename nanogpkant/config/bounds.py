@@ -50,10 +50,10 @@ def path_like(section: str, config: Any, *names: str) -> None:
 
 
 def at_least(section: str, config: Any, **minima: float) -> None:
-    """Refuse settings of a section below their minimum, or not finite."""
+    """Refuse settings of a section that are given and below their minimum, or not finite."""
     for name, least in minima.items():
         value = getattr(config, name)
-        if not (value >= least and math.isfinite(value)):
+        if value is not None and not (value >= least and math.isfinite(value)):
             refuse(f"{section}.{name}", value, f"must be at least {least}")
 
 

@@ -236,10 +236,8 @@ class ModelConfig:
             refuse("model.position", self.position, remedy)
         head = self.n_embd // self.n_head
         if "rope" in named and head % 2:
-            remedy = (
-                f"rotates pairs, and a head of {self.n_embd} / {self.n_head} has {head} numbers"
-            )
-            refuse("model.position", self.position, f"{remedy}; make that even")
+            remedy = f"rotates pairs: a head of {self.n_embd} / {self.n_head} numbers must be even"
+            refuse("model.position", self.position, remedy)
         for name, has_curve, flag in (
             ("position", "curve" in named, "block_size"),
             ("conv", self.conv == "curve", "conv_length"),

@@ -84,12 +84,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         at_most("optim", self)
         at_least("optim", self, learning_rate=0, min_lr=0, warmup_iters=0, weight_decay=0)
-        at_least("optim", self, grad_clip=0)
+        at_least("optim", self, grad_clip=0, function_weight_decay=0, kan_learning_rate=0)
+        at_least("optim", self, kan_weight_decay=0, function_learning_rate=0, decay_iters=1)
         fraction("optim", self, "beta1", "beta2", "ema_decay")
-        at_least("optim", self, function_weight_decay=0)
-        for name in ("kan_learning_rate", "kan_weight_decay", "function_learning_rate"):
-            if getattr(self, name) is not None:
-                at_least("optim", self, **{name: 0})
         for name in ("kan_learning_rate", "function_learning_rate"):
             if getattr(self, name) and not self.learning_rate:
                 remedy = "follows the schedule of --optim.learning_rate, which must be above 0"
@@ -97,8 +94,6 @@ class OptimConfig:
         if self.decay_lr and self.min_lr > self.learning_rate:
             remedy = f"must not be above --optim.learning_rate {self.learning_rate}"
             refuse("optim.min_lr", self.min_lr, remedy)
-        if self.decay_iters is not None:
-            at_least("optim", self, decay_iters=1)
         if self.lr_decay_iters is not None and self.lr_decay_iters <= self.warmup_iters:
             remedy = f"must be above --optim.warmup_iters {self.warmup_iters}"
             refuse("optim.lr_decay_iters", self.lr_decay_iters, remedy)
@@ -121,9 +116,7 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         at_most("grid", self)
-        at_least("grid", self, update_every=0, max_size=1)
-        if self.until is not None:
-            at_least("grid", self, until=0)
+        at_least("grid", self, update_every=0, max_size=1, until=0)
         object.__setattr__(self, "refine_at", dict(sorted(self.refine_at.items())))
         for step, size in self.refine_at.items():
             if step < 1:
@@ -203,12 +196,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_most("train", self)
         at_least("train", self, max_iters=1, batch_size=1, grad_accum_steps=1, eval_interval=1)
-        at_least("train", self, timeout=1)
+        at_least("train", self, timeout=1, eval_tokens=1)
         at_least("train", self, log_interval=1, keep_every=0, sample_tokens=0)
         if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             refuse("train.max_seconds", self.max_seconds, "must be above 0")
-        if self.eval_tokens is not None:
-            at_least("train", self, eval_tokens=1)
         check_seed(self.seed, "train.seed")
         path_like("train", self, "init_from", "from_formulas", "device")
         if self.from_formulas is not None and self.init_from != "scratch":

@@ -57,13 +57,7 @@ def field_names(config_class: Any, prefix: str = "") -> list[str]:
 
 def to_yaml(config: RunConfig) -> str:
     """The configuration as YAML, from which ``load_config`` reads an equal one."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def save_config(config: RunConfig, path: Path) -> None:

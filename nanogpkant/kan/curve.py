@@ -44,7 +44,15 @@ class DistanceCurve(KANLinear):
         scale: str = "log",
         beyond: str = "clamp",
     ) -> None:
-        check_curve(basis, knots, scale, beyond, start.shape[1])
+        longest, least = start.shape[1], 1 if basis == "fourier" else 2
+        if not least <= knots <= max(longest, 2):
+            raise ValueError(f"knots is {knots}; {basis} takes {least} to {longest} distances")
+        if scale not in SCALES or beyond not in ("clamp", "linear"):
+            raise ValueError(f"scale {scale!r} or beyond {beyond!r} is unknown")
+        if scale == "buckets" and basis != "hat":
+            raise ValueError(f"scale='buckets' has a number a bucket: basis='hat', not {basis!r}")
+        if beyond == "linear" and (basis == "fourier" or scale == "buckets"):
+            raise ValueError("fourier and buckets have no last slope to follow; beyond='clamp'")
         self.initial, self.knots, self.scale, self.beyond = start, knots, scale, beyond
         self.unit = 1.0
         end = float(self.on_scale(torch.tensor([start.shape[1] - 1], device="cpu")))
@@ -110,23 +118,3 @@ def bucket(distance: Tensor, count: int, longest: int) -> Tensor:
     share = torch.log(distance.clamp(min=exact) / exact) / math.log(longest / exact)
     far = (exact + share * (count - exact)).floor().clamp(max=count - 1)
     return torch.where(distance < exact, distance, far)
-
-
-def check_curve(basis: str, knots: int, scale: str, beyond: str, longest: int) -> None:
-    """
-    Raises:
-        ValueError: settings of a ``DistanceCurve`` out of range, or that exclude each other.
-    """
-    least = 1 if basis == "fourier" else 2
-    if not least <= knots <= max(longest, 2):
-        raise ValueError(f"knots is {knots}; {basis} takes {least} to {longest}, one a distance")
-    if scale not in SCALES or beyond not in ("clamp", "linear"):
-        raise ValueError(f"scale {scale!r} or beyond {beyond!r} is unknown")
-    if scale == "buckets" and basis != "hat":
-        raise ValueError(
-            f"scale='buckets' has a number a bucket, and takes basis='hat', not {basis!r}"
-        )
-    if beyond == "linear" and (basis == "fourier" or scale == "buckets"):
-        raise ValueError(
-            "a curve of fourier or of buckets has no last slope to follow; beyond='clamp'"
-        )

@@ -48,10 +48,6 @@ def even(x: Tensor) -> Tensor:
     return torch.add(F.gelu(x), x, alpha=-0.5)
 
 
-def _even_derivative(x: Tensor) -> Tensor:
-    return _gelu_derivative(x) - 0.5
-
-
 def relu2(x: Tensor) -> Tensor:
     """The square of ReLU (So et al., arXiv 2109.08668)."""
     return F.relu(x).square()
@@ -67,7 +63,7 @@ BASE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "silu": (F.silu, _silu_derivative),
     "gelu": (F.gelu, _gelu_derivative),
     "gelu_tanh": (_gelu_tanh, _gelu_tanh_derivative),
-    "even": (even, _even_derivative),
+    "even": (even, lambda x: _gelu_derivative(x) - 0.5),
     "relu": (F.relu, lambda x: (x > 0) + 0 * x.clamp(-1, 1)),  # a NaN stays a NaN
     "relu2": (relu2, lambda x: 2 * F.relu(x)),
     "leaky_relu2": (leaky_relu2, lambda x: torch.where(x > 0, 2 * x, 0.5 * x)),

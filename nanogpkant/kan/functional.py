@@ -18,14 +18,13 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from nanogpkant.kan.backends import recompute, reference, triton
-from nanogpkant.kan.backends.fastest import fastest
+from nanogpkant.kan.backends import reference, triton
+from nanogpkant.kan.backends.fastest import FUSED, fastest
 from nanogpkant.kan.backends.reference import Call
 from nanogpkant.kan.features import Features
 
 log = logging.getLogger(__name__)
 
-FUSED = {"triton": triton, "recompute": recompute}  # the backends behind the operator
 BACKENDS = ("auto", *FUSED, "reference")
 
 

@@ -33,8 +33,8 @@ class KANLinear(FeatureLayer):
         out_features: size of the last dimension of the output.
         bias: learn a constant for every output.
         basis: the functions of an edge, cubic B-splines with 5 intervals on [-1, 1] by default.
-        base: base function of every edge: "silu", "gelu", "gelu_tanh" (GPT-2's), "identity"
-            or "none".
+        base: base function of every edge: a key of ``features.BASE_FUNCTIONS``, such as "silu",
+            "gelu", "identity" or "none".
         share: "edge" gives every edge its own functions; "input", "group:G" and "atoms:K" share
             learned functions between edges: see ``bases.parse_share``.
         prenorm: "rms" divides every input vector by its root mean square first, without parameters,

@@ -65,11 +65,6 @@ class PrunedLinear(nn.Module):
             self.layer.weight.register_hook(lambda grad: grad * self.edges_left()[:, None])
         return super().train(mode)
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether groups of inputs have their own functions, so that no input can be dropped."""
-        return self.layer.features.groups > 1
-
     def edges_left(self) -> Tensor:
         """(m', n') bool: edges that are not pruned."""
         return (self.layer.weight.detach() != 0).any(dim=1)
@@ -116,7 +111,7 @@ def narrowed(pruned: PrunedLinear, outputs: Tensor, inputs: Tensor) -> PrunedLin
         outputs: (m',) bool, remaining outputs to keep.
         inputs: (n',) bool, likewise.
     """
-    if pruned.has_groups:
+    if pruned.layer.features.groups > 1:
         inputs = torch.ones_like(inputs)
     inner = copy.deepcopy(pruned.layer)
     inner.weight = nn.Parameter(inner.weight.detach()[outputs][:, :, inputs])
@@ -147,8 +142,9 @@ def like_saved(layer: KANLinear, saved: Mapping[str, Tensor]) -> PrunedLinear:
         raise ValueError(f"{error} of a pruned layer is missing") from error
     if weight.dim() != 3 or 0 in weight.shape:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no KAN layer's")
-    if not inputs.dtype == outputs.dtype == torch.int64 or inputs.dim() != 1 or outputs.dim() != 1:
-        raise ValueError("inputs and outputs are not lists of int64")
+    fits = (outputs.shape, inputs.shape) == (weight.shape[:1], weight.shape[2:])
+    if not (fits and inputs.dtype == outputs.dtype == torch.int64 and constant.dim() == 1):
+        raise ValueError("inputs, outputs and constant do not fit the weight")
     beyond = not inputs.is_meta and inputs.max() >= layer.in_features
     if beyond or len(constant) > layer.out_features:
         raise ValueError(f"is no part of {layer.in_features} inputs, {layer.out_features} outputs")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,16 @@ def resolve_device(name: str, flag: str = "--train.device") -> torch.device:
     Raises:
         UsageError: no such device, or this machine has none.
     """
+    has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"{flag} {name}: must be auto, cpu, cuda, cuda:N or mps")
-    present = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }[device.type]
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}[device.type]
     if not present:
         raise UsageError(f"{flag} {name}: this machine has none; use {flag} cpu")
     if (device.index or 0) >= present:
@@ -113,7 +108,7 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
 def synchronize(device: torch.device) -> None:
     """Wait for the work queued on a device, before reading a clock."""
     if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def memory_of(device: torch.device) -> int:
@@ -141,7 +136,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """The software, the machine and the command, for ``environment.json``."""
     packages = ("nanogpkant", "torch", "numpy", "safetensors")
     return {
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "device": str(device),
         "device_name": name_of(device),
         "platform": platform.platform(),
@@ -161,13 +156,6 @@ def name_of(device: torch.device) -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_revision() -> str | None:

@@ -15,6 +15,7 @@ from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError, require_positive
 from nanogpkant.config import ModelConfig, RunConfig, load_preset, to_yaml
+from nanogpkant.kan.bases import parse_share
 from nanogpkant.machine.device import measured_on, resolve_device, resolve_dtype
 from nanogpkant.measure.step import Job, job_of, step, step_memory
 from nanogpkant.measure.timing import interleaved
@@ -211,26 +212,30 @@ def closest(
         good: distance of the ratio from 1 that ends the search early.
     """
     for name in vary:
-        resize = RESIZED[name]
-        start = {
-            "n_layer": model.n_layer,
-            "n_embd": model.n_embd // model.n_head,
-            "mlp_ratio": model.mlp_width,
-        }[name]
+        size_of, resized = SIZES[name]
         size, ratio = nearest_size(
-            lambda size, model=model, resize=resize: cost(resize(model, size)).ratio, start, good
+            lambda size, model=model, resized=resized: cost(resized(model, size)).ratio,
+            size_of(model),
+            good,
         )
-        model = resize(model, size)
+        model = resized(model, size)
         if abs(ratio - 1) <= TOLERANCE:
             break
     return model
 
 
-# The model with one number at so many of its smallest steps.
-RESIZED: dict[str, Callable[[ModelConfig, int], ModelConfig]] = {
-    "n_layer": lambda model, size: replace(model, n_layer=size),
-    "n_embd": lambda model, size: replace(model, n_embd=size * model.n_head),
-    "mlp_ratio": lambda model, size: replace(model, mlp_ratio=round(size / model.n_embd, 6)),
+def unit(model: ModelConfig) -> int:
+    """The smallest step of n_embd: whole heads, pairs in them for rope, whole groups of a KAN."""
+    heads = model.n_head * (2 if "rope" in model.positions else 1)
+    kind, groups = parse_share(model.kan.share)
+    return math.lcm(heads, groups) if kind == "group" and model.kan.sites else heads
+
+
+# A number's size in its smallest steps, and the model with another size.
+SIZES: dict[str, tuple[Callable[[ModelConfig], int], Callable[[ModelConfig, int], ModelConfig]]] = {
+    "n_layer": (lambda m: m.n_layer, lambda m, n: replace(m, n_layer=n)),
+    "n_embd": (lambda m: m.n_embd // unit(m), lambda m, n: replace(m, n_embd=n * unit(m))),
+    "mlp_ratio": (lambda m: m.mlp_width, lambda m, n: replace(m, mlp_ratio=round(n / m.n_embd, 6))),
 }
 
 

@@ -1,7 +1,8 @@
 """Bytes of one device in a training step, without running one.
 
 - Weights, gradients and optimiser state are counted: float32, and AdamW's two moments and a step
-  count per tensor; Muon keeps one moment of each matrix in the blocks. With DDP each device holds
+  count per tensor; Muon keeps one moment of each matrix in the blocks; an average of the weights
+  (optim.ema_decay) is a copy of them. With DDP each device holds
   all of it, the gradients once (they are views into the buckets). With FSDP2 it holds its rows of
   every tensor, and for a while whole tensors: those outside the blocks, the weights of two blocks
   (one is fetched while the other computes) and the gradients of one; or all gradients where a step
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nanogpkant.config import SITES, ModelConfig, Site, with_changes
+from nanogpkant.config import SITES, ModelConfig, OptimConfig, Site, with_changes
 from nanogpkant.kan.backends.recompute import CHUNK_FEATURES, CHUNK_FEATURES_GPU
 from nanogpkant.model.attention import Attention
 from nanogpkant.model.gpt import GPT
@@ -86,7 +87,7 @@ def estimate(
     device: str,
     shards: int = 1,
     passes: int = 1,
-    optimizer: str = "adamw",
+    optim: OptimConfig | None = None,
 ) -> Memory:
     """Estimate a step on the device that has the most to do.
 
@@ -96,7 +97,7 @@ def estimate(
         device: "cpu", "cuda" or "mps".
         shards: devices that FSDP shards the model over; 1 where each holds all of it.
         passes: forward and backward passes in a step.
-        optimizer: "adamw" or "muon".
+        optim: the optimiser, AdamW unless given; an average of the weights counts too.
     """
     layers = model.config.n_layer
     own = layers * _numbers(model.block, shards) + _numbers(model.outside, shards)
@@ -105,8 +106,9 @@ def estimate(
         block, outside = _numbers(model.block), _numbers(model.outside)
         weights += outside + min(2, layers) * block
         gradients += outside + (1 if passes == 1 else layers) * block
-    moments = 2 * own + layers * len(model.block) + len(model.outside)
-    if optimizer == "muon":
+    optim = optim or OptimConfig()
+    moments = (2 + bool(optim.ema_decay)) * own + layers * len(model.block) + len(model.outside)
+    if optim.name == "muon":
         moments -= layers * _numbers(model.matrices, shards)
     workspace = _workspace(model, sequences * model.config.block_size, dtype, device)
     activations = model.saved(sequences, dtype, device)

@@ -173,10 +173,8 @@ def make_plan(
     sketch = Sketch(config.model, vocab_size)
 
     def memory_of(setup: Setup) -> Memory:
-        where = (place.dtype, place.device)
-        return estimate(
-            sketch, setup.sequences, *where, setup.shards, setup.passes, config.optim.name
-        )
+        shape = setup.sequences, place.dtype, place.device, setup.shards, setup.passes
+        return estimate(sketch, *shape, config.optim)
 
     refusal = _refusal(name, config, setup, place, memory_of)
     rate = None

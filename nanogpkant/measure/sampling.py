@@ -41,21 +41,19 @@ def sampling_rows(
             raise UserError(f"{name}: cached and uncached sampling drew different texts: no times")
     with bar("sampling", "texts") as progress:
         timings = interleaved(tasks, repeats, device, progress)
-    rows: list[Row] = []
-    for (number, use_cache), timing in timings.items():
-        rows.append(
-            {
-                "model": models[number][0],
-                "sampling": "cached" if use_cache else "uncached",
-                "tokens/s": 1000 * tokens / timing.median,
-                "ms/token": timing.median / tokens,
-                "min": timing.fastest / tokens,
-                "max": timing.slowest / tokens,
-                "speed-up": timings[number, False].median / timing.median,
-                "over first": timing.median / timings[0, use_cache].median,
-            }
-        )
-    return rows
+    return [
+        {
+            "model": models[number][0],
+            "sampling": "cached" if use_cache else "uncached",
+            "tokens/s": 1000 * tokens / timing.median,
+            "ms/token": timing.median / tokens,
+            "min": timing.fastest / tokens,
+            "max": timing.slowest / tokens,
+            "speed-up": timings[number, False].median / timing.median,
+            "over first": timing.median / timings[0, use_cache].median,
+        }
+        for (number, use_cache), timing in timings.items()
+    ]
 
 
 def write(model: GPT, tokens: int, use_cache: bool, device: torch.device) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 
 from nanogpkant.base.console import bar
 from nanogpkant.config import ModelConfig, OptimConfig, RunConfig, with_changes
+from nanogpkant.kan.bases import parse_share
 from nanogpkant.machine.device import DTYPES, autocast, keep_freed_memory
 from nanogpkant.measure.peak import ChildError, extra_peak, in_a_child
 from nanogpkant.measure.timing import interleaved, matmul_rate
@@ -55,7 +56,7 @@ def step_rows(jobs: list[Job], repeats: int, with_memory: bool = True) -> list[R
 
     Returns:
         A row per job: milliseconds, GFLOP/s, ratios to the limit (the job's FLOPs at this machine's
-        rate) and to the first job's step, and bytes, None where they did not fit.
+        rate) and to the first job's step, and peak MB, None where they did not fit.
     """
     rows: list[Row] = [{"model": job.name, "dtype": job.dtype} for job in jobs]
     if with_memory:
@@ -116,11 +117,11 @@ def step(job: Job) -> Callable[[], None]:
 
 def step_memory(job: Job) -> int | None:
     """Peak bytes of two steps, the model included; None where they did not fit."""
-    if torch.device(job.device).type == "cuda":
-        return _peak_of_steps(job)
     try:
+        if torch.device(job.device).type == "cuda":
+            return _peak_of_steps(job)
         return in_a_child(_peak_of_steps, job)
-    except ChildError:
+    except (ChildError, torch.OutOfMemoryError):
         return None
 
 
@@ -131,6 +132,8 @@ def _peak_of_steps(job: Job) -> int:
         task()
 
     # The first step of any model loads libraries, 30 MB on a CPU: not counted.
-    small = with_changes(job.config, n_layer=1, n_head=1, n_embd=8, mlp_ratio=4, block_size=8)
+    kind, groups = parse_share(job.config.kan.share)
+    width = 8 * groups if kind == "group" else 8  # which the groups of a KAN divide
+    small = with_changes(job.config, n_layer=1, n_head=1, n_embd=width, mlp_ratio=4, block_size=8)
     step(replace(job, config=small, batch_size=1, compile=False))()
     return extra_peak(two_steps, torch.device(job.device))

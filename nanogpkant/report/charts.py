@@ -109,9 +109,7 @@ def to_svg(title: str, draw: Draw) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(FAINT, "var(--line)")
-    text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
-    )  # page.css has it
+    text = re.sub(r"(?s)<defs>\s*<style.*?</style>\s*</defs>", "", text)  # page.css has it
     opening, _, body = text.partition(">")
     (box,) = re.findall(r'viewBox="[^"]+"', opening)
     return f'<svg {box} role="img" aria-label="{html.escape(title)}">{body}'

@@ -94,12 +94,10 @@ class Section:
         if not self.head[number].deepest or len({*numbers}) < 2:
             return [None] * len(values)
         low, high = min(numbers), max(numbers)
-        is_log = low > 0 and high > DECADES * low
+        scale = math.log if low > 0 and high > DECADES * low else float
 
         def place(value: float) -> float:
-            if is_log:
-                return math.log(value / low) / math.log(high / low)
-            return (value - low) / (high - low)
+            return (scale(value) - scale(low)) / (scale(high) - scale(low))
 
         is_reversed = self.head[number].deepest == "lowest"
         return [

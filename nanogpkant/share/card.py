@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nanogpkant.base.escape import fenced, markdown
 from nanogpkant.base.files import read_text
-from nanogpkant.config import ModelConfig
+from nanogpkant.config import ModelConfig, with_changes
 from nanogpkant.model.counting import count
 from nanogpkant.run.folder import RunFolder
 from nanogpkant.run.load import TrainedModel
@@ -144,7 +144,9 @@ def figures(
     learned = [tensor for tensor in weights.values() if tensor.is_floating_point()]
     fixed = sum(p.numel() for p in trained.model.parameters() if not p.requires_grad)
     parameters = sum(tensor.numel() for tensor in learned) - fixed
-    counted = count(trained.config.model, trained.tokenizer.vocab_size)
+    has_scale = any(name.endswith(".spline_scale") for name in weights)  # else multiplied in
+    shape = with_changes(trained.config.model, **{"kan.spline_scale": has_scale})
+    counted = count(shape, trained.tokenizer.vocab_size)
     # Grids may have changed: a coefficient more is 6 FLOPs more, a multiply and an add three times.
     flops = counted.flops_per_token + 6 * (parameters - counted.parameters)
     dtype = str(learned[0].dtype).removeprefix("torch.")

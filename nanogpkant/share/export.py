@@ -45,8 +45,8 @@ def export_run(
         raise UsageError("--bfloat16: is not for --format onnx, whose weights are float32")
     with new_folder(out) as draft:
         source = open_run(run)
-        trained = load_model(run, checkpoint)  # it loads, whatever the format
         saved = load_checkpoint(source, checkpoint)
+        trained = load_model(run, f"step-{saved.step:06d}")  # it loads, whatever the format
         weights = saved.weights() if format == "run" else trained.model.state_dict()
         if bfloat16:
             weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}

@@ -78,7 +78,7 @@ def pull(repo: str, out: Path) -> dict[str, Any]:
                 raise UserError(f"{name} of {repo} does not match its {MANIFEST}: {remedy}")
         if CARD in names:
             fetch(CARD)
-        shutil.rmtree(draft / ".cache")  # the client's records of the download
+        shutil.rmtree(draft / ".cache", ignore_errors=True)  # the client's records of the download
     return {"repo": repo, "folder": str(out), "step": step, "commit": info.sha}
 
 

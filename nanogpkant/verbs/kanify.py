@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
@@ -36,8 +36,6 @@ class Kanified(Answer):
     """the folder that was written"""
     model: Any = field(default=None, repr=False)
     """the model, where one was given or read"""
-
-    on_stdout: ClassVar[bool] = True
 
     def as_dict(self) -> dict[str, Any]:
         return {"out": self.out, "layers": self.rows, "total": self._total()}

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from nanogpkant.evaluation import Evaluation
     from nanogpkant.model.gpt import GPT
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclass(frozen=True)
 class LoadedRun:
@@ -60,7 +58,7 @@ class LoadedRun:
         Raises:
             UserError: the data is gone or is not the run's, or the text is too short.
         """
-        from nanogpkant.data import check_length
+        from nanogpkant.data import SPLITS, check_length
         from nanogpkant.evaluation import evaluate
         from nanogpkant.run.folder import open_run
         from nanogpkant.run.load import open_run_data

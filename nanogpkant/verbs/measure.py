@@ -171,6 +171,8 @@ def bench(
     file = None if out is None else new_file(out, ".md", ".json")
     if what == "step":
         found = bench_steps(presets, batch_size, vocab_size, compile, device, dtype, repeats)
+    elif batch_size is not None or compile or dtype != "auto":
+        raise UsageError("--batch_size, --compile, --dtype: are for --what step; leave them out")
     else:
         found = bench_sampling(presets, tokens, vocab_size, device, repeats)
     if file is not None:

@@ -9,10 +9,6 @@ from nanogpkant.base.errors import prefixed
 from nanogpkant.verbs.compare import Compared
 
 
-class Scaled(Compared):
-    """A study; found is a row for each cell, or each model of a dry run."""
-
-
 def scale(
     file: str,
     *,
@@ -22,7 +18,7 @@ def scale(
     ray_address: str | None = None,
     dry_run: bool = False,
     report: str | None = None,
-) -> Scaled:
+) -> Compared:
     """Train the models of a scaling study that are missing, and fit a law to all of them.
 
     Args:
@@ -55,7 +51,7 @@ def scale(
         warn(f"{file}: there will be no fit: {why}")
     if dry_run:
         rows = costs_of_study(cells, runs)
-        return Scaled(rows, costs_table(rows, jobs))
+        return Compared(rows, costs_table(rows, jobs))
 
     from nanogpkant.comparison.scaling.report import write_report
     from nanogpkant.comparison.training import train_missing
@@ -69,4 +65,4 @@ def scale(
     note(f"the report is in {to / 'report.html'}")
     again = "the same command tries them again"
     failure = f"{len(failed)} of {len(runs)} runs failed; {again}" if failed else None
-    return Scaled(found.rows(), "\n".join(said), failure)
+    return Compared(found.rows(), "\n".join(said), failure)

@@ -131,6 +131,9 @@ def evaluate(
     if harness or harness_limit:
         from nanogpkant.share.harness import run_harness
 
+        if split != "val" or random_batches or length is not None:
+            flags = "--split, --random_batches, --length"
+            raise UsageError(f"--harness has texts of its own: leave {flags} out")
         return run_harness(run, checkpoint, harness, harness_limit, device, dtype, batch_size)
     from nanogpkant.evaluation import evaluate_run
 

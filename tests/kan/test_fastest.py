@@ -29,7 +29,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return SimpleNamespace(forward=forward, backward=recompute.backward)
 
     backends = {name: slow(name) for name in SLEEPS}
-    monkeypatch.setattr(module, "MEASURED", backends)
+    monkeypatch.setattr(module, "FUSED", backends)
     monkeypatch.setattr(functional, "FUSED", backends)
     monkeypatch.setattr(module, "_found", {})
     module._kind.cache_clear()
@@ -88,3 +88,11 @@ def test_without_a_folder_it_still_runs(problem, measured, tmp_path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     problem(FIXED, dtype=torch.float32).forward("auto")
     assert measured[-1] == "recompute"
+
+
+def test_no_rows_decide_nothing(problem, measured) -> None:
+    case = problem(FIXED, (0,), dtype=torch.float32)
+    assert case.forward("auto").shape[0] == 0
+    assert rounds(measured) == 0
+    problem(FIXED, (10,), dtype=torch.float32).forward("auto")
+    assert rounds(measured) == 1

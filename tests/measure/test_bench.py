@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from nanogpkant.cli import main
+from nanogpkant.config import load_preset, with_changes
 from nanogpkant.measure import sampling, step, timing
+from nanogpkant.measure.step import Job, step_memory
 from nanogpkant.verbs.measure import bench
 
 
@@ -84,6 +86,7 @@ def test_the_command_prints_a_table_or_json(experiments, capsys):
         (["--repeats", "0"], "--repeats 0: must be at least 1"),
         (["--batch_size", "0"], "--batch_size 0"),
         (["--what", "sample", "--tokens", "0"], "--tokens 0"),
+        (["--what", "sample", "--dtype", "float32"], "--dtype: are for --what step"),
         (["--device", "toaster"], "--device toaster"),
         (["--what", "cake"], "--what"),
         (["--out", "table.png"], "ends in .md or .json"),
@@ -99,3 +102,10 @@ def test_bad_flags_of_bench(flags, words, tmp_path, monkeypatch, capsys):
     (line,) = captured.err.strip().splitlines()
     assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_of_more_groups_than_eight_inputs():
+    model = load_preset("quickstart_kan")[1].model
+    shape = {"kan.sites": ["qkv"], "kan.share": "group:16", "n_layer": 1, "block_size": 16}
+    job = Job("groups", with_changes(model, **shape), 2, "cpu", "float32")
+    assert step_memory(job) > 0

@@ -168,3 +168,13 @@ def test_a_file_that_exists_is_not_written_over(tmp_path, capsys):
     assert main(["match", "shakespeare_mini_kan", "--out", str(tmp_path / "mine.yaml")]) == 2
     assert "exists" in capsys.readouterr().err
     assert (tmp_path / "mine.yaml").read_text(encoding="utf-8") == "about: years of work\n"
+
+
+def test_widths_keep_pairs_of_rope_and_groups_whole(tmp_path, capsys):
+    preset = tmp_path / "rope.yaml"
+    shape = "{n_layer: 2, n_head: 3, n_embd: 72, block_size: 32, position: rope"
+    preset.write_text(f"model: {shape}, kan: {{sites: [mlp_in], share: 'group:8'}}}}\n", "utf-8")
+    for kind in ("gpt", "kan"):
+        found = match(capsys, str(preset), "--vary", "n_embd", "--kind", kind, "--kan", str(preset))
+        width = found["config"]["model"]["n_embd"]
+        assert width % (24 if kind == "kan" else 6) == 0

@@ -85,11 +85,14 @@ def test_weights_gradients_and_moments_are_exact(name, kind):
     loss_of(model, 1, "float32").backward()
     gradients = sum(p.grad.nbytes for p in model.parameters())
     optimizer.step()
-    found = estimate(Sketch(model.config, VOCAB), 1, "float32", "cpu", optimizer=kind)
+    sketch = Sketch(model.config, VOCAB)
+    found = estimate(sketch, 1, "float32", "cpu", optim=OptimConfig(name=kind))
     state = [t for entry in optimizer.state.values() for t in entry.values()]
     assert found.weights == sum(p.nbytes for p in model.parameters())
     assert found.gradients == gradients
     assert found.optimizer == sum(t.nbytes for t in state)
+    averaged = estimate(sketch, 1, "float32", "cpu", optim=OptimConfig(name=kind, ema_decay=0.9))
+    assert averaged.optimizer == found.optimizer + found.weights
 
 
 def tracked_peak(config: ModelConfig, vocab_size: int, sequences: int, dtype: str) -> int:

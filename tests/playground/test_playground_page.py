@@ -181,9 +181,21 @@ def test_dragging_a_point(file, visit):
     page.mouse.up()
     settle(page)
     assert loss(page) != before and "by 1 edit" in page.inner_text("#losses")
+    page.get_by_role("button", name="Compare with before").click()
     page.get_by_role("button", name="Undo").click()
     settle(page)
     assert loss(page) == before
+    compare = page.get_by_role("button", name="Compare with before")
+    assert (compare.get_attribute("aria-pressed"), page.locator("#editor .key.now").count()) == (
+        "false",
+        1,
+    )
+    page.mouse.move(x, y)  # a flick: over before a frame is drawn
+    page.evaluate("requestAnimationFrame = () => 0")
+    page.mouse.down()
+    page.mouse.move(x, y + 60)
+    page.mouse.up()
+    playwright.expect(page.get_by_role("button", name="Undo")).to_be_enabled()
 
 
 @pytest.mark.parametrize(
@@ -237,6 +249,12 @@ def test_edges_by_name(run_with_curves, visit, tmp_path):
     ng.play(str(run_with_curves), out=str(out))
     page = visit(out)
     page.click("#tab-functions")
+    status, found = page.locator("#finder [role=status]"), []
+    for words in ("3->7", "block 0 3 → 7", "3 → 7", "300 → 7"):
+        page.fill("#finder input[type=search]", words)
+        found.append(status.inner_text().split()[0])
+    assert found[0] == found[2] > found[1] > "0"
+    assert found[3] == "No"
     page.fill("#finder input[type=search]", "3 → 7")
     page.locator("#finder .card.pick").first.click()
     before = loss(page)

@@ -76,3 +76,14 @@ def test_a_plain_gpt_has_no_kan_on_its_card(tiny_experiment: Path, tmp_path: Pat
     card = card_of(tmp_path / "run", tmp_path / "to")
     assert card.data.tags == ["nanogpkant"]
     assert "projections are plain" in card.text
+
+
+def test_flops_do_not_depend_on_the_format(tiny_experiment: Path, tmp_path: Path):
+    """transformers' folder has the scales of splines multiplied in: fewer parameters, same work."""
+    run = tmp_path / "run"
+    flags = ["--model.kan.spline_scale", "true", "--train.max_iters", "2"]
+    assert main(["train", str(tiny_experiment), "--out", str(run), *flags]) == 0
+    tables = [rows_of(card_of(run, tmp_path / f, "--format", f)) for f in ("run", "hf")]
+    assert tables[0]["parameters"] > tables[1]["parameters"]
+    name = "FLOPs per token of training"
+    assert tables[0][name] == tables[1][name]

@@ -107,6 +107,7 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, capsys, monkeypatch):
     assert line == "error: --harness_limit 0: must be at least 1"
     assert "--batch_size 0" in error_of(capsys, *task, "--batch_size", "0", status=2)
     assert "--harness_limit 3" in error_of(capsys, run, "--harness_limit", "3", status=2)
+    assert "leave --split" in error_of(capsys, *task, "--split", "train", status=2)
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     assert "pip install 'nanogpkant[harness]'" in error_of(capsys, *task)
 

@@ -226,7 +226,7 @@ def costs_of_study(cells: list[Cell], runs: list[Planned]) -> list[Row]:
             if run.state != "finished":
                 left += ends[run.path] - max(start, run.step)
         where = (train.batch_size, train.dtype, device.type, 1, train.grad_accum_steps)
-        memory = estimate(Sketch(model, first.vocab_size), *where, first.config.optim.name)
+        memory = estimate(Sketch(model, first.vocab_size), *where, first.config.optim)
         rows.append(
             {
                 "family": its[0].family,

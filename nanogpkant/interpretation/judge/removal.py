@@ -178,7 +178,7 @@ def _drop_units(made: dict[str, PrunedLinear], before: str, after: str, start: i
     is_written[into.outputs[into.outputs >= start] - start] = True
     is_read[out.inputs] = True
     stay = is_written & is_read
-    if not stay.any() or out.has_groups:
+    if not stay.any() or out.layer.features.groups > 1:
         return
     is_constant = (is_read & ~is_written)[out.inputs]  # (n',)
     value = into.constant.detach()[start:][out.inputs]

@@ -20,21 +20,26 @@ from nanogpkant.kan.backends.reference import Call
 
 log = logging.getLogger(__name__)
 
-MEASURED = {"triton": triton, "recompute": recompute}
+FUSED = {"triton": triton, "recompute": recompute}
 ROUNDS = 3  # of which the fastest counts
 _found: dict[str, str] = {}
 
 
 def fastest(call: Call) -> str:
-    """The backend that takes least time forward and backward, measured once for a kind of call."""
+    """The backend that takes least time forward and backward, measured at the first call of a kind.
+
+    Calls of one kind have about as many rows, and all else alike.
+    """
     x, weight, features, _, keep, dtype = call
+    if not len(x):  # there is nothing to measure
+        return "recompute"
     shape = triton.bucket_of(len(x)), x.shape[1], len(weight)
     dtypes = x.dtype, weight.dtype, dtype
     key = _kind(x.device, shape, dtypes, keep is not None, features.spec)
     if key not in _found:
         _found.update(_kept())
     if key not in _found:
-        seconds = {name: _seconds(name, call) for name in MEASURED}
+        seconds = {name: _seconds(name, call) for name in FUSED}
         _found[key] = min(seconds, key=seconds.__getitem__)
         told = ", ".join(f"{name} {1000 * taken:.3g} ms" for name, taken in seconds.items())
         log.info("%s: backend %s (%s)", key, _found[key], told)
@@ -59,8 +64,8 @@ def _seconds(name: str, call: Call) -> float:
     for _ in range(1 + ROUNDS):
         _wait(call.x)
         started = time.perf_counter()
-        grad_y = MEASURED[name].forward(call)
-        MEASURED[name].backward(grad_y, call, True, True)
+        grad_y = FUSED[name].forward(call)
+        FUSED[name].backward(grad_y, call, True, True)
         _wait(call.x)
         taken.append(time.perf_counter() - started)
     return min(taken[1:])
@@ -75,7 +80,7 @@ def _kept() -> dict[str, str]:
     """What was measured before, by any process of this user."""
     try:
         found = json.loads(_file().read_text(encoding="utf-8"))
-        return {key: name for key, name in found.items() if name in MEASURED}
+        return {key: name for key, name in found.items() if name in FUSED}
     except (OSError, RuntimeError, ValueError, AttributeError, TypeError):
         return {}  # nothing yet, or no file of ours
 

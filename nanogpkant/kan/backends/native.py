@@ -245,8 +245,9 @@ def compiled(
     try:
         room = tempfile.gettempdir() if kept is None else kept.parent
         for left in Path(room).glob(f"{PREFIX}*"):  # by a kill
-            if time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process has removed its own
+                if time.time() - left.stat().st_mtime > 3600:
+                    shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory("", PREFIX, room, ignore_cleanup_errors=True) as folder:
             made, linked = (str(Path(folder, name)) for name in ("object.o", "library.so"))
             # Linked without OpenMP's library: its functions are found in the one that torch has
