@@ -12,6 +12,8 @@ from nanogpkant.base.lock import only_writer
 
 if TYPE_CHECKING:
     from nanogpkant.comparison.experiment import Experiment
+    from nanogpkant.comparison.planning import Planned
+    from nanogpkant.comparison.references import Reference as Curve
     from nanogpkant.comparison.runs import Run
 
 Reference = Literal["original"]
@@ -79,7 +81,8 @@ def compare(
         rows, variants = compare_runs(loaded), variants_of(loaded)
         colours = [n for run in loaded for n, of in enumerate(variants.values()) if run in of]
         return Compared(rows, "\n".join([table(rows, colours), "", *answer(find(variants))]))
-    return _report(Path(out), variants_of(loaded), "Runs compared", target, reference, csv)
+    references = _references(reference, csv, loaded)
+    return _report(Path(out), variants_of(loaded), "Runs compared", target, references)
 
 
 def experiment(
@@ -133,6 +136,7 @@ def experiment(
         return Compared(rows, costs_table(rows))
 
     _import_charts()
+    references = _references(reference, csv, planned)  # before hours of training
     from nanogpkant.comparison.training import load_trained, train_missing
 
     folder = Path(out) / loaded.name
@@ -143,7 +147,7 @@ def experiment(
         raise UserError(f"{file}: no run has an evaluation; {failures[0]}")
     _plot(plot, [run for runs in variants.values() for run in runs])
     to = Path(report or folder / "report")
-    answer = _report(to, variants, loaded.name, target, reference, csv, loaded, failures)
+    answer = _report(to, variants, loaded.name, target, references, loaded, failures)
     if failed:
         again = "the same command tries them again"
         answer = replace(answer, failure=f"{len(failed)} of {len(planned)} runs failed; {again}")
@@ -170,27 +174,33 @@ def _plot(file: str | None, runs: "list[Run]") -> None:
         note(f"the learning curves are in {file}")
 
 
+def _references(
+    reference: Reference | None, csv: list[str] | None, runs: "Sequence[Run | Planned]"
+) -> "list[Curve]":
+    """The curves of others that a report draws."""
+    from nanogpkant.comparison.references import original_curves, wandb_curves
+
+    given = [curve for file in csv or () for curve in wandb_curves(Path(file))]
+    if reference != "original":
+        return given
+    return original_curves({run.config.data.dataset for run in runs}) + given
+
+
 def _report(
     folder: Path,
     variants: "dict[str, list[Run]]",
     title: str,
     target: float | None,
-    reference: Reference | None,
-    csv: list[str] | None,
+    references: "list[Curve]",
     experiment: "Experiment | None" = None,
     failures: Sequence[str] = (),
 ) -> Compared:
     """Write the report of these runs; the answer has the means of every variant in words."""
     from nanogpkant.comparison.declared import verdicts
     from nanogpkant.comparison.findings import find
-    from nanogpkant.comparison.references import original_curves, wandb_curves
     from nanogpkant.comparison.report import write_report
     from nanogpkant.comparison.table import table
 
-    references = [curve for file in csv or () for curve in wandb_curves(Path(file))]
-    if reference == "original":
-        datasets = {run.config.data.dataset for runs in variants.values() for run in runs}
-        references = original_curves(datasets) + references
     findings = find(variants, target, list(failures))
     declared = verdicts(experiment, variants) if experiment and not findings.refusals else []
     with only_writer(folder, wait=True):

@@ -137,9 +137,9 @@ def test_runs_that_may_not_be_ranked_get_no_verdict(experiment, variants, tmp_pa
     from nanogpkant.verbs.compare import _report
 
     runs = variants(a=B - 0.1 + NOISE, b=B, c=B + NOISE)
-    assert "a is below b" in _report(tmp_path / "r", runs, "t", None, None, None, experiment()).text
+    assert "a is below b" in _report(tmp_path / "r", runs, "t", None, [], experiment()).text
     other = {"data_fingerprint": "0" * 64}
     runs["b"] = [replace(run, environment=run.environment | other) for run in runs["b"]]
-    text = _report(tmp_path / "r", runs, "t", None, None, None, experiment()).text
+    text = _report(tmp_path / "r", runs, "t", None, [], experiment()).text
     assert "below" not in text
     assert "different data" in text

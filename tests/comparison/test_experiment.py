@@ -319,3 +319,14 @@ def test_the_projects_own_experiments_can_be_planned(file, tmp_path, monkeypatch
     runs = plan(experiment, tmp_path / "runs")
     assert len(runs) == len(experiment.variants) * len(experiment.seeds)
     assert {run.state for run in runs} == {"missing"}
+
+
+def test_what_a_report_lacks_is_told_before_training(content, tmp_path, capsys):
+    command = ["experiment", str(write(tmp_path, content)), "--out", str(tmp_path / "runs")]
+    for flags, words in (
+        (["--csv", "nowhere.csv"], "nowhere.csv"),
+        (["--reference", "original"], "its curves are of"),
+    ):
+        assert main([*command, *flags]) != 0
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
