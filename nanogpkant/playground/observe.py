@@ -95,7 +95,7 @@ def _layer(
         ends = (low.min() - margin).item(), (high.max() + margin).item()
         made |= {"importance": matters.flatten().tolist(), "spline": [*ends, INTERVALS]}
         if formulas is not None:
-            x = even_points(*(torch.full((groups,), end) for end in ends), SAMPLES)
+            x = torch.linspace(*ends, SAMPLES)[:, None].expand(-1, groups)
             near, weight = even_points(low, high, 64), torch.ones(64, groups)
             curves = shared_values(features, layer.coefficients, near)  # (64, M, G)
             made["formulas"] = _formulas(formulas.of_functions(near, weight, curves, x), pack)

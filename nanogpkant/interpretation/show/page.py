@@ -75,7 +75,8 @@ def page(
 
 
 def _sections_of_curves(interpretation: Interpretation, playground: str) -> list[Section]:
-    shown = ["layer", "head", "verdict", "best", "formula", "r2", "rms", "complexity", "runner_up"]
+    shown = ["layer", "head", "verdict", "family", "formula", "r2", "rms", "complexity"]
+    shown += ["runner_up"]
     return [
         Section(
             "Curves of distance",
@@ -91,7 +92,7 @@ def _sections_of_curves(interpretation: Interpretation, playground: str) -> list
             ],
             cards=[_card(each, playground) for each in head_cards(interpretation)],
             is_searched=True,
-            **_table(interpretation.heads[shown].rename(columns={"best": "family"})),
+            **_table(interpretation.heads.rename(columns={"best": "family"})[shown]),
         ),
         Section(
             "Are the formulas of distance faithful?",
