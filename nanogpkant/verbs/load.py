@@ -67,7 +67,7 @@ class LoadedRun:
             ids = open_run_data(open_run(self.name), self.config.data).split(text_or_split)
         else:
             ids = self.tokenizer.encode(text_or_split)
-        check_length(ids, self.config.model.block_size, "given")
+        check_length(ids, self.config.model.block_size, "text")
         return evaluate(self.model, ids, batch_size)
 
     def edges(self, layer: str, x: "Tensor | None" = None) -> "tuple[Tensor, Tensor]":

@@ -51,7 +51,7 @@ def reader(hub, tiny_run, tmp_path, monkeypatch) -> Path:
     lines = [json.dumps({"body": f"{number} {TEXT[:100]}"}) for number in range(100)]
     Path("pages.jsonl").write_text("\n".join(lines), encoding="utf-8")
     shutil.copy(hub / "0.parquet", "rows.parquet")
-    shutil.copytree(tiny_run, folder / "runs/quickstart_kan")
+    shutil.copytree(tiny_run, folder / "runs/enwik8")
     return folder
 
 

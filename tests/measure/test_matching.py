@@ -174,7 +174,7 @@ def test_widths_keep_pairs_of_rope_and_groups_whole(tmp_path, capsys):
     preset = tmp_path / "rope.yaml"
     shape = "{n_layer: 2, n_head: 3, n_embd: 72, block_size: 32, position: rope"
     preset.write_text(f"model: {shape}, kan: {{sites: [mlp_in], share: 'group:8'}}}}\n", "utf-8")
-    for kind in ("gpt", "kan"):
+    for kind in ("plain", "kan"):
         found = match(capsys, str(preset), "--vary", "n_embd", "--kind", kind, "--kan", str(preset))
         width = found["config"]["model"]["n_embd"]
         assert width % (24 if kind == "kan" else 6) == 0

@@ -83,7 +83,7 @@ def test_flops_do_not_depend_on_the_format(tiny_experiment: Path, tmp_path: Path
     run = tmp_path / "run"
     flags = ["--model.kan.spline_scale", "true", "--train.max_iters", "2"]
     assert main(["train", str(tiny_experiment), "--out", str(run), *flags]) == 0
-    tables = [rows_of(card_of(run, tmp_path / f, "--format", f)) for f in ("run", "hf")]
+    tables = [rows_of(card_of(run, tmp_path / f"to_{f}", "--format", f)) for f in ("run", "hf")]
     assert tables[0]["parameters"] > tables[1]["parameters"]
     name = "FLOPs per token of training"
     assert tables[0][name] == tables[1][name]
