@@ -179,10 +179,10 @@ def evaluate_run(
         else:
             with bar("evaluating", "tokens") as progress:
                 result = evaluate(trained.model, tokens, batch_size, progress, length=length)
+            result = replace(result, bytes=count_bytes(trained.tokenizer, tokens[1:]))
     if not math.isfinite(result.loss):
         raise UserError(f"{run}: its loss is {result.loss}; use another checkpoint")
-    whole = {} if random_batches else {"bytes": count_bytes(trained.tokenizer, tokens[1:])}
-    return replace(result, **whole)
+    return result
 
 
 def check_window(length: int | None, config: ModelConfig) -> None:

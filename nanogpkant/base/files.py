@@ -85,8 +85,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_text(path: Path, most: int = LARGEST) -> str:
-    """Read a UTF-8 text file of at most so many bytes.
+def read_text(path: Path, most: int = LARGEST, errors: str = "strict") -> str:
+    """Read a UTF-8 text file of at most so many bytes; ``errors`` as of ``bytes.decode``.
 
     Raises:
         UserError: the file is missing, larger or not UTF-8.
@@ -96,7 +96,7 @@ def read_text(path: Path, most: int = LARGEST) -> str:
             content = file.read(most + 1)
         if len(content) > most:
             raise UserError(f"{path} has more than {most:,} bytes: no such file is so large")
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ import torch
 
 from nanogpkant.base.console import warn
 from nanogpkant.base.errors import UsageError, UserError, from_extra, one_line, require_positive
-from nanogpkant.base.files import writing
+from nanogpkant.base.files import read_text, writing
 
 LauncherName = Literal["local", "ray"]
 RETRIES = 5  # of a task whose worker was lost
@@ -175,8 +175,7 @@ class _RayTask:
             with writing(self.log), open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"error: {one_line(error)}\n")
             status = 1
-        log = self.log.read_text(encoding="utf-8", errors="replace")
-        if (lost := log.count(STARTED) - 1) > 0:
+        if (lost := read_text(self.log, errors="replace").count(STARTED) - 1) > 0:
             times = "once" if lost == 1 else f"{lost} times"
             warn(f"a worker was lost and its run resumed, {times}: {self.log}")
         return status

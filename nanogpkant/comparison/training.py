@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from nanogpkant.base.console import Interrupt, bar, note, warn
 from nanogpkant.base.errors import UserError
-from nanogpkant.base.files import writing
+from nanogpkant.base.files import read_text, writing
 from nanogpkant.comparison.launch import POLL_SECONDS, Launcher, Started
 from nanogpkant.comparison.planning import Planned
 from nanogpkant.comparison.runs import Run, is_finished, load_run
@@ -139,7 +139,7 @@ def _report_end(run: Planned, number: str, status: int) -> str | None:
         loss = load_run(run.path).curve.best_loss()
         note(f"{number}: {run.name}, best validation loss {loss:.4f}")
         return None
-    log = _log_of(run).read_text(encoding="utf-8", errors="replace")  # a kill may cut a character
+    log = read_text(_log_of(run), errors="replace")  # a kill may cut a character
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     said = (errors or lines or [f"exit status {status}"])[-1]

@@ -234,7 +234,7 @@ def unit(model: ModelConfig) -> int:
 # A number's size in its smallest steps, and the model with another size.
 SIZES: dict[str, tuple[Callable[[ModelConfig], int], Callable[[ModelConfig, int], ModelConfig]]] = {
     "n_layer": (lambda m: m.n_layer, lambda m, n: replace(m, n_layer=n)),
-    "n_embd": (lambda m: m.n_embd // unit(m), lambda m, n: replace(m, n_embd=n * unit(m))),
+    "n_embd": (lambda m: max(1, m.n_embd // unit(m)), lambda m, n: replace(m, n_embd=n * unit(m))),
     "mlp_ratio": (lambda m: m.mlp_width, lambda m, n: replace(m, mlp_ratio=round(n / m.n_embd, 6))),
 }
 

@@ -133,7 +133,7 @@ def evaluate(
 
         if split != "val" or random_batches or length is not None:
             flags = "--split, --random_batches, --length"
-            raise UsageError(f"--harness has texts of its own: leave {flags} out")
+            raise UsageError(f"--harness: its tasks bring their own texts; leave {flags} out")
         return run_harness(run, checkpoint, harness, harness_limit, device, dtype, batch_size)
     from nanogpkant.evaluation import evaluate_run
 

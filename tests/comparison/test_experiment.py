@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from nanogpkant.cli import main
+from nanogpkant.comparison import training
 from nanogpkant.comparison.experiment import load_experiment
 from nanogpkant.comparison.planning import plan
 from nanogpkant.comparison.runs import load_run
@@ -330,3 +332,10 @@ def test_what_a_report_lacks_is_told_before_training(content, tmp_path, capsys):
         assert main([*command, *flags]) != 0
         assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_log_that_a_kill_has_cut_within_a_character(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_is_done", lambda run: False)
+    (tmp_path / "seed-1.log").write_bytes("error: café".encode()[:-1])
+    run = SimpleNamespace(path=tmp_path / "seed-1", name="kan seed 1")
+    assert training._report_end(run, "1 of 1", 1) == "caf\N{REPLACEMENT CHARACTER}"

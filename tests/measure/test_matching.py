@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpkant.cli import main
-from nanogpkant.config import load_config, load_preset
+from nanogpkant.config import load_config, load_preset, with_changes
 from nanogpkant.measure import match as matching
 from nanogpkant.measure.match import nearest_size
 from nanogpkant.measure.timing import Timing
@@ -178,3 +178,10 @@ def test_widths_keep_pairs_of_rope_and_groups_whole(tmp_path, capsys):
         found = match(capsys, str(preset), "--vary", "n_embd", "--kind", kind, "--kan", str(preset))
         width = found["config"]["model"]["n_embd"]
         assert width % (24 if kind == "kan" else 6) == 0
+
+
+def test_a_width_below_its_smallest_step_starts_at_one_step():
+    model = with_changes(load_preset("quickstart_kan")[1].model, **{"kan.share": "group:1024"})
+    size_of, resized = matching.SIZES["n_embd"]
+    assert size_of(model) == 1
+    assert resized(model, 1).n_embd == matching.unit(model) == 1024
