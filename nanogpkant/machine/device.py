@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,23 +81,28 @@ def keep_freed_memory() -> None:
 
 @cache
 def bfloat16_gain() -> float:
-    """How many times faster this CPU multiplies bfloat16 matrices than float32.
+    """How many times faster this CPU multiplies bfloat16 matrices than float32, on one thread.
 
     More than ``FAST`` with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated and slower. Measured,
     because the list of instructions that make it fast differs by maker and by torch version.
     """
-    return _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _matmul_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> float:
-    """The fastest of some products, of one where it takes long."""
+def _matmul_seconds(dtype: torch.dtype, size: int = 256, least: float = 0.02) -> float:
+    """Seconds of a product, of this thread alone: other work on the machine does not count."""
     a = torch.ones(size, size, dtype=dtype)
-    times: list[float] = []
-    while len(times) < repeats and sum(times) < 0.1:
-        start = time.perf_counter()
+    torch.mm(a, a)  # prepares what the next ones use
+    products, start = 0, time.thread_time()
+    while (seconds := time.thread_time() - start) < least:
         torch.mm(a, a)
-        times.append(time.perf_counter() - start)
-    return min(times)
+        products += 1
+    return seconds / products
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
@@ -159,10 +164,15 @@ def name_of(device: torch.device) -> str:
 
 
 def _git_revision() -> str | None:
-    """Revision of the source tree that this code runs from, with a + where it was changed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    """Revision of the source tree that this code runs from, with a + where it was changed.
+
+    None where this code is no part of a tree, such as installed in an environment within another.
+    """
+    here = Path(__file__)
+    git = partial(subprocess.run, cwd=here.parent, capture_output=True, timeout=5, check=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        git(["git", "ls-files", "--error-unmatch", here.name])
+        done = git(["git", "describe", "--always", "--dirty=+"], text=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

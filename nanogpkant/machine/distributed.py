@@ -43,10 +43,6 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean over ranks."""
-        return self.sum(value) / self.size if self.size > 1 else value
-
     def largest(self, *values: float) -> tuple[float, ...]:
         """Elementwise maximum over ranks."""
         if self.size == 1:
