@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
-from nanogpkant.config import ModelConfig
 from nanogpkant.data import Batches, Blocks, Ids, Tokenizer, check_length
 from nanogpkant.machine.device import autocast, resolve_device, resolve_dtype
 from nanogpkant.machine.distributed import ALONE, World
@@ -169,9 +168,12 @@ def evaluate_run(
     trained = load_model(run, which, device)
     data = open_run_data(open_run(run), trained.config.data)
     tokens = data.split(split)
-    check_window(length, trained.config.model)
+    shape = trained.config.model
+    if length and length > shape.block_size and "learned" in shape.positions:
+        remedy = f"positions were learned for {shape.block_size} tokens: give at most that"
+        raise UsageError(f"--length {length}: {remedy}")
     flag = "--length" if length else "--model.block_size"
-    length = length or trained.config.model.block_size
+    length = length or shape.block_size
     check_length(tokens, length, split, flag)
     with autocast(device, dtype):
         if random_batches:
@@ -183,16 +185,6 @@ def evaluate_run(
     if not math.isfinite(result.loss):
         raise UserError(f"{run}: its loss is {result.loss}; use another checkpoint")
     return result
-
-
-def check_window(length: int | None, config: ModelConfig) -> None:
-    """
-    Raises:
-        UsageError: windows longer than the positions that a model has learned.
-    """
-    if length and length > config.block_size and "learned" in config.positions:
-        remedy = f"positions were learned for {config.block_size} tokens: give at most that"
-        raise UsageError(f"--length {length}: {remedy}")
 
 
 def count_bytes(tokenizer: Tokenizer, tokens: Ids) -> int:

@@ -78,7 +78,6 @@ def sample_run(
     if needed > there:
         problem = f"their keys and values need {needed / 1e9:,.0f} GB, and {device} has"
         raise UsageError(f"--samples {samples}: {problem} {there / 1e9:,.0f} GB; take fewer")
-    decode = trained.tokenizer.decode
     prompt = trained.tokenizer.start if prompt is None else prompt
     ids = torch.as_tensor(trained.tokenizer.encode(prompt).astype("int64"), device=device)
     drawn = generate(trained.model, ids.repeat(samples, 1), **settings)
@@ -98,7 +97,7 @@ def sample_run(
     synchronize(device)
     steady = time.perf_counter() - first
     rate = (len(tokens) - 1) / steady if len(tokens) > 1 else 1 / (first - started)
-    texts = [decode(row) for row in torch.stack(tokens, dim=1).tolist()]
+    texts = [trained.tokenizer.decode(row) for row in torch.stack(tokens, dim=1).tolist()]
     if stream:
         rest = characters.decode(b"", final=True)
         stream(f"{rest}\n" if samples == 1 else "".join(f"{prompt}{text}\n---\n" for text in texts))

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -137,7 +138,9 @@ class Interrupt:
         self.asked = False
 
     def __enter__(self) -> "Interrupt":
-        self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        is_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        signals = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        self._previous = {s: signal.signal(s, self._ask) for s in signals}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,9 @@ from numbers import Integral
 from typing import Any, NoReturn
 
 # In messages of torch about a tensor that does not fit.
-TOO_LARGE = re.compile("memory|[Ss]torage size|overflow")
+TOO_LARGE = re.compile(
+    "out of memory|allocate memory|enough memory|ALLOC_FAILED|buffer size|[Ss]torage size|overflow"
+)
 # Names of types, for people.
 IN_WORDS = {
     **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},

@@ -146,13 +146,18 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_new(out: Path) -> bool:
+    """Whether there is nothing, or an empty folder."""
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
 def check_is_new(out: Path) -> None:
     """Refuse ``--out`` if it is a file or a folder that is not empty.
 
     Raises:
         UsageError: it is.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if not is_new(out):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name another")
 
 
@@ -168,6 +173,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     draft = place.with_name(f".{place.name}.tmp")
     with only_writer(out):
         check_is_new(out)
+        if place == Path.cwd():
+            raise UsageError(f"--out {out}: is the folder that you are in; name another")
         with writing(out):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)

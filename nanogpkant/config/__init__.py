@@ -2,7 +2,6 @@
 
 from nanogpkant.config.model import FORMER_KEYS, SITES, CurveConfig, KANConfig, ModelConfig, Site
 from nanogpkant.config.settings import (
-    TRACKERS,
     DataConfig,
     GridConfig,
     OptimConfig,
@@ -29,7 +28,6 @@ from nanogpkant.config.yaml import (
 __all__ = [
     "FORMER_KEYS",
     "SITES",
-    "TRACKERS",
     "CurveConfig",
     "DataConfig",
     "GridConfig",

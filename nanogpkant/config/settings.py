@@ -7,7 +7,6 @@ written to the run folder as ``config.yaml``, never executed.
 import dataclasses
 import math
 import re
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +16,6 @@ from nanogpkant.config.model import ModelConfig
 from nanogpkant.kan.bases import BASES
 
 Tracker = Literal["wandb", "tensorboard", "trackio"]
-TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Text into tokens: datasets by name, tokenizers, token files and batches."""
 
 from nanogpkant.data.batches import Batches, Blocks, blocks, check_length
-from nanogpkant.data.catalog import DATASETS, Dataset
-from nanogpkant.data.corpus import TOKENIZERS, VOCAB_SIZE, ensure, prepare
+from nanogpkant.data.catalog import DATASETS
+from nanogpkant.data.corpus import TOKENIZERS, ensure, prepare
 from nanogpkant.data.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -16,13 +16,11 @@ __all__ = [
     "DATASETS",
     "SPLITS",
     "TOKENIZERS",
-    "VOCAB_SIZE",
     "BPETokenizer",
     "Batches",
     "Blocks",
     "ByteTokenizer",
     "CharTokenizer",
-    "Dataset",
     "Ids",
     "TokenData",
     "Tokenizer",

@@ -139,7 +139,7 @@ def settings_of(
         raise UsageError(f"--val_fraction: {dataset.name} is split by convention; leave it out")
     elif not 0 < val_fraction < 1:
         raise UsageError(f"--val_fraction {val_fraction}: must be between 0 and 1")
-    if separator == "" or (separator and dataset.embedded):
+    if separator == "" or (separator and (dataset.embedded or dataset.checksum)):
         remedy = "the dataset is one text; leave it out" if separator else "must not be empty"
         raise UsageError(f"--separator {separator!r}: {remedy}")
     return {
@@ -174,6 +174,8 @@ def _prepare(
         if dataset.needs_network and file is None and folder.exists():  # made meanwhile
             return _reuse(folder, None, asked)
         corpus = _open_corpus(dataset, file, text_format, Path(downloads), progress)
+        if dataset.checksum and not corpus.one_text:
+            raise UsageError(f"--file {file}: {dataset.name} is one text: name the file of it")
         has_alphabet = settings["tokenizer"] != "char" or dataset.characters is not None
         passes = 1 + (corpus.sha256 is None) + (not has_alphabet and not corpus.one_text)
         advance = _counter(progress, passes * corpus.size)

@@ -148,10 +148,6 @@ class TokenData:
     def val(self) -> Tokens:
         return self.split("val")
 
-    @property
-    def test(self) -> Tokens:
-        return self.split("test")
-
     def split(self, name: str) -> Tokens:
         """The token ids of ``"train"``, ``"val"`` or ``"test"``.
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, cast
 
@@ -187,8 +187,9 @@ class Features:
         start = self.start()
         if start is None:
             features = self.expand(x)  # (M, points)
-        else:  # all groups start alike: take one input of the first
-            features = self.expand(x[:, None].expand(-1, self.groups), start.to(x))[..., 0].T
+        else:  # all groups start alike: take one
+            one = replace(self, basis=replace(cast(Shared, self.basis), groups=1))
+            features = one.expand(x[:, None], start[:, :1].to(x))[..., 0].T
         return features @ density, (features * density) @ features.T
 
 

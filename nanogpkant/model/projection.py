@@ -15,8 +15,8 @@ from nanogpkant.model.activation import root_mean_square
 
 RESIDUAL_SITES = ("attn_out", "mlp_out")  # those whose output is added to the residual stream
 EPSILON = 1e-5  # of norms
-PARTS = ("attention.qkv", "attention.out", "mlp.into", "mlp.out")
-SITE_OF = dict(zip(PARTS, SITES, strict=True))  # by a part of the module's name
+# By a part of the module's name.
+SITE_OF = dict(zip(("attention.qkv", "attention.out", "mlp.into", "mlp.out"), SITES, strict=True))
 
 
 class Linear(nn.Linear):

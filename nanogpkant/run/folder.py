@@ -27,6 +27,7 @@ from typing import Any
 from nanogpkant.base.answer import command_line
 from nanogpkant.base.errors import UsageError, UserError, nearest, prefixed
 from nanogpkant.base.files import (
+    is_new,
     new_folder,
     read_json,
     sha256_of,
@@ -126,6 +127,7 @@ class RunFolder:
             raise UserError(f"{self.environment_file} has no data_fingerprint: it was edited")
         texts = ("device", "device_name", "git_revision", "command", "id")
         is_valid = all(isinstance(environment.get(key, ""), str | None) for key in texts)
+        is_valid &= isinstance(environment.get("parameters", 0), int)
         if not (is_valid and isinstance(environment.get("versions", {}), dict)):
             raise UserError(f"{self.environment_file} has an entry of a wrong type: it was edited")
         return environment
@@ -213,10 +215,8 @@ def create_run(
 
     Raises:
         UserError: the folder cannot be written.
-        UsageError: it exists.
+        UsageError: it is not empty.
     """
-    if path.exists():
-        raise UsageError(f"{path} exists; --resume continues it, --overwrite replaces it")
     with new_folder(path) as folder, writing(path):
         draft = RunFolder(folder)
         draft.checkpoints.mkdir()
@@ -229,23 +229,24 @@ def create_run(
 
 
 def branch_run(parent: RunFolder, path: Path, config: RunConfig) -> None:
-    """Make a run that continues another one: a copy of that at its last checkpoint, in one rename.
+    """Make a run that continues another one: a copy of its last and its best, in one rename.
 
     Raises:
         UserError: it has no checkpoint, or the folder cannot be written.
         UsageError: the folder is not empty.
     """
-    last = parent.index().get("last")
-    if last is None or parent.is_exported:
+    index = parent.index()
+    if "last" not in index or parent.is_exported:
         raise UserError(f"--branch_of {parent.path}: has no checkpoint to continue from")
     with new_folder(path) as folder, writing(path):
         draft = RunFolder(folder)
-        shutil.copytree(parent.checkpoints / last, draft.checkpoints / last)
+        for name in set(index.values()):
+            shutil.copytree(parent.checkpoints / name, draft.checkpoints / name)
         for file in (parent.tokenizer_file, parent.metrics_file):
             shutil.copyfile(file, folder / file.name)
         own = {"id": uuid.uuid4().hex[:8], "command": command_line(), "branch_of": str(parent.path)}
         write_json(draft.environment_file, parent.environment() | own)
-        write_json(draft.index_file, {"last": last})
+        write_json(draft.index_file, index)
         write_atomic(draft.config_file, to_yaml(config))
 
 
@@ -255,7 +256,7 @@ def remove_run(path: Path) -> None:
     Raises:
         UsageError: the folder holds something else.
     """
-    if not path.exists():
+    if is_new(path):
         return
     if path.is_symlink() or not RunFolder(path).config_file.is_file():
         what = "a symbolic link" if path.is_symlink() else "not a run folder"

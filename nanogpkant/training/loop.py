@@ -222,7 +222,7 @@ def train_step(s: Session, is_logged: bool) -> dict[str, float]:
     grad_norm = whole(clip_grad_norm_(s.model.parameters(), limit))
     # Reading a number from a GPU waits for it, so there only logged steps are checked.
     if is_logged or s.device.type == "cpu":
-        loss = s.world.mean(loss)
+        loss = s.world.sum(loss) / s.world.size
         check_finite(s, float(loss), float(grad_norm), x, y)  # pyright: ignore (at least one pass)
     s.scaler.step(s.optimizer)
     s.scaler.update()
@@ -285,6 +285,7 @@ def save(s: Session, is_best: bool) -> None:
     if s.world.is_main:  # the rows are there if the checkpoint is
         with writing(s.run.metrics_file):
             fsync_file(s.run.metrics_file)
+    s.state.scaler = s.scaler.state_dict()
     kept = is_best, s.config.train.keep_every
     own = s.run, s.state, s.model, weights, s.optimizer
     save_training(*own, *kept, s.world, s.average, s.writer.start)

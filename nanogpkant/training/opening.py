@@ -11,6 +11,7 @@ import torch
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError, one_line
+from nanogpkant.base.files import is_new
 from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.evaluation import Evaluation, evaluate
@@ -49,14 +50,15 @@ def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
         UsageError: the run exists, and neither resume nor overwrite is given; or overwrite under
             torchrun, whose restart would delete the progress of this very run.
     """
+    is_there = not is_new(out)
     if resume == "auto":
-        return out.exists()
-    if overwrite and out.exists() and "TORCHELASTIC_RUN_ID" in os.environ:
+        return is_there
+    if overwrite and is_there and "TORCHELASTIC_RUN_ID" in os.environ:
         remedy = f"remove {out} yourself, and give --auto_resume"
         raise UsageError(
             f"--overwrite: torchrun may start this again, which would lose all: {remedy}"
         )
-    if out.exists() and not (resume or overwrite):
+    if is_there and not (resume or overwrite):
         raise UsageError(f"{out} exists; --resume continues it, --overwrite replaces it")
     return bool(resume)
 
@@ -94,6 +96,8 @@ def open_session(
         state = State()
         run = world.from_main(lambda: new_run(config, out, overwrite, data, device, world.size))
     scaler = torch.amp.GradScaler(device.type, enabled=options.dtype == "float16")
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
     trackers: list[OpenTracker] = []
     with world.together():
         if world.is_main:
@@ -235,6 +239,8 @@ def continue_run(
     with world.together():
         if checkpoint is not None:
             state = load_training(checkpoint, model, optimizer, average)
+        if load_config(run.config_file).train.eval_tokens != config.train.eval_tokens:
+            state.best_val_loss = math.inf  # of another text
     with world.together():
         if world.is_main:
             tidy_run(config, run, state)
@@ -266,7 +272,7 @@ def evaluate_start(
     Nothing is written. With ``resume`` it is the last checkpoint of the run in ``out``.
     """
     with start_world(config.train) as world:
-        resumed = world.from_main(lambda: out.exists() if resume == "auto" else bool(resume))
+        resumed = world.from_main(lambda: not is_new(out) if resume == "auto" else bool(resume))
         config, device, data = open_all(config, out, resumed, world)
         checkpoint = last_checkpoint(out, resumed, world)
         with world.together():

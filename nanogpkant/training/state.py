@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,8 @@ class State:
     best_val_loss: float = math.inf
     val_loss: float = math.inf
     """of the latest evaluation"""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """state of float16's gradient scaler"""
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nanogpkant.base.console import bar, note
 from nanogpkant.base.errors import UserError, one_line
@@ -22,14 +22,6 @@ from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.metrics import read_metrics
 
 Values = dict[str, bool | int | float | str]
-
-
-class OpenTracker(Protocol):
-    """A tracker that takes rows."""
-
-    def log(self, values: Values, step: int) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 class TensorBoard:
@@ -65,12 +57,11 @@ class WandB:
     ) -> None:
         import wandb
 
-        mode = tracking.wandb_mode
         self._run = wandb.init(
             project=tracking.project,
             name=run.path.name,
             dir=str(folder),
-            mode=mode,
+            mode=tracking.wandb_mode,
             id=run_id,
             resume="allow",
         )
@@ -100,6 +91,9 @@ class Trackio:
 
         self._run.finish()
         trackio.finish()  # or it would finish, and say so, when the program ends
+
+
+OpenTracker = TensorBoard | WandB | Trackio
 
 
 def check_trackers(tracking: TrackingConfig) -> None:

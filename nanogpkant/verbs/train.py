@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import UsageError
+from nanogpkant.base.files import is_new
 
 if TYPE_CHECKING:
     from nanogpkant.config import RunConfig
@@ -123,17 +124,19 @@ def train(
         settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
     folder = Path("runs") / name if out is None else Path(out)
-    if branch_of is not None and folder.exists() and not auto_resume:
+    if branch_of is not None and not is_new(folder) and not auto_resume:
         raise UsageError(f"{folder} exists; --auto_resume continues it, or name another --out")
     how = "auto" if auto_resume else resume or branch_of is not None
     settled = partial(_settled, base, folder, bool(how), settings, branch_of)
     config = settled()
+    if branch_of is not None and config.train.eval_only:
+        raise UsageError(f"--train.eval_only with --branch_of: nanogpkant eval {branch_of} does it")
 
     def settle() -> "RunConfig":
         from nanogpkant.run.folder import branch_run, open_run
 
         config = settled()
-        if branch_of is not None and not folder.exists():
+        if branch_of is not None and is_new(folder):
             branch_run(open_run(branch_of), folder, config)
         return config
 

@@ -78,7 +78,8 @@ def test_enwik8(enwik8_file, tmp_path):
     """The standard split, byte for byte, from the compressed file."""
     folder = prepare("enwik8", tmp_path, enwik8_file)
     data = TokenData.open(folder)
-    assert (len(data.train), len(data.val), len(data.test)) == (90_000_000, 5_000_000, 5_000_000)
+    lengths = [len(data.split(split)) for split in ("train", "val", "test")]
+    assert lengths == [90_000_000, 5_000_000, 5_000_000]
     assert data.vocab_size == 256
     content = b"".join((folder / f"{s}-00000.bin").read_bytes() for s in ("train", "val", "test"))
     digest = hashlib.md5(content, usedforsecurity=False)

@@ -476,6 +476,19 @@ def test_a_file_must_be_the_original_too(text_file, data_dir):
     assert not data_dir.exists()
 
 
+@pytest.mark.parametrize("name", ["tinyshakespeare_char", "enwik8"])
+def test_a_canonical_text_is_no_folder_of_documents(name, text_file, data_dir):
+    """Their checksum is one text's, so that documents under its name would go unchecked."""
+    folder = text_file.parent / "folder"
+    folder.mkdir()
+    text_file.rename(folder / text_file.name)
+    with pytest.raises(UsageError, match=f"{name} is one text: name the file of it"):
+        prepare(name, data_dir, folder)
+    with pytest.raises(UsageError, match="--separator 'x': the dataset is one text"):
+        prepare(name, data_dir, folder / text_file.name, separator="x")
+    assert not data_dir.exists()
+
+
 def test_the_canonical_file(canonical_file, canonical, data_dir):
     folder = prepare("tinyshakespeare_char", data_dir, canonical_file)
     data = TokenData.open(folder)

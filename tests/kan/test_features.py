@@ -252,3 +252,10 @@ def test_moments_do_not_depend_on_torchs_defaults(features: Features) -> None:
         assert result.device.type == "cpu"
         assert result.dtype == torch.float64
         assert torch.equal(result, wanted)
+
+
+def test_moments_take_no_more_memory_for_more_groups() -> None:
+    """They are taken whenever a layer is made."""
+    few, many = (Features(Shared(BSpline(), groups=groups)) for groups in (1, 10**6))
+    for expected, result in zip(few.gaussian_moments(), many.gaussian_moments(), strict=True):
+        assert torch.equal(result, expected)

@@ -1,8 +1,10 @@
 """Compiled C against torch: every order, base, block size and special value."""
 
+import errno
 import math
 import re
 import shutil
+import tempfile
 from itertools import cycle
 from pathlib import Path
 
@@ -277,6 +279,24 @@ def test_compiles_where_nothing_can_be_kept(
     native.compiled.cache_clear()
     native._library.cache_clear()
     assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
+    native.compiled.cache_clear()
+    native._library.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_compiles_where_the_cache_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(suffix: str, prefix: str, folder: Path, **options: bool) -> object:
+        if Path(folder).is_relative_to(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return temporary(suffix, prefix, folder, **options)
+
+    temporary = tempfile.TemporaryDirectory
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.compiled.cache_clear()
+    native._library.cache_clear()
+    assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
+    assert list((tmp_path / "nanogpkant").iterdir()) == []
     native.compiled.cache_clear()
     native._library.cache_clear()
 

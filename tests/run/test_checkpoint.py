@@ -57,6 +57,7 @@ def test_nothing_in_a_run_is_a_pickle_of_objects(tiny_run: Path):
     checkpoint = load_checkpoint(open_run(tiny_run), "last")
     assert set(checkpoint.training()) == {
         "step",
+        "scaler",
         "seconds",
         "best_val_loss",
         "val_loss",

@@ -290,6 +290,10 @@ def test_a_folder_given_as_nothing_is_this_one(tiny_run: Path, tmp_path, monkeyp
     monkeypatch.chdir(run)
     assert main(["export", ".", "--out", ""]) == 2
     assert "--out .: exists and is not an empty folder" in said(capsys)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["export", str(run), "--out", "."]) == 2
+    assert "--out .: is the folder that you are in" in said(capsys)
 
 
 def test_features_nested_too_deeply_are_no_features():

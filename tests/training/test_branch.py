@@ -67,6 +67,8 @@ def test_what_a_branch_refuses(trunk, tiny_experiment, tmp_path, capsys):
 
     assert "exists; --auto_resume" in said(trunk, trunk)
     assert "leave --resume" in said(trunk, tmp_path / "new", "--resume")
+    evaluation = ("--train.eval_only", "true")
+    assert f"nanogpkant eval {trunk}" in said(trunk, tmp_path / "new", *evaluation)
     assert "another model" in said(trunk, tmp_path / "new", "--model.n_layer", "3")
     assert branch(tiny_experiment, tmp_path / "none", tmp_path / "new") == 1
     bare = tmp_path / "bare"
@@ -74,3 +76,20 @@ def test_what_a_branch_refuses(trunk, tiny_experiment, tmp_path, capsys):
     assert branch(tiny_experiment, bare, tmp_path / "new") == 1
     assert "has no checkpoint to continue from" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_branch_brings_the_best_checkpoint(trunk, tiny_experiment, tmp_path):
+    """A branch that gets worse must not call its last checkpoint the best."""
+    best = open_run(trunk).index()["best"]
+    flags = ["--train.max_iters", "10", "--train.eval_interval", "1", "--optim.learning_rate", "5"]
+    assert branch(tiny_experiment, trunk, tmp_path / "worse", *flags) == 0
+    run = open_run(tmp_path / "worse")
+    assert run.index() == {"best": best, "last": "step-000010"}
+    assert (run.checkpoints / best / "model.safetensors").is_file()
+
+
+def test_a_branch_into_an_empty_folder(trunk, tiny_experiment, tmp_path):
+    flags = ["--auto_resume", "--train.max_iters", "9"]
+    (tmp_path / "new").mkdir()
+    assert branch(tiny_experiment, trunk, tmp_path / "new", *flags) == 0
+    assert open_run(tmp_path / "new").environment()["branch_of"] == str(trunk)

@@ -488,3 +488,39 @@ def test_a_clock_that_jumps_back_is_not_looked_at(tiny_experiment, tmp_path, mon
     assert main(["train", str(tiny_experiment), *flags]) == 0
     seconds = [row["seconds"] for row in read_metrics(tmp_path / "run/metrics.jsonl")]
     assert seconds[0] >= 0 and seconds == sorted(seconds) and 0 < seconds[-1] < 60
+
+
+@pytest.mark.parametrize("flag", [[], ["--auto_resume"], ["--overwrite"]])
+def test_an_empty_folder_is_a_new_run(flag, tiny_experiment, tmp_path):
+    (out := tmp_path / "empty").mkdir()
+    command = ["train", str(tiny_experiment), "--out", str(out), "--train.max_iters", "2"]
+    assert main([*command, *flag]) == 0
+    assert open_run(out).index()["last"] == "step-000002"
+
+
+def test_losses_over_other_tokens_have_a_best_of_their_own(tiny_experiment, tmp_path):
+    """At a rate that spoils the model, a later loss is the best only of another text."""
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "run"), "--auto_resume"]
+    for flags, best in (
+        (["--train.max_iters", "4"], 4),
+        (["--train.max_iters", "8", "--optim.learning_rate", "2"], 4),
+        (["--train.max_iters", "12", "--train.eval_tokens", "100"], 12),
+    ):
+        assert main([*command, *flags]) == 0
+        assert open_run(tmp_path / "run").index()["best"] == f"step-{best:06d}"
+
+
+def test_the_gradient_scale_of_float16_is_resumed(tiny_experiment, tmp_path, monkeypatch):
+    """On a CPU, which takes the scaler but not float16."""
+
+    original = torch.amp.GradScaler
+
+    def scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+        return original(device, init_scale=256.0, growth_interval=3)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "run"), "--auto_resume"]
+    for steps, expected in ((2, (256.0, 2)), (4, (512.0, 1))):
+        assert main([*command, "--train.max_iters", str(steps)]) == 0
+        saved = load_checkpoint(open_run(tmp_path / "run"), "last").training()["scaler"]
+        assert (saved["scale"], saved["_growth_tracker"]) == expected

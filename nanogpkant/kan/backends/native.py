@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ctypes import c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -242,25 +242,35 @@ def compiled(
     if kept is not None and kept.exists():
         with contextlib.suppress(OSError):  # damaged, say by a full disk: compiled again
             return _loaded(str(kept), functions)
-    try:
-        room = tempfile.gettempdir() if kept is None else kept.parent
-        for left in Path(room).glob(f"{PREFIX}*"):  # by a kill
-            with contextlib.suppress(OSError):  # another process has removed its own
-                if time.time() - left.stat().st_mtime > 3600:
-                    shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory("", PREFIX, room, ignore_cleanup_errors=True) as folder:
-            made, linked = (str(Path(folder, name)) for name in ("object.o", "library.so"))
-            # Linked without OpenMP's library: its functions are found in the one that torch has
-            # loaded, so that both share one pool of threads. (Two would wait for each other.)
-            for step in ([*command, "-o", made], [*compiler, "-shared", made, "-o", linked]):
-                subprocess.run(step, check=True, capture_output=True, timeout=60)
-            library = _loaded(linked, functions)
-            if kept is not None:
-                Path(linked).replace(kept)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("%s does not compile %s: %s", compiler[0], source.name, error)
-        return None
-    return library
+    problem: Exception | None = None
+    for place in (kept, None) if kept else (None,):  # the cache may be full
+        try:
+            with _room(place) as folder:
+                made, linked = (str(folder / name) for name in ("object.o", "library.so"))
+                # Linked without OpenMP's library: its functions are found in the one that torch has
+                # loaded, so that both share one pool of threads. (Two would wait for each other.)
+                for step in ([*command, "-o", made], [*compiler, "-shared", made, "-o", linked]):
+                    subprocess.run(step, check=True, capture_output=True, timeout=60)
+                library = _loaded(linked, functions)
+                if place is not None:
+                    Path(linked).replace(place)
+                return library
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = error
+    log.info("%s does not compile %s: %s", compiler[0], source.name, problem)
+    return None
+
+
+@contextlib.contextmanager
+def _room(place: Path | None) -> Iterator[Path]:
+    """A temporary folder beside a file or in the system's; removes those that kills left."""
+    room = tempfile.gettempdir() if place is None else place.parent
+    for left in Path(room).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another process has removed its own
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory("", PREFIX, room, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _loaded(path: str, functions: Functions) -> ctypes.CDLL:
