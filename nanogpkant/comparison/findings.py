@@ -288,7 +288,8 @@ def _against(first: VariantResult, other: VariantResult, pair: Pair | None) -> s
         gap = other.best.mean - first.best.mean
         return f"{other.name} is {gap:.4f} above it, but they share no seed: not tested."
     difference = pair.difference
-    behind = f"{other.name} is {-difference.mean:.4f} above it"
+    side = "above" if difference.mean <= 0 else "below"  # on the seeds of both
+    behind = f"{other.name} is {abs(difference.mean):.4f} {side} it"
     if difference.p is None or difference.interval is None or difference.effect_size is None:
         return f"{behind}, in {difference.n} seed{'s' * (difference.n > 1)}: not tested."
     low, high = difference.interval

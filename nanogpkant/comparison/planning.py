@@ -100,7 +100,7 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     changes |= experiment.overrides | variant.overrides
     config = settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
-    changes |= {"train.dtype": dtype_of(config, folder)}
+    changes |= {"train.dtype": dtype_of(config, folder, variant.name)}
     changes |= _budgeted(settled(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
@@ -114,11 +114,15 @@ def settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
     return with_formulas(with_settings(base, changes), base)
 
 
-def dtype_of(config: RunConfig, folder: Path) -> str:
-    """One dtype for all runs, also those of another day: auto depends on a measurement."""
+def dtype_of(config: RunConfig, folder: Path, own: str) -> str:
+    """One dtype for all runs, also those of another day: auto depends on a measurement.
+
+    That of runs whose names begin with ``own`` counts first.
+    """
     if config.train.dtype != "auto":
         return config.train.dtype
-    for file in sorted(folder.glob("*/seed-*/config.yaml")):
+    files = folder.glob("*/seed-*/config.yaml")
+    for file in sorted(files, key=lambda f: (not f.parts[-3].startswith(own), f)):
         return load_config(file).train.dtype
     return resolve_dtype("auto", resolve_device(config.train.device))
 

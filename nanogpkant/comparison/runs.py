@@ -91,9 +91,10 @@ class Run:
 
     @property
     def added_parameters(self) -> int:
-        """Parameters added by grids that changed in training."""
-        changes = self._rows("grid_change")
-        return changes[-1]["parameters"] - self.counted.parameters if changes else 0
+        """Parameters added by grids that changed in training; below 0 in a pruned run."""
+        pruned = self.environment.get("parameters", self.counted.parameters)
+        changes = [pruned, *(row["parameters"] for row in self._rows("grid_change"))]
+        return changes[-1] - self.counted.parameters
 
     @property
     def flops_per_token(self) -> int:
@@ -136,7 +137,7 @@ class Run:
         evaluations = self._rows("val")
         steps = np.array([row["step"] for row in evaluations])
         # Grids that change in training change the cost of later steps.
-        changes = self._rows("grid_change")
+        changes = [row for row in self._rows("grid_change") if row["step"] < steps[-1]]
         added = np.array([0] + [row["parameters"] - self.counted.parameters for row in changes])
         since = np.array([0] + [row["step"] for row in changes] + [max(steps[-1], 1)])
         flops_per_token = self.counted.flops_per_token + FLOPS_A_COEFFICIENT * added
@@ -230,10 +231,12 @@ def load_run(path: Path) -> Run:
 
 def is_finished(run: RunFolder, options: TrainConfig) -> bool:
     """Whether a run has done and saved all its steps."""
-    last = run.index().get("last")
-    if last is None:
+    if run.is_exported:  # no checkpoints, but the rows of its metrics
+        step = max((row["step"] for row in read_metrics(run.metrics_file)), default=0)
+    elif (last := run.index().get("last")) is None:
         return False
-    step = int(last.removeprefix("step-"))
+    else:
+        step = int(last.removeprefix("step-"))
     return step >= options.max_iters or any(
         row["step"] == step and row["seconds"] >= round(options.max_seconds, 3)  # as logged
         for row in read_metrics(run.metrics_file)

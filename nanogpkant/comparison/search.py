@@ -21,11 +21,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
-
-from nanogpkant.base.errors import UsageError, UserError, check_seed, one_line, prefixed
+from nanogpkant.base.errors import (
+    UsageError,
+    UserError,
+    check_seed,
+    from_extra,
+    one_line,
+    prefixed,
+)
 from nanogpkant.base.files import write_atomic, writing
 from nanogpkant.base.lock import only_writer
 from nanogpkant.comparison.experiment import DECIDED, Experiment, Variant
@@ -47,6 +50,11 @@ from nanogpkant.comparison.training import train_missing
 from nanogpkant.config import load_preset, to_yaml, with_changes, with_settings
 from nanogpkant.model.counting import count
 from nanogpkant.report.table import Row, as_csv
+
+with from_extra("compare", "a search"):
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
 
 AT_ONCE = 2  # trials of a family that are proposed together, whatever --jobs is
 ATTEMPTS = 100  # at a proposal that was not tried before
@@ -301,7 +309,11 @@ def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, li
 
 def _propose(study: optuna.Study, family: ModelFamily, tried: list[SearchTrial]) -> SearchTrial:
     """A trial with settings that were not tried before."""
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS + 1):
+        if attempt == ATTEMPTS:  # the estimator repeats itself
+            every = itertools.product(*(range(len(of)) for of in family.space.values()))
+            free = (dict(zip(family.space, each, strict=True)) for each in every)
+            study.enqueue_trial(next(c for c in free if all(t.choices != c for t in tried)))
         asked = study.ask()
         choices = {
             name: asked.suggest_categorical(name, range(len(of)))

@@ -50,15 +50,8 @@ def _mean(of: Summary | None, form: str = "{:.4f}") -> Cell:
     return Cell(form.format(of.mean) + spread, of.mean)
 
 
-def _interval(of: Summary, form: str = ".4f") -> Cell:
-    if of.interval is None:
-        return Cell("one seed")
-    low, high = of.interval
-    return Cell(f"{low:{form}} to {high:{form}}", high - low)
-
-
-def _range(of: tuple[float, float] | None) -> Cell:
-    return Cell("-") if of is None else Cell(f"{of[0]:+.4f} to {of[1]:+.4f}", of[1] - of[0])
+def _interval(of: tuple[float, float] | None, form: str = ".4f", none: str = "one seed") -> Cell:
+    return Cell(none) if of is None else Cell(f"{of[0]:{form}} to {of[1]:{form}}", of[1] - of[0])
 
 
 def _figure(key: str, form: str = "{:,.0f}", scale: float = 1.0) -> Callable[[VariantResult], Cell]:
@@ -116,9 +109,9 @@ COST: Columns = [
 CERTAINTY: Columns = [
     *NAMED,
     (BEST, lambda variant: _mean(variant.best)),
-    (INTERVAL, lambda variant: _interval(variant.best)),
+    (INTERVAL, lambda variant: _interval(variant.best.interval)),
     (FINAL, lambda variant: _mean(variant.final)),
-    (INTERVAL, lambda variant: _interval(variant.final)),
+    (INTERVAL, lambda variant: _interval(variant.final.interval)),
     (
         Column("evaluations", "Among which the best one was chosen."),
         lambda v: _number(max(int(run.curve.trained().sum()) for run in v.runs)),
@@ -142,7 +135,7 @@ PAIRED: Columns = [
     (Column("at", "The best evaluation, or the final one."), lambda pair: _text(pair.at)),
     (Column("seeds", "That both have."), lambda pair: _number(pair.difference.n)),
     (DIFFERENCE, lambda pair: _number(pair.difference.mean, "{:+.4f}")),
-    (INTERVAL, lambda pair: _interval(pair.difference, "+.4f")),
+    (INTERVAL, lambda pair: _interval(pair.difference.interval, "+.4f")),
     (P, lambda pair: _number(pair.p_corrected, "{:.2g}")),
     (
         Column("d_z", "The mean difference, in its standard deviations."),
@@ -153,7 +146,7 @@ DECLARED: Columns = [
     *(column for column in PAIRED if column[0].name not in ("at", "d_z")),
     (
         Column("bootstrap", "95% interval of the difference, seeds and parts of the text anew."),
-        lambda verdict: _range(verdict.bootstrap),
+        lambda verdict: _interval(verdict.bootstrap, "+.4f", "-"),
     ),
     (
         Column("p no worse", "Of the first being worse by the margin or more."),

@@ -58,7 +58,8 @@ def download(name: str) -> Path:
     Raises:
         UserError: the Hub cannot be reached, or does not answer in time.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    with from_extra("hf", name):
+        from huggingface_hub import HfApi, hf_hub_download
 
     repo, reason = f"openai-community/{name}", ""
     try:  # the only request with a time limit: without an answer to it, only the cache is read

@@ -40,7 +40,7 @@ class FixedFunctions(nn.Module):
 
     def __init__(self, features: Features, coefficients: Tensor, by: str = "table") -> None:
         super().__init__()
-        values, family = coefficients.detach().double(), features.family
+        values, family = coefficients.detach().cpu().double(), features.family  # MPS has no float64
         low, high = -REACH, REACH
         if isinstance(family, BSpline) and family.outside == "zero":
             low, high = family.knots[0], family.knots[-1]
@@ -61,9 +61,9 @@ class FixedFunctions(nn.Module):
             total = total + function[0](x)
         slopes = total.diff(dim=0) / self.unit
         lines = torch.stack([total[:-1] - slopes * x[:-1], slopes], -1).transpose(0, 1)
-        self.register_buffer("lines", lines.flatten(0, 1).to(wide(coefficients).dtype))
+        self.register_buffer("lines", lines.flatten(0, 1).to(wide(coefficients)))
         first = torch.arange(0, len(self.lines), POINTS - 1, dtype=torch.int32, device=x.device)
-        self.register_buffer("first", first[:, None])
+        self.register_buffer("first", first[:, None].to(coefficients.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> the same."""

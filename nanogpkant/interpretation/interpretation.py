@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nanogpkant.base.console import bar
 from nanogpkant.base.errors import UsageError, UserError, check_seed, require_positive
+from nanogpkant.base.files import check_is_new
 from nanogpkant.base.lock import only_writer
 from nanogpkant.data import check_length
 from nanogpkant.interpretation.fit.atlas import Atlas, atlas
@@ -343,8 +344,7 @@ class Interpretation:
         Raises:
             UsageError: a setting out of its range, or a folder that exists.
         """
-        if Path(out).exists():
-            raise UsageError(f"--out {out} exists: name a new folder")
+        check_is_new(Path(out))
         if not self.layers:
             raise UserError(f"{self.run.path} has curves of distance alone: nothing to prune")
         if not 0 < share < 1:

@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from nanogpkant.base.errors import UserError
-from nanogpkant.base.files import read_json, write_atomic, write_json, writing
+from nanogpkant.base.files import read_json, write_atomic, write_json
 
 
 class OfLayer(Protocol):
@@ -40,8 +40,7 @@ class Stage:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder, key = folder, json.loads(json.dumps(key))  # as it will be read back
         if _read(folder / "key.json") != key:
-            with writing(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "key.json", key)
         self._results: dict[str, Any] = _read(folder / "results.json") or {}
 

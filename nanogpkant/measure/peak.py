@@ -37,7 +37,8 @@ def extra_peak(task: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        with suppress(OSError, AttributeError):  # glibc alone gives freed memory back when asked
+        # glibc alone gives freed memory back when asked; Windows cannot even be asked.
+        with suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # Linux: 5 sets the recorded peak to what is held now
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

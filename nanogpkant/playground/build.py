@@ -19,7 +19,7 @@ from nanogpkant.playground.pack import BYTES, Pack, Weights
 from nanogpkant.playground.page import page
 from nanogpkant.playground.recipe import check, recipe, rounded_model, with_curves
 from nanogpkant.run.checkpoint import weights_hash
-from nanogpkant.run.folder import PREFIX, RunFolder, open_run
+from nanogpkant.run.folder import RunFolder, open_run
 from nanogpkant.run.load import load_model, open_run_data
 
 LARGEST = 64e6  # bytes of weights in a page
@@ -45,7 +45,7 @@ def build(
     about = functions(shown, tokens, pack, all(map(find_spec, NEEDED)))
     values = {
         "name": run.path.name,
-        "run": shlex.quote(name if name.startswith(PREFIX) else run.path.name),
+        "run": shlex.quote(run.path.name if Path(name).is_absolute() else name),
         "step": trained.step,
         "identity": weights_hash(run, trained.step),
         "parameters": parameters,

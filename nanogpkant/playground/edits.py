@@ -97,7 +97,9 @@ def apply(model: GPT, config: RunConfig, edits: list[dict[str, Any]]) -> tuple[R
             if isinstance(layer, Slopes):
                 _edit_slope(layer, edit, numbers, config.model.block_size)
             elif kind == "distance":
-                _entry(layer.weight, edit, numbers, "head")
+                head = _index(edit, "head", len(layer.weight))
+                _check_count(numbers, layer.weight.shape[1])
+                layer.weight[head, :, 0] = numbers
             elif kind == "edge":
                 _edit_edge(layer, edit, numbers)
             else:
@@ -169,12 +171,6 @@ def _with_tables(
         state |= {f"{name}.weight": values[..., None], f"{name}.{STATE}": own.get_extra_state()}
     twin.load_state_dict(state)
     return config, twin
-
-
-def _entry(weight: Tensor, edit: dict[str, Any], numbers: Tensor, name: str) -> None:
-    row = _index(edit, name, len(weight))
-    _check_count(numbers, weight.shape[1])
-    weight[row, :, 0] = numbers
 
 
 def _index(edit: dict[str, Any], name: str, count: int) -> int:

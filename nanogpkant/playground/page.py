@@ -11,33 +11,13 @@ from nanogpkant.report.theme import STYLE
 
 WEB = Path(__file__).parent / "web"
 ENGINE = (
-    "bases",
-    "kernel",
-    "unpack",
-    "rows",
-    "attention",
-    "model",
-    "writing",
-    "gradient",
-    "edits",
-    "session",
-    "tokenizer",
+    *("bases", "kernel", "unpack", "rows", "attention", "model", "writing", "gradient"),
+    *("edits", "session", "tokenizer"),
 )
 """modules that run the model, in a worker too; each imports earlier ones only"""
 PROGRAM = (
-    "dom",
-    "client",
-    "fit",
-    "shapes",
-    "state",
-    "chart",
-    "editor",
-    "find",
-    "writer",
-    "why",
-    "learn",
-    "tour",
-    "main",
+    *("dom", "client", "fit", "shapes", "state", "chart", "editor", "find", "writer", "why"),
+    *("learn", "tour", "main"),
 )
 """modules of the page itself, after those of the engine"""
 

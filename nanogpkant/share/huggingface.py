@@ -27,12 +27,8 @@ from nanogpkant.share.bundle import bundle
 
 MODELING = "modeling_nanogpkant"
 FILES = (
-    WEIGHTS,
-    "config.json",
-    "generation_config.json",
-    f"{MODELING}.py",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *(WEIGHTS, "config.json", "generation_config.json", f"{MODELING}.py"),
+    *("tokenizer.json", "tokenizer_config.json"),
 )
 
 VERSION = version("nanogpkant")

@@ -180,10 +180,8 @@ def _references(
     """The curves of others that a report draws."""
     from nanogpkant.comparison.references import original_curves, wandb_curves
 
-    given = [curve for file in csv or () for curve in wandb_curves(Path(file))]
-    if reference != "original":
-        return given
-    return original_curves({run.config.data.dataset for run in runs}) + given
+    original = original_curves({run.config.data.dataset for run in runs}) if reference else []
+    return original + [curve for file in csv or () for curve in wandb_curves(Path(file))]
 
 
 def _report(

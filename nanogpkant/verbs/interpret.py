@@ -143,18 +143,18 @@ def interpret(
                 run, checkpoint, layers, families, budget, seed, device, folder=out
             )
             manifest = write_export(interpretation, top, neurons or [], lookup)
-            summary = write(interpretation, top, _playground(interpretation))
+            summary = write(interpretation, top, _playground(str(run), interpretation))
     export = str(interpretation.folder / "export")
     return Interpreted(summary["page"], export, summary, manifest, interpretation)
 
 
-def _playground(interpretation: "Interpretation") -> str:
+def _playground(run: str, interpretation: "Interpretation") -> str:
     """Write the playground of the same checkpoint beside the page; returns its name, or ""."""
     from nanogpkant.playground.build import build
 
     name, step = "play.html", f"step-{interpretation.trained.step:06d}"
     try:
-        build(str(interpretation.run.path), interpretation.folder / name, step, "bfloat16", None)
+        build(run, interpretation.folder / name, step, "bfloat16", None)
     except UserError as error:  # too large, or pruned
         note(f"no playground beside the page: {error}")
         return ""

@@ -150,12 +150,13 @@ def info(run: str) -> Description:
     config, environment = opened.config(), opened.environment()
     vocab_size = opened.tokenizer().vocab_size
     counted, came = count(config.model, vocab_size), progress(opened)
+    parameters = environment.get("parameters", counted.parameters)  # left by pruning
     facts: Row = {
         "folder": str(opened.path),
         "about": config.about,
         "model": kind_of(config.model),
-        "parameters": counted.parameters,
-        "FLOPs per token": counted.flops_per_token,
+        "parameters": parameters,
+        "FLOPs per token": counted.flops_per_token + 6 * (parameters - counted.parameters),
         "vocabulary": vocab_size,
         "data": f"{config.data.dataset}, fingerprint {environment['data_fingerprint'][:12]}",
         "steps": f"{came['step']:,} of {config.train.max_iters:,}",

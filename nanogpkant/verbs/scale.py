@@ -1,12 +1,11 @@
 """scale: a scaling law of families of models, planned, trained, fitted and reported."""
 
 from pathlib import Path
-from typing import Literal
 
 from nanogpkant.base.answer import command_line
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import prefixed
-from nanogpkant.verbs.compare import Compared
+from nanogpkant.verbs.compare import Compared, Where
 
 
 def scale(
@@ -14,7 +13,7 @@ def scale(
     *,
     out: str = "runs",
     jobs: int = 1,
-    launcher: Literal["local", "ray"] = "local",
+    launcher: Where = "local",
     ray_address: str | None = None,
     dry_run: bool = False,
     report: str | None = None,

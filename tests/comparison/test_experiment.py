@@ -15,10 +15,10 @@ import yaml
 from nanogpkant.cli import main
 from nanogpkant.comparison import training
 from nanogpkant.comparison.experiment import load_experiment
-from nanogpkant.comparison.planning import plan
+from nanogpkant.comparison.planning import dtype_of, plan
 from nanogpkant.comparison.runs import load_run
 from nanogpkant.comparison.training import _alone
-from nanogpkant.config import load_config
+from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.model.counting import count
 from nanogpkant.run.metrics import read_metrics
 
@@ -339,3 +339,13 @@ def test_a_log_that_a_kill_has_cut_within_a_character(tmp_path, monkeypatch):
     (tmp_path / "seed-1.log").write_bytes("error: café".encode()[:-1])
     run = SimpleNamespace(path=tmp_path / "seed-1", name="kan seed 1")
     assert training._report_end(run, "1 of 1", 1) == "caf\N{REPLACEMENT CHARACTER}"
+
+
+def test_automatic_dtypes_stay_what_a_variants_own_runs_have(tmp_path, monkeypatch):
+    config = with_changes(RunConfig(), **{"train.dtype": "auto"})
+    for variant, dtype in (("a", "float32"), ("b", "bfloat16")):
+        folder = tmp_path / variant / "seed-1"
+        folder.mkdir(parents=True)
+        save_config(with_changes(config, **{"train.dtype": dtype}), folder / "config.yaml")
+    found = {own: dtype_of(config, tmp_path, own) for own in ("a", "b", "c")}
+    assert found == {"a": "float32", "b": "bfloat16", "c": "float32"}

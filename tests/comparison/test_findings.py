@@ -169,3 +169,13 @@ def test_the_command_refuses_to_rank_and_says_why(make_run, tmp_path, capsys):
     page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "nothing is ranked" in page
     assert "At equal budgets" not in page
+
+
+def test_seeds_of_both_may_say_the_opposite_of_all(loaded):
+    """In an experiment that was interrupted."""
+    first = [loaded(f"a-{seed}", [4, loss], seed=seed) for seed, loss in ((1, 2.0), (2, 2.6))]
+    second = [loaded("b-1", [4, 1.9], seed=1, **{"model.bias": True})]
+    third = [loaded(f"b-{seed}", [4, 2.9], seed=seed, **{"model.bias": True}) for seed in (3, 4)]
+    words = " ".join(answer(find({"a": first, "b": second + third})))
+    assert "a has the lowest validation loss" in words
+    assert "b is 0.1000 below it, in 1 seed: not tested" in words

@@ -111,3 +111,37 @@ def test_a_run_is_finished_when_its_last_step_is_saved(tiny_run, tmp_path):
     assert not is_finished(run, with_changes(options, max_iters=10**9, max_seconds=1e4))
     run.index_file.write_text('{"best": "step-000008", "last": "step-000008"}', encoding="utf-8")
     assert not is_finished(run, options)  # killed between its evaluation and its checkpoint
+
+
+def test_an_exported_run_is_as_finished_as_the_run(tiny_run, tmp_path):
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "exported")]) == 0
+    assert load_run(tmp_path / "exported").finished
+    longer = with_changes(load_config(tiny_run / "config.yaml"), **{"train.max_iters": 13})
+    assert not is_finished(open_run(tmp_path / "exported"), longer.train)
+
+
+def test_a_pruned_run_counts_the_edges_that_it_has(tiny_run, tmp_path, capsys):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    assert (
+        main(["prune", str(tmp_path / "run"), "--share", "0.5", "--out", str(tmp_path / "p")]) == 0
+    )
+    whole, pruned = load_run(tiny_run), load_run(tmp_path / "p")
+    left = sum(p.numel() for p in load_model(tmp_path / "p").model.parameters())
+    removed = pruned.row()["parameters"] - whole.row()["parameters"]
+    # Spline scales are multiplied into the weights when a run is loaded.
+    assert left - 2 * 2 * 16 * 64 < pruned.row()["parameters"] < whole.row()["parameters"]
+    assert pruned.row()["flops_per_token"] == whole.row()["flops_per_token"] + 6 * removed
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "p"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == pruned.row()["parameters"]
+    assert facts["FLOPs per token"] == pruned.row()["flops_per_token"]
+
+
+def test_a_grid_that_changed_after_the_last_evaluation_costs_nothing_yet(tiny_run, tmp_path):
+    """As in a run that was killed in between."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    with open(tmp_path / "run" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 14, "split": "grid_change", "parameters": 10, "layers": {}}\n')
+    run = load_run(tmp_path / "run")
+    assert run.curve.flops == pytest.approx(load_run(tiny_run).curve.flops)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 import yaml
 
@@ -193,3 +194,17 @@ def test_trials_are_in_optuna_s_storage_and_the_same_as_without(tmp_path) -> Non
         assert len([trial for trial in trials if trial.value is not None]) == 10
     with pytest.raises(UsageError, match="--storage nowhere:"):
         _storage(tmp_path, "nowhere:")
+
+
+def test_an_estimator_that_repeats_itself_does_not_end_a_small_search() -> None:
+    """It may come to propose its best again and again."""
+    family = ModelFamily("small", "quickstart_kan", {}, {"a": [1, 2], "b": [1, 2, 3]})
+    sampler = optuna.samplers.PartialFixedSampler(
+        {"a": 1, "b": 2}, optuna.samplers.RandomSampler(0)
+    )
+    study, tried = optuna.create_study(sampler=sampler), []
+    for _ in range(6):
+        tried.append(_propose(study, family, tried))
+        study.tell(tried[-1].asked, 1.0)
+    assert tried[0].choices == {"a": 1, "b": 2}
+    assert len({tuple(trial.choices.values()) for trial in tried}) == 6

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,3 +204,11 @@ def test_what_is_in_the_cache_needs_no_hub(gpt2, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert download("gpt2") == cache / "snapshots" / ("0" * 40)
+
+
+def test_without_the_hubs_package_the_remedy_is_named(monkeypatch) -> None:
+    from nanogpkant.conversion.gpt2 import download
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"gpt2 needs the huggingface_hub .*nanogpkant\[hf\]"):
+        download("gpt2")

@@ -174,3 +174,12 @@ def test_a_picture_of_no_layer(trained: KAN) -> None:
     found = ng.interpret(trained, inputs=table()[0])
     with pytest.raises(UsageError, match="head: the KAN layers are 0"):
         found.draw("head")
+
+
+def test_what_follows_a_layer_may_be_in_place() -> None:
+    (x, y), model = table(), nn.Sequential(KAN([3, 4], **WIDE), nn.ReLU(inplace=True), KAN([4, 1]))
+    expected = F.mse_loss(model(x), y)
+    found = ng.interpret(model, inputs=x, loss=lambda z: F.mse_loss(z, y))
+    losses = found.faithfulness.set_index("replacement")["loss"]
+    assert losses["original"] == pytest.approx(expected.item(), rel=1e-4)
+    assert (found.edges["importance"] > 0).any()

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +100,16 @@ def test_formulas_as_mathml(formula, wanted):
 def test_what_is_no_formula_is_refused():
     with pytest.raises(ValueError, match="no part of a formula"):
         spoken("__import__('os').system('x')")
+
+
+def test_the_playground_needs_no_extra_package():
+    code = "import sys; sys.modules['pandas'] = None; import nanogpkant.playground.build"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_names_the_run_as_it_was_given(tiny_run, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "runs" / "seed-1")
+    monkeypatch.chdir(tmp_path)
+    for name, shown in (("runs/seed-1", "runs/seed-1"), (str(tiny_run), tiny_run.name)):
+        assert main(["play", name, "--out", "page.html"]) == 0
+        assert data_of(Path("page.html"))["run"] == shown

@@ -94,7 +94,7 @@ def _models(study: Study, family: Family, folder: Path) -> list[_Model]:
     changes |= study.overrides | family.overrides
     config = settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
-    changes |= {"train.dtype": dtype_of(config, folder), "train.sample_tokens": 0}
+    changes |= {"train.dtype": dtype_of(config, folder, family.name), "train.sample_tokens": 0}
     changes |= {"optim.min_lr": 0.0, "optim.decay": "linear"}
     models: dict[int, tuple[float, _Model]] = {}
     for wanted in family.sizes:

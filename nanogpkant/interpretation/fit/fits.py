@@ -45,14 +45,15 @@ class Formulas:
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
         """The formula of every edge, accepted or not: (G, n) -> (G, m, n), in x's dtype."""
-        u = ((x - self.middle) / self.half).clamp(-1, 1).T  # (n, G)
+        middle, half, families = (t.to(x.device) for t in (self.middle, self.half, self.families))
+        u = ((x - middle) / half).clamp(-1, 1).T  # (n, G)
         m, n, degrees = self.coefficients.shape
         powers = torch.stack([u**k for k in range(degrees)], dim=1)  # (n, 6, G)
         values = self.coefficients.to(u).transpose(0, 1) @ powers  # (n, m, G)
         rows = values.view(n * m, -1)
         families, amplitudes, shapes = (
             each.transpose(0, 1).flatten(0, 1)  # (n * m, 2, ...)
-            for each in (self.families, self.amplitudes.to(u), self.shapes.to(u))
+            for each in (families, self.amplitudes.to(u), self.shapes.to(u))
         )
         for number, family in enumerate(FAMILIES):
             edges, terms = (families == number + 1).nonzero(as_tuple=True)
@@ -82,16 +83,8 @@ class Fits(Formulas):
 
     def is_of(self, n_in: int, n_out: int) -> bool:
         """Whether it can be of a layer of these sizes."""
-        alone = (
-            "option",
-            "r2",
-            "max_error",
-            "complexity",
-            "aicc",
-            "accepted",
-            "runner_up",
-            "margin",
-        )
+        alone = ["option", "r2", "max_error", "complexity", "aicc"]
+        alone += ["accepted", "runner_up", "margin"]
         more = {"coefficients": 6, "families": 2, "amplitudes": 2, "front": COMPLEXITIES}
         shapes = {"middle": (n_in,), "half": (n_in,), "shapes": (n_out, n_in, 2, 2)}
         shapes |= dict.fromkeys(alone, (n_out, n_in))

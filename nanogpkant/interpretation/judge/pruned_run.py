@@ -72,6 +72,7 @@ def write_pruned_run(
         found = _evaluate(model, data, "evaluating the pruned run")
         environment = describe(model.tokens.weight.device)
         environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
+        environment |= {"parameters": _size(model)["parameters"]}  # the settings have all edges'
         run = create_run(out, config, environment, trained.tokenizer)
         training = asdict(State(step, seconds, found.loss, found.loss))
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()

@@ -165,7 +165,7 @@ class _Recorder:
         basis = layer.basis
         self.grid = getattr(getattr(basis, "family", basis), "grid_range", None)
 
-    def hook(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    def hook(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
         x = self._rows(self.layer.normalise(args[0].detach()).float(), "inputs of")  # (rows, n)
         if self.histogram is None:
             self.histogram = _Histogram(x)
@@ -176,9 +176,11 @@ class _Recorder:
         if self.grid is not None:
             self.outside += ((x < self.grid[0]) | (x > self.grid[1])).sum(0)
         self.output = None
-        if torch.is_grad_enabled():
-            # In a frozen model the graph begins at the first such output.
-            self.output = output if output.requires_grad else output.requires_grad_()
+        if not torch.is_grad_enabled():
+            return None
+        # In a frozen model the graph begins at the first such output.
+        self.output = output if output.requires_grad else output.requires_grad_()
+        return self.output.clone()  # what follows may be in place
 
     def add_gradient(self, gradient: Tensor) -> None:
         """(..., m)."""
@@ -201,7 +203,7 @@ class _Recorder:
         grad_rms = (self.gradient_squares / max(1, self.gradients)).sqrt()
         return Observed(
             edges=self.histogram.edges().cpu(),
-            counts=self.histogram.counts.double().cpu(),
+            counts=self.histogram.counts.cpu().double(),
             mean=mean.float().cpu(),
             std=variance.sqrt().float().cpu(),
             low=low.cpu(),

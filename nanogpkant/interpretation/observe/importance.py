@@ -3,13 +3,17 @@
 m outputs, n inputs.
 """
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import points, tabulate, weights
 from nanogpkant.kan import KANLinear
+
+if TYPE_CHECKING:  # the playground needs no tables
+    import pandas as pd
 
 
 @torch.no_grad()
@@ -31,7 +35,7 @@ def importance(layer: KANLinear, observed: Observed) -> dict[str, Tensor]:
 
 def ends_of_edges(
     scores: dict[str, Tensor], observed: dict[str, Observed]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """A table of all inputs and one of all outputs of all layers, the most important first.
 
     Their importance is the root of the summed squares over their edges. Inputs also have mean,
@@ -41,6 +45,8 @@ def ends_of_edges(
     Args:
         scores: (m, n) of each layer's edges.
     """
+    import pandas as pd
+
     inputs, outputs = [], []
     for name, score in scores.items():
         seen, power = observed[name], score.double().square()

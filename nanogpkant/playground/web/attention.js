@@ -105,7 +105,6 @@ export function attend(model, index, qkv, T, cache, pass, trace) {
   }
   if (trace) {
     Object.assign(trace, { q: q.slice((T - 1) * C), raw: qkv.slice((T - 1) * 3 * C), place: from + T - 1 });
-    if (pass.firstValue) trace.firstValue = pass.firstValue.slice((T - 1) * C);
     trace.k = k.slice(0, (from + T) * C);
     trace.v = v.slice(0, (from + T) * C);
   }
