@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 # In messages of torch about a tensor that does not fit.
 TOO_LARGE = re.compile(
-    "out of memory|allocate memory|enough memory|ALLOC_FAILED|buffer size|[Ss]torage size|overflow"
+    "out of memory|allocate (shared )?memory|enough memory|ALLOC_FAILED|bad_alloc|buffer size"
+    "|[Ss]torage size|overflow"
 )
 # Names of types, for people.
 IN_WORDS = {

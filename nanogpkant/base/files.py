@@ -147,17 +147,20 @@ def sha256_of(path: Path) -> str:
 
 
 def is_new(out: Path) -> bool:
-    """Whether there is nothing, or an empty folder."""
-    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    """Whether there is nothing, or an empty folder, which is no link and not the current one."""
+    is_free = out.is_dir() and not any(out.iterdir()) and out.resolve() != Path.cwd()
+    return not out.is_symlink() and (is_free or not out.exists())
 
 
 def check_is_new(out: Path) -> None:
-    """Refuse ``--out`` if it is a file or a folder that is not empty.
+    """Refuse ``--out`` where no new folder can be made.
 
     Raises:
-        UsageError: it is.
+        UsageError: ``is_new`` says so.
     """
     if not is_new(out):
+        if out.resolve() == Path.cwd():
+            raise UsageError(f"--out {out}: is the folder that you are in; name another")
         raise UsageError(f"--out {out}: exists and is not an empty folder; name another")
 
 
@@ -173,8 +176,6 @@ def new_folder(out: Path) -> Iterator[Path]:
     draft = place.with_name(f".{place.name}.tmp")
     with only_writer(out):
         check_is_new(out)
-        if place == Path.cwd():
-            raise UsageError(f"--out {out}: is the folder that you are in; name another")
         with writing(out):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)

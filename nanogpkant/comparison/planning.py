@@ -115,9 +115,9 @@ def settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def dtype_of(config: RunConfig, folder: Path, own: str) -> str:
-    """One dtype for all runs, also those of another day: auto depends on a measurement.
+    """The dtype of a variant's earlier runs, else of others, since auto depends on a measurement.
 
-    That of runs whose names begin with ``own`` counts first.
+    Names of the variant's runs begin with ``own``.
     """
     if config.train.dtype != "auto":
         return config.train.dtype

@@ -13,15 +13,8 @@ from nanogpkant.base.errors import UserError
 
 # The plays of tinyshakespeare, in its order, and its last line, from The Tempest.
 TINYSHAKESPEARE_PLAYS = (
-    "coriolanus",
-    "richard-iii",
-    "richard-ii",
-    "romeo-and-juliet",
-    "henry-vi-part-3",
-    "a-winter-s-tale",
-    "measure-for-measure",
-    "the-taming-of-the-shrew",
-    "the-tempest",
+    *("coriolanus", "richard-iii", "richard-ii", "romeo-and-juliet", "henry-vi-part-3"),
+    *("a-winter-s-tale", "measure-for-measure", "the-taming-of-the-shrew", "the-tempest"),
 )
 LAST_LINE = "\nWhiles thou art waking.\n"
 

@@ -342,7 +342,7 @@ class Interpretation:
             unit: "edges" one by one, or all edges of "inputs" together.
 
         Raises:
-            UsageError: a setting out of its range, or a folder that exists.
+            UsageError: a setting out of its range, or a folder that is not empty.
         """
         check_is_new(Path(out))
         if not self.layers:

@@ -94,8 +94,9 @@ def bfloat16_gain() -> float:
         torch.set_num_threads(threads)
 
 
-def _matmul_seconds(dtype: torch.dtype, size: int = 256, least: float = 0.02) -> float:
+def _matmul_seconds(dtype: torch.dtype, size: int = 256) -> float:
     """Seconds of a product, of this thread alone: other work on the machine does not count."""
+    least = 0.5 if sys.platform == "win32" else 0.02  # whose clock ticks 64 times a second
     a = torch.ones(size, size, dtype=dtype)
     torch.mm(a, a)  # prepares what the next ones use
     products, start = 0, time.thread_time()

@@ -255,8 +255,11 @@ def validate(s: Session, progress: StepProgress) -> bool:
     if not math.isfinite(result.loss):
         x, y = s.batches.batch(0, s.device)
         raise not_finite(s, f"the validation loss is {result.loss}", x, y)
+    if state.val_tokens not in (None, result.tokens):
+        state.best_val_loss = math.inf  # of another text
     is_best = result.loss < state.best_val_loss
     state.val_loss, state.best_val_loss = result.loss, min(result.loss, state.best_val_loss)
+    state.val_tokens = result.tokens
     (memory,) = s.world.largest(peak_memory(s.device))
     log(s, "val", result.as_dict() | result.parts() | {"memory_bytes": int(memory)})
     look_at_grids(s)

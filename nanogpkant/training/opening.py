@@ -11,7 +11,7 @@ import torch
 
 from nanogpkant.base.console import note, warn
 from nanogpkant.base.errors import UsageError, UserError, one_line
-from nanogpkant.base.files import is_new
+from nanogpkant.base.files import check_is_new, is_new
 from nanogpkant.config import RunConfig, load_config, save_config, with_changes
 from nanogpkant.data import Batches, TokenData, check_length
 from nanogpkant.evaluation import Evaluation, evaluate
@@ -59,6 +59,8 @@ def is_to_resume(out: Path, resume: bool | str, overwrite: bool) -> bool:
             f"--overwrite: torchrun may start this again, which would lose all: {remedy}"
         )
     if is_there and not (resume or overwrite):
+        if not RunFolder(out).config_file.is_file():
+            check_is_new(out)
         raise UsageError(f"{out} exists; --resume continues it, --overwrite replaces it")
     return bool(resume)
 
@@ -239,8 +241,6 @@ def continue_run(
     with world.together():
         if checkpoint is not None:
             state = load_training(checkpoint, model, optimizer, average)
-        if load_config(run.config_file).train.eval_tokens != config.train.eval_tokens:
-            state.best_val_loss = math.inf  # of another text
     with world.together():
         if world.is_main:
             tidy_run(config, run, state)

@@ -39,6 +39,8 @@ class State:
     best_val_loss: float = math.inf
     val_loss: float = math.inf
     """of the latest evaluation"""
+    val_tokens: int | None = None
+    """predictions in that; None in a run of before 2026-12-01"""
     scaler: dict[str, float] = field(default_factory=dict)
     """state of float16's gradient scaler"""
 
@@ -174,9 +176,12 @@ def _state_from(training: dict[str, Any], checkpoint: Checkpoint) -> State:
         state = State(**training)
         numbers = (state.seconds, state.best_val_loss, state.val_loss)
         is_valid = state.step == checkpoint.step and all(number >= 0 for number in numbers)
+        is_valid &= all(0 <= number < math.inf for number in state.scaler.values())
+        if state.scaler:  # KeyError if it is none
+            torch.amp.GradScaler("cpu").load_state_dict(state.scaler)
         if is_valid and state.seconds < 1e9:  # 30 years, to which a step's time can be added
             return state
-    except TypeError:
+    except (TypeError, AttributeError, KeyError):
         pass
     raise UserError(f"{checkpoint.folder}: training.pt is not of that step: use another checkpoint")
 

@@ -57,6 +57,8 @@ def test_a_thread_that_gets_no_signals_can_train():
         ("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", True),
         ("Invalid buffer size: 64.00 GiB", True),
+        ("std::bad_alloc", True),
+        ("unable to allocate shared memory(shm) for file </torch_1>: No space left", True),
         ("CUDA error: an illegal memory access was encountered", False),
         (
             "more than one element of the written-to tensor refers to a single memory location",

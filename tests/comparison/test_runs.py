@@ -126,11 +126,12 @@ def test_a_pruned_run_counts_the_edges_that_it_has(tiny_run, tmp_path, capsys):
         main(["prune", str(tmp_path / "run"), "--share", "0.5", "--out", str(tmp_path / "p")]) == 0
     )
     whole, pruned = load_run(tiny_run), load_run(tmp_path / "p")
+    scales = 2 * 2 * 16 * 64  # multiplied into the weights when a run is loaded
     left = sum(p.numel() for p in load_model(tmp_path / "p").model.parameters())
     removed = pruned.row()["parameters"] - whole.row()["parameters"]
-    # Spline scales are multiplied into the weights when a run is loaded.
-    assert left - 2 * 2 * 16 * 64 < pruned.row()["parameters"] < whole.row()["parameters"]
-    assert pruned.row()["flops_per_token"] == whole.row()["flops_per_token"] + 6 * removed
+    assert left == pruned.row()["parameters"] < whole.row()["parameters"] - scales
+    expected = whole.row()["flops_per_token"] + 6 * (removed + scales)
+    assert pruned.row()["flops_per_token"] == expected
     capsys.readouterr()
     assert main(["info", str(tmp_path / "p"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

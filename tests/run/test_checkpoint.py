@@ -58,6 +58,7 @@ def test_nothing_in_a_run_is_a_pickle_of_objects(tiny_run: Path):
     assert set(checkpoint.training()) == {
         "step",
         "scaler",
+        "val_tokens",
         "seconds",
         "best_val_loss",
         "val_loss",

@@ -289,11 +289,16 @@ def test_a_folder_given_as_nothing_is_this_one(tiny_run: Path, tmp_path, monkeyp
     run = Path(copytree(tiny_run, tmp_path / "run"))
     monkeypatch.chdir(run)
     assert main(["export", ".", "--out", ""]) == 2
-    assert "--out .: exists and is not an empty folder" in said(capsys)
+    assert "--out .: is the folder that you are in" in said(capsys)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert main(["export", str(run), "--out", "."]) == 2
     assert "--out .: is the folder that you are in" in said(capsys)
+    assert main(["train", "quickstart_kan", "--out", "../empty"]) == 2
+    assert "--out ../empty: is the folder that you are in" in said(capsys)
+    Path("link").symlink_to(tmp_path / "empty")
+    assert main(["train", "quickstart_kan", "--out", "link"]) == 2
+    assert "--out link: " in said(capsys)
 
 
 def test_features_nested_too_deeply_are_no_features():

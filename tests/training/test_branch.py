@@ -93,3 +93,9 @@ def test_a_branch_into_an_empty_folder(trunk, tiny_experiment, tmp_path):
     (tmp_path / "new").mkdir()
     assert branch(tiny_experiment, trunk, tmp_path / "new", *flags) == 0
     assert open_run(tmp_path / "new").environment()["branch_of"] == str(trunk)
+
+
+def test_a_branch_evaluated_on_other_tokens_has_a_best_of_its_own(trunk, tiny_experiment, tmp_path):
+    flags = ["--train.max_iters", "10", "--optim.learning_rate", "5", "--train.eval_tokens", "100"]
+    assert branch(tiny_experiment, trunk, tmp_path / "other", *flags) == 0
+    assert open_run(tmp_path / "other").index()["best"] == "step-000010"

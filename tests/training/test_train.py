@@ -245,6 +245,8 @@ def test_overwrite_replaces_runs_and_nothing_else(tiny_run, tiny_experiment, tmp
     (precious / "chapter.txt").write_text("years of work", encoding="utf-8")
     assert main(["train", str(tiny_experiment), *flags, str(precious)]) == 2
     assert "not a run folder" in capsys.readouterr().err
+    assert main(["train", str(tiny_experiment), "--out", str(precious)]) == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err
     assert (precious / "chapter.txt").exists()
 
 
@@ -322,7 +324,7 @@ def test_without_always_save_only_better_models_are_kept(tiny_experiment, tmp_pa
     losses = iter([3.0, 2.0, 2.5, 2.6, 2.7])
 
     class Result:
-        perplexity = 1.0
+        perplexity, tokens = 1.0, 100
 
         def __init__(self, loss):
             self.loss = loss
@@ -512,10 +514,9 @@ def test_losses_over_other_tokens_have_a_best_of_their_own(tiny_experiment, tmp_
 
 def test_the_gradient_scale_of_float16_is_resumed(tiny_experiment, tmp_path, monkeypatch):
     """On a CPU, which takes the scaler but not float16."""
-
     original = torch.amp.GradScaler
 
-    def scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+    def scaler(device: str, enabled: bool = True) -> torch.amp.GradScaler:
         return original(device, init_scale=256.0, growth_interval=3)
 
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)

@@ -56,11 +56,11 @@ def write_pruned_run(
 
     Raises:
         UserError: the folder cannot be written.
-        UsageError: it exists.
+        UsageError: it is not empty.
     """
     model, step = trained.model, trained.step
     changes: dict[str, Any] = {"train.max_seconds": None, "train.init_from": "scratch"}
-    changes["train.from_formulas"] = None
+    changes |= {"train.from_formulas": None, "model.kan.spline_scale": False}  # multiplied in
     if finetune:
         changes["train.max_iters"] = step + finetune
         changes["train.device"] = str(model.tokens.weight.device)
@@ -74,7 +74,7 @@ def write_pruned_run(
         environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
         environment |= {"parameters": _size(model)["parameters"]}  # the settings have all edges'
         run = create_run(out, config, environment, trained.tokenizer)
-        training = asdict(State(step, seconds, found.loss, found.loss))
+        training = asdict(State(step, seconds, found.loss, found.loss, found.tokens))
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()
         save_checkpoint(run, step, model.state_dict(), training, True, 0, features_of(model))
         models = {"before": before, "pruned": _size(model) | {"val_loss": found.loss}}
