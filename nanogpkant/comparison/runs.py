@@ -33,7 +33,6 @@ AXES = {
     "tokens": "training tokens",
     "flops": "training FLOPs",
 }
-FLOPS_A_COEFFICIENT = 6  # per token: a multiply and an add in each of 3 products
 # Settings that change only the output, not the trained model.
 UNIMPORTANT = ("seed", "device", "timeout", "always_save", "keep_every", "log_interval")
 UNIMPORTANT += ("sample_tokens",)
@@ -90,15 +89,14 @@ class Run:
         return self._rows("val")[-1].get("tokens")
 
     @property
-    def added_parameters(self) -> int:
-        """Parameters added by grids that changed in training; below 0 in a pruned run."""
-        pruned = self.environment.get("parameters", self.counted.parameters)
-        changes = [pruned, *(row["parameters"] for row in self._rows("grid_change"))]
-        return changes[-1] - self.counted.parameters
+    def parameters(self) -> int:
+        """At the end: those of grids that changed in training, or that pruning left."""
+        start = self.environment.get("parameters", self.counted.parameters)
+        return [start, *(row["parameters"] for row in self._rows("grid_change"))][-1]
 
     @property
     def flops_per_token(self) -> int:
-        return self.counted.flops_per_token + FLOPS_A_COEFFICIENT * self.added_parameters
+        return self.counted.flops_with(self.parameters)
 
     @property
     def grid_rows(self) -> list[Row]:
@@ -138,10 +136,9 @@ class Run:
         steps = np.array([row["step"] for row in evaluations])
         # Grids that change in training change the cost of later steps.
         changes = [row for row in self._rows("grid_change") if row["step"] < steps[-1]]
-        added = np.array([0] + [row["parameters"] - self.counted.parameters for row in changes])
+        parameters = [self.counted.parameters, *(row["parameters"] for row in changes)]
         since = np.array([0] + [row["step"] for row in changes] + [max(steps[-1], 1)])
-        flops_per_token = self.counted.flops_per_token + FLOPS_A_COEFFICIENT * added
-        spent = np.cumsum(flops_per_token * np.diff(since))
+        spent = np.cumsum([self.counted.flops_with(n) for n in parameters] * np.diff(since))
         halves = [[row.get(f"loss_{h}_half") for row in evaluations] for h in ("first", "second")]
         return Curve(
             steps,
@@ -160,9 +157,9 @@ class Run:
         tokens = float(self.curve.tokens[-1])
         return {
             "run": self.name,
-            "parameters": counted.parameters + self.added_parameters,
-            "parameters_without_positions": counted.parameters_without_positions
-            + self.added_parameters,
+            "parameters": self.parameters,
+            "parameters_without_positions": self.parameters
+            - (counted.parameters - counted.parameters_without_positions),
             "flops_per_token": self.flops_per_token,
             "step": last["step"],
             "best_val_loss": best["loss"],

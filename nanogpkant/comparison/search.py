@@ -309,8 +309,9 @@ def _first_trials(search: Search, rounds: "_Rounds", rung: Rung) -> dict[str, li
 
 def _propose(study: optuna.Study, family: ModelFamily, tried: list[SearchTrial]) -> SearchTrial:
     """A trial with settings that were not tried before."""
-    for attempt in range(ATTEMPTS + 1):
-        if attempt == ATTEMPTS:  # the estimator repeats itself
+    attempts = itertools.count()
+    while True:
+        if next(attempts) == ATTEMPTS:  # the estimator repeats itself
             every = itertools.product(*(range(len(of)) for of in family.space.values()))
             free = (dict(zip(family.space, each, strict=True)) for each in every)
             study.enqueue_trial(next(c for c in free if all(t.choices != c for t in tried)))
@@ -322,7 +323,6 @@ def _propose(study: optuna.Study, family: ModelFamily, tried: list[SearchTrial])
         if all(trial.choices != choices for trial in tried):
             return SearchTrial(family, len(tried) + 1, choices, asked)
         study.tell(asked, state=TrialState.FAIL)
-    raise UserError(f"{family.name}: found no settings that were not tried before")
 
 
 def _best(trials: list[SearchTrial]) -> list[SearchTrial]:

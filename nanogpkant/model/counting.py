@@ -43,6 +43,10 @@ class Count:
         """FLOPs of one training step (forward and backward), per token."""
         return 3 * self.forward_flops_per_token
 
+    def flops_with(self, parameters: int) -> int:
+        """The same with other coefficients of edges: each is a multiply and an add, three times."""
+        return self.flops_per_token + 6 * (parameters - self.parameters)
+
 
 def count(config: ModelConfig, vocab_size: int) -> Count:
     """Count a model by arithmetic."""

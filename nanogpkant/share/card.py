@@ -147,8 +147,7 @@ def figures(
     has_scale = any(name.endswith(".spline_scale") for name in weights)  # else multiplied in
     shape = with_changes(trained.config.model, **{"kan.spline_scale": has_scale})
     counted = count(shape, trained.tokenizer.vocab_size)
-    # Grids may have changed: a coefficient more is 6 FLOPs more, a multiply and an add three times.
-    flops = counted.flops_per_token + 6 * (parameters - counted.parameters)
+    flops = counted.flops_with(parameters)  # grids may have changed
     dtype = str(learned[0].dtype).removeprefix("torch.")
     rounded = "" if dtype == "float32" else ", rounded after the evaluation"
     measured = {name: form.format(evaluation[k]) for k, _, name, form in FIGURES if k in evaluation}

@@ -49,9 +49,9 @@ SECTIONS = tuple(field.name for field in fields(RunConfig))
 
 # Settings that --help shows; --help_all shows all of them.
 FIRST_SETTINGS = (
-    *("data.dataset", "data.file", "model.kan.sites", "model.n_embd", "model.n_layer"),
-    *("optim.learning_rate", "train.batch_size", "train.device", "train.init_from"),
-    *("train.max_iters",),
+    *("data.dataset", "data.file", "model.kan.sites", "model.n_embd"),
+    *("model.n_layer", "optim.learning_rate", "train.batch_size"),
+    *("train.device", "train.init_from", "train.max_iters"),
 )
 # Flags of earlier versions, by verb.
 RENAMED = {

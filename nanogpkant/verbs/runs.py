@@ -156,7 +156,7 @@ def info(run: str) -> Description:
         "about": config.about,
         "model": kind_of(config.model),
         "parameters": parameters,
-        "FLOPs per token": counted.flops_per_token + 6 * (parameters - counted.parameters),
+        "FLOPs per token": counted.flops_with(parameters),
         "vocabulary": vocab_size,
         "data": f"{config.data.dataset}, fingerprint {environment['data_fingerprint'][:12]}",
         "steps": f"{came['step']:,} of {config.train.max_iters:,}",

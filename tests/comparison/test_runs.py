@@ -122,9 +122,8 @@ def test_an_exported_run_is_as_finished_as_the_run(tiny_run, tmp_path):
 
 def test_a_pruned_run_counts_the_edges_that_it_has(tiny_run, tmp_path, capsys):
     shutil.copytree(tiny_run, tmp_path / "run")
-    assert (
-        main(["prune", str(tmp_path / "run"), "--share", "0.5", "--out", str(tmp_path / "p")]) == 0
-    )
+    command = ["prune", str(tmp_path / "run"), "--share", "0.5", "--out", str(tmp_path / "p")]
+    assert main(command) == 0
     whole, pruned = load_run(tiny_run), load_run(tmp_path / "p")
     scales = 2 * 2 * 16 * 64  # multiplied into the weights when a run is loaded
     left = sum(p.numel() for p in load_model(tmp_path / "p").model.parameters())

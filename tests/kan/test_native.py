@@ -244,6 +244,7 @@ def test_goes_on_without_a_compiler(
     assert len(re.findall(said, logged())) == 1
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 @pytest.mark.parametrize("damage", [b"", b"not a library"])
 def test_a_kept_library_is_loaded_and_a_damaged_one_compiled_again(
@@ -266,23 +267,19 @@ def test_a_kept_library_is_loaded_and_a_damaged_one_compiled_again(
     other.parent.mkdir(parents=True)
     other.write_bytes(damage)
     assert kept(tmp_path / "other").stat().st_size > 1000
-    native.compiled.cache_clear()
-    native._library.cache_clear()
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_compiles_where_nothing_can_be_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    native.compiled.cache_clear()
-    native._library.cache_clear()
     assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
-    native.compiled.cache_clear()
-    native._library.cache_clear()
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_compiles_where_the_cache_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(suffix: str, prefix: str, folder: Path, **options: bool) -> object:
@@ -293,19 +290,12 @@ def test_compiles_where_the_cache_is_full(monkeypatch: pytest.MonkeyPatch, tmp_p
     temporary = tempfile.TemporaryDirectory
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.compiled.cache_clear()
-    native._library.cache_clear()
     assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
     assert list((tmp_path / "nanogpkant").iterdir()) == []
-    native.compiled.cache_clear()
-    native._library.cache_clear()
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_the_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "gcc -O2")
-    native.compiled.cache_clear()
-    native._library.cache_clear()
     assert native.unsupported(Features(BSpline()), torch.float32, torch.float32) is None
-    native.compiled.cache_clear()
-    native._library.cache_clear()

@@ -83,8 +83,7 @@ class Fits(Formulas):
 
     def is_of(self, n_in: int, n_out: int) -> bool:
         """Whether it can be of a layer of these sizes."""
-        alone = ["option", "r2", "max_error", "complexity", "aicc"]
-        alone += ["accepted", "runner_up", "margin"]
+        alone = "option", "r2", "max_error", "complexity", "aicc", "accepted", "runner_up", "margin"
         more = {"coefficients": 6, "families": 2, "amplitudes": 2, "front": COMPLEXITIES}
         shapes = {"middle": (n_in,), "half": (n_in,), "shapes": (n_out, n_in, 2, 2)}
         shapes |= dict.fromkeys(alone, (n_out, n_in))

@@ -71,13 +71,14 @@ def write_pruned_run(
     with swapped(model, modules):
         found = _evaluate(model, data, "evaluating the pruned run")
         environment = describe(model.tokens.weight.device)
+        pruned = _size(model) | {"val_loss": found.loss}
         environment |= {"data_fingerprint": data.fingerprint, "pruned": about}
-        environment |= {"parameters": _size(model)["parameters"]}  # the settings have all edges'
+        environment |= {"parameters": pruned["parameters"]}  # the settings have all edges'
         run = create_run(out, config, environment, trained.tokenizer)
         training = asdict(State(step, seconds, found.loss, found.loss, found.tokens))
         training["optimizer"] = make_optimizer(model, config.optim).state_dict()
         save_checkpoint(run, step, model.state_dict(), training, True, 0, features_of(model))
-        models = {"before": before, "pruned": _size(model) | {"val_loss": found.loss}}
+        models = {"before": before, "pruned": pruned}
     row = {"step": step, "split": "val"} | found.as_dict() | found.parts() | {"seconds": seconds}
     write_metrics(run.metrics_file, [row])
     if finetune:

@@ -243,7 +243,7 @@ def compiled(
         with contextlib.suppress(OSError):  # damaged, say by a full disk: compiled again
             return _loaded(str(kept), functions)
     problem: Exception | None = None
-    for place in (kept, None) if kept else (None,):  # the cache may be full
+    for place in dict.fromkeys((kept, None)):  # the cache may be full
         try:
             with _room(place) as folder:
                 made, linked = (str(folder / name) for name in ("object.o", "library.so"))
