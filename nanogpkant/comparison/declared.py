@@ -95,8 +95,9 @@ def verdicts(experiment: Experiment, variants: Mapping[str, list[Run]]) -> list[
             pairs = [(runs[first][seed], runs[second][seed]) for seed in seeds]
             found.append(_verdict(first, second, pairs, experiment))
     tested = [verdict for verdict in found if verdict.difference.p is not None]
-    corrected = holm([verdict.difference.p or 0.0 for verdict in tested])
-    by_pair = {(v.first, v.second): p for v, p in zip(tested, corrected, strict=True)}
+    missing = [1.0] * (len(experiment.comparisons) - len(tested))  # they count too
+    corrected = holm([*(verdict.difference.p or 0.0 for verdict in tested), *missing])
+    by_pair = {(v.first, v.second): p for v, p in zip(tested, corrected, strict=False)}
     return [replace(v, p_corrected=by_pair.get((v.first, v.second))) for v in found]
 
 

@@ -72,7 +72,7 @@ def _experiment(path: Path, values: Any) -> Experiment:
     check_different("variants", names, "give each its own name")
     return Experiment(
         name=name_in(values, path.stem),
-        about=str(values.get("about", "")),
+        about=str(values.get("about") or ""),
         variants=variants,
         seeds=seeds_in(list_in(values, "seeds", "whole numbers")),
         budget=_budget(values.get("budget")),
@@ -103,13 +103,14 @@ def _comparisons(pairs: Any, names: list[str]) -> list[tuple[str, str]]:
         if unknown := [name for name in pair if name not in names]:
             known = ", ".join(names)
             raise UsageError(f"comparisons: {unknown[0]!r} is no variant; known are {known}")
+    check_different("comparisons", [sorted(pair) for pair in pairs])
     return [(first, second) for first, second in pairs]
 
 
 def _margin(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+    if (margin := positive("margin", value)) >= 1:
         raise UsageError(f"margin {value!r}: must be a number of nats above 0 and below 1")
-    return float(value)
+    return margin
 
 
 def _judged_on(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The runs of an experiment: configuration, folder, progress and cost of each."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,8 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
     changes |= experiment.overrides | variant.overrides
     config = settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
-    changes |= {"train.dtype": dtype_of(config, folder, variant.name)}
+    fixed = {v.name for v in experiment.variants if _has_dtype(v)}
+    changes |= {"train.dtype": dtype_of(config, folder, variant.name, fixed)}
     changes |= _budgeted(settled(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
         own = changes | {"train.seed": seed}
@@ -114,14 +115,19 @@ def settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
     return with_formulas(with_settings(base, changes), base)
 
 
-def dtype_of(config: RunConfig, folder: Path, own: str) -> str:
+def _has_dtype(variant: Variant) -> bool:
+    preset = load_preset(variant.preset)[1]
+    return variant.overrides.get("train.dtype", preset.train.dtype) != "auto"
+
+
+def dtype_of(config: RunConfig, folder: Path, own: str, fixed: Container[str] = ()) -> str:
     """The dtype of a variant's earlier runs, else of others, since auto depends on a measurement.
 
-    Names of the variant's runs begin with ``own``.
+    Names of the variant's runs begin with ``own``; variants in ``fixed`` have a dtype by setting.
     """
     if config.train.dtype != "auto":
         return config.train.dtype
-    files = folder.glob("*/seed-*/config.yaml")
+    files = [f for f in folder.glob("*/seed-*/config.yaml") if f.parts[-3] not in fixed]
     for file in sorted(files, key=lambda f: (not f.parts[-3].startswith(own), f)):
         return load_config(file).train.dtype
     return resolve_dtype("auto", resolve_device(config.train.device))
@@ -142,7 +148,7 @@ def _budgeted(config: RunConfig, budget: dict[str, float], vocab_size: int) -> d
             raise UsageError(f"budget.flops {budget['flops']:g}: one step takes {flops:g}")
     changes: dict[str, Any] = {"train.max_iters": iterations}
     if "evaluations" in budget:
-        changes["train.eval_interval"] = max(1, iterations // int(budget["evaluations"]))
+        changes["train.eval_interval"] = -(-iterations // int(budget["evaluations"]))
     return changes
 
 

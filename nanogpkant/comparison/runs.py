@@ -24,7 +24,7 @@ from nanogpkant.data import load_tokenizer
 from nanogpkant.model.counting import Count, count
 from nanogpkant.report.table import Row
 from nanogpkant.run.folder import RunFolder, open_run
-from nanogpkant.run.metrics import read_metrics
+from nanogpkant.run.metrics import evaluations, read_metrics
 
 # Axes of cost: name of the array in a Curve, and its label.
 AXES = {
@@ -86,7 +86,7 @@ class Run:
     @property
     def evaluated_tokens(self) -> int | None:
         """Predictions in one evaluation."""
-        return self._rows("val")[-1].get("tokens")
+        return evaluations(self.metrics)[-1].get("tokens")
 
     @property
     def parameters(self) -> int:
@@ -114,11 +114,11 @@ class Run:
     def last_loss(self, judged_on: str) -> float:
         """Loss of the last evaluation: "all" of the text, its "first_half" or "second_half"."""
         key = "loss" if judged_on == "all" else f"loss_{judged_on}"
-        return float(self._rows("val")[-1][key])
+        return float(evaluations(self.metrics)[-1][key])
 
     def last_parts(self, judged_on: str) -> list[float] | None:
         """Losses of the parts of the text in the last evaluation; None in an older run."""
-        parts = self._rows("val")[-1].get("loss_parts")
+        parts = evaluations(self.metrics)[-1].get("loss_parts")
         if parts is None or judged_on == "all":
             return parts
         half = len(parts) // 2
@@ -132,28 +132,28 @@ class Run:
 
     @cached_property
     def curve(self) -> Curve:
-        evaluations = self._rows("val")
-        steps = np.array([row["step"] for row in evaluations])
+        rows = evaluations(self.metrics)
+        steps = np.array([row["step"] for row in rows])
         # Grids that change in training change the cost of later steps.
         changes = [row for row in self._rows("grid_change") if row["step"] < steps[-1]]
         parameters = [self.counted.parameters, *(row["parameters"] for row in changes)]
         since = np.array([0] + [row["step"] for row in changes] + [max(steps[-1], 1)])
         spent = np.cumsum([self.counted.flops_with(n) for n in parameters] * np.diff(since))
-        halves = [[row.get(f"loss_{h}_half") for row in evaluations] for h in ("first", "second")]
+        halves = [[row.get(f"loss_{h}_half") for row in rows] for h in ("first", "second")]
         return Curve(
             steps,
-            np.array([row["seconds"] for row in evaluations], dtype=float),
+            np.array([row["seconds"] for row in rows], dtype=float),
             steps * self.config.tokens_per_step,
             np.interp(steps, since, np.append(0, spent)) * self.config.tokens_per_step,
-            np.array([row["loss"] for row in evaluations]),
+            np.array([row["loss"] for row in rows]),
             None if None in halves[0] + halves[1] else np.array(halves),
         )
 
     def row(self) -> Row:
         """Size, cost and losses. ``perplexity`` and the like belong to the best evaluation."""
-        evaluations, counted = self._rows("val"), self.counted
-        trained = [row for row in evaluations if row["step"] > 0]
-        best, last = min(trained or evaluations, key=lambda row: row["loss"]), evaluations[-1]
+        rows, counted = evaluations(self.metrics), self.counted
+        trained = [row for row in rows if row["step"] > 0]
+        best, last = min(trained or rows, key=lambda row: row["loss"]), rows[-1]
         tokens = float(self.curve.tokens[-1])
         return {
             "run": self.name,
@@ -214,10 +214,9 @@ def load_run(path: Path) -> Run:
     config, metrics = load_config(run.config_file), read_metrics(run.metrics_file)
     environment = run.environment()
     counted = count(config.model, load_tokenizer(run.tokenizer_file).vocab_size)
-    evaluations = [row for row in metrics if row["split"] == "val"]
-    if not evaluations:
+    if not (rows := evaluations(metrics)):
         raise UserError(f"{run.path} has no evaluation yet: resume it with --resume")
-    for row in evaluations:
+    for row in rows:
         for key in ("loss", "seconds"):
             if not isinstance(row.get(key), int | float) or not np.isfinite(row[key]):
                 problem = f"the evaluation at step {row['step']} has no {key}"

@@ -45,7 +45,7 @@ from nanogpkant.comparison.file import (
 )
 from nanogpkant.comparison.launch import Launcher
 from nanogpkant.comparison.planning import Planned, plan
-from nanogpkant.comparison.runs import load_run
+from nanogpkant.comparison.runs import load_run, recipe
 from nanogpkant.comparison.training import train_missing
 from nanogpkant.config import load_preset, to_yaml, with_changes, with_settings
 from nanogpkant.model.counting import count
@@ -152,7 +152,7 @@ def _search(path: Path, values: Any) -> Search:
     given = list_in(values, "families", "models")
     search = Search(
         name=name_in(values, path.stem),
-        about=str(values.get("about", "")),
+        about=str(values.get("about") or ""),
         families=[_family(n, v, path.parent) for n, v in enumerate(given, start=1)],
         rungs=_rungs(list_in(values, "rungs", "rounds of trials")),
         seed=seed,
@@ -208,10 +208,14 @@ def _check_space(family: ModelFamily, common: dict[str, Any]) -> None:
     for name in family.space:
         settings |= family.settings(name, 0)
     for name, choices in family.space.items():
-        for number in range(len(choices)):
-            choice = family.settings(name, number)
+        tried: dict[str, int] = {}
+        for number in range(1, len(choices) + 1):
+            choice = family.settings(name, number - 1)
             with prefixed(f"families, {family.name}, {name}"):
-                with_settings(base, settings | overrides_in({"overrides": choice}, DECIDED))
+                given = settings | overrides_in({"overrides": choice}, DECIDED)
+                twin = tried.setdefault(recipe(with_settings(base, given)), number)
+                if twin != number:
+                    raise UsageError(f"choices {twin} and {number} are the same; leave one out")
 
 
 def search(file: Path, out: Path, launcher: Launcher, storage: str | None) -> tuple[list[Row], str]:

@@ -93,10 +93,10 @@ COST: Columns = [
     (FINAL, lambda variant: _mean(variant.final)),
     (
         Column("perplexity", "e to the power of the best loss.", "lowest"),
-        lambda variant: _number(math.exp(variant.best.mean), "{:.2f}"),
+        _figure("perplexity", "{:.2f}"),
     ),
     (
-        Column("bits/char", "The best loss in bits: divided by the logarithm of 2.", "lowest"),
+        Column("bits/token", "The best loss in bits: divided by the logarithm of 2.", "lowest"),
         lambda variant: _number(variant.best.mean / math.log(2), "{:.3f}"),
     ),
     (Column("seconds", "Spent in training steps.", "lowest"), _figure("seconds")),

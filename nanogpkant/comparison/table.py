@@ -13,7 +13,7 @@ COLUMNS = {
     "best_val_loss": ("best val loss", "{:.4f}", 1),
     "val_loss": ("final val loss", "{:.4f}", 1),
     "perplexity": ("perplexity", "{:.2f}", 1),
-    "bits_per_char": ("bits/char", "{:.3f}", 1),
+    "bits_per_char": ("bits/token", "{:.3f}", 1),
     "seconds": ("seconds", "{:,.0f}", 1),
     "tokens_per_second": ("tokens/s", "{:,.0f}", 1),
     "peak_memory_bytes": ("peak memory", "{:.2f} GB", 1e-9),

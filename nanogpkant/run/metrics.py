@@ -29,6 +29,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def evaluations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the validation split, of as much text as the last: others cannot be compared."""
+    found = [row for row in rows if row["split"] == "val"]
+    return [row for row in found if row.get("tokens") in (None, found[-1].get("tokens"))]
+
+
 def _is_row(row: Any) -> bool:
     """Whether a value is a row: step, split, and otherwise numbers, lists of them and dicts."""
     if not (isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0):

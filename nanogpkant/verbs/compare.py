@@ -80,7 +80,8 @@ def compare(
     if out is None:
         rows, variants = compare_runs(loaded), variants_of(loaded)
         colours = [n for run in loaded for n, of in enumerate(variants.values()) if run in of]
-        return Compared(rows, "\n".join([table(rows, colours), "", *answer(find(variants))]))
+        found = find(variants)
+        return Compared(rows, "\n".join([table(rows, colours), "", *answer(found), *found.notes]))
     references = _references(reference, csv, loaded)
     return _report(Path(out), variants_of(loaded), "Runs compared", target, references)
 

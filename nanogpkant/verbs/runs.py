@@ -103,10 +103,10 @@ def _row(run: "RunFolder") -> Row:
 
 def progress(run: "RunFolder") -> Row:
     """How far a run came: step, best_val_loss, best_step and last_val_loss, None where unknown."""
-    from nanogpkant.run.metrics import read_metrics
+    from nanogpkant.run.metrics import evaluations, read_metrics
 
     rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
-    losses = {row["step"]: row["loss"] for row in rows if row["split"] == "val"}
+    losses = {row["step"]: row["loss"] for row in evaluations(rows)}
     best = min(losses, key=losses.__getitem__, default=None)
     return {
         "step": max((row["step"] for row in rows), default=0),

@@ -79,6 +79,17 @@ def test_fewer_seeds_than_declared_conclude_nothing(experiment, variants) -> Non
     assert verdicts(experiment(), variants(c=B)) == []
 
 
+def test_comparisons_without_runs_count_in_the_correction(experiment, variants) -> None:
+    a = B - 0.01 + NOISE
+    (only,) = verdicts(experiment("margin: 1e-3\n"), variants(a=a, b=B))
+    assert only.p_corrected == pytest.approx(2 * stats.ttest_rel(a, B).pvalue)
+    assert only.margin == 0.001  # which PyYAML reads as text
+
+
+def test_equal_losses_are_equal(experiment, variants) -> None:
+    assert verdicts(experiment(), variants(a=B, b=B))[0].kind == "equal"
+
+
 def test_the_half_that_judges(experiment, variants, loaded) -> None:
     runs = variants(a=B - 0.01 + NOISE, b=B)
     whole = verdicts(experiment(), runs)[0]
@@ -103,10 +114,12 @@ def test_costs_are_told(experiment, variants, loaded) -> None:
     [
         "margin: 0\n",
         "margin: true\n",
+        "margin: 1\n",
         "judged_on: third\n",
         "comparisons: [[a, d]]\n",
         "comparisons: [[a, a]]\n",
         "comparisons: [a]\n",
+        "comparisons: [[a, b], [b, a]]\n",
         "comparisons: 7\n",
     ],
 )
@@ -131,6 +144,11 @@ def test_the_report_has_them_apart(experiment, variants, tmp_path) -> None:
     assert "Looked at afterwards" in text
     write_report(tmp_path / "other", find(runs), [], "title", "command", None, [])
     assert "afterwards" not in (tmp_path / "other" / "report.md").read_text("utf-8")
+
+
+def test_a_variant_that_diverged_has_a_report(loaded, tmp_path) -> None:
+    found = find({"a": [loaded("a", [4.0, 5000.0])]})  # whose e to the power is no float
+    write_report(tmp_path / "report", found, [], "title", "command", None, [])
 
 
 def test_runs_that_may_not_be_ranked_get_no_verdict(experiment, variants, tmp_path, capsys) -> None:

@@ -14,7 +14,8 @@ from nanogpkant.config import load_config, with_changes
 from nanogpkant.model.counting import count
 from nanogpkant.run.folder import open_run
 from nanogpkant.run.load import load_model
-from nanogpkant.run.metrics import read_metrics
+from nanogpkant.run.metrics import read_metrics, write_metrics
+from nanogpkant.verbs.runs import progress
 
 
 def test_a_curve_holds_every_evaluation_and_what_was_spent_by_then(tiny_run):
@@ -28,6 +29,18 @@ def test_a_curve_holds_every_evaluation_and_what_was_spent_by_then(tiny_run):
     assert run.curve.halves.mean(axis=0) == pytest.approx(run.curve.losses, rel=1e-3)
     assert run.finished
     assert len(run.sample) == 21
+
+
+def test_only_evaluations_of_the_last_text_count(make_run):
+    """A run that resumes with other ``train.eval_tokens`` has losses that cannot be compared."""
+    run = open_run(make_run("a", [4.0, 1.0, 3.0, 3.5]))
+    rows = read_metrics(run.metrics_file)
+    write_metrics(
+        run.metrics_file, [{**row, "tokens": 7 if i < 2 else 9} for i, row in enumerate(rows)]
+    )
+    found = load_run(run.path)
+    assert found.curve.steps.tolist() == [8, 12]
+    assert found.row()["best_val_loss"] == progress(run)["best_val_loss"] == 3.0
 
 
 def test_grids_that_grew_make_the_steps_after_that_dearer(tiny_experiment, tmp_path):

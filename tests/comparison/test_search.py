@@ -24,6 +24,7 @@ from nanogpkant.config import load_config
 
 pytestmark = pytest.mark.usefixtures("trained_here")
 ROOT = Path(__file__).resolve().parents[2]
+TWINS = {"optim.weight_decay": [0.1, 0.2, 1e-1], "train.batch_size": [2, 4]}
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +144,10 @@ def test_trials_that_failed_come_last(content, tmp_path) -> None:
         ({"evaluations": 0}, "evaluations 0"),
         ({"families": [{"name": "a", "preset": "quickstart_kan"}]}, "space None"),
         ({"families": [{"name": "../a", "preset": "quickstart_kan"}]}, "name '../a'"),
+        (
+            {"families": [{"name": "a", "preset": "quickstart_kan", "space": TWINS}]},
+            "families, a, optim.weight_decay: choices 1 and 3 are the same",
+        ),
         ({"trails": 3}, "trails"),
         ({"overrides": {"train.seed": 3}}, "train.seed"),
     ],

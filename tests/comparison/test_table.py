@@ -63,7 +63,9 @@ def test_compare_prints_json_or_a_table_and_plots(tiny_run, other_run, tmp_path,
     assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["tiny", "other"]
     picture = tmp_path / "plots" / "curves.png"
     assert main(["compare", *runs, "--plot", str(picture)]) == 0
-    assert "best val loss" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "best val loss" in told
+    assert "other repeats tiny with the same seed: counted once." in told
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 10_000
 

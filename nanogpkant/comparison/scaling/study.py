@@ -105,7 +105,7 @@ def _study(path: Path, values: Any) -> Study:
         raise UsageError(f"cooldown {cooldown:g}: must be a share of a run, below 1")
     return Study(
         name=name_in(values, path.stem),
-        about=str(values.get("about", "")),
+        about=str(values.get("about") or ""),
         families=families,
         shape=_shape(values.get("shape") or {}),
         cooldown=cooldown,
