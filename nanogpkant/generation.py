@@ -155,9 +155,11 @@ def generate(
         use_cache: keep keys and values; same logits, many times faster.
 
     Raises:
-        UsageError: a setting out of its range, or an empty prompt.
+        UsageError: a setting out of its range, an empty prompt, or ids beyond the vocabulary.
     """
     _check(prompt, max_new_tokens, temperature, top_k, top_p)
+    if prompt.min() < 0 or prompt.max() >= model.vocab_size:  # compiled code would not see it
+        raise UsageError(f"--prompt: its ids must be from 0 to {model.vocab_size - 1}")
     check_seed(seed)
     random = torch.Generator(device=prompt.device).manual_seed(seed)
     weight = model.tokens.weight

@@ -97,7 +97,8 @@ class Features:
             raise ValueError(f"base is {self.base!r}; known are {', '.join(BASE_FUNCTIONS)}")
         if not isinstance(self.basis, Basis | Shared):
             raise ValueError(f"{self.basis!r} is not a basis for the functions of an edge")
-        spec = json.dumps({"base": self.base, "basis": _plain(self.basis)})
+        values = {"base": self.base, "basis": _plain(self.basis)}
+        spec = json.dumps(values, default=lambda number: number.item())  # NumPy's
         object.__setattr__(self, "spec", spec)
 
     @property

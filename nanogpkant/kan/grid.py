@@ -122,7 +122,8 @@ def change_basis(
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            state[name] = _along(back.square() if "sq" in name else back, value, axis)
+            is_squared = "sq" in name or name in ("sum", "acc_delta")  # of Adagrad and Adadelta
+            state[name] = _along(back.square() if is_squared else back, value, axis)
     replace_value(parameter, _along(A, parameter.data, axis))
     old = layer.features.basis
     basis = replace(old, family=new) if isinstance(old, Shared) else new

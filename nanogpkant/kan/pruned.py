@@ -53,17 +53,7 @@ class PrunedLinear(nn.Module):
         if constant.dim() != 1 or (not outputs.is_meta and outputs.max() >= len(constant)):
             raise ValueError(f"an index of outputs is above the {constant.numel()} constants")
         self.layer, self.prenorm = layer, prenorm
-        self.constant = nn.Parameter(constant)
-        self.train()
-
-    def train(self, mode: bool = True) -> "PrunedLinear":
-        """As for any module; pruned edges get no gradient from then on.
-
-        Not in __init__ alone, because some loaders replace the parameters.
-        """
-        if mode and not self.layer.weight._backward_hooks:
-            self.layer.weight.register_hook(lambda grad: grad * self.edges_left()[:, None])
-        return super().train(mode)
+        self.constant, self.training = nn.Parameter(constant), layer.training
 
     def edges_left(self) -> Tensor:
         """(m', n') bool: edges that are not pruned."""
@@ -71,6 +61,9 @@ class PrunedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) or (..., n') -> (..., m)."""
+        weight = getattr(self.layer, "weight", None)  # some stand-ins for the layer have none
+        if weight is not None and weight.requires_grad and not weight._backward_hooks:
+            weight.register_hook(lambda grad: grad * self.edges_left()[:, None])
         if self.prenorm == "rms":
             x = F.rms_norm(x, x.shape[-1:])
         if x.shape[-1] > len(self.inputs):

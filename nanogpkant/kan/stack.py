@@ -30,3 +30,7 @@ class KAN(nn.Sequential):
         if len(sizes) < 2:
             raise ValueError(f"sizes are {list(sizes)}; a stack has an input and an output, [2, 1]")
         super().__init__(*(KANLinear(n, m, **options) for n, m in pairwise(sizes)))
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or some layers as an ``nn.Sequential``."""
+        return nn.Sequential(*self)[index]

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from nanogpkant.kan.backends import native
 from nanogpkant.kan.layer import KANLinear
+from nanogpkant.model.activation import SwiGLU
 from nanogpkant.model.cache import Cache
 from nanogpkant.model.gpt import GPT, Block
 from nanogpkant.model.positions import rotations
+from nanogpkant.model.projection import Linear
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,8 @@ class Decoder:
             self._make_tables(room)
         logits = torch.empty(self.texts, self.model.vocab_size)
         struct, store = ctypes.byref(self.struct), cache.store.data_ptr()
-        parts = [part.contiguous() for part in ids.split(max(1, AT_ONCE // self.texts), dim=1)]
+        columns = max(1, AT_ONCE // self.texts)
+        parts = [part.contiguous() for part in ids.long().split(columns, dim=1)]
         for part in parts:
             last = logits.data_ptr() if part is parts[-1] else None
             where = room, self.texts, cache.length, part.shape[1]
@@ -132,10 +135,12 @@ class Decoder:
         for name, usual in (("conv", "none"), ("value_residual", False), ("score_degree", 0)):
             if getattr(config, name) != usual:
                 raise UnsupportedError(f"model.{name} {getattr(config, name)}")
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            raise UnsupportedError("forward hooks")
         for block in self.layers:
-            activation = block.mlp.activation
-            if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
-                raise UnsupportedError(f"an activation that learns, {type(activation).__name__}")
+            kind = type(block.mlp.activation)
+            if issubclass(kind, nn.Module) and kind not in (nn.Identity, SwiGLU):
+                raise UnsupportedError(f"an activation of {kind.__name__}")
         if self.texts > MOST_TEXTS:
             raise UnsupportedError(f"{self.texts} texts")
 
@@ -161,7 +166,8 @@ class Decoder:
     def _norm(self, norm: nn.Module) -> _Norm:
         if isinstance(norm, nn.Identity):
             return _Norm()
-        assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
+        if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+            raise UnsupportedError(f"a norm of {type(norm).__name__}")
         is_layer = isinstance(norm, nn.LayerNorm)
         bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
         return _Norm(is_layer, norm.eps, self._pointer(norm.weight), self._pointer(bias))
@@ -182,7 +188,7 @@ class Decoder:
     def _product(self, layer: nn.Module) -> _Product:
         if type(layer) is KANLinear:
             return self._kan_product(layer)
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, Linear):
             return self._packed(layer.weight[:, None], layer.bias)
         raise UnsupportedError(f"a layer of {type(layer).__name__}")
 

@@ -22,6 +22,7 @@ def make_model():
     def make(
         sites: tuple[str, ...] = ("qkv", "attn_out", "mlp_in", "mlp_out"),
         activation: str = "gelu",
+        value_residual: bool = False,
         **kan: object,
     ) -> GPT:
         torch.manual_seed(0)
@@ -31,6 +32,7 @@ def make_model():
             n_head=2,
             n_embd=8,
             block_size=16,
+            value_residual=value_residual,
             dropout=0.0,
             activation=activation,
             kan=KANConfig(sites=list(sites), **(options | kan)),

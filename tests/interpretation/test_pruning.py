@@ -26,6 +26,7 @@ CASES = {
     "atoms": {"share": "atoms:2", "basis": "rational"},
     "only the MLP": {"sites": ("mlp_in", "mlp_out")},
     "only what writes": {"sites": ("attn_out", "mlp_out")},
+    "values of the first block": {"value_residual": True},
 }
 
 
@@ -101,9 +102,20 @@ def test_inputs_count_as_a_whole():
 
 
 def test_edges_that_are_gone_stay_so_whoever_loads_the_weights():
-    """Some loaders put other parameters in place of a module's own; train() comes after that."""
+    """Some loaders put other parameters in place of a module's own, and a copy has no hooks."""
     keep = torch.tensor([[True, False], [True, True]])
-    layer = prune(KANLinear(2, 2), keep, torch.zeros(2)).eval()
-    layer.layer.weight = torch.nn.Parameter(layer.layer.weight.detach().clone())
-    layer.train().train()(torch.randn(5, 2)).sum().backward()
-    assert torch.equal((layer.layer.weight.grad != 0).any(1), keep)
+    layer = prune(KANLinear(2, 2).requires_grad_(False), keep, torch.zeros(2))
+    loaded = copy.deepcopy(layer)
+    loaded.layer.weight = torch.nn.Parameter(layer.layer.weight.detach().clone())
+    for each in (layer.requires_grad_(True), loaded, copy.deepcopy(loaded)):
+        for _ in range(2):
+            each(torch.randn(5, 2)).sum().backward()
+        assert torch.equal((each.layer.weight.grad != 0).any(1), keep)
+
+
+def test_a_pruned_layer_is_in_the_mode_of_its_source():
+    """In training mode, dropout of functions would blur what edges are worth."""
+    layer, x = KANLinear(3, 2, dropout=0.5).eval(), torch.randn(5, 3)
+    pruned = prune(layer, torch.full((2, 3), True), torch.zeros(2))
+    torch.testing.assert_close(pruned(x), layer(x))
+    assert prune(layer.train(), torch.full((2, 3), True), torch.zeros(2)).training

@@ -148,6 +148,7 @@ def test_a_spec_is_plain_json() -> None:
     assert values["basis"]["name"] == "shared"
     assert values["basis"]["family"]["grid"] == list(grid)
     assert Features.from_spec(features.spec).basis.family.grid == grid
+    assert Features(BSpline(np.int64(5))).spec == Features(BSpline(5)).spec
 
 
 def test_a_spec_says_all_that_makes_a_difference() -> None:

@@ -370,6 +370,15 @@ def test_training_goes_on_as_if_nothing_had_happened() -> None:
     assert later[-1] < losses[-1] / 2
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop])
+def test_other_optimizers_train_on(kind: type[torch.optim.Optimizer]) -> None:
+    layer, x = layer_of(BSpline(3, 3), dtype=torch.float32), torch.randn(100, 4)
+    optimizer = kind(layer.parameters(), 0.01)
+    descend(layer, optimizer, x, x[:, :3], 5)
+    layer.refine(6, optimizer)
+    assert np.isfinite(descend(layer, optimizer, x, x[:, :3], 5)).all()
+
+
 def test_functions_that_edges_share_change_too() -> None:
     for share in ("group:2", "atoms:3"):
         layer = KANLinear(4, 3, basis=BSpline(5, 3), share=share, dtype=torch.float64)

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from nanogpkant import KAN, BSpline, KANLinear, kan_linear
 from nanogpkant.kan import RBF, Features, Shared
 from nanogpkant.kan.activation import LearnedActivation
+from nanogpkant.kan.bases import load_basis
 
 FEATURES = [FIXED, GROUPED, ATOMS, Features(RBF(), "silu")]
 
@@ -120,6 +121,20 @@ def test_gradients_of_every_sample(pinn: KAN) -> None:
         own = torch.autograd.grad(pinn(x[number : number + 1]).square().sum(), parameters.values())
         for (name, _), wanted in zip(parameters.items(), own, strict=True):
             torch.testing.assert_close(each[name][number], wanted)
+
+
+def test_the_slope_of_a_straight_line_of_hats_at_their_knots() -> None:
+    layer = KANLinear(1, 1, False, basis=load_basis("hat")(4), base="none")
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-1, 1, 5)[None, :, None])
+    knots = torch.tensor([[-0.5], [0.0], [0.5]])
+    for slopes in (vmap(jacrev(layer))(knots), vmap(jacfwd(layer))(knots)):
+        assert slopes.flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_part_of_a_stack(pinn: KAN) -> None:
+    x = torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(pinn[2](pinn[:2](x)), pinn(x))
 
 
 def test_forward_mode(pinn: KAN) -> None:

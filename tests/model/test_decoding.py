@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpkant import generation
+from nanogpkant.base.errors import UsageError
 from nanogpkant.config import SITES
 from nanogpkant.generation import generate
 from nanogpkant.kan.backends import native
@@ -153,6 +154,18 @@ def test_every_layer_has_a_grid_of_its_own(made) -> None:
 
 
 @needs_compiler
+def test_prompts_of_other_types_and_beyond_the_vocabulary(made) -> None:
+    model = made()
+    long, whole = (
+        torch.stack([*generate(model, torch.tensor([[1, 2]], dtype=dtype), 40)])
+        for dtype in (torch.int64, torch.int32)
+    )
+    assert torch.equal(long, whole)
+    for token in (-1, model.vocab_size):
+        with pytest.raises(UsageError, match=f"from 0 to {model.vocab_size - 1}"):
+            generate(model, torch.tensor([[1, token]]), 40)
+
+
 def test_logits_that_are_not_finite_show(made) -> None:
     model = made()
     with torch.no_grad():
@@ -167,7 +180,7 @@ def test_logits_that_are_not_finite_show(made) -> None:
         ({"conv": "taps"}, "model.conv taps"),
         ({"value_residual": True}, "model.value_residual True"),
         ({"score_degree": 2, "position": "rope"}, "model.score_degree 2"),
-        ({"activation": "xielu"}, "an activation that learns, XIELU"),
+        ({"activation": "xielu"}, "an activation of XIELU"),
     ],
 )
 def test_settings_without_a_compiled_step(made, caplog, options, reason: str) -> None:
@@ -196,6 +209,14 @@ def test_models_without_a_compiled_step(made, tiny_gpt, monkeypatch: pytest.Monk
     changed.blocks[0].mlp.out = nn.Sequential(changed.blocks[0].mlp.out)
     with pytest.raises(UnsupportedError, match="a layer of Sequential"):
         Decoder(changed, 1)
+    changed = made()
+    changed.blocks[1].norm_1 = nn.GroupNorm(1, changed.config.n_embd)
+    with pytest.raises(UnsupportedError, match="a norm of GroupNorm"):
+        Decoder(changed, 1)
+    hooked = made()
+    hooked.blocks[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(UnsupportedError, match="forward hooks"):
+        Decoder(hooked, 1)
     monkeypatch.setattr(native, "compiled", lambda *_: None)
     with pytest.raises(UnsupportedError, match="no C compiler"):
         Decoder(made(), 1)

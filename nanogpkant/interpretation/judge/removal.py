@@ -157,7 +157,8 @@ def pruned_layers(
         made[parent] = prune(layer, kept, constant)
     values = 2 * model.config.n_embd  # first output of the values, behind queries and keys
     for block in (f"blocks.{number}" for number in range(model.config.n_layer)):
-        _drop_units(made, f"{block}.attention.qkv", f"{block}.attention.out", values)
+        if not model.config.value_residual:  # else values are mixed with those of the first block
+            _drop_units(made, f"{block}.attention.qkv", f"{block}.attention.out", values)
         # A gate and its value are two outputs for one input.
         if model.config.activation != "swiglu":
             _drop_units(made, f"{block}.mlp.into", f"{block}.mlp.out", 0)

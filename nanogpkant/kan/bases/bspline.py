@@ -157,9 +157,9 @@ def _cardinal(position: Tensor, order: int, count: int) -> Tensor:
     if order == 0:  # the step from 0 to 1; from the right at a knot, like scipy's
         return (position.floor() == index) + 0 * position  # + 0 * position: a NaN stays a NaN
     r = (position - (index + (order + 1) / 2)).abs_()
-    total = torch.zeros_like(r)
-    for reach, factor in TERMS[order]:
-        total.add_((reach - r).clamp(min=0).pow_(order), alpha=factor)
+    total, zero = torch.zeros_like(r), r.new_zeros(())
+    for reach, factor in TERMS[order]:  # maximum, as clamp's gradient at 0 is not the mean slope
+        total.add_(torch.maximum(reach - r, zero).pow_(order), alpha=factor)
     return total
 
 
