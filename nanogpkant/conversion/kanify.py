@@ -65,7 +65,7 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
     read = [f"{name}.".lstrip(".") for name, m in model.named_modules() if isinstance(m, READERS)]
     for name, module in model.named_modules():
         weight = plain_weight(module)
-        if weight is not None and not any(name.startswith(each) for each in read):
+        if name and weight is not None and not any(name.startswith(each) for each in read):
             out, n = weight.shape
             kind = "attention" if "attn" in name or "attention" in name else "linear"
             about = {"has_bias": module.bias is not None, "itemsize": weight.itemsize}
@@ -198,6 +198,8 @@ def _problem(module: nn.Module, candidate: Candidate, owners: dict[int, list[str
     for parameter in module.parameters():
         if others := [name for name in owners[id(parameter)] if name != candidate.name]:
             return f"is tied to {others[0]}"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has forward hooks, which its KAN layer would lack"
     weight: Any = module.weight
     if not weight.is_floating_point():
         return f"has weights of {weight.dtype}: it is quantised"

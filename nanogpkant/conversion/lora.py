@@ -8,6 +8,7 @@ Source: Hu et al., *LoRA* (arXiv 2106.09685).
 
 from typing import Any
 
+import torch
 from peft.tuners.lora.layer import LoraLayer  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
@@ -18,6 +19,10 @@ class KANLora(nn.Module, LoraLayer):
     def __init__(self, base_layer: Any, adapter_name: str, config: Any, **options: Any) -> None:
         super().__init__()
         LoraLayer.__init__(self, base_layer)
+        if config.lora_bias:
+            raise ValueError("lora_bias is not for KAN layers: leave it False")
+        with torch.no_grad():
+            base_layer.fold_scale()  # adapters add to the weight without it
         self.in_features = self.base.features.size * self.base.in_features  # M * n
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, options.pop("r"), options.pop("lora_alpha"), config=config)
@@ -31,7 +36,7 @@ class KANLora(nn.Module, LoraLayer):
         """(out, M, n): what an adapter adds to the weight."""
         thin: Any = self.lora_B[adapter].weight, self.lora_A[adapter].weight
         product = thin[0] @ thin[1]
-        return (product * self.scaling[adapter]).view_as(self.base.weight)
+        return (product * self.scaling[adapter]).view_as(self.base.weight).to(self.base.weight)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the weight.
@@ -61,6 +66,7 @@ class KANLora(nn.Module, LoraLayer):
         adapters = [] if self.disable_adapters or self.merged else self.active_adapters
         for adapter in [each for each in adapters if each in self.lora_A]:
             features = base.features.expand(base.normalise(x), base.coefficients)  # (..., M, n)
-            inside = self.lora_dropout[adapter](features.flatten(-2).to(x.dtype))
-            y = y + self.lora_B[adapter](self.lora_A[adapter](inside)) * self.scaling[adapter]
+            thin = self.lora_A[adapter]  # in float32 beside weights of 16 bits
+            inside = thin(self.lora_dropout[adapter](features.flatten(-2).to(thin.weight.dtype)))
+            y = y + (self.lora_B[adapter](inside) * self.scaling[adapter]).to(y.dtype)
         return y

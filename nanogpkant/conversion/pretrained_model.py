@@ -69,6 +69,8 @@ class KANModel:
         weights = {name: each for name, each in weights.items() if "_extra_state" not in name}
         now = repeated(model, swaps)  # pyright: ignore
         self.config.kan = {name: swap.plain for name, swap in now.items()}
+        # transformers has no way back to this class from names of other versions.
+        options = {"save_original_format": False, **options}
         parent.save_pretrained(save_directory, state_dict=weights, **options)  # pyright: ignore
         if options.get("is_main_process", True):
             write_code(Path(save_directory), type(self))

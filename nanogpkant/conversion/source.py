@@ -81,7 +81,7 @@ def open_source(name: str, kind: str = "auto", vocabulary: str | None = None) ->
         run = open_run(name)
     except UserError as error:
         others = f"the folder of a GPT-2 (config.json), {', '.join(NAMES)}, a ckpt.pt"
-        raise UserError(f"{error}; a model can also start from {others}") from error
+        raise UserError(f"{error}; other sources: {others}") from error
     return ModelSource(
         name, run.config(), load_checkpoint(run, "best"), run.tokenizer(), run.data_fingerprint()
     )

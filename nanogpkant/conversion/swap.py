@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nanogpkant.conversion.distance import CURVE, new_curve, use_curves
 from nanogpkant.conversion.plain_to_kan import kan_state
@@ -39,7 +40,8 @@ def plain_weight(module: nn.Module) -> Tensor | None:
 
     Subclasses with a forward of their own, those of quantisation for instance, are others.
     """
-    if type(module).forward is nn.Linear.forward and isinstance(module.weight, nn.Parameter):
+    is_linear = type(module).forward is nn.Linear.forward
+    if is_linear and isinstance(module.weight, nn.Parameter) and not is_lazy(module.weight):
         return module.weight
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # its weight is (in, out)
         return module.weight.T  # pyright: ignore[reportReturnType, reportCallIssue]

@@ -30,6 +30,7 @@ def read_tokenizer(folder: Path) -> BPETokenizer | None:
         saved = read_json(file)
         model, cut = saved["model"], saved["pre_tokenizer"]
         cuts_alike = cut["type"] == "ByteLevel" and not cut["add_prefix_space"]
+        cuts_alike &= cut.get("use_regex", True)
         if model["type"] != "BPE" or not cuts_alike or saved["normalizer"] is not None:
             raise UserError(f"{file} is no byte-level tokenizer of GPT-2's kind: {REMEDY}")
         added = {token["content"]: token["id"] for token in saved["added_tokens"]}

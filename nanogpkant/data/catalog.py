@@ -83,7 +83,7 @@ def find(name: str, file: Path | None) -> Dataset:
     dataset = DATASETS.get(name)
     if dataset is None and file is None:
         hint = nearest(name, DATASETS)
-        raise UsageError(f"unknown dataset {name!r}: {hint} A text of your own needs --file PATH.")
+        raise UsageError(f"unknown dataset {name!r} (your own text needs --file PATH): {hint}")
     if dataset is not None and dataset.embedded and file is not None:
         problem = f"{name} is embedded and takes no file; give the dataset another name"
         raise UsageError(f"--file {file}: {problem}")

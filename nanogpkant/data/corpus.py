@@ -98,7 +98,12 @@ def ensure(
             f"{name} is not in {data_dir} and has to be downloaded: run nanogpkant prepare {name}, "
             f"or nanogpkant prepare {name} {here}"
         )
-    return _prepare(dataset, folder, file, settings_of(dataset), {}, 1, progress)
+    settings = settings_of(dataset)
+    if folder.exists():  # a text is read as it was then
+        then = TokenData.open(folder).meta.get("settings", {})
+        known = then.get("tokenizer") in TOKENIZERS  # not a file that may be gone
+        settings |= then if known else then | {"tokenizer": settings["tokenizer"]}
+    return _prepare(dataset, folder, file, settings, {}, 1, progress)
 
 
 def settings_of(

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -31,6 +32,7 @@ Advance = Callable[[int], None]  # called with the bytes read since the last cal
 Piece = tuple[str, bool]
 
 CHUNK_BYTES = 1 << 20
+UNPACKING = zlib.error, lzma.LZMAError, zipfile.BadZipFile
 ROWS = 1 << 10  # of a table, read at a time
 PIECE = 1 << 20  # characters, about, of the pieces of a long document
 HEAD = 1 << 16  # characters that the first piece of a document has at least, if it is longer
@@ -111,7 +113,7 @@ def file_corpus(path: Path, text_format: TextFormat) -> Corpus:
     readers = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
     parts, one_text = [], path.is_file() and text_format.separator is None
     for file in files:
-        suffix = Path(file.name.lower().removesuffix(".gz")).suffix
+        suffix = Path(file.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
         reader = readers.get(suffix, read_text)
         one_text = one_text and reader is read_text
         parts.append(Part(file.stat().st_size, partial(reader, file, text_format), file))
@@ -256,7 +258,7 @@ def reading(file: Path) -> Iterator[None]:
     """Turn an error while reading ``file``, or an archive in it, into a ``UserError``."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, *UNPACKING) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"cannot read {file}: {reason}") from error
 

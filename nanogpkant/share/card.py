@@ -88,13 +88,14 @@ def model_card(
         evaluation.pop("bits_per_char", None)
     front = front_matter(trained, evaluation, name, license, format)
     block_size = config.model.block_size
+    is_repeatable = format == "run" and not {"converted", "pruned"} & run.environment().keys()
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}",
         markdown(config.about),
         description(config.model),
         USE[format].format(name=name, start=tokenizer.start, block_size=block_size),
         f"## Figures\n\n{figures(run, trained, evaluation, weights)}",
-        f"## How it was made\n\n{making(run, trained)}{REPEAT if format == 'run' else ''}",
+        f"## How it was made\n\n{making(run, trained)}{REPEAT if is_repeatable else ''}",
     ]
     if run.samples_file.exists():
         lines = read_text(run.samples_file).strip("\n").splitlines()[:SAMPLE_LINES]

@@ -198,6 +198,11 @@ class NanoGPKANTForCausalLM(PreTrainedModel, GenerationMixin):
                 input_ids = input_ids.masked_fill(new == 0, 0)
             embedded = self.model.tokens(input_ids)
         recomputes = self.gradient_checkpointing and self.training
+        if recomputes and self.model.config.value_residual:
+            how: Any = self._gradient_checkpointing_func
+            if getattr(how, "keywords", {}).get("use_reentrant"):  # gradients would miss a path
+                remedy = 'gradient_checkpointing_kwargs={"use_reentrant": False}'
+                raise ValueError(f"value_residual needs {remedy}")
         use_cache = not self.training if use_cache is None else use_cache and not recomputes
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()

@@ -282,6 +282,15 @@ def test_a_folder_becomes_a_folder_and_keeps_its_other_files(tmp_path, capsys) -
     torch.testing.assert_close(more.model(**x).logits, found, rtol=0, atol=1e-5)
 
 
+def test_weights_that_transformers_renames_come_back(tmp_path) -> None:
+    """Its own classes write some under the names of other versions, and find them again."""
+    model, x = make("neox"), inputs("neox")
+    model.save_pretrained(tmp_path / "plain")
+    ng.kanify(str(tmp_path / "plain"), out=str(tmp_path / "kan"))
+    again = ng.load_kanified(tmp_path / "kan").eval()
+    torch.testing.assert_close(again(**x).logits, model(**x).logits, rtol=0, atol=1e-5)
+
+
 def test_a_run_becomes_a_run_that_writes_the_same(plain_run, tmp_path) -> None:
     assert ng.kanify(str(plain_run), dry_run=True, share="edge").model is None
     made = ng.kanify(str(plain_run), out=str(tmp_path / "kan"), share="edge")
@@ -301,6 +310,12 @@ def test_a_run_becomes_a_run_that_writes_the_same(plain_run, tmp_path) -> None:
 def tied() -> nn.Module:
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
     model[2].weight = model[0].weight
+    return model
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    model[2].register_forward_hook(lambda module, x, y: 2 * y)
     return model
 
 
@@ -327,7 +342,10 @@ BAD = [
     (lambda: make("gpt2"), {"share": "groups"}, "share is 'groups'"),
     (lambda: make("gpt2"), {"basis": "bsplin"}, "did you mean bspline"),
     (lambda: make("gpt2"), {"basis": "rational", "share": "edge"}, "--share edge"),
-    (lambda: nn.Linear(8, 8, device="meta"), {"where": ["*"]}, "no values"),
+    (lambda: nn.Sequential(nn.Linear(8, 8, device="meta")), {"where": ["*"]}, "no values"),
+    (lambda: nn.Linear(8, 8), {"where": ["*"]}, "no linear layer"),
+    (lambda: nn.Sequential(nn.LazyLinear(8)), {}, "no linear layer"),
+    (hooked, {}, "has forward hooks"),
     (lambda: make("gpt2"), {"out": "x"}, "--out x: is for a name"),
 ]
 

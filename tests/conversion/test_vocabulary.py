@@ -63,6 +63,10 @@ def prefix_space(saved: dict) -> None:
     saved["pre_tokenizer"]["add_prefix_space"] = True
 
 
+def no_pattern(saved: dict) -> None:
+    saved["pre_tokenizer"]["use_regex"] = False
+
+
 def another_model(saved: dict) -> None:
     saved["model"]["type"] = "WordPiece"
 
@@ -82,6 +86,7 @@ def no_model(saved: dict) -> None:
         (end_first, "is not of GPT-2's kind, 256 bytes, then the merges"),
         (merges_reversed, "is not of GPT-2's kind, 256 bytes, then the merges"),
         (prefix_space, "no byte-level tokenizer of GPT-2's kind"),
+        (no_pattern, "no byte-level tokenizer of GPT-2's kind"),
         (another_model, "no byte-level tokenizer of GPT-2's kind"),
         (a_strange_letter, "has a token with '你', which is no byte"),
         (no_model, "is not a file of the tokenizers package"),

@@ -159,6 +159,16 @@ def test_prepared_once(text_file, data_dir):
     assert content(folder) == before
 
 
+def test_the_same_text_is_known_however_it_was_read(tmp_path, data_dir):
+    documents, latin = tmp_path / "documents.txt", tmp_path / "latin.txt"
+    documents.write_text("one<|end|>two<|end|>three" * 20, encoding="utf-8")
+    latin.write_bytes(b"caf\xe9 " * 50)
+    prepare("tales", data_dir, documents, separator="<|end|>")
+    assert ensure("tales", data_dir, documents) == data_dir / "tales"
+    prepare("latin", data_dir, latin, tokenizer="byte")
+    assert ensure("latin", data_dir, latin) == data_dir / "latin"
+
+
 def test_another_text_under_the_same_name(text_file, data_dir):
     before = content(prepare("fruit", data_dir, text_file))
     text_file.write_text("another text", encoding="utf-8")
@@ -243,7 +253,7 @@ def test_names_that_cannot_be_folders(text_file, data_dir, name):
 
 
 def test_unknown_names_suggest_the_nearest(data_dir):
-    with pytest.raises(UsageError, match=r"'shakespear_char': did you mean shakespeare_char\?"):
+    with pytest.raises(UsageError, match=r"'shakespear_char' .*: did you mean shakespeare_char\?"):
         prepare("shakespear_char", data_dir)
     with pytest.raises(UsageError, match=r"'xyz': known are shakespeare_char, .*--file"):
         ensure("xyz", data_dir)

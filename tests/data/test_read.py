@@ -1,6 +1,7 @@
 """Files of every kind into documents, against the libraries that wrote them."""
 
 import gzip
+import io
 import json
 import sys
 import zipfile
@@ -46,7 +47,23 @@ def compressed(path: Path) -> Path:
     return packed
 
 
-@pytest.mark.parametrize("pack", [lambda path: path, compressed], ids=["plain", "gzip"])
+def zipped(path: Path) -> Path:
+    packed = path.with_name(path.name + ".zip")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, path.name)
+    return packed
+
+
+def encrypted() -> bytes:
+    """A zip archive of one file whose headers say so."""
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", "text")
+    content = bytearray(file.getvalue())
+    content[6] = content[content.index(b"PK\x01\x02") + 8] = 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("pack", [lambda path: path, compressed, zipped])
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet])
 def test_lines_and_rows(tmp_path, write, pack):
     suffix = {write_jsonl: ".jsonl", write_parquet: ".parquet"}[write]
@@ -125,6 +142,7 @@ def test_halves_of_surrogate_pairs_in_json(tmp_path):
         ("a.txt", gzip.compress(b"text" * 10000)[:50], "cannot read .*a.txt: Compressed file"),
         ("a.txt", gzip.compress(b"text" * 9)[:-6] + b"xxxxxx", "cannot read .*a.txt: CRC check"),
         ("a.txt", b"PK\x03\x04 or not", "cannot read .*a.txt: File is not a zip file"),
+        ("a.zip", encrypted(), "cannot read .*a.zip: File 'a.txt' is encrypted"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # gzip writes the time
 )

@@ -274,3 +274,7 @@ def test_hidden_states_embeddings_and_recomputing(name: str, tiny_config) -> Non
         gradients.append([p.grad.clone() for p in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, plain)
+    if model.model.config.value_residual:
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+        with pytest.raises(ValueError, match="value_residual needs gradient_checkpointing_kwargs"):
+            model(ids, labels=ids)
