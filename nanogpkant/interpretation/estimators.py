@@ -98,7 +98,9 @@ class _Estimator(BaseEstimator):
     def _scalings(self) -> list[str]:
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
         rows = enumerate(zip(names, self.mean_, self.scale_, strict=True))
-        return [f"z{i} = ({name}{signed(-mean)}) / {scale:.4g}" for i, (name, mean, scale) in rows]
+        # A mean may be large beside the spread.
+        moved = [(i, f"{name}{signed(-mean, 10)}", scale) for i, (name, mean, scale) in rows]
+        return [f"z{i} = ({text}) / {scale:.4g}" for i, text, scale in moved]
 
     def _layers(self, found: ModuleInterpretation) -> list[str]:
         lines, inputs = [], "z"
@@ -165,7 +167,7 @@ class KANRegressor(RegressorMixin, _Estimator):
 
     def _scaled(self, formula: str, output: int) -> str:
         scale, mean = self.target_scale_[output], self.target_mean_[output]
-        return f"{mean:.4g} + {scale:.4g} * ({formula})"
+        return f"{mean:.10g} + {scale:.4g} * ({formula})"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

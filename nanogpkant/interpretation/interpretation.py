@@ -357,8 +357,11 @@ class Interpretation:
             if value not in known:
                 raise UsageError(f"--{flag} {value}: must be one of {', '.join(known)}")
         random = {"random": random_ranks(self.importance["std_grad"], self.seed)}
+        left = {name: (layer.weight != 0).any(1).cpu() for name, layer in self.layers.items()}
         ranks = (self.importance | random)[score]
-        keep = first_share(by_input(ranks) if unit == "inputs" else ranks, 1 - share)
+        ranks = {name: left[name] * rank for name, rank in ranks.items()}
+        stay = (1 - share) * torch.cat([each.flatten() for each in left.values()]).float().mean()
+        keep = first_share(by_input(ranks) if unit == "inputs" else ranks, stay.item())
         means = dict(self._means)
         for name, layer in kan_layers(self.model).items():
             if name not in keep and not isinstance(layer, DistanceCurve):

@@ -46,6 +46,17 @@ def test_formulas_compute_what_the_model_predicts() -> None:
     assert model.interpretation_.edges["accepted"].all()
 
 
+def test_formulas_of_numbers_far_from_zero() -> None:
+    """Years and pressures: 4 digits of a mean would be wrong by more than their spread."""
+    X = pd.DataFrame({"year": np.linspace(1990, 2021, 200)})
+    y = 101325 + 0.02 * (X["year"] - 2005) ** 2
+    model = KANRegressor(hidden=(), random_state=0).fit(X, y)
+    scaling, formula = (line.partition(" = ")[2].replace("^", "**") for line in model.formulas_)
+    z0 = eval(scaling, {}, {"year": X["year"].to_numpy()})
+    found = eval(formula, {}, {"z0": z0} | vars(np))
+    assert np.sqrt(((found - model.predict(X)) ** 2).mean()) < 0.1 * y.std()
+
+
 def test_a_hidden_layer_and_a_classifier_of_words() -> None:
     X, y = table()
     labels = np.where(y > y.median(), "high", "low")

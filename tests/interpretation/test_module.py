@@ -57,6 +57,15 @@ def test_a_table_gives_its_formulas_back(trained: KAN, tmp_path) -> None:
     assert trained.training
 
 
+def test_a_module_of_16_bits() -> None:
+    layer, x = KANLinear(3, 2), torch.rand(200, 3)
+    wanted = ng.interpret(layer, inputs=x).faithfulness.set_index("replacement")["change"]
+    found = ng.interpret(layer.bfloat16(), inputs=x.bfloat16()).faithfulness
+    found = found.set_index("replacement")["change"]
+    assert found["line"] == pytest.approx(wanted["line"], rel=0.1)
+    assert found["formula"] < 0.1
+
+
 @torch.no_grad()
 def test_an_output_is_one_formula_with_one_constant() -> None:
     layer, x = KANLinear(3, 2), 2 * torch.rand(200, 3) - 1

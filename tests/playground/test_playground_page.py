@@ -111,6 +111,31 @@ def test_studying_and_changing_a_character(file, visit):
     settle(page)
     found = page.locator("#text span").nth(31).inner_text()
     assert {" ": "␣", "\n": "⏎"}.get(found, found) == wanted
+    branch = page.inner_text("#text")
+    bend(page)
+    assert page.locator("#text span").nth(31).inner_text() == found
+    for _ in range(3):
+        page.keyboard.press("Control+z")
+    settle(page)
+    assert page.inner_text("#text") == branch
+
+
+def test_stopped_text_is_the_one_that_is_explained(file, visit):
+    page = visit(file)
+    page.locator("#text span").nth(30).click()
+    before = page.inner_text("#why")
+    write(page, seed=8, length=200)
+    page.fill("#length", "4000")
+    page.locator("#length").blur()
+    playwright.expect(page.locator("#go")).to_have_text("Stop")
+    page.fill("#seed", "9")
+    page.locator("#seed").blur()
+    page.click("#go")
+    settle(page)
+    found = page.locator("#text span").nth(30).inner_text()
+    chosen = page.locator("#next .bar.chosen b").inner_text()
+    assert {" ": "␣", "\n": "⏎"}.get(found, found) == chosen
+    assert page.inner_text("#why") != before
 
 
 def bend(page) -> None:

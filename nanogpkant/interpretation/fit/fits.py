@@ -160,6 +160,6 @@ def _text(powers: list[float], middle: float, *terms: Any) -> str:
     return text[3:] if text.startswith(" + ") else "-" + text[3:]
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = DIGITS) -> str:
     """A number as the next summand of a formula."""
-    return f" {'-' if value < 0 else '+'} {abs(value):.{DIGITS}g}"
+    return f" {'-' if value < 0 else '+'} {abs(value):.{digits}g}"

@@ -24,6 +24,7 @@ from nanogpkant.interpretation.judge.evaluator import Intervention
 from nanogpkant.interpretation.observe.collect import Observed
 from nanogpkant.interpretation.observe.curves import EdgeFunctions, even_points, points, weights
 from nanogpkant.kan import KANLinear
+from nanogpkant.kan.bases.base import wide
 from nanogpkant.model.convolution import Taps
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of all edges
@@ -103,7 +104,7 @@ class Replaceable:
     @classmethod
     def of(cls, layer: KANLinear, observed: Observed) -> "Replaceable":
         """A layer with its edges themselves and the controls."""
-        like, at = layer.weight, points(observed)
+        like, at = wide(layer.weight), points(observed)
         at, share = at.to(like), weights(observed, at).to(like)
         share = share / share.sum(0)  # (G, n)
         values = layer.edges(at).detach()  # (G, m, n)

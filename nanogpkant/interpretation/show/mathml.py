@@ -55,7 +55,7 @@ def _tree(node: ast.expr) -> Tree:
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return ["mfrac", _tree(left), _tree(right)]
         case ast.BinOp(left=ast.Constant(value=value), op=ast.Mult(), right=right) if (
-            f"{value:.3g}" == "1"
+            f"{value:.4g}" == "1"
         ):
             return _bracketed(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
@@ -86,7 +86,7 @@ def _bracketed(node: ast.expr) -> Tree:
 
 
 def _number(value: float) -> Tree:
-    text = f"{value:.3g}"
+    text = f"{value:.4g}"
     if "e" not in text:
         return ["mn", text]
     digits, _, power = text.partition("e")

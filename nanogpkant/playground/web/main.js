@@ -88,7 +88,7 @@ async function start() {
   state.listen(() => {  // first of all: the worker begins while the page is drawn
     engine.ask("edits", { edits: state.active });
     measure();
-    text.write();
+    text.write(text.from);
   });
   const places = byId("functions");
   places.replaceChildren(h("div", { id: "editor" }), h("div", { id: "finder" }));

@@ -24,6 +24,8 @@ export class Writing {
     /** @type {number[]} */
     this.shares = [];
     this.given = 0;  // tokens of the prompt
+    /** What was continued, where that is not the prompt. @type {number[] | null} */
+    this.from = null;
     this.position = 0;
     /** The text without edits, and what it was asked with. @type {{key: string, ids: number[]}} */
     this.before = { key: "", ids: [] };
@@ -72,7 +74,7 @@ export class Writing {
 
   /** Write anew, from the prompt or from the first tokens of the text. @param {number[] | null} [from] */
   async write(from = null) {
-    const prompt = from ?? this.prompt();
+    const prompt = (this.from = from) ?? this.prompt();
     if (!prompt) return;
     const number = (/** @type {string} */ id, /** @type {number} */ least, /** @type {number} */ most) =>
       Math.max(least, Math.min(most, Number(byId(id).value) || 0));
@@ -104,7 +106,7 @@ export class Writing {
   stop() {
     this.engine.stop("write");
     this.ended();
-    if (!this.position && this.ids.length > 1) this.select(this.ids.length - 1);
+    if (this.ids.length > 1) this.select(this.position || this.ids.length - 1);
   }
 
   ended() {
