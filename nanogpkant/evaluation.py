@@ -67,8 +67,8 @@ class Evaluation:
     def words(self) -> str:
         """The figures as one line."""
         values = self.as_dict()
-        bits = f"{values['bits_per_char']:.4f} bits/char"
-        if values.get("bits_per_byte", values["bits_per_char"]) != values["bits_per_char"]:
+        bits = f"{self.bits_per_char:.4f} bits/token"
+        if self.bytes:
             bits = f"{values['bits_per_byte']:.4f} bits/byte"
         return (
             f"loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}, {bits}, "

@@ -264,12 +264,6 @@ def test_the_verbs_are_listed(capsys):
     assert capsys.readouterr().out.count(".") == 2
 
 
-def test_flags_of_earlier_versions_name_the_new_ones(capsys):
-    for verb, renamed in flags.RENAMED.items():
-        for old, new in renamed.items():
-            assert f"{old} is now {new}" in error_line(capsys, verb, "x", old, "y", status=2)
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_tab_completion_knows_verbs_and_flags(shell, capsys):
     script = help_of(capsys, "--print_completion", shell)

@@ -1,6 +1,6 @@
 """The settings of a run: typed dataclasses, their YAML, and the presets."""
 
-from nanogpkant.config.model import FORMER_KEYS, SITES, CurveConfig, KANConfig, ModelConfig, Site
+from nanogpkant.config.model import SITES, CurveConfig, KANConfig, ModelConfig, Site
 from nanogpkant.config.settings import (
     DataConfig,
     GridConfig,
@@ -26,7 +26,6 @@ from nanogpkant.config.yaml import (
 )
 
 __all__ = [
-    "FORMER_KEYS",
     "SITES",
     "CurveConfig",
     "DataConfig",

@@ -132,15 +132,9 @@ class GridConfig:
         """Whether grids change after this many steps."""
         return self.updates_at(step) or step in self.refine_at
 
-    def splits_at(self, step: int, grid_size: int) -> int:
-        """The factor by which grids are refined after this many steps; 1 is unchanged.
-
-        ``grid_size`` is the setting of the model.
-        """
-        if step not in self.refine_at:
-            return 1
-        earlier = [size for at, size in self.refine_at.items() if at < step]
-        return self.refine_at[step] // (earlier[-1] if earlier else grid_size)
+    def parts_at(self, step: int, grid_size: int) -> int:
+        """Parts of each of the model's first ``grid_size`` intervals after a refinement; or 1."""
+        return self.refine_at.get(step, grid_size) // grid_size
 
 
 @dataclass(frozen=True)
@@ -175,8 +169,8 @@ class TrainConfig:
     transformers, or gpt2, gpt2-medium, gpt2-large or gpt2-xl (downloaded); projections that are
     plain there may be KAN here, with their function preserved"""
     from_formulas: str | None = None
-    """a run with curves of distance that nanogpkant interpret has seen: its formulas tell this
-    model where tokens stand (model.position as there), whatever its size; null is none"""
+    """an interpreted run with curves of distance: its formulas become this model's fixed position
+    bias (model.position as there), at any size; null is none"""
     seed: int = 1337
     """seed of initial weights, batches and dropout"""
     device: str = "auto"

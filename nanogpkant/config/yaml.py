@@ -20,7 +20,8 @@ from nanogpkant.config.settings import RunConfig
 LARGEST = 1 << 20  # bytes of a configuration
 MOST_VALUES = 10**5  # of it
 PRESETS = Path(__file__).parent / "presets"
-ALL = "--help lists those that exist"
+ALL = "--help_all lists those that exist"
+STUDIES = {"variants": "a file for nanogpkant experiment", "families": "one for nanogpkant scale"}
 
 
 def preset_names() -> list[str]:
@@ -41,7 +42,7 @@ def load_preset(name_or_path: str) -> tuple[str, RunConfig]:
     names = preset_names()
     if name_or_path not in names:
         hint = nearest(name_or_path, names)
-        raise UsageError(f"unknown preset {name_or_path}: {hint} A file ends in .yaml.")
+        raise UsageError(f"unknown preset {name_or_path} (a file ends in .yaml): {hint}")
     return name_or_path, load_config(PRESETS / f"{name_or_path}.yaml")
 
 
@@ -199,6 +200,7 @@ def _build(config_class: Any, values: Any, prefix: str) -> Any:
             continue
         if key not in fields:
             hint = nearest(f"{prefix}{key}", field_names(RunConfig), ALL)
+            hint = STUDIES.get(key, hint)
             raise UsageError(f"unknown key {prefix}{key}: {hint}")
         expected = fields[key].type
         if dataclasses.is_dataclass(expected):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nanogpkant.base.console import note, warn
-from nanogpkant.config import RunConfig
+from nanogpkant.config import KANConfig, RunConfig
 from nanogpkant.kan import KANLinear, kan_layers
 from nanogpkant.kan.curve import DistanceCurve
 from nanogpkant.kan.grid import GridChange, health, update_grid
@@ -110,10 +110,11 @@ def change_grids(
         a row of metrics: the number of parameters, and the change of every layer's grid.
     """
     layers, done = grid_layers(model), {}
-    parts = config.grid.splits_at(step, config.grid_size)
+    parts = config.grid.parts_at(step, config.grid_size)
     for name, layer in layers.items() if parts > 1 else ():
         if not (isinstance(layer, DistanceCurve) and layer.is_table):
-            done[name] = layer.refine(parts * spline_of(layer).grid_size, optimizer)
+            finer = max(1, parts // parts_of(layer, config.model.kan))
+            done[name] = layer.refine(finer * spline_of(layer).grid_size, optimizer)
     if config.grid.updates_at(step):  # now, so that it drops fine intervals that see no input
         inputs, limit = layer_inputs(model, x), config.grid.max_size
         for name, layer in layers.items():
@@ -122,6 +123,15 @@ def change_grids(
     parameters = sum(p.numel() for p in model.parameters())
     _tell(step, done, parameters)
     return {"parameters": parameters, "layers": {n: _as_row(c) for n, c in done.items()}}
+
+
+def parts_of(layer: KANLinear, kan: KANConfig) -> int:
+    """Parts that each of a layer's first intervals was split into; updates keep their width."""
+    grid = spline_of(layer)
+    if isinstance(layer, DistanceCurve):
+        return grid.grid_size // (layer.knots - 1)
+    first, last = kan.grid_range
+    return round((last - first) / kan.grid_size / (grid.points[1] - grid.points[0]))
 
 
 def _both(first: GridChange, then: GridChange) -> GridChange:

@@ -43,7 +43,7 @@ def convert(
             transformers, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a ckpt.pt of nanoGPT or of the
             original nanoGPKANT.
         out: run folder to write; it must not exist, or be empty.
-        from_: what a ckpt.pt is of; auto tells by its weights.
+        from_: project that wrote the ckpt.pt; auto tells by its weights.
         vocabulary: meta.pkl of a ckpt.pt, or the text that it was trained on; a meta.pkl beside it
             unless given.
         **settings: dotted settings of the new run, laid over the source's, such as

@@ -20,14 +20,7 @@ from yaml import YAMLError
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.errors import IN_WORDS, UsageError, nearest
-from nanogpkant.config import (
-    FORMER_KEYS,
-    RunConfig,
-    check_yaml,
-    load_preset,
-    to_yaml,
-    with_settings,
-)
+from nanogpkant.config import RunConfig, check_yaml, load_preset, to_yaml, with_settings
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _yaml_of_jsonargparse = get_loader("yaml")
@@ -53,16 +46,6 @@ FIRST_SETTINGS = (
     *("model.n_layer", "optim.learning_rate", "train.batch_size"),
     *("train.device", "train.init_from", "train.max_iters"),
 )
-# Flags of earlier versions, by verb.
-RENAMED = {
-    "compare": {"--report": "--out", "--experiment": "nanogpkant experiment FILE"},
-    "export": {"--to": "--out"},
-    "interpret": {"--to": "--out", "--prune": "nanogpkant prune RUN --share"},
-    "match": {"--to": "--kind"},
-    "pull": {"--to": "--out"},
-    "track": {"--to": "--tracker"},
-}
-FORMER_FLAGS = {f"--{old}": f"--{new}" for old, new in FORMER_KEYS.items()}
 
 
 class Help(DefaultHelpFormatter):
@@ -124,7 +107,7 @@ def parser_of(name: str, verb: Verb, with_all_settings: bool = False) -> Argumen
         if action.dest == "print_config":
             action.help = "print these values as YAML for --config, and stop"
         is_first = with_all_settings or action.dest in FIRST_SETTINGS
-        if section_of(action.dest) in SECTIONS and not is_first:
+        if takes_settings(verb) and section_of(action.dest) in SECTIONS and not is_first:
             action.help = argparse.SUPPRESS
     return parser
 
@@ -182,13 +165,11 @@ def parse(parser: ArgumentParser, name: str, verb: Verb, arguments: list[str]) -
     """A verb's keyword arguments from a command line; settings are dotted keys.
 
     Raises:
-        UsageError: an unknown or renamed flag, or a value of the wrong type.
+        UsageError: an unknown flag, or a value of the wrong type.
     """
     known = [flag for action in parser._actions for flag in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if flag in (renamed := RENAMED.get(name, {}) | FORMER_FLAGS):
-            raise UsageError(f"{flag} is now {renamed[flag]}")
         if flag.startswith("--") and flag not in known:
             hint = nearest(flag, known, "--help lists those that exist")
             raise UsageError(f"unknown flag {flag}: {hint}")
@@ -224,6 +205,7 @@ TYPE_ERRORS = (
 )
 # Its other messages, and ours.
 OTHER_ERRORS = (
+    (r"the following arguments are required: (.+)", r"missing: \1; --help shows the usage"),
     (
         r'Parser key "(.+?)": unsupported operand .*',
         r"--\1: must be keys and values, with a blank after each colon: {1000: 10}",

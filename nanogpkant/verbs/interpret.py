@@ -95,7 +95,8 @@ def interpret(
 
     Args:
         run: a run's name or folder, pretrained:NAME, or an exported folder. In Python also any
-            torch module with KAN layers: see ``ModuleInterpretation``, which is then returned.
+            torch module with KAN layers: see ``ModuleInterpretation``, which is then returned;
+            checkpoint, budget, neurons, lookup, seed and device are for runs.
         inputs: example inputs of a torch module: a tensor, a tuple of arguments, a dict of
             keywords, or a list of those.
         loss: of a torch module's output, a function that returns a scalar; or None.
@@ -103,8 +104,8 @@ def interpret(
             given. Nothing is written for a torch module without one.
         checkpoint: best, last, or step-NNNNNN.
         layers: names of layers and curves, or beginnings such as blocks.0; all unless given.
-        families: families of formulas to try; all unless given. exp alone leaves curves of
-            distance the field's: constants, lines in d and log2(1 + d), powers, exponentials.
+        families: families of formulas to try; all unless given. exp alone limits curves of
+            distance to the usual: constants, lines in d and log2(1 + d), powers, exponentials.
         top: edges of each layer to draw and to write out.
         budget: validation tokens for each point of a curve, 32 times as many for totals; 0 takes
             the whole split for all.
@@ -125,6 +126,7 @@ def interpret(
         >>> found.page
         'runs/quickstart_kan/interpret/index.html'
     """
+    require_positive(top=top)
     if not isinstance(run, str | Path):
         from nanogpkant.interpretation import ModuleInterpretation
 
@@ -137,7 +139,6 @@ def interpret(
         from nanogpkant.interpretation import Interpretation, write, write_export
         from nanogpkant.run.folder import interpretation_folder
 
-        require_positive(top=top)
         with only_writer(Path(out or interpretation_folder(run))):
             interpretation = Interpretation(
                 run, checkpoint, layers, families, budget, seed, device, folder=out
@@ -179,7 +180,7 @@ def prune(
 
     Args:
         run: a run's name or folder, pretrained:NAME, or an exported folder.
-        share: of the edges of these layers to remove, above 0 and below 1.
+        share: fraction of these layers' edges to remove, above 0 and below 1.
         out: run folder to write; it must not exist.
         finetune: optimizer steps to train the pruned model for.
         score: edges with the lowest score are removed first.

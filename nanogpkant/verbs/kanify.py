@@ -14,7 +14,7 @@ COLUMNS = {
     "kind": "kind",
     "base": "starts as",
     "shape": "shape",
-    "functions": "numbers in functions",
+    "functions": "function parameters",
     "parameters": "parameters",
     "flops": "FLOPs/input",
     "bytes": "bytes",
@@ -75,7 +75,7 @@ def kanify(
             for every head, added to its scores; it starts at zero), or patterns of module names
             such as *.layers.3.*.
         share: functions that edges share, as in model.kan.share: group:8 gives every layer 8
-            functions and its weights stay as many; edge gives every edge its own.
+            functions and keeps its number of weights; edge gives every edge its own.
         basis: of the functions: bspline (8 intervals from -4 to 4), hat, rbf, chebyshev, fourier,
             rational, or line; in Python also a basis.
         dry_run: only tell what would change.

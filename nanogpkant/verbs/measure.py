@@ -36,8 +36,8 @@ def plan(
         preset: name of a preset (see nanogpkant presets), or a .yaml file.
         gpus: GPUs of a node, one process each.
         nodes: machines with that many GPUs.
-        gpu: card to train on; here is this machine's device; auto is here too, but an a100 where
-            there is no GPU here and --gpus, --nodes or --memory ask for one.
+        gpu: GPU to plan for; here: this machine's device; auto: here, or an a100 if there is none
+            here and --gpus, --nodes or --memory is given.
         memory: of a GPU, such as 80GB or 79GiB; without it, as much as that card has.
         flops_rate: TFLOPS that a GPU reaches in training; without it, measured here or a share of
             the card's peak.
@@ -45,7 +45,7 @@ def plan(
             dataset.
         fit: fit.json of nanogpkant scale, whose law then says which loss to expect, and the best
             size and tokens for as many FLOPs.
-        family: of that law, which the preset is of; the first unless given.
+        family: the preset's family in that law; the first unless given.
         **settings: of the run, by dotted name, over the preset's.
 
     Raises:
@@ -97,7 +97,7 @@ def match(
         vary: numbers to change, any of n_layer, n_embd and mlp_ratio; those after the first only
             where that is not within 1%.
         kind: plain or kan; without it, the kind that the preset is not.
-        kan: preset or .yaml file whose KAN layers a KAN gets.
+        kan: preset or .yaml file with the KAN settings to use.
         out: YAML file to write; without it, the YAML goes to standard output.
         vocab_size: number of different tokens.
         device: where to measure: auto, cpu, cuda, cuda:N or mps.

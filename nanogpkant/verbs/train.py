@@ -87,7 +87,7 @@ def train(
     branch_of: str | None = None,
     **settings: Any,
 ) -> Answer:
-    """Train a preset, or an experiment described in a YAML file.
+    """Train a preset, or a configuration in a YAML file.
 
     Args:
         preset: name of a preset (nanogpkant presets lists them), or a path to a .yaml file.
@@ -95,10 +95,10 @@ def train(
         resume: continue the run from its last checkpoint.
         auto_resume: continue the run if there is one, else start it; for torchrun and queues.
         overwrite: replace the run folder if there is one.
-        wait: for another process that writes the run folder, instead of an error.
+        wait: if another process writes the run folder, wait for it; without, an error.
         live: open Trackio's dashboard of the run in a browser, on this machine alone.
-        branch_of: run to continue, from its last checkpoint, in a folder of its own: such as the
-            decay of the learning rate after a long run without one.
+        branch_of: run to continue from its last checkpoint in a new folder, such as to decay the
+            learning rate after a long run at a constant one.
         **settings: settings by dotted key, laid over the preset's or, to resume, the run's own.
 
     Returns:

@@ -65,7 +65,7 @@ def sample(
         no_cache: recompute the whole context of every token, which is slow.
         checkpoint: best, last, or step-NNNNNN.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: of the matrix products; auto is the fast one of the device.
+        dtype: of the matrix products; auto is the device's fastest.
         stream: called with pieces of text as they are written; the shell prints them.
 
     Raises:
@@ -117,7 +117,7 @@ def evaluate(
         harness_limit: documents of each task; all unless given.
         checkpoint: best, last, or step-NNNNNN.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: of the matrix products; auto is the fast one of the device.
+        dtype: of the matrix products; auto is the device's fastest.
 
     Raises:
         UserError: no such run, checkpoint or data, or data other than the run's.

@@ -73,7 +73,7 @@ def test_the_schedule() -> None:
     assert list(grid.refine_at) == [1000, 3000]  # in order, however they were written
     assert [s for s in range(2000) if grid.updates_at(s)] == [200, 400, 600, 800, 1000]
     assert [s for s in range(5000) if grid.changes_at(s) and not grid.updates_at(s)] == [3000]
-    assert [grid.splits_at(s, 5) for s in (999, 1000, 2000, 3000)] == [1, 2, 1, 2]
+    assert [grid.parts_at(s, 5) for s in (999, 1000, 2000, 3000)] == [1, 2, 1, 4]
     assert not any(GridConfig().changes_at(s) for s in range(100))
     assert GridConfig(update_every=10).updates_at(10_000)
 
@@ -229,6 +229,12 @@ def test_a_run_can_start_from_one_with_other_grids(
     other = ["--model.kan.grid_size", "3", "--out", str(tmp_path / "x")]
     assert main(["train", str(tiny_experiment), *flags, *other]) == 1
     assert "--model.kan" in capsys.readouterr().err
+    flags = ["--train.init_from", str(changed_run), "--grid.refine_at", "{1: 4, 2: 8}"]
+    assert main(["train", str(tiny_experiment), *flags, "--out", str(tmp_path / "y")]) == 0
+    same, split = rows(tmp_path / "y", "grid_change")  # by 1: its 2 intervals became 4 already
+    assert {layer["reason"][:8] for layer in same["layers"].values()} == {"the grid"}
+    for name, layer in split["layers"].items():
+        assert layer["grid_size"] == 2 * (same["layers"][name]["grid_size"] + 6) - 6
 
 
 def rewritten(run: Path, out: Path, metadata: dict[str, str]) -> Path:
