@@ -272,7 +272,7 @@ def answer(findings: Findings) -> list[str]:
     if budgets:
         said.append(f"Equal in all runs: {', '.join(budgets)}.")
     if differing:
-        said.append(f"Not equal: {', '.join(differing)}; see the losses at equal budgets.")
+        said.append(f"Not equal: {', '.join(differing)}; equal budgets are in the report.")
     return said
 
 
