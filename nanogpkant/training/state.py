@@ -126,7 +126,9 @@ def load_training(
         problem = "has the moments of another optimiser"
         raise UserError(f"{checkpoint.folder} {problem}: leave --optim.name as it was")
     if [group.get("params") for group in groups] != [g["params"] for g in own["param_groups"]]:
-        raise UserError(f"{checkpoint.folder} has moments of other parameters than the model's")
+        problem = "has moments of other parameters than the model's"
+        remedy = "leave --optim.function_learning_rate as it was"
+        raise UserError(f"{checkpoint.folder} {problem}: {remedy}")
     parameters = _numbered(optimizer)
     if checkpoint.shards is not None:
         moments = _read_shards(checkpoint.shards, model, parameters)

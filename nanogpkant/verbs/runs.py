@@ -107,7 +107,7 @@ def progress(run: "RunFolder") -> Row:
 
     rows = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
     losses = {row["step"]: row["loss"] for row in evaluations(rows)}
-    best = min(losses, key=losses.__getitem__, default=None)
+    best = min(filter(None, losses), key=losses.__getitem__, default=None)  # the start is none
     return {
         "step": max((row["step"] for row in rows), default=0),
         "best_val_loss": losses.get(best),

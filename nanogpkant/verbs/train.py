@@ -123,7 +123,11 @@ def train(
     if live:
         settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
+    from nanogpkant.run.folder import branch_run, open_run
+
     folder = Path("runs") / name if out is None else Path(out)
+    if resume:  # a bare name is one of runs/
+        folder = open_run(folder).path
     if branch_of is not None and not is_new(folder) and not auto_resume:
         raise UsageError(f"{folder} exists; --auto_resume continues it, or name another --out")
     how = "auto" if auto_resume else resume or branch_of is not None
@@ -133,8 +137,6 @@ def train(
         raise UsageError(f"--train.eval_only with --branch_of: nanogpkant eval {branch_of} does it")
 
     def settle() -> "RunConfig":
-        from nanogpkant.run.folder import branch_run, open_run
-
         config = settled()
         if branch_of is not None and is_new(folder):
             branch_run(open_run(branch_of), folder, config)

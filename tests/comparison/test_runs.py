@@ -41,6 +41,7 @@ def test_only_evaluations_of_the_last_text_count(make_run):
     found = load_run(run.path)
     assert found.curve.steps.tolist() == [8, 12]
     assert found.row()["best_val_loss"] == progress(run)["best_val_loss"] == 3.0
+    assert progress(open_run(make_run("b", [1.0])))["best_val_loss"] is None  # no checkpoint is
 
 
 def test_grids_that_grew_make_the_steps_after_that_dearer(tiny_experiment, tmp_path):

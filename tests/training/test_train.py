@@ -403,6 +403,16 @@ def test_a_run_that_never_improves_is_still_whole(tiny_experiment, tmp_path, cap
     assert main(["sample", str(tmp_path / "r"), "--tokens", "3"]) == 0
 
 
+def test_a_bare_name_resumes_with_the_runs_own_settings(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rate = ["--optim.learning_rate", "0.02"]
+    assert main(["train", str(tiny_experiment), "--out", "runs/wide", *rate]) == 0
+    more = ["--resume", "--train.max_iters", "14"]
+    assert main(["train", str(tiny_experiment), "--out", "wide", *more]) == 0
+    assert load_config(tmp_path / "runs/wide/config.yaml").optim.learning_rate == 0.02
+    assert open_run("wide").index()["last"] == "step-000014"
+
+
 def test_resume_takes_new_optimiser_settings(tiny_run, tiny_experiment, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_run, copy)
