@@ -50,7 +50,8 @@ def test_jobs_share_the_threads(jobs, threads, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with Launcher(jobs).open(()) as start:
         process = start(["--version"], tmp_path / "logs" / "a.log")
-        environment = psutil.Process(process.pid).environ()
+        while not (environment := psutil.Process(process.pid).environ()):
+            pass  # exec has yet to put it in place
         assert process.wait() == 0
     assert environment.get("OMP_NUM_THREADS") == (threads and str(threads))
     assert (tmp_path / "logs" / "a.log").read_text(encoding="utf-8").count(".") == 2
