@@ -83,10 +83,15 @@ def plan(experiment: Experiment, out: Path) -> list[Planned]:
         UserError: data that has to be downloaded first, or a damaged run.
     """
     folder = out / experiment.name
-    planned, recipes = [], {}
+    planned, recipes, fixed = [], {}, set()
     for variant in experiment.variants:
         with prefixed(f"variant {variant.name}"):
-            runs = list(_runs_of(experiment, variant, folder))
+            base = load_preset(variant.preset)[1]
+        if variant.overrides.get("train.dtype", base.train.dtype) != "auto":
+            fixed.add(variant.name)
+    for variant in experiment.variants:
+        with prefixed(f"variant {variant.name}"):
+            runs = list(_runs_of(experiment, variant, folder, fixed))
         twin = recipes.setdefault(recipe(runs[0].config), variant.name)
         if twin != variant.name:
             raise UsageError(f"variants {twin} and {variant.name} are the same; leave one out")
@@ -94,13 +99,14 @@ def plan(experiment: Experiment, out: Path) -> list[Planned]:
     return planned
 
 
-def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator[Planned]:
+def _runs_of(
+    experiment: Experiment, variant: Variant, folder: Path, fixed: set[str]
+) -> Iterator[Planned]:
     base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
     config = settled(base, changes)
     data = TokenData.open(prepare_data(config.data))
-    fixed = {v.name for v in experiment.variants if _has_dtype(v)}
     changes |= {"train.dtype": dtype_of(config, folder, variant.name, fixed)}
     changes |= _budgeted(settled(base, changes), experiment.budget, data.vocab_size)
     for seed in experiment.seeds:
@@ -113,11 +119,6 @@ def _runs_of(experiment: Experiment, variant: Variant, folder: Path) -> Iterator
 def settled(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
     """A preset with the settings of a run laid over it."""
     return with_formulas(with_settings(base, changes), base)
-
-
-def _has_dtype(variant: Variant) -> bool:
-    preset = load_preset(variant.preset)[1]
-    return variant.overrides.get("train.dtype", preset.train.dtype) != "auto"
 
 
 def dtype_of(config: RunConfig, folder: Path, own: str, fixed: Container[str] = ()) -> str:

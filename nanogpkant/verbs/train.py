@@ -126,8 +126,7 @@ def train(
     from nanogpkant.run.folder import branch_run, open_run
 
     folder = Path("runs") / name if out is None else Path(out)
-    if resume:  # a bare name is one of runs/
-        folder = open_run(folder).path
+    folder = open_run(folder).path if resume else folder  # a bare name is one of runs/
     if branch_of is not None and not is_new(folder) and not auto_resume:
         raise UsageError(f"{folder} exists; --auto_resume continues it, or name another --out")
     how = "auto" if auto_resume else resume or branch_of is not None
