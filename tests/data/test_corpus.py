@@ -255,7 +255,7 @@ def test_names_that_cannot_be_folders(text_file, data_dir, name):
 def test_unknown_names_suggest_the_nearest(data_dir):
     with pytest.raises(UsageError, match=r"'shakespear_char' .*: did you mean shakespeare_char\?"):
         prepare("shakespear_char", data_dir)
-    with pytest.raises(UsageError, match=r"'xyz': known are shakespeare_char, .*--file"):
+    with pytest.raises(UsageError, match=r"'xyz' .*--file PATH\): known are shakespeare_char, "):
         ensure("xyz", data_dir)
 
 

@@ -90,7 +90,8 @@ def test_pruned_run_is_a_run(tiny_run, tmp_path, capsys):
 
 
 def test_edges_that_are_gone_are_no_part_of_the_share(tiny_run, tmp_path, capsys):
-    for source, out in ((tiny_run, "half"), (tmp_path / "half", "quarter")):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for source, out in ((run, "half"), (tmp_path / "half", "quarter")):
         flags = ["--share", "0.5", "--out", str(tmp_path / out), "--json"]
         assert main(["prune", str(source), *flags]) == 0
     edges = [json.loads(line)["pruned"]["edges"] for line in capsys.readouterr().out.splitlines()]
