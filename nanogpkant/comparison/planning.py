@@ -83,15 +83,15 @@ def plan(experiment: Experiment, out: Path) -> list[Planned]:
         UserError: data that has to be downloaded first, or a damaged run.
     """
     folder = out / experiment.name
-    planned, recipes, fixed = [], {}, set()
+    planned, recipes, bases, fixed = [], {}, {}, set()
     for variant in experiment.variants:
         with prefixed(f"variant {variant.name}"):
-            base = load_preset(variant.preset)[1]
+            bases[variant.name] = base = load_preset(variant.preset)[1]
         if variant.overrides.get("train.dtype", base.train.dtype) != "auto":
             fixed.add(variant.name)
     for variant in experiment.variants:
         with prefixed(f"variant {variant.name}"):
-            runs = list(_runs_of(experiment, variant, folder, fixed))
+            runs = list(_runs_of(experiment, variant, bases[variant.name], folder, fixed))
         twin = recipes.setdefault(recipe(runs[0].config), variant.name)
         if twin != variant.name:
             raise UsageError(f"variants {twin} and {variant.name} are the same; leave one out")
@@ -100,9 +100,8 @@ def plan(experiment: Experiment, out: Path) -> list[Planned]:
 
 
 def _runs_of(
-    experiment: Experiment, variant: Variant, folder: Path, fixed: set[str]
+    experiment: Experiment, variant: Variant, base: RunConfig, folder: Path, fixed: set[str]
 ) -> Iterator[Planned]:
-    base = load_preset(variant.preset)[1]
     changes = {f"data.{key}": value for key, value in experiment.data.items()}
     changes |= experiment.overrides | variant.overrides
     config = settled(base, changes)

@@ -119,12 +119,11 @@ def train(
     if branch_of is not None and (resume or overwrite):
         raise UsageError("--branch_of starts a new run: leave --resume and --overwrite out")
     from nanogpkant.config import load_preset
+    from nanogpkant.run.folder import branch_run, open_run
 
     if live:
         settings = settings | {"tracking.live": True}
     name, base = load_preset(preset)
-    from nanogpkant.run.folder import branch_run, open_run
-
     folder = Path("runs") / name if out is None else Path(out)
     folder = open_run(folder).path if resume else folder  # a bare name is one of runs/
     if branch_of is not None and not is_new(folder) and not auto_resume:

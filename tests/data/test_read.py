@@ -63,7 +63,9 @@ def encrypted() -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("pack", [lambda path: path, compressed, zipped])
+@pytest.mark.parametrize(
+    "pack", [lambda path: path, compressed, zipped], ids=["plain", "gzip", "zip"]
+)
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet])
 def test_lines_and_rows(tmp_path, write, pack):
     suffix = {write_jsonl: ".jsonl", write_parquet: ".parquet"}[write]

@@ -153,7 +153,6 @@ def test_every_layer_has_a_grid_of_its_own(made) -> None:
     check_steps(model, 3, torch.randint(11, (3, 8)), cached=2)
 
 
-@needs_compiler
 def test_prompts_of_other_types_and_beyond_the_vocabulary(made) -> None:
     model = made()
     long, whole = (
@@ -166,6 +165,7 @@ def test_prompts_of_other_types_and_beyond_the_vocabulary(made) -> None:
             generate(model, torch.tensor([[1, token]]), 40)
 
 
+@needs_compiler
 def test_logits_that_are_not_finite_show(made) -> None:
     model = made()
     with torch.no_grad():
