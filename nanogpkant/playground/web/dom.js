@@ -70,7 +70,7 @@ export const byId = (id) => document.getElementById(id);
 export function digits(value, count = 3) {
   if (!Number.isFinite(value)) return "–";
   const text = Math.abs(value) < 1e-4 && value !== 0 ? value.toExponential(1) : String(Number(value.toPrecision(count)));
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 /** The same with its sign. @param {number} value */
