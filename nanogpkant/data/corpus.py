@@ -101,8 +101,8 @@ def ensure(
     settings = settings_of(dataset)
     if folder.exists():  # a text is read as it was then
         then = TokenData.open(folder).meta.get("settings", {})
-        known = then.get("tokenizer") in TOKENIZERS  # not a file that may be gone
-        settings |= then if known else then | {"tokenizer": settings["tokenizer"]}
+        known = then.get("tokenizer") in TOKENIZERS  # else a file that may be gone
+        settings |= then if known else then | {"tokenizer": str(folder)}
     return _prepare(dataset, folder, file, settings, {}, 1, progress)
 
 
@@ -242,7 +242,12 @@ def _reuse(folder: Path, sha256: str | None, asked: dict[str, Any]) -> Path:
             f"{folder} already holds another text under that name: "
             "choose another name for this one, or remove that folder first"
         )
-    for name, value in data.meta.get("settings", {}).items():
+    settings = data.meta.get("settings", {})
+    if given := _given_tokenizer(asked.get("tokenizer") or "char"):
+        is_same = given == data.tokenizer  # whatever its path
+        now = settings.get("tokenizer") if is_same else f"{asked['tokenizer']} as it is now"
+        asked = asked | {"tokenizer": now}
+    for name, value in settings.items():
         if asked.get(name, value) != value:
             raise UserError(
                 f"{folder} was prepared with --{name} {value}, not {asked[name]}: "
@@ -349,12 +354,14 @@ def _write(
 
     work = folder.with_name(f".{folder.name}.preparing")
     pieces = [read.CHUNK_BYTES, read.PIECE, read.WINDOW, read.LONGEST]
-    key = json.dumps([found.sha256, settings, pieces, [FORMAT, encode.SHARD_TOKENS]])
+    content = given and given.as_json()
+    key = json.dumps([found.sha256, settings, content, pieces, [FORMAT, encode.SHARD_TOKENS]])
     try:
         tokenizer, shards = encode.build(
             work, key, corpus, divide, splits, make_tokenizer, workers, advance
         )
         if empty := [split for split in splits if not shards[split]]:
+            (work / encode.PROGRESS).unlink()
             raise UserError(
                 f"{corpus.label}: not one document is in the {empty[0]} split; take more "
                 f"of them, or another --val_fraction than {settings['val_fraction']}"

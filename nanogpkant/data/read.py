@@ -209,13 +209,11 @@ def read_parquet(file: Path, text_format: TextFormat, advance: Advance) -> Itera
             table = ParquetFile(stream)
             names = [f.name for f in table.schema_arrow if TEXT_TYPE.match(str(f.type))]
             if text_format.field not in names:
-                raise UserError(
-                    f"{file} has no column of text {text_format.field!r}: "
-                    f"--field names one of {', '.join(names) or 'none that there is'}"
-                )
+                remedy = f"--field names one of {', '.join(names)}" if names else "nor any other"
+                raise UserError(f"{file} has no column of text {text_format.field!r}: {remedy}")
             for batch in table.iter_batches(ROWS, columns=[text_format.field]):
                 yield from ((text, True) for text in batch.column(0).to_pylist() if text)
-        except ArrowException as error:
+        except (ArrowException, UnicodeDecodeError) as error:
             reason = one_line(error)
             raise UserError(f"{file} is not a Parquet file, or damaged: {reason}") from error
 
@@ -273,7 +271,7 @@ def unpacked(path: Path, advance: Advance) -> Iterator[IO[bytes]]:
         magic = file.peek(4)[:4]
         if magic.startswith(b"\x1f\x8b"):
             yield cast(IO[bytes], gzip.GzipFile(fileobj=file))
-        elif magic == b"PK\x03\x04":
+        elif magic in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter of no files
             with zipfile.ZipFile(file) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/")]
                 if len(names) != 1:

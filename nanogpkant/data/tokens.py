@@ -182,9 +182,7 @@ def fingerprint_of(shards: Iterable[str], tokenizer: Path) -> str:
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not folder.exists():
-        raise UserError(
-            f"no dataset is prepared in {folder}: make it with nanogpkant prepare {folder.name}"
-        )
+        raise UserError(f"no dataset is prepared in {folder}: make it with {_command(folder)}")
     if not path.is_file():
         raise _damaged(folder, "it has no meta.json")
     meta = read_json(path)
@@ -198,7 +196,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     elif meta["format"] != FORMAT:
         raise UserError(
             f"{path} has format {meta['format']!r} where this version reads {FORMAT}: "
-            f"remove {folder} and run nanogpkant prepare {folder.name}"
+            f"remove {folder} and run {_command(folder)}"
         )
     try:
         splits = meta["splits"]
@@ -232,5 +230,10 @@ def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype) -> np.ndar
 def _damaged(folder: Path, what: str) -> UserError:
     return UserError(
         f"the dataset in {folder} is damaged ({what}): "
-        f"remove that folder and run nanogpkant prepare {folder.name}"
+        f"remove that folder and run {_command(folder)}"
     )
+
+
+def _command(folder: Path) -> str:
+    """What prepares a dataset."""
+    return f"nanogpkant prepare {folder.name} --dir {folder.parent}, with its --file if it had one"

@@ -1,5 +1,6 @@
 """The model card of an exported run: its use, its figures and how it was made."""
 
+import shlex
 import textwrap
 from typing import Any
 
@@ -15,6 +16,7 @@ from nanogpkant.run.load import TrainedModel
 from nanogpkant.run.metrics import read_metrics
 
 SAMPLE_LINES = 20
+SAMPLE_TITLE = "## What it writes"
 
 # A key of an evaluation, the Hub's name for it, its name for a person, and its form.
 FIGURES = (
@@ -30,8 +32,8 @@ FIGURES = (
 USE = {
     "run": """\
 ```bash
-nanogpkant sample PATH/TO/{name} --tokens 300
-nanogpkant eval PATH/TO/{name}
+nanogpkant sample {quoted} --tokens 300
+nanogpkant eval {quoted}
 ```""",
     "hf": """\
 ```python
@@ -93,13 +95,19 @@ def model_card(
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}",
         markdown(config.about),
         description(config.model),
-        USE[format].format(name=name, start=tokenizer.start, block_size=block_size),
+        USE[format].format(
+            name=name,
+            quoted=shlex.quote(f"PATH/TO/{name}"),
+            start=tokenizer.start,
+            block_size=block_size,
+        ),
         f"## Figures\n\n{figures(run, trained, evaluation, weights)}",
         f"## How it was made\n\n{making(run, trained)}{REPEAT if is_repeatable else ''}",
     ]
     if run.samples_file.exists():
-        lines = read_text(run.samples_file).strip("\n").splitlines()[:SAMPLE_LINES]
-        parts.append(f"## What it writes\n\n{textwrap.indent(chr(10).join(lines), '    ')}")
+        text = read_text(run.samples_file).replace("\0", "\n")  # between documents
+        lines = text.strip("\n").splitlines()[:SAMPLE_LINES]
+        parts.append(f"{SAMPLE_TITLE}\n\n{textwrap.indent(chr(10).join(lines), '    ')}")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

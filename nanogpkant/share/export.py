@@ -21,7 +21,7 @@ from nanogpkant.run.checkpoint import load_checkpoint, write_weights
 from nanogpkant.run.folder import EXPORTED, EXPORTED_IF_THERE, WEIGHTS, open_run
 from nanogpkant.run.load import load_model
 from nanogpkant.run.manifest import write_manifest
-from nanogpkant.share.card import model_card
+from nanogpkant.share.card import SAMPLE_TITLE, model_card
 from nanogpkant.share.huggingface import FILES as HUGGINGFACE
 from nanogpkant.share.huggingface import write_huggingface
 from nanogpkant.share.onnx_format import FILES as ONNX
@@ -71,7 +71,7 @@ def export_run(
 def warn_of_paths(folder: Path) -> None:
     """Name the paths of this machine that a folder to share contains."""
     files = [file for name in TELLING if (file := folder / name).is_file()]
-    text = "".join(map(read_text, files))
+    text = "".join(read_text(file).partition(f"\n{SAMPLE_TITLE}\n")[0] for file in files)
     if paths := re.findall(r"(?<![\w.:/])(?:/|[A-Z]:\\)[^\s'\",/][^\s'\",]*", text):
         named, where = ", ".join(dict.fromkeys(paths)), " or ".join(file.name for file in files)
         warn(f"{where} name {named}: look before you share them")

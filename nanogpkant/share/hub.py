@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ with from_extra("hf", "the Hub"):
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 TIMEOUT = 10  # seconds to wait for the answer to the first request
+OURS = [*EXPORTED, *EXPORTED_IF_THERE, *chain(*FOR_OTHERS.values())]
 LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 
 
@@ -37,6 +39,7 @@ def push(run: str, repo: str, private: bool) -> dict[str, Any]:
                 repo_id=made.repo_id,
                 folder_path=folder,
                 allow_patterns=[*files, MANIFEST, CARD],
+                delete_patterns=OURS,  # of another format, pushed before
                 commit_message=f"nanogpkant push {made.repo_name}",
             )
     return {"repo": made.repo_id, "url": str(made), "commit": commit.oid}
@@ -51,7 +54,7 @@ def _verified(path: Path, temporary: Path) -> tuple[Path, list[str]]:
     run = open_run(path)
     folder = run.path
     if not run.is_exported:
-        folder = temporary / run.path.name
+        folder = temporary / run.path.resolve().name
         export_run(path, folder)
     load_checkpoint(open_run(folder))  # verifies it
     return folder, [*EXPORTED, *EXPORTED_IF_THERE]
@@ -63,8 +66,8 @@ def pull(repo: str, out: Path) -> dict[str, Any]:
     with new_folder(out) as draft, hub_errors(repo):
         info = api.model_info(repo, timeout=TIMEOUT)
         names = [file.rfilename for file in info.siblings or ()]
-        if MANIFEST not in names or "config.json" in names:
-            hint = "from_pretrained opens a model for transformers"
+        if MANIFEST not in names or FOR_OTHERS.keys() & {*names}:
+            hint = "from_pretrained opens a model for transformers, ONNX Runtime model.onnx"
             raise UserError(f"{repo} is not an exported run of nanogpkant; {hint}")
 
         def fetch(name: str) -> Path:

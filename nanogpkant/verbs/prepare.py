@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nanogpkant.base.answer import Answer
 from nanogpkant.base.console import bar
-from nanogpkant.base.errors import UserError
+from nanogpkant.base.errors import UserError, refuse
 from nanogpkant.base.files import read_json
 
 CORES = os.cpu_count() or 1
@@ -84,7 +84,9 @@ def prepare(
         folder = prepare_dataset(
             dataset,
             Path(dir),
-            None if file is None else Path(file),
+            None
+            if file is None
+            else Path(file or refuse("file", "''", "must be a file or folder")),
             progress,
             tokenizer=tokenizer and _tokenizer_of(tokenizer),
             vocab_size=vocab_size,

@@ -2,12 +2,13 @@
 
 import doctest
 import json
+import shutil
 
 import pytest
 
-from nanogpkant.base.errors import UsageError
+from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.cli import main
-from nanogpkant.data import DATASETS, TokenData, load_tokenizer
+from nanogpkant.data import DATASETS, TokenData, ensure, load_tokenizer
 from nanogpkant.pretrained import pretrained_folder
 from nanogpkant.verbs import prepare as module
 from nanogpkant.verbs.prepare import prepare
@@ -38,6 +39,21 @@ def test_the_tokenizer_of_a_run(corpus, tmp_path):
     assert TokenData.open(answer.folder).tokenizer == trained
     with pytest.raises(UsageError, match="neither one of char, byte, gpt2, bpe nor a file"):
         prepare("other", file=str(corpus), dir=str(tmp_path), tokenizer="gpt3")
+    with pytest.raises(UsageError, match="--file '': must be a file or folder"):
+        prepare("other", file="", dir=str(tmp_path))
+
+
+def test_a_tokenizer_is_known_by_its_tokens(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare("first", file=str(corpus), tokenizer="bpe", vocab_size=270)
+    prepare("second", file=str(corpus), tokenizer="data/first")
+    prepare("second", file=str(corpus), tokenizer="./data/first")
+    ensure("second", tmp_path / "data", corpus)
+    shutil.rmtree("data/first")
+    ensure("second", tmp_path / "data", corpus)
+    prepare("first", file=str(corpus), tokenizer="bpe", vocab_size=280)
+    with pytest.raises(UserError, match="with --tokenizer data/first, not data/first as it is now"):
+        prepare("second", file=str(corpus), tokenizer="data/first")
 
 
 def test_the_shell(tmp_path, capsys):

@@ -207,9 +207,17 @@ def test_bytes_that_are_not_utf8_in_a_folder(tmp_path):
     assert np.asarray(data.train[:4]).tobytes() == b"caf\xe9"
 
 
+def test_a_table_that_is_not_utf8(tmp_path):
+    ends, content = np.array([0, 2], dtype="<i4"), pa.py_buffer(b"\xff\xfe")
+    column = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), content])
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="damaged"):
+        documents(tmp_path / "a.parquet")
+
+
 def test_lists_of_text_are_no_text(tmp_path):
     pq.write_table(pa.table({"text": [["a", "b"], ["c"]]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="names one of none that there is"):
+    with pytest.raises(UserError, match="nor any other"):
         documents(tmp_path / "a.parquet")
     words = pa.array(TEXTS).dictionary_encode()
     pq.write_table(pa.table({"text": words}), tmp_path / "b.parquet")

@@ -42,7 +42,12 @@ class Requests(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
-        if found := re.fullmatch(r"/api/models/(.+)", self.path):
+        if found := re.fullmatch(r"/api/models/(.+)/tree/main\?.*", self.path):
+            files = self.server.repos[found[1]].items()
+            self.send(
+                200, [{"type": "file", "path": n, "size": len(f), "oid": n} for n, f in files]
+            )
+        elif found := re.fullmatch(r"/api/models/(.+)", self.path):
             self.send_repo(found[1])
         elif found := re.fullmatch(rf"/(.+)/resolve/{COMMIT}/(.+)", self.path):
             self.send_file(*found.groups())
@@ -97,6 +102,8 @@ class Requests(BaseHTTPRequestHandler):
                 repo[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repo[value["path"]] = self.server.large_files[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del repo[value["path"]]
 
     def send_repo(self, repo: str) -> None:
         if repo not in self.server.repos:

@@ -191,5 +191,16 @@ def test_paths_of_this_machine_are_pointed_out(tiny_run, tmp_path, capsys):
     assert "corpus.txt" in errors
 
 
+def test_a_card_of_an_odd_name_and_sample(tiny_run, tmp_path, capsys):
+    run = tmp_path / "my model"
+    shutil.copytree(tiny_run, run)
+    (run / "samples.txt").write_text("one</page>\0two\n", encoding="utf-8")
+    assert main(["export", str(run), "--out", str(tmp_path / "to/my model")]) == 0
+    card = (tmp_path / "to/my model/README.md").read_text(encoding="utf-8")
+    assert "nanogpkant eval 'PATH/TO/my model'" in card
+    assert "    one</page>\n    two\n" in card
+    assert "/page>" not in capsys.readouterr().err
+
+
 def test_the_verbs_are_there():
     assert {"export", "push", "pull", "track"} <= VERBS.keys()

@@ -183,6 +183,11 @@ def test_folders_for_transformers_are_pushed_and_pointed_to(hub, tiny_run, tmp_p
     assert set(hub.repos["me/hf"]) == {path.name for path in folder.iterdir()} - {"secret.txt"}
     line = error_of(capsys, "pull", "me/hf", "--out", str(tmp_path / "pulled"))
     assert "a model for transformers" in line
+    hub.repos["me/hf"]["mine.txt"] = b"stays"
+    assert main(["push", str(tiny_run), "--repo", "me/hf"]) == 0  # another format takes its place
+    assert main(["pull", "me/hf", "--out", str(tmp_path / "pulled")]) == 0
+    assert "mine.txt" in hub.repos["me/hf"]
+    assert "modeling_nanogpkant.py" not in hub.repos["me/hf"]
     (folder / "modeling_nanogpkant.py").write_text("import os\n", encoding="utf-8")
     line = error_of(capsys, "push", str(folder), "--repo", "me/hf")
     assert "modeling_nanogpkant.py does not match manifest.json" in line

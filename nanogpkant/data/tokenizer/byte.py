@@ -19,7 +19,7 @@ class ByteTokenizer(Tokenizer):
     eot = 0
 
     def __init__(self) -> None:
-        super().__init__([1] * 256, content=None)
+        super().__init__([0] + [1] * 255, content=None)
         self.dtype = np.dtype("u1")
 
     @classmethod

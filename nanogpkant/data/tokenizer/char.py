@@ -27,7 +27,8 @@ class CharTokenizer(Tokenizer):
         if not characters or not all(map(_is_character, characters)):
             raise UserError("a character vocabulary must be one or more single characters")
         self.characters = tuple(sorted(set(characters)))
-        super().__init__((len(c.encode("utf-8")) for c in self.characters), self.characters)
+        sizes = (len(c.encode("utf-8")) * (c != END) for c in self.characters)
+        super().__init__(sizes, self.characters)
         self.eot = self.characters.index(END) if END in self.characters else None
         self.start = "\n" if "\n" in self.characters else self.characters[0]
         # code point of each id, and id of each code point, -1 if not in the vocabulary
