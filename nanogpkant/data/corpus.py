@@ -353,9 +353,8 @@ def _write(
         return tokenizer
 
     work = folder.with_name(f".{folder.name}.preparing")
-    pieces = [read.CHUNK_BYTES, read.PIECE, read.WINDOW, read.LONGEST]
-    content = given and given.as_json()
-    key = json.dumps([found.sha256, settings, content, pieces, [FORMAT, encode.SHARD_TOKENS]])
+    pieces = [read.CHUNK_BYTES, read.PIECE, read.WINDOW, read.LONGEST, encode.SHARD_TOKENS, FORMAT]
+    key = json.dumps([found.sha256, settings, given and given.as_json(), pieces])
     try:
         tokenizer, shards = encode.build(
             work, key, corpus, divide, splits, make_tokenizer, workers, advance

@@ -32,15 +32,15 @@ FIGURES = (
 USE = {
     "run": """\
 ```bash
-nanogpkant sample {quoted} --tokens 300
-nanogpkant eval {quoted}
+nanogpkant sample {path} --tokens 300
+nanogpkant eval {path}
 ```""",
     "hf": """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("PATH/TO/{name}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH/TO/{name}", trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained("{path}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{path}", trust_remote_code=True)
 tokens = tokenizer({start!r}, return_tensors="pt")
 written = model.generate(**tokens, do_sample=True, temperature=0.8, max_length={block_size})
 print(tokenizer.decode(written[0]))
@@ -55,8 +55,8 @@ import numpy
 import onnxruntime
 from tokenizers import Tokenizer
 
-tokenizer = Tokenizer.from_file("PATH/TO/{name}/tokenizer.json")
-session = onnxruntime.InferenceSession("PATH/TO/{name}/model.onnx")
+tokenizer = Tokenizer.from_file("{path}/tokenizer.json")
+session = onnxruntime.InferenceSession("{path}/model.onnx")
 ids = numpy.array([tokenizer.encode({start!r}).ids])  # (batch, tokens), at most {block_size} tokens
 (logits,) = session.run(None, {{"input_ids": ids}})  # (batch, tokens, vocabulary)
 print(tokenizer.decode([logits[0, -1].argmax()]))
@@ -89,18 +89,14 @@ def model_card(
     if tokenizer.type == "bpe":  # a token is not a character
         evaluation.pop("bits_per_char", None)
     front = front_matter(trained, evaluation, name, license, format)
-    block_size = config.model.block_size
+    block_size, path = config.model.block_size, f"PATH/TO/{name}"
+    path = shlex.quote(path) if format == "run" else path
     is_repeatable = format == "run" and not {"converted", "pruned"} & run.environment().keys()
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}",
         markdown(config.about),
         description(config.model),
-        USE[format].format(
-            name=name,
-            quoted=shlex.quote(f"PATH/TO/{name}"),
-            start=tokenizer.start,
-            block_size=block_size,
-        ),
+        USE[format].format(path=path, start=tokenizer.start, block_size=block_size),
         f"## Figures\n\n{figures(run, trained, evaluation, weights)}",
         f"## How it was made\n\n{making(run, trained)}{REPEAT if is_repeatable else ''}",
     ]

@@ -84,9 +84,7 @@ def prepare(
         folder = prepare_dataset(
             dataset,
             Path(dir),
-            None
-            if file is None
-            else Path(file or refuse("file", "''", "must be a file or folder")),
+            Path(file or refuse("file", "''", "must name a text")) if file is not None else None,
             progress,
             tokenizer=tokenizer and _tokenizer_of(tokenizer),
             vocab_size=vocab_size,

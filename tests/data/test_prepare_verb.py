@@ -39,7 +39,7 @@ def test_the_tokenizer_of_a_run(corpus, tmp_path):
     assert TokenData.open(answer.folder).tokenizer == trained
     with pytest.raises(UsageError, match="neither one of char, byte, gpt2, bpe nor a file"):
         prepare("other", file=str(corpus), dir=str(tmp_path), tokenizer="gpt3")
-    with pytest.raises(UsageError, match="--file '': must be a file or folder"):
+    with pytest.raises(UsageError, match="--file '': must name a text"):
         prepare("other", file="", dir=str(tmp_path))
 
 
