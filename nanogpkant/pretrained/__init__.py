@@ -5,6 +5,8 @@ Their cards report quality and training. shakespeare-mini-kan was written by
     nanogpkant train shakespeare_mini_kan
     nanogpkant export runs/shakespeare_mini_kan --bfloat16 --license mit \\
         --out nanogpkant/pretrained/shakespeare-mini-kan
+
+and shakespeare-gpkant by experiments/record.yaml, rope+curve, seed 102, exported likewise.
 """
 
 from pathlib import Path
