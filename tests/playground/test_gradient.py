@@ -43,9 +43,8 @@ def test_the_gradient_of_a_logit_at_the_last_position(name, shaken, run_node):
     torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-3)
 
 
-def test_contributions_are_values_times_gradients(shaken, run_node):
-    model = shaken(("mlp_out",), **{"kan.share": "group:2", "kan.basis": "fourier"})
-    ids = torch.randint(0, 11, (1, 7))
+def contributions(model, ids) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs (in,) of the last layer, and what its edges (out, in) gave logit 4."""
     layer = kan_layers(model)["blocks.1.mlp.out"]
     seen = {}
     layer.register_forward_hook(lambda _, args, y: seen.update(x=args[0], y=y))
@@ -53,7 +52,28 @@ def test_contributions_are_values_times_gradients(shaken, run_node):
     (at_outputs,) = torch.autograd.grad(logits[4], seen["y"])
     x = seen["x"][0, -1]
     with torch.no_grad():
-        each = layer.edges(x[None])[0] * at_outputs[0, -1][:, None]  # (out, in)
+        return x, layer.edges(x[None])[0] * at_outputs[0, -1][:, None]
+
+
+def test_the_edges_that_gave_most(shaken, run_node):
+    model, ids = shaken(("mlp_out",)), torch.randint(0, 11, (1, 7))
+    x, each = contributions(model, ids)
+    found = run_node("return study(model, values, 7, 4);", ids[0].tolist(), model)["functions"]
+    found = [edge for edge in found if edge["layer"] == "blocks.1.mlp.out"]
+    wanted = each.abs().flatten().topk(len(found))
+    assert len(found) == 12
+    gives = sorted((abs(edge["gives"]) for edge in found), reverse=True)
+    assert gives == pytest.approx(wanted.values.tolist(), rel=1e-3, abs=1e-5)
+    for edge in found:
+        there = each[edge["output"], edge["input"]].item()
+        assert edge["gives"] == pytest.approx(there, rel=1e-3, abs=1e-5)
+        assert edge["xs"] == pytest.approx([x[edge["input"]].item()], abs=1e-5)
+
+
+def test_contributions_are_values_times_gradients(shaken, run_node):
+    model = shaken(("mlp_out",), **{"kan.share": "group:2", "kan.basis": "fourier"})
+    ids = torch.randint(0, 11, (1, 7))
+    x, each = contributions(model, ids)
     found = run_node("return study(model, values, 7, 4);", ids[0].tolist(), model)
     gives = {
         f["number"]: f["gives"] for f in found["functions"] if f["layer"] == "blocks.1.mlp.out"

@@ -94,7 +94,7 @@ export function axes(shape, range, at, box) {
   for (const x of shape.kind === "distance" ? distances : ticks(shape.low, shape.high, 7))
     marks.push(
       svg("path", { class: "tick", d: `M${at.x(x).toFixed(1)} ${box.top}V${ground}` }),
-      svg("text", { class: "number", x: at.x(x).toFixed(1), y: ground + 15, "text-anchor": "middle" }, digits(x)));
+      svg("text", { class: "number", x: at.x(x).toFixed(1), y: ground + 15, "text-anchor": "middle" }, digits(x, 4)));
   for (const y of ticks(range[0], range[1], 5))
     marks.push(
       svg("path", { class: y === 0 ? "axis" : "tick", d: `M${box.left} ${at.y(y).toFixed(1)}h${box.width}` }),

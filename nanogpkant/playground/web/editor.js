@@ -134,7 +134,7 @@ export class Editor {
     const y = this.state.line(shape)(x);
     const circle = svg("circle", {
       class: "handle", r: 8, cx: at.x(x), cy: within(at.y(y)), tabindex: 0, role: "slider", "data-focus": `point ${index}`,
-      "aria-label": `Point ${index + 1} of ${shape.controls.length}, at ${digits(x)}`, "aria-orientation": "vertical",
+      "aria-label": `Point ${index + 1} of ${shape.controls.length}, at ${digits(x, 4)}`, "aria-orientation": "vertical",
       "aria-valuemin": String(/** @type {any} */ (this.range)[0]), "aria-valuemax": String(/** @type {any} */ (this.range)[1]),
       "aria-valuenow": String(Number(y.toPrecision(4))),
     });

@@ -153,8 +153,11 @@ function activateBack({ activation, isGated }, hidden, g) {
 
 /** The largest entries, by size: [index, value]. @param {Float64Array} values @param {number} count */
 function largest(values, count) {
-  return Array.from(values, (value, i) => /** @type {[number, number]} */ ([i, value]))
-    .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, count);
+  const least = Float64Array.from(values, Math.abs).sort().at(-count) ?? 0;  // sorting pairs is slow
+  /** @type {[number, number][]} */
+  const found = [];
+  values.forEach((value, i) => Math.abs(value) >= least && found.push([i, value]));
+  return found.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, count);
 }
 
 /**
@@ -179,14 +182,13 @@ function told({ name, matrix, features }, trace, back, g) {
         functions.push({ kind: "shared", layer: name, number: m * groups + group, gives, xs });
       }
   } else if (features) {
-    const { inputs, size } = features;
-    for (const { unit, x } of units) {
-      const edges = new Float64Array(matrix.m);
+    const { inputs, size } = features, edges = new Float64Array(inputs * matrix.m);
+    for (let f = 0; f < size * inputs; f++)
       for (let j = 0; j < matrix.m; j++)
-        for (let m = 0; m < size; m++)
-          edges[j] += matrix.data[matrix.at(m * inputs + unit, j)] * trace.features[m * inputs + unit] * g[j];
-      for (const [output, gives] of largest(edges, 2))
-        functions.push({ kind: "edge", layer: name, input: unit, output, gives, xs: [x] });
+        edges[(f % inputs) * matrix.m + j] += matrix.data[matrix.at(f, j)] * trace.features[f] * g[j];
+    for (const [at, gives] of largest(edges, UNITS)) {
+      const input = Math.floor(at / matrix.m);
+      functions.push({ kind: "edge", layer: name, input, output: at % matrix.m, gives, xs: [back.inputs[input]] });
     }
   }
   return { name, units, functions };

@@ -3,7 +3,7 @@
 import { path, scales, ticks } from "./chart.js";
 import { digits, grouped, h, svg } from "./dom.js";
 
-const WIDTH = 640, HEIGHT = 200, BOX = { left: 44, top: 12, width: 584, height: 156 };  // of the losses
+const WIDTH = 640, HEIGHT = 200, BOX = { left: 44, top: 12, width: 570, height: 156 };  // of the losses
 
 export class Learning {
   /** @param {HTMLElement} place @param {any} run @param {import("./shapes.js").Catalogue} catalogue */

@@ -88,7 +88,7 @@ async function start() {
   state.listen(() => {  // first of all: the worker begins while the page is drawn
     engine.ask("edits", { edits: state.active });
     measure();
-    text.write(text.from);
+    text.write(text.given ? text.ids.slice(0, text.given) : null);
   });
   const places = byId("functions");
   places.replaceChildren(h("div", { id: "editor" }), h("div", { id: "finder" }));
@@ -109,7 +109,7 @@ async function start() {
     editor.show(shape);
     finder.mark(shape);
     mark();
-    byId("editor").scrollIntoView({ block: "nearest" });
+    byId("editor").scrollIntoView({ block: byId("editor").offsetHeight > innerHeight ? "start" : "nearest" });
     byId("editor-title").focus({ preventScroll: true });
   }
 
@@ -143,8 +143,8 @@ async function start() {
   document.addEventListener("keydown", (event) => {
     const isField = /** @type {Element} */ (event.target).matches("input:not([type=range]), textarea, select");
     if (isField || !(event.ctrlKey || event.metaKey)) return;
-    if (event.key === "z" && !event.shiftKey) state.step(-1);
-    else if (event.key === "y" || (event.key.toLowerCase() === "z" && event.shiftKey)) state.step(1);
+    if (event.key.toLowerCase() === "z" && !event.shiftKey) state.step(-1);
+    else if (["y", "z"].includes(event.key.toLowerCase())) state.step(1);
     else return;
     event.preventDefault();
   });

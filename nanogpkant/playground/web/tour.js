@@ -29,7 +29,7 @@ export function makeTour(openTab) {
     lit = byId(id);
     lit?.classList.add("lit");
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    lit?.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
+    lit?.scrollIntoView({ block: lit.offsetHeight > innerHeight / 2 ? "start" : "center", behavior: calm ? "auto" : "smooth" });
     const isLast = index === STEPS.length - 1;
     const forth = h("button", { type: "button", class: "main", click: () => (isLast ? close() : show(index + 1)) }, isLast ? "Start" : "Next");
     place.replaceChildren(

@@ -24,8 +24,6 @@ export class Writing {
     /** @type {number[]} */
     this.shares = [];
     this.given = 0;  // tokens of the prompt
-    /** What was continued, where that is not the prompt. @type {number[] | null} */
-    this.from = null;
     this.position = 0;
     /** The text without edits, and what it was asked with. @type {{key: string, ids: number[]}} */
     this.before = { key: "", ids: [] };
@@ -74,7 +72,7 @@ export class Writing {
 
   /** Write anew, from the prompt or from the first tokens of the text. @param {number[] | null} [from] */
   async write(from = null) {
-    const prompt = (this.from = from) ?? this.prompt();
+    const prompt = from ?? this.prompt();
     if (!prompt) return;
     const number = (/** @type {string} */ id, /** @type {number} */ least, /** @type {number} */ most) =>
       Math.max(least, Math.min(most, Number(byId(id).value) || 0));
@@ -141,7 +139,7 @@ export class Writing {
     const slider = byId("position");
     slider.max = Math.max(1, ids.length - 1);
     slider.value = position;
-    byId("position-shown").textContent = position ? `${position} of ${ids.length - 1}: ‘${shown(pieces[position] ?? "")}’` : "";
+    byId("position-shown").textContent = position < pieces.length && position ? `${position} of ${ids.length - 1}: ‘${shown(pieces[position] ?? "")}’` : "";
     slider.setAttribute("aria-valuetext", `${position}, ${shown(pieces[position] ?? "")}`);
   }
 
