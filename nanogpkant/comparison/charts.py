@@ -83,7 +83,7 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
     # The steep start would flatten the rest.
     curves = [run.curve for variant in findings.variants for run in variant.runs]
     low = min(each.losses.min() for each in [*curves, *references])
-    high = max(c.losses[np.searchsorted(c.steps, 0.1 * c.steps[-1])] for c in curves)
+    high = max(float(c.losses[np.searchsorted(c.steps, 0.1 * c.steps[-1])]) for c in curves)
     margin = 0.05 * max(high - low, 0.01)
     axes.set_ylim(low - margin, high + margin)
 
