@@ -123,7 +123,7 @@ export class Finder {
       const known = (shape.known === undefined ? shape.formula : shape.known)?.text ?? "";
       const text = `block ${shape.block} ${shape.site} ${shape.name} ${shape.layer} ${known}`.toLowerCase();
       const isThere = (!site || shape.site === site) && (!block || shape.block === Number(block));
-      return isThere && (!family || (known && familiesOf(known).includes(family))) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(piece)));
+      return isThere && (!family || (known && familiesOf(known).includes(family))) && pieces.every((/** @type {string} */ piece) => (piece.includes("→") ? shape.name === piece : text.includes(/[a-z] \d+$/.test(piece) ? `${piece} ` : piece)));
     }).sort(order);
   }
 
