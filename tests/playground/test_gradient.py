@@ -5,6 +5,7 @@ import torch
 
 from nanogpkant.kan import kan_layers
 from nanogpkant.model.cache import Cache
+from nanogpkant.model.gpt import GPT
 
 ALL = ("qkv", "attn_out", "mlp_in", "mlp_out")
 MODELS = {
@@ -53,6 +54,16 @@ def contributions(model, ids) -> tuple[torch.Tensor, torch.Tensor]:
     x = seen["x"][0, -1]
     with torch.no_grad():
         return x, layer.edges(x[None])[0] * at_outputs[0, -1][:, None]
+
+
+def test_the_token_under_study_is_among_the_likely(tiny_config, run_node):
+    model, ids = GPT(tiny_config(), vocab_size=20).eval(), torch.randint(0, 20, (1, 7))
+    shares = model(ids)[0, -1].detach().softmax(0)
+    least = shares.argmin().item()
+    found = run_node(f"return study(model, values, 7, {least});", ids[0].tolist(), model)["likely"]
+    wanted = [*shares.topk(12).indices.tolist(), least]
+    assert [token for token, _ in found] == wanted
+    assert [share for _, share in found] == pytest.approx(shares[wanted].tolist(), abs=1e-5)
 
 
 def test_the_edges_that_gave_most(shaken, run_node):

@@ -130,11 +130,12 @@ def test_stopped_text_is_the_one_that_is_explained(file, visit):
     playwright.expect(page.locator("#go")).to_have_text("Stop")
     page.fill("#seed", "9")
     page.locator("#seed").blur()
+    page.locator("#text span").nth(30).wait_for()  # of the new text: it began empty
     page.click("#go")
     settle(page)
     found = page.locator("#text span").nth(30).inner_text()
-    chosen = page.locator("#next .bar.chosen b").inner_text()
-    assert {" ": "␣", "\n": "⏎"}.get(found, found) == chosen
+    wanted = {" ": "␣", "\n": "⏎"}.get(found, found)
+    playwright.expect(page.locator("#next .bar.chosen b")).to_have_text(wanted)
     assert page.inner_text("#why") != before
 
 

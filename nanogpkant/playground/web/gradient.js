@@ -207,8 +207,7 @@ export function study(model, ids, position, wanted) {
   const traces = [];
   const x = model.forward(ids.slice(start, position), new Cache(model), traces);
   const C = model.width, last = x.slice(x.length - C), logits = model.logits(last);
-  const shares = softmax(logits);
-  const token = wanted ?? shares.indexOf(Math.max(...shares));
+  const shares = softmax(logits), token = wanted ?? shares.indexOf(Math.max(...shares));
   const column = new Float64Array(C), factor = model.softcap ? 1 - (logits[token] / model.softcap) ** 2 : 1;
   for (let i = 0; i < C; i++) column[i] = factor * model.unembedding.data[model.unembedding.at(i, token)];
   let g = normBack(model.norm, last, column);
@@ -240,5 +239,6 @@ export function study(model, ids, position, wanted) {
   }
   functions.sort((a, b) => Math.abs(b.gives) - Math.abs(a.gives));
   const likely = largest(shares, 12).sort((a, b) => b[1] - a[1]);
+  if (likely.every(([each]) => each !== token)) likely.push([token, shares[token]]);
   return { position, start, token, share: shares[token], logit: logits[token], likely, layers, functions, gradient: g };
 }

@@ -91,7 +91,7 @@ export class Writing {
       this.show();
     };
     const done = await this.engine.ask("write", { ids: prompt, count, ...settings }, part);
-    if (!done) return;
+    if (!done || this.ids !== ids) return;
     part(done);
     this.ended();
     const rate = count / (done.milliseconds / 1000);
