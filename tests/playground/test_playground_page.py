@@ -224,6 +224,25 @@ def test_dragging_a_point(file, visit):
     playwright.expect(page.get_by_role("button", name="Undo")).to_be_enabled()
 
 
+def test_a_point_below_the_picture_comes_back_at_once(file, visit):
+    page = visit(file)
+    page.click("#tab-functions")
+    page.get_by_role("button", name="Block 1, distance, head 0").click()
+    point = page.locator(".handle").nth(2)
+
+    def height() -> float:
+        """Above the lowest value of the picture."""
+        now, least = (float(point.get_attribute(f"aria-value{each}")) for each in ("now", "min"))
+        return now - least
+
+    point.focus()
+    for _ in range(60):
+        page.keyboard.press("PageDown")
+    assert height() < -1
+    page.keyboard.press("ArrowUp")
+    assert height() > 0
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

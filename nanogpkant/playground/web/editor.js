@@ -151,8 +151,10 @@ export class Editor {
 
   /** @param {number[]} values @param {number} index of a control @param {number} by */
   bent(values, index, by) {
-    const shape = /** @type {Shape} */ (this.shape);
-    return values.map((value, p) => value + by * shape.pull(index, shape.points[p]));
+    const shape = /** @type {Shape} */ (this.shape), y = through(shape, values)(shape.controls[index]);
+    const [low, high] = /** @type {any} */ (this.range), lift = Math.max(low, Math.min(high, y)) - y;
+    const all = by * lift > 0 ? by + lift : by;  // from outside the picture a point comes back in at once
+    return values.map((value, p) => value + all * shape.pull(index, shape.points[p]));
   }
 
   /** @param {PointerEvent} event @param {any} circle @param {number} index */
@@ -177,8 +179,7 @@ export class Editor {
       if (last) bend(last, false);  // makes the picture anew, so that a frame that waits finds no circle
     };
     circle.addEventListener("pointermove", move);
-    circle.addEventListener("pointerup", end, { once: true });
-    circle.addEventListener("pointercancel", end, { once: true });
+    for (const kind of ["pointerup", "pointercancel"]) circle.addEventListener(kind, end, { once: true });
   }
 
   /** Follow a gesture without making the picture anew. */

@@ -94,8 +94,7 @@ export class Writing {
     if (!done || this.ids !== ids) return;
     part(done);
     this.ended();
-    const rate = count / (done.milliseconds / 1000);
-    byId("speed").textContent = `${Math.round(rate).toLocaleString("en")} ${this.tokenizer.unit}s a second${done.isCompiled ? "" : ", without WebAssembly, which this browser lacks"}`;
+    byId("speed").textContent = `${Math.round((1000 * count) / done.milliseconds).toLocaleString("en")} ${this.tokenizer.unit}s a second${done.isCompiled ? "" : ", without WebAssembly, which this browser lacks"}`;
     if (!this.state.active.length) this.before = { key, ids };
     if (!this.position || this.position >= this.ids.length) this.select(Math.min(this.ids.length - 1, this.given + 45));
     else this.choose(this.position);
