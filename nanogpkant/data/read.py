@@ -170,7 +170,8 @@ def _chunks(file: Path, raw: bool, advance: Advance) -> Iterator[str]:
     with unpacked(file, advance) as stream:
         try:
             while block := stream.read(CHUNK_BYTES):
-                yield decoder.decode(block)
+                text = decoder.decode(block)
+                yield text if raw or offset else text.removeprefix("\ufeff")  # byte order mark
                 offset = stream.tell() - len(decoder.getstate()[0])
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:

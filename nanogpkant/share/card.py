@@ -86,7 +86,7 @@ def model_card(
     config, tokenizer = trained.config, trained.tokenizer
     rows = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
     evaluation = next((r for r in rows if (r["step"], r["split"]) == (trained.step, "val")), {})
-    if tokenizer.type == "bpe":  # a token is not a character
+    if tokenizer.type != "char":  # a token is not a character
         evaluation.pop("bits_per_char", None)
     front = front_matter(trained, evaluation, name, license, format)
     block_size, path = config.model.block_size, f"PATH/TO/{name}"

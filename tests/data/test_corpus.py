@@ -200,7 +200,13 @@ def test_empty_file(text_file, data_dir):
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
 @pytest.mark.parametrize(
     ("raw", "offset"),
-    [(b"caf\xe9!", 3), (b"\xff\xfet\0", 0), ("né".encode() + b"\xe6\xa2", 3), (b"ab\xf0\x9f(", 2)],
+    [
+        (b"caf\xe9!", 3),
+        (b"\xff\xfet\0", 0),
+        ("né".encode() + b"\xe6\xa2", 3),
+        (b"ab\xf0\x9f(", 2),
+        (b"\xef\xbb\xbfab\xff", 5),
+    ],
 )
 def test_not_utf8(text_file, data_dir, monkeypatch, chunk, raw, offset):
     monkeypatch.setattr(read, "CHUNK_BYTES", chunk)
@@ -208,6 +214,15 @@ def test_not_utf8(text_file, data_dir, monkeypatch, chunk, raw, offset):
     with pytest.raises(UserError, match=rf"text\.txt is not UTF-8 text: .* at byte {offset};"):
         prepare("fruit", data_dir, text_file)
     assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
+def test_a_byte_order_mark_is_no_text(text_file, data_dir, monkeypatch, chunk):
+    monkeypatch.setattr(read, "CHUNK_BYTES", chunk)
+    text_file.write_text("an apple, \ufeff an apple" * 20, encoding="utf-8-sig")
+    data = TokenData.open(prepare("fruit", data_dir, text_file))
+    ids = np.concatenate([data.train, data.val])
+    assert data.tokenizer.decode(ids) == "an apple, \ufeff an apple" * 20
 
 
 def test_missing_file_and_folder_for_a_file(tmp_path, data_dir):

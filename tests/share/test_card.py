@@ -78,6 +78,18 @@ def test_a_plain_gpt_has_no_kan_on_its_card(tiny_experiment: Path, tmp_path: Pat
     assert "projections are plain" in card.text
 
 
+def test_a_byte_is_no_character(tiny_experiment: Path, corpus: Path, tmp_path: Path):
+    data = ["--dir", str(tmp_path / "data")]
+    prepared = ["prepare", "bytes", "--file", str(corpus), "--tokenizer", "byte", *data]
+    assert main(prepared) == 0
+    flags = ["--data.dataset", "bytes", "--data.dir", str(tmp_path / "data")]
+    flags += ["--train.max_iters", "1", "--out", str(tmp_path / "run")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    card = card_of(tmp_path / "run", tmp_path / "to")
+    assert {r.metric_type for r in card.data.eval_results} == {"loss", "perplexity", "accuracy"}
+    assert "bits per character" not in rows_of(card)
+
+
 def test_flops_do_not_depend_on_the_format(tiny_experiment: Path, tmp_path: Path):
     """transformers' folder has the scales of splines multiplied in: fewer parameters, same work."""
     run = tmp_path / "run"

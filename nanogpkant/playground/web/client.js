@@ -18,11 +18,9 @@ export class Engine {
       if (data.failed) fail(data.failed);
       const asked = this.waiting.get(data.number);
       if (!asked) return;
-      if (!data.done) asked.part(data);
-      else {
-        this.waiting.delete(data.number);
-        asked.done(data.ended ? null : data);
-      }
+      if (!data.done) return asked.part(data);
+      this.waiting.delete(data.number);
+      asked.done(data.ended ? null : data);
     };
     this.worker.postMessage(given);
   }
