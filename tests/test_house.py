@@ -33,7 +33,7 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 # Lines: the goal is 17,500, see dev/LOG.md.
-MOST_ROOMS, MOST_ARROWS, MOST_LINES = 22, 107, 35_145
+MOST_ROOMS, MOST_ARROWS, MOST_LINES = 22, 107, 35_173
 MODULES = sorted(ROOT.rglob("*.py"))
 SOURCES = ("*.py", "*.c", "*.h", "*.jinja", "*.js", "*.css", "*.html")
 

@@ -13,8 +13,9 @@ def readable(name: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text as one line of Markdown: no HTML, links, pictures or borders of tables."""
-    return re.sub(r"([\\|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    """Text as one line of Markdown: no HTML, links, pictures, emphasis or borders of tables."""
+    line = " ".join(text.split()).replace("<", "&lt;")
+    return re.sub(r"([\\|\[\]*`]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
 
 
 def fenced(text: str, language: str) -> str:

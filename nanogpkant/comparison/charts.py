@@ -64,13 +64,13 @@ def _losses(axes: Axes, findings: Findings, references: list[Reference], axis: s
         if spread.any():
             low, high = mean - spread, mean + spread
             axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0, gid=f"{name}-band")
-        shown.append(x)
+        shown += [x] if len(x) else []  # seeds may have no range in common
     for number, reference in enumerate(references):
         if axis in reference.axes:
             x, style = reference.axes[axis], {"color": REFERENCE_COLOUR, "lw": 1.3}
             axes.plot(x, reference.losses, dashes=dashes_of(number), **style)
             shown.append(x)
-    ends = [x[-1] for x in shown]
+    ends = [x[-1] for x in shown] or [0.0]
     if max(ends) > LOGARITHMIC_BEYOND * min(ends) > 0:
         start = min(x[x > 0][0] for x in shown if x[-1] > 0)
         axes.set_xscale("log", nonpositive="mask")
@@ -136,7 +136,8 @@ def plot_curves(runs: list[Run], out: Path) -> None:
             by_second.plot(curve.seconds, curve.losses, **style)
     by_step.set(xlabel="optimizer steps", ylabel=LOSS)
     by_second.set(xlabel="seconds in training steps")
-    by_step.legend(frameon=False)
+    names = [line.get_label() for line in by_step.lines]  # given, so that one may begin with _
+    by_step.legend(by_step.lines, names, frameon=False)
     for axes in (by_step, by_second):
         plain(axes)
     save_figure(figure, out)

@@ -35,12 +35,12 @@ class Verdict:
     difference: Difference
     bootstrap: tuple[float, float] | None
     """95% interval over seeds and parts of the text; None where runs have no losses of parts"""
+    p_corrected: float | None
+    """of the two-sided paired t-test; corrected by Holm's method, as the next two are"""
     p_not_worse: float | None
     p_equal: float | None
     costs: dict[str, float]
     """of the first in units of the second's: parameters, FLOPs per token and seconds"""
-    p_corrected: float | None = None
-    """of the two-sided paired t-test, by Holm's method over all declared comparisons"""
 
     @property
     def kind(self) -> str:
@@ -89,20 +89,27 @@ def verdicts(experiment: Experiment, variants: Mapping[str, list[Run]]) -> list[
     """A verdict on every declared comparison of which both variants have a finished run."""
     found = []
     for first, second in experiment.comparisons:
-        runs = {name: _finished(variants.get(name, [])) for name in (first, second)}
+        judge = experiment.judged_on
+        runs = {name: _finished(variants.get(name, []), judge) for name in (first, second)}
         seeds = sorted(runs[first].keys() & runs[second].keys() & set(experiment.seeds))
         if seeds:
             pairs = [(runs[first][seed], runs[second][seed]) for seed in seeds]
             found.append(_verdict(first, second, pairs, experiment))
-    tested = [verdict for verdict in found if verdict.difference.p is not None]
-    missing = [1.0] * (len(experiment.comparisons) - len(tested))  # they count too
-    corrected = holm([*(verdict.difference.p or 0.0 for verdict in tested), *missing])
-    by_pair = {(v.first, v.second): p for v, p in zip(tested, corrected, strict=False)}
-    return [replace(v, p_corrected=by_pair.get((v.first, v.second))) for v in found]
+    missing = [1.0] * (len(experiment.comparisons) - len(found))  # they count too
+    for key in ("p_corrected", "p_not_worse", "p_equal"):
+        known = [getattr(verdict, key) for verdict in found]
+        corrected = holm([*(1.0 if p is None else p for p in known), *missing])
+        found = [
+            verdict if old is None else replace(verdict, **{key: new})
+            for verdict, old, new in zip(found, known, corrected, strict=False)
+        ]
+    return found
 
 
-def _finished(runs: list[Run]) -> dict[int, Run]:
-    return {run.seed: run for run in runs if run.finished}
+def _finished(runs: list[Run], judge: str) -> dict[int, Run]:
+    """By seed; older runs have no losses of halves."""
+    finished = [run for run in runs if run.finished]
+    return {run.seed: run for run in finished if judge == "all" or run.curve.halves is not None}
 
 
 def _verdict(
@@ -114,7 +121,7 @@ def _verdict(
     parts = [(a.last_parts(judge), b.last_parts(judge)) for a, b in pairs]
     gaps = [np.subtract(a, b) for a, b in parts if a is not None and b is not None]
     has_parts = len(gaps) == len(pairs) > 1
-    rows = [(a.row(), b.row()) for a, b in pairs]
+    rows, difference = [(a.row(), b.row()) for a, b in pairs], paired_difference(ours, theirs)
     return Verdict(
         first=first,
         second=second,
@@ -122,8 +129,9 @@ def _verdict(
         declared_seeds=len(experiment.seeds),
         judged_on=judge,
         margin=margin,
-        difference=paired_difference(ours, theirs),
+        difference=difference,
         bootstrap=bootstrap_interval(np.array(gaps)) if has_parts else None,
+        p_corrected=difference.p,
         p_not_worse=not_worse,
         p_equal=None if not_worse is None or not_better is None else max(not_worse, not_better),
         costs={key: sum(a[key] for a, _ in rows) / sum(b[key] for _, b in rows) for key in COSTS},

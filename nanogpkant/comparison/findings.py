@@ -170,7 +170,7 @@ def reasons_not_to_rank(runs: list[Run]) -> list[str]:
         texts = _listed({f"{run.config.data.dataset} ({run.fingerprint[:8]})" for run in runs})
         reasons.append(f"The runs were trained on different data: {texts}.")
     elif len({run.evaluated_tokens for run in runs}) > 1:
-        sizes = _listed({f"{run.evaluated_tokens:,} predictions" for run in runs})
+        sizes = _listed({f"{run.evaluated_tokens or 0:,} predictions" for run in runs})
         reasons.append(f"The runs were evaluated on different splits: {sizes}.")
     if len({run.config.model.block_size for run in runs}) > 1:
         blocks = _listed({f"{run.config.model.block_size} tokens" for run in runs})

@@ -318,8 +318,8 @@ def _declared(declared: list[Verdict]) -> Section | None:
     judged, margin = declared[0].judged_on.replace("_", " "), declared[0].margin
     method = (
         f"Named before the runs, with {declared[0].declared_seeds} seeds. Losses of the last "
-        f"evaluation ({judged} of the validation split), first minus second, paired by seed; p of "
-        "the two-sided t-test is corrected by Holm's method over these comparisons alone. Within "
+        f"evaluation ({judged} of the validation split), first minus second, paired by seed; each "
+        "column of p is corrected by Holm's method over these comparisons alone. Within "
         f"{margin} nats two models count as equal, by two one-sided tests. The bootstrap draws "
         "seeds and parts of the text anew. Costs are the first's in units of the second's."
     )

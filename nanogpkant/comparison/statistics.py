@@ -11,6 +11,7 @@ with from_extra("compare", "a comparison"):
     from scipy import integrate, stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-12  # standard deviation of differences that are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def paired_difference(first: list[float], second: list[float]) -> Difference:
     """
     differences = np.subtract(first, second)
     of = summary(differences.tolist())
-    if not of.sd:
+    if (of.sd or 0.0) <= ROUNDING:
         return Difference(of.n, of.mean, of.sd, of.low, of.high, None, None, None)
     test = stats.ttest_rel(first, second)
     t, p = float(test.statistic), float(test.pvalue)
@@ -136,7 +137,7 @@ def p_not_above(first: list[float], second: list[float], margin: float) -> float
     differences = np.subtract(first, second)
     if len(differences) < 2:
         return None
-    if not differences.std():
+    if differences.std() <= ROUNDING:
         return float(differences.mean() >= margin)
     return float(stats.ttest_rel(first, np.add(second, margin), alternative="less").pvalue)
 

@@ -69,15 +69,15 @@ class Sketch:
         self._saved: dict[tuple[int, str, str], list[int]] = {}
 
     def saved(self, sequences: int, dtype: str, device: str) -> int:
-        """Bytes that autograd saves: linear in the layers, so from 1 and 2."""
-        key = sequences, dtype, device
+        """Bytes that autograd saves: linear in the layers from the second on, so from 2 and 3."""
+        key, first = (sequences, dtype, device), min(2, self.config.n_layer)
         if key not in self._saved:
-            models = [with_changes(self.config, n_layer=layers) for layers in (1, 2)]
+            models = [with_changes(self.config, n_layer=layers) for layers in (first, first + 1)]
             self._saved[key] = [
                 saved_bytes(config, self.vocab_size, sequences, dtype, device) for config in models
             ]
         shallow, deep = self._saved[key]
-        return shallow + (self.config.n_layer - 1) * (deep - shallow)
+        return shallow + (self.config.n_layer - first) * (deep - shallow)
 
 
 def estimate(

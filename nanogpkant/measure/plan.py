@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpkant.base.answer import Answer
+from nanogpkant.base.console import warn
 from nanogpkant.base.errors import UsageError, refuse, require_positive
 from nanogpkant.config import RunConfig, with_changes
 from nanogpkant.data import TokenData
@@ -166,6 +167,8 @@ def make_plan(
     if kan.sites and kan.backend == "reference":
         problem = "saves every feature, which plan does not count; use auto"
         refuse("model.kan.backend", kan.backend, problem)
+    if config.grid.update_every or config.grid.refine_at:
+        warn("grids change in training: this is the cost before that, and finer ones cost more")
     data = prepared_data(config)
     vocab_size = vocab_size or vocab_size_of(config)
     place = find_place(config, gpu, gpus, nodes, memory)

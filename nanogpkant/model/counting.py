@@ -37,6 +37,8 @@ class Count:
     """the same without position embeddings: nanoGPT's and the original nanoGPKANT's count"""
     forward_flops_per_token: int
     """FLOPs of one forward pass at full block, per token"""
+    is_by_edge: bool = True
+    """whether the coefficients of functions are those of edges"""
 
     @property
     def flops_per_token(self) -> int:
@@ -44,8 +46,12 @@ class Count:
         return 3 * self.forward_flops_per_token
 
     def flops_with(self, parameters: int) -> int:
-        """The same with other coefficients of edges: each is a multiply and an add, three times."""
-        return self.flops_per_token + 6 * (parameters - self.parameters)
+        """The same with other coefficients of edges: each is a multiply and an add, three times.
+
+        Those that shared functions and curves of distance gain are part of no product.
+        """
+        gained = parameters - self.parameters
+        return self.flops_per_token + 6 * gained * (self.is_by_edge or gained < 0)
 
 
 def count(config: ModelConfig, vocab_size: int) -> Count:
@@ -62,7 +68,8 @@ def count(config: ModelConfig, vocab_size: int) -> Count:
     attention = 2 * 2 * config.block_size * width  # queries with keys, then weights with values
     products = sum(flops for _, flops in sites) + extra_flops
     forward = layers * (products + attention) + 2 * vocab_size * width
-    return Count(parameters, parameters - positions, forward)
+    is_by_edge = bool(config.kan.sites) and config.kan.share == "edge"
+    return Count(parameters, parameters - positions, forward, is_by_edge)
 
 
 def _count_extras(config: ModelConfig) -> tuple[int, int]:

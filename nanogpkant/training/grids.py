@@ -120,7 +120,7 @@ def change_grids(
         for name, layer in layers.items():
             change = update_grid(layer, inputs[name], max_grid_size=limit, optimizer=optimizer)
             done[name] = _both(done[name], change) if name in done else change
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     _tell(step, done, parameters)
     return {"parameters": parameters, "layers": {n: _as_row(c) for n, c in done.items()}}
 

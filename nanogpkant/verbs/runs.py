@@ -145,12 +145,15 @@ def info(run: str) -> Description:
     from nanogpkant.config import RunConfig, settings_that_differ
     from nanogpkant.model.counting import count
     from nanogpkant.run.folder import open_run
+    from nanogpkant.run.metrics import read_metrics
 
     opened = open_run(run)
+    rows = read_metrics(opened.metrics_file) if opened.metrics_file.is_file() else []
     config, environment = opened.config(), opened.environment()
     vocab_size = opened.tokenizer().vocab_size
     counted, came = count(config.model, vocab_size), progress(opened)
-    parameters = environment.get("parameters", counted.parameters)  # left by pruning
+    start = environment.get("parameters", counted.parameters)  # left by pruning
+    parameters = [start, *(r["parameters"] for r in rows if r["split"] == "grid_change")][-1]
     facts: Row = {
         "folder": str(opened.path),
         "about": config.about,

@@ -25,7 +25,7 @@ def make_run(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
         second_halves: list[float] | None = None,
         seconds_per_step: float = 0.5,
         fingerprint: str | None = None,
-        tokens: int = 100,
+        tokens: int | None = 100,
         **changes: object,
     ) -> Path:
         folder = tmp_path / name
@@ -38,7 +38,8 @@ def make_run(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
         rows = []
         for number, loss in enumerate(losses):
             row = {"step": 4 * number, "split": "val", "loss": loss, "perplexity": 2.0}
-            row |= {"bits_per_char": loss, "accuracy": 0.5, "tokens": tokens}
+            row |= {"bits_per_char": loss, "accuracy": 0.5}
+            row |= {} if tokens is None else {"tokens": tokens}
             if second_halves is not None:
                 second = second_halves[number]
                 first = 2 * loss - second

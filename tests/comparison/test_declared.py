@@ -86,6 +86,25 @@ def test_comparisons_without_runs_count_in_the_correction(experiment, variants) 
     assert only.margin == 0.001  # which PyYAML reads as text
 
 
+def test_every_question_is_corrected(experiment, variants) -> None:
+    """With one comparison of two, p of no difference beyond the margin doubles."""
+    runs = {"a": B + 0.0001 + 3.6 * NOISE, "b": B}
+    (only,) = verdicts(experiment("margin: 0.003\n"), variants(**runs))
+    lower = stats.ttest_rel(runs["a"], B + 0.003, alternative="less").pvalue
+    upper = stats.ttest_rel(B, runs["a"] + 0.003, alternative="less").pvalue
+    assert 0.025 < upper < lower < 0.05
+    assert only.p_equal == pytest.approx(2 * lower)
+    assert only.p_not_worse == pytest.approx(2 * lower)
+    assert only.kind == "undecided"
+
+
+def test_older_runs_are_not_judged_by_halves(experiment, variants, loaded) -> None:
+    older = [loaded(f"o{n}", [4.0, loss], seed=n) for n, loss in enumerate(B, 1)]
+    runs = {**variants(b=B), "a": older}
+    assert verdicts(experiment("judged_on: second_half\n"), runs) == []
+    assert len(verdicts(experiment(), runs)) == 1
+
+
 def test_equal_losses_are_equal(experiment, variants) -> None:
     assert verdicts(experiment(), variants(a=B, b=B))[0].kind == "equal"
 
@@ -134,7 +153,7 @@ def test_declarations_that_cannot_be(experiment, tmp_path, text: str) -> None:
 
 
 def test_the_report_has_them_apart(experiment, variants, tmp_path) -> None:
-    declared, runs = experiment(), variants(a=B - 0.01 + NOISE, b=B, c=B + 1 + NOISE)
+    declared, runs = experiment(), variants(a=B - 0.01 + NOISE, b=B, c=B + 1)
     verdict = verdicts(declared, runs)
     write_report(tmp_path / "report", find(runs), [], "title", "command", declared, verdict)
     found = read_json(tmp_path / "report" / "report.json")

@@ -89,6 +89,7 @@ def test_variants_without_a_seed_in_common_are_not_tested(loaded):
     [
         ({"fingerprint": "0" * 64}, "different data"),
         ({"tokens": 50}, "different splits: 100 predictions, 50 predictions"),
+        ({"tokens": None}, "different splits: 0 predictions, 100 predictions"),
         ({"model.block_size": 32}, "different contexts: 16 tokens, 32 tokens"),
     ],
 )

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from nanogpkant.base.escape import markdown
 from nanogpkant.cli import main
+from nanogpkant.comparison import charts
 from nanogpkant.comparison.charts import loss_charts
 from nanogpkant.comparison.findings import find
 from nanogpkant.comparison.runs import AXES
@@ -77,6 +79,24 @@ def test_a_name_that_is_no_formula_is_drawn_as_it_is(tmp_path):
         tmp_path / "a.png", {"a": partial(name_rows, names=["$x^$"])}, {"$x^$": 0}, {"$y_$": (1,)}
     )
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_without_a_second_in_common_are_not_drawn(loaded):
+    runs = [loaded("x-1", [4, 3]), loaded("x-2", [4, 3], seed=2)]
+    late = runs[1].curve
+    runs[1] = replace(runs[1], metrics=runs[1].metrics[1:])  # as after --resume with other tokens
+    assert late.seconds[0] == 0 and runs[1].curve.seconds[0] == 2
+    runs[0] = replace(runs[0], metrics=runs[0].metrics[:1])
+    for draw in loss_charts(find({"x": runs}), []).values():
+        draw(Figure().subplots())
+
+
+def test_a_legend_names_every_run(loaded, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "save_figure", lambda figure, out: drawn.append(figure))
+    charts.plot_curves([loaded("_a", [4, 3]), loaded("b", [4, 2], seed=2)], tmp_path / "e.png")
+    legend = drawn[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["_a", "b"]
 
 
 @pytest.mark.parametrize("count", [2, 16, 40])

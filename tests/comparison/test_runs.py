@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpkant.base.errors import UsageError, UserError
 from nanogpkant.cli import main
@@ -150,6 +153,43 @@ def test_a_pruned_run_counts_the_edges_that_it_has(tiny_run, tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["parameters"] == pruned.row()["parameters"]
     assert facts["FLOPs per token"] == pruned.row()["flops_per_token"]
+
+
+EDGES, SHARED = ["--model.position", "alibi"], ["--model.kan.share", "input"]
+
+
+@pytest.fixture(params=[EDGES, SHARED], ids=["edges", "shared"])
+def refined(request, tiny_experiment, tmp_path) -> Path:
+    """A run whose grids become four times as fine after a third of its steps."""
+    flags = [*request.param, "--model.kan.backend", "reference", "--grid.refine_at", "{4: 8}"]
+    flags += ["--model.kan.spline_scale", "false", "--out", str(tmp_path / "refined")]
+    assert main(["train", str(tiny_experiment), *flags]) == 0
+    return tmp_path / "refined"
+
+
+def test_a_refined_run_counts_what_it_learns_and_computes(refined, capsys):
+    run, model = load_run(refined), load_model(refined, "last").model.eval()
+    assert run.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(3, 16, dtype=torch.int64))
+    assert run.flops_per_token == 3 * counter.get_total_flops() / (3 * 16)
+    assert run.parameters > run.counted.parameters
+    capsys.readouterr()
+    assert main(["info", str(refined), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == run.parameters
+    assert facts["FLOPs per token"] == run.flops_per_token
+
+
+def test_a_pruned_run_has_spent_what_its_source_had(refined, tmp_path):
+    flags = ["--share", "0.5", "--unit", "inputs", "--finetune", "4"]
+    out = tmp_path / "pruned"
+    assert main(["prune", str(refined), "--out", str(out), *flags]) == 0
+    source, pruned = load_run(refined), load_run(out)
+    here = pruned.curve.steps.tolist().index(12)
+    assert pruned.curve.flops[here] == pytest.approx(source.curve.flops[-1])
+    spent = pruned.curve.flops[-1] - pruned.curve.flops[here]
+    assert spent == pytest.approx(4 * 4 * 16 * pruned.flops_per_token)
 
 
 def test_a_grid_that_changed_after_the_last_evaluation_costs_nothing_yet(tiny_run, tmp_path):

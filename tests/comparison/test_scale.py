@@ -189,6 +189,14 @@ def test_refused_files(content: dict, tmp_path: Path, capsys, changes: dict, wor
     assert line.startswith("error: ") and "growth.yaml" in line and words in line
 
 
+def test_grids_that_change_are_refused(content: dict, tmp_path: Path, capsys) -> None:
+    kan = content["families"][1]
+    growing = kan | {"overrides": kan["overrides"] | {"grid.update_every": 6}}
+    file = write(tmp_path, content, families=[growing])
+    assert main(["scale", str(file), "--out", str(tmp_path)]) == 2
+    assert "family kan: its grids change" in capsys.readouterr().err
+
+
 def test_a_file_that_is_none(tmp_path: Path, capsys) -> None:
     assert main(["scale", str(tmp_path / "no.yaml")]) == 1
     assert main(["scale", "study.txt"]) == 2

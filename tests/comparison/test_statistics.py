@@ -51,7 +51,10 @@ def test_pairs_are_tested_as_scipy_tests_them(pairs):
     assert found.effect_size == pytest.approx(found.t / np.sqrt(len(pairs)))  # Cohen's d_z
 
 
-@pytest.mark.parametrize("pairs", [[(2.0, 1.0)], [(2.0, 1.5), (1.0, 0.5)]], ids=["one", "alike"])
+ALIKE = [[(2.0, 1.0)], [(2.0, 1.5), (1.0, 0.5)], [(2.3, 2.0), (2.6, 2.3)]]
+
+
+@pytest.mark.parametrize("pairs", ALIKE, ids=["one", "alike", "rounded"])
 def test_without_spread_there_is_nothing_to_test(pairs):
     found = paired_difference(*map(list, zip(*pairs, strict=True)))
     assert found.mean == pytest.approx(pairs[0][0] - pairs[0][1])

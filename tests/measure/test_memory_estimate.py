@@ -34,6 +34,7 @@ MODELS = {
     "curve": {"position": "curve", "activation": "even"},
     "rope": {"position": "rope", "norm": "rms", "qk_norm": True},
     "convolution": {"conv": "taps", "value_residual": True, "activation": "xielu"},
+    "deep": {"value_residual": True, "n_layer": 12},
     "kan": {"kan.sites": list(SITES)},
     "kan mlp_out": {"kan.sites": ["mlp_out"]},
     "kan mlp_in": {"kan.sites": ["mlp_in"], "kan.basis": "fourier"},

@@ -62,6 +62,12 @@ def test_where_there_is_no_gpu_one_is_assumed(capsys, monkeypatch):
     assert found["memory_limit"] == one["memory_limit"] // 2  # one machine's memory, shared
 
 
+def test_growing_grids_are_said(capsys):
+    command = ["plan", "shakespeare_char_micro_kan", "--gpu", "a100"]
+    assert main([*command, "--grid.refine_at", "{400: 20}"]) == 0
+    assert "grids change in training" in capsys.readouterr().err
+
+
 def test_float32_is_slower_and_larger(capsys):
     half = plan(capsys, "gpt2", "--gpus", "8", "--gpu", "a100")
     full = plan(capsys, "gpt2", "--gpus", "8", "--gpu", "a100", "--train.dtype", "float32")

@@ -203,6 +203,7 @@ def test_what_a_run_says_is_escaped_everywhere(run: Path, tmp_path: Path, capsys
 
 def test_escapes():
     assert markdown("a\n| b [c](d) <e>") == r"a \| b \[c\](d) &lt;e>"
+    assert markdown("__init__ a_b *c* `d`") == r"\_\_init\_\_ a_b \*c\* \`d\`"
     assert markdown(r"\[x\](http://y)") == r"\\\[x\\\](http://y)"  # an escape does not escape ours
     assert fenced("a ```` b", "sh") == "`````sh\na ```` b\n`````"
     assert [csv_cell(v) for v in ("=1", "-a", "@x", "a=", -1)] == ["'=1", "'-a", "'@x", "a=", -1]

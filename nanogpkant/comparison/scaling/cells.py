@@ -93,6 +93,8 @@ def _models(study: Study, family: Family, folder: Path) -> list[_Model]:
     changes = {f"data.{key}": value for key, value in study.data.items()}
     changes |= study.overrides | family.overrides
     config = settled(base, changes)
+    if config.grid.update_every or config.grid.refine_at:
+        raise UsageError("its grids change, so its parameters and FLOPs are not known in advance")
     data = TokenData.open(prepare_data(config.data))
     changes |= {"train.dtype": dtype_of(config, folder, family.name), "train.sample_tokens": 0}
     changes |= {"optim.min_lr": 0.0, "optim.decay": "linear"}

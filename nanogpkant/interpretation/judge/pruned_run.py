@@ -19,7 +19,7 @@ from nanogpkant.model.gpt import GPT
 from nanogpkant.run.checkpoint import features_of, load_checkpoint, save_checkpoint, tensors_of
 from nanogpkant.run.folder import RunFolder, create_run
 from nanogpkant.run.load import TrainedModel, load_model
-from nanogpkant.run.metrics import write_metrics
+from nanogpkant.run.metrics import read_metrics, write_metrics
 from nanogpkant.training.loop import train
 from nanogpkant.training.optim import make_optimizer
 from nanogpkant.training.state import State
@@ -80,7 +80,10 @@ def write_pruned_run(
         save_checkpoint(run, step, model.state_dict(), training, True, 0, features_of(model))
         models = {"before": before, "pruned": pruned}
     row = {"step": step, "split": "val"} | found.as_dict() | found.parts() | {"seconds": seconds}
-    write_metrics(run.metrics_file, [row])
+    rows = read_metrics(source.metrics_file) if source.metrics_file.is_file() else []
+    rows = [row for row in rows if row["split"] == "grid_change" and row["step"] < step]
+    changed = {"step": step, "split": "grid_change", "parameters": pruned["parameters"]}
+    write_metrics(run.metrics_file, [*rows, changed, row])
     if finetune:
         loss = train(config, out, resume=True)["best_val_loss"]
         models["finetuned"] = models["pruned"] | {"val_loss": loss}
@@ -101,7 +104,7 @@ def _size(model: GPT) -> dict[str, Any]:
     weights = [layer.effective_weight().detach() for layer in kan_layers(model).values()]
     return {
         "edges": sum(int((weight != 0).any(dim=1).sum()) for weight in weights),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "weight_bytes": sum(
             t.numel() * t.element_size() for t in tensors_of(model.state_dict()).values()
         ),
