@@ -56,7 +56,7 @@ def paired_difference(first: list[float], second: list[float]) -> Difference:
     """
     differences = np.subtract(first, second)
     of = summary(differences.tolist())
-    if (of.sd or 0.0) <= ROUNDING:
+    if of.sd is None or of.sd <= ROUNDING:
         return Difference(of.n, of.mean, of.sd, of.low, of.high, None, None, None)
     test = stats.ttest_rel(first, second)
     t, p = float(test.statistic), float(test.pvalue)
