@@ -175,10 +175,8 @@ def test_a_device_that_is_not_there(device, tiny_experiment, tiny_run, tmp_path,
 
 def test_a_folder_that_cannot_be_written(tiny_experiment, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    out = str(tmp_path / "file" / "run")
-    assert "cannot write" in error_line(
-        capsys, "train", str(tiny_experiment), "--out", out, status=1
-    )
+    command = ["train", str(tiny_experiment), "--out", str(tmp_path / "file" / "run")]
+    assert "cannot write" in error_line(capsys, *command, status=1)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"
 
 
@@ -405,12 +403,10 @@ def test_bad_sampling_settings(tiny_run, capsys, flags, words, status):
     assert words in error_line(capsys, "sample", str(tiny_run), *flags, status=status)
 
 
-BAD_EVALUATION = [["--batch_size", "0"], ["--random_batches", "-1"], ["--length", "0"]]
-
-
-@pytest.mark.parametrize("flags", [*BAD_EVALUATION, ["--length", "17"]])
-def test_bad_evaluation_settings(tiny_run, capsys, flags):
-    assert flags[0] in error_line(capsys, "eval", str(tiny_run), *flags, status=2)
+@pytest.mark.parametrize("flag", ["batch_size 0", "random_batches -1", "length 0", "length 17"])
+def test_bad_evaluation_settings(tiny_run, capsys, flag):
+    line = error_line(capsys, "eval", str(tiny_run), *f"--{flag}".split(), status=2)
+    assert f"--{flag}" in line
 
 
 def test_any_temperature_above_zero_can_be_divided_by(tiny_run):

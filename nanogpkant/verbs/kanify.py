@@ -19,8 +19,6 @@ COLUMNS = {
     "flops": "FLOPs/input",
     "bytes": "bytes",
 }
-
-
 TOTALS = ("functions", "parameters", "parameters_before", "flops", "flops_before")
 TOTALS += ("bytes", "bytes_before")
 

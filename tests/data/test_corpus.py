@@ -76,12 +76,8 @@ def test_prepare_a_file(text_file, data_dir):
     folder = prepare("fruit", data_dir, text_file)
     assert folder == data_dir / "fruit"
     assert decoded(folder) == TEXT
-    assert sorted(content(folder)) == [
-        "meta.json",
-        "tokenizer.json",
-        "train-00000.bin",
-        "val-00000.bin",
-    ]
+    names = ["meta.json", "tokenizer.json", "train-00000.bin", "val-00000.bin"]
+    assert sorted(content(folder)) == names
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     train = int(0.9 * len(TEXT))
     assert meta == {
@@ -360,9 +356,8 @@ def test_shakespeare_char(data_dir):
 
 
 def test_shakespeare_char_has_the_canonical_vocabulary(canonical):
-    assert CharTokenizer(DATASETS["shakespeare_char"].characters) == CharTokenizer(
-        sorted(set(canonical))
-    )
+    characters = sorted(set(canonical))
+    assert CharTokenizer(DATASETS["shakespeare_char"].characters) == CharTokenizer(characters)
 
 
 def test_shakespeare_all_char(data_dir):

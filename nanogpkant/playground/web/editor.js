@@ -74,7 +74,9 @@ export class Editor {
         others.length > 0 && h("label", { class: "inline" }, "That of ",
           h("select", { "data-focus": "other", change: (/** @type {any} */ event) => {
             const other = this.catalogue.shapes.get(event.target.value);
-            if (other) this.draw(shape.points.map(state.line(other)));
+            if (!other) return;
+            this.draw(shape.points.map(state.line(other)));  // makes the editor anew
+            /** @type {any} */ (this.place.querySelector("select")).value = other.id;  // the arrow keys go on from here
           } }, h("option", { value: "" }, "another …"), others.slice(0, 300).map((other) =>
             h("option", { value: other.id }, `Block ${other.block}, ${other.site}, ${other.name}`)))),
         button("Reset curve", () => state.change(shape.id, null), { disabled: !edit })),
